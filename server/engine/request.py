@@ -1,0 +1,111 @@
+"""A request as the engine knows it: three lengths and a table of blocks; everything else is derived. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+
+
+class Outcome(StrEnum):
+    """How a request ended. Closed set: it is a metric label."""
+
+    STOP = "stop"  # an end token or a stop string
+    LENGTH = "length"  # max_tokens
+    CANCELLED = "cancelled"  # the client is gone or said so
+    DEADLINE = "deadline"  # its time ran out
+    ERROR = "error"  # a fault of ours
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. Ranges are checked by the service; here every value is already good.
+
+    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off. `logprobs` None asks for none, n for the chosen
+    token's and the n best. `seed` fixes the draw whatever the batch; the service fills it in when the user gives none.
+    """
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int = 0
+    logprobs: int | None = None
+    stop_ids: frozenset[int] = frozenset()  # end tokens included, unless the user ignores them
+
+
+class StopCondition(Protocol):
+    """Decides on text, token by token, whether a request has said its last word (stop strings)."""
+
+    def push(self, token: int) -> bool:
+        """Take the next token; True when the request must stop here."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One sequence being continued. Only the engine thread changes it after submission.
+
+    tokens:  |<- prompt ->|<- outputs ->|
+             |<- num_computed ->|<- to compute ->|      num_computed <= num_tokens, a step moves it up
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    arrived: float  # clock of the engine, seconds
+    deadline: float | None = None
+    stop: StopCondition | None = None
+    cache_salt: bytes = b""  # requests share cached prefixes only under the same salt
+    outputs: list[int] = field(default_factory=list)
+    num_computed: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt) + len(self.outputs)
+
+    @property
+    def num_uncomputed(self) -> int:
+        return self.num_tokens - self.num_computed
+
+    def tokens(self, start: int, stop: int) -> list[int]:
+        """The token ids at positions [start, stop)."""
+        split = len(self.prompt)
+        if stop <= split:
+            return list(self.prompt[start:stop])
+        if start >= split:
+            return self.outputs[start - split : stop - split]
+        return [*self.prompt[start:], *self.outputs[: stop - split]]
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Which experts tokens were sent to: one row a token.
+
+    experts (tokens, mixture layers, top-k) int16: expert ids in order of choice, padded with PAD where a layer has a
+    smaller top-k; an expert that dropped the token for lack of capacity is stored as ~id (negative).
+    gates, the same shape, float32: the weight each chosen expert had.
+    """
+
+    experts: np.ndarray
+    gates: np.ndarray
+
+    PAD = np.iinfo(np.int16).min
+
+    def __len__(self) -> int:
+        return len(self.experts)
+
+    def part(self, start: int, stop: int) -> Routes:
+        return Routes(self.experts[start:stop], self.gates[start:stop])
+
+    @staticmethod
+    def join(parts: list[Routes]) -> Routes:
+        return Routes(np.concatenate([p.experts for p in parts]), np.concatenate([p.gates for p in parts]))

@@ -1,0 +1,110 @@
+"""The facts that flow up from the engine, and the Observer that receives them. No torch here.
+
+Times are seconds. Clock readings come from the engine's monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.engine.request import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A distribution in a few numbers; all zero when `count` is 0."""
+
+    count: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    maximum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Where one request's time went. first_token = queued + prefill (+ time lost to preemption before it)."""
+
+    queued: float  # arrival → first scheduled
+    prefill: float  # first scheduled → first token
+    first_token: float  # arrival → first token
+    decode: float  # first token → last token
+    inter_token: Spread  # gaps between successive tokens
+    total: float  # arrival → end
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRouting:
+    """What one mixture layer did with a request's computed tokens (prompt, cached prefix included, and outputs but the
+    last, which was drawn and never fed back)."""
+
+    layer: int
+    tokens: tuple[int, ...]  # per expert, tokens it processed
+    dropped: int  # choices lost to capacity; sum(tokens) + dropped == tokens * top-k
+    entropy: float  # of the load over experts, 0 (one expert) .. 1 (even)
+    imbalance: float  # busiest expert's load over the mean load
+    busiest_share: float  # busiest expert's part of all choices
+    mean_gate: float  # mean weight of a token's first choice
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStats:
+    """Everything known about one request when it has ended."""
+
+    id: str
+    model: str
+    outcome: Outcome
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int  # prompt tokens found in the prefix cache
+    recomputed_tokens: int  # tokens computed again after a preemption
+    preemptions: int
+    steps: int  # forward passes it took part in
+    mean_batch: float  # rows it shared them with, itself included
+    cache_bytes: int  # most cache memory held at once
+    latency: Latency
+    routed_tokens: int  # tokens the routing below speaks of
+    routing: tuple[LayerRouting, ...]  # empty for a model without experts
+
+
+@dataclass(frozen=True, slots=True)
+class GroupUse:
+    """Blocks of one cache group: used + cached (evictable) + empty = total."""
+
+    total: int
+    used: int
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """One step of one model."""
+
+    model: str
+    number: int
+    seconds: float  # whole step
+    forward_seconds: float  # inside the model
+    rows: int
+    prefill_tokens: int  # tokens of rows still catching up with their prompt
+    decode_tokens: int  # tokens of rows that feed back one output
+    recomputed_tokens: int
+    preemptions: int
+    running: int
+    waiting: int
+    groups: tuple[GroupUse, ...]
+    expert_tokens: tuple[tuple[int, ...], ...]  # per mixture layer, tokens each expert processed in this step
+    first_tokens: tuple[float, ...]  # time to first token of requests that got it in this step
+    gaps: tuple[float, ...]  # inter-token gaps closed in this step
+
+
+class Observer(Protocol):
+    """Receives facts. Never raises into the engine: the engine guards each call, counts and drops a failing one."""
+
+    def received(self, model: str, prompt_tokens: int) -> None:
+        """A request was accepted by the engine."""
+
+    def stepped(self, stats: StepStats) -> None: ...
+
+    def finished(self, stats: RequestStats) -> None: ...

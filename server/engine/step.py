@@ -1,0 +1,89 @@
+"""What passes between the scheduler and whatever runs the model: one frozen Step down, one StepResult up. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from model.config import Span
+from server.engine.request import Request, Routes
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request's part of a step: positions [start, start + count) are computed."""
+
+    request: Request
+    start: int
+    count: int
+    tables: tuple[tuple[int, ...], ...]
+    """Per cache group, the block holding each block_size positions from 0; 0 stands for a block already given back."""
+
+    @property
+    def samples(self) -> bool:
+        """Whether this row ends at the last known token, so that a next one is drawn."""
+        return self.start + self.count == self.request.num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    number: int
+    rows: tuple[Row, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(row.count for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural-log probabilities of one drawn token, before temperature and truncation."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step gave. `tokens` and `logprobs` have one entry for each row that samples, in row order."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs | None, ...]
+    routes: Routes | None = None
+    """One row for each token of the step, rows in order; None for a model without experts."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Index of a row in the step → why it has no token (for instance "nan"); its entry in `tokens` is meaningless."""
+    forward_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheGroup:
+    """Layers of one span share block tables. Block 0 of every pool is never handed out: it stands for "no block"."""
+
+    span: Span
+    num_blocks: int
+    bytes_per_block: int
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureShape:
+    """One mixture-of-experts layer, as statistics need to know it."""
+
+    layer: int
+    experts: int
+    active: int
+
+
+class Runner(Protocol):
+    """Runs steps: the real one owns the model and the cache memory, the fake one of the tests counts on its fingers."""
+
+    @property
+    def block_size(self) -> int: ...
+
+    @property
+    def groups(self) -> tuple[CacheGroup, ...]: ...
+
+    @property
+    def mixtures(self) -> tuple[MixtureShape, ...]: ...
+
+    def run(self, step: Step) -> StepResult: ...
