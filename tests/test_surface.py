@@ -1,0 +1,154 @@
+"""What the house shows to the outside is what it says it shows: files, names, generated code, size of its rooms."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dyno.inference.v1 import inference_pb2
+
+ROOT = Path(__file__).parent.parent
+CONTRACT = Path("dyno/inference/v1/inference.proto")
+TOWERS = ("model", "server", "client", "tests")
+
+LONGEST_FUNCTION = 60
+LONGEST_FILE = 300
+
+# The rooms that scripts, documents and people rely on finding where the plan puts them.
+ROOMS = {
+    "model": """
+        config.py transformer.py attention.py position.py feedforward.py moe.py norm.py cache.py reference.py
+        accounting.py routing.py sampling.py tokenizer.py training.py __main__.py presets kernels checkpoint zoo
+    """,
+    "server/engine": "request.py blocks.py scheduler.py batch.py paged.py runner.py engine.py stats.py loop.py",
+    "server": """
+        limits.py errors.py service.py metrics.py transport/rest transport/rpc config.py app.py __main__.py
+    """,
+    "client": "api.py rest.py rpc.py load compare launch.py cli.py",
+    "tests": "factories.py fakes.py conftest.py model server client deploy bench",
+    "deploy": "Dockerfile prometheus",
+    ".": """
+        proto/dyno/inference/v1/inference.proto pyproject.toml constraints.txt docker-compose.yml Makefile
+        README.md CHANGELOG.md CONTRIBUTING.md LICENSE .ci/run docs/LOG.md
+    """,
+}
+
+FORBIDDEN_FILES = {"grpc.py", "http.py", "types.py", "logging.py", "utils.py", "helpers.py"}
+FORBIDDEN_NAME = re.compile(r"Manager|Helper|Utils?$")
+
+RPCS = {"Generate", "StreamGenerate", "Tokenize", "Detokenize", "ListModels", "GetModel"}
+COMMANDS = {"serve", "generate", "chat", "models", "inspect", "load", "compare", "train", "demo"}
+
+
+def sources() -> Iterator[Path]:
+    """Every Python file that a person wrote."""
+    return (path for tower in TOWERS for path in sorted((ROOT / tower).rglob("*.py")))
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("floor", ROOMS)
+def test_the_rooms_are_where_the_plan_puts_them(floor: str) -> None:
+    assert [room for room in ROOMS[floor].split() if not (ROOT / floor / room).exists()] == []
+
+
+def test_no_file_shadows_a_library_or_is_a_drawer() -> None:
+    assert [name(path) for path in sources() if path.name in FORBIDDEN_FILES] == []
+
+
+def test_no_class_is_called_by_what_it_is_not() -> None:
+    classes = [
+        (name(path), node.name)
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and FORBIDDEN_NAME.search(node.name)
+    ]
+    assert classes == []
+
+
+def test_rooms_of_tests_are_packages_and_the_folder_of_protocols_is_not() -> None:
+    folders = {path.parent for path in (ROOT / "tests").rglob("*.py")}
+    assert [name(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
+    assert not (ROOT / "proto" / "__init__.py").exists()
+
+
+def test_every_file_is_one_reading_long() -> None:
+    lengths = {name(path): len(path.read_text().splitlines()) for path in sources()}
+    assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_every_function_is_one_reading_long() -> None:
+    lengths = {
+        f"{name(path)}:{node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {function: length for function, length in lengths.items() if length > LONGEST_FUNCTION} == {}
+
+
+def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
+    plugins = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-Iproto", *outputs, str(CONTRACT)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": plugins}, capture_output=True, check=True)
+    fresh = {path.name: path.read_text() for path in (tmp_path / CONTRACT.parent).iterdir()}
+    kept = {path.name: path.read_text() for path in (ROOT / "proto" / CONTRACT.parent).glob("*_pb2*.py*")}
+    assert fresh == kept, "run `make proto`"
+
+
+def test_the_contract_offers_these_calls() -> None:
+    service = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
+    assert service.full_name == "dyno.inference.v1.InferenceService"
+    assert {method.name for method in service.methods} == RPCS
+
+
+def test_everything_in_the_contract_is_commented() -> None:
+    text = (ROOT / "proto" / CONTRACT).read_text()
+    lines = [line.strip() for line in text.splitlines()]
+    opening = re.compile(r"(message|enum|service|rpc) \w+")
+    spoken = (line for above, line in pairwise(lines) if above.startswith("//") or "//" in line)
+    bare = {line for line in lines if opening.match(line)} - set(spoken)
+    assert bare == set()
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_the_dyno_command_offers_this_command(command: str) -> None:
+    answer = CliRunner().invoke(app, [command, "--help"])
+    assert answer.exit_code == 0, answer.output
+
+
+def test_one_version_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert importlib.metadata.version("dyno") == project["version"]
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_dependency_is_pinned() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = settings["project"]
+    asked = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["server"],
+        *settings["dependency-groups"]["dev"],
+    ]
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    names = {re.split(r"[<>=\[; ]", requirement)[0].lower().replace("_", "-") for requirement in asked}
+    assert names - pinned == set()
+
+
+def test_nothing_pinned_belongs_to_one_machine() -> None:
+    assert re.findall(r"^(?:nvidia|cuda|triton).*|^.*\+.*|^.*@ .*", (ROOT / "constraints.txt").read_text(), re.M) == []
