@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from model.config import Span
 from server.engine.request import Request, Routes
 
@@ -18,6 +20,8 @@ class Row:
     count: int
     tables: tuple[tuple[int, ...], ...]
     """Per cache group, the block holding each block_size positions from 0; 0 stands for a block already given back."""
+    prior: np.ndarray | None = None
+    """For models whose routers have a capacity: (mixture layers, experts), how many tokens before `start` chose each."""
 
     @property
     def samples(self) -> bool:
@@ -72,6 +76,7 @@ class MixtureShape:
     layer: int
     experts: int
     active: int
+    limited: bool = False  # experts have a capacity: rows must bring `prior`
 
 
 class Runner(Protocol):

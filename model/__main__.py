@@ -1,0 +1,106 @@
+"""python -m model: train, evaluate and inspect models without a server."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from model import bpe, corpus, training
+from model.checkpoint import native
+from model.codec import architecture_from_dict
+from model.config import ConfigError
+from model.evaluation import bits_per_byte
+from model.tokenizer import Tokenizer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Corpus = Annotated[Path, typer.Option(help="Folder with stories.train.jsonl.gz and stories.valid.jsonl.gz.", exists=True)]
+
+
+@app.command()
+def tokenizer(corpus_folder: Annotated[Path, typer.Option("--corpus", exists=True)],
+              out: Annotated[Path, typer.Option(help="Folder to write tokenizer.json into.")], vocab: int = 4096) -> None:
+    """Train a byte-level BPE tokenizer."""
+    bpe.train(corpus.stories(corpus_folder / "stories.train.jsonl.gz"), vocab, out)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="TOML file with [architecture] and [training].", exists=True)],
+    corpus_folder: Annotated[Path, typer.Option("--corpus", help="Folder of the corpus.", exists=True)],
+    tokenizer_folder: Annotated[Path, typer.Option("--tokenizer", help="Folder of tokenizer.json.", exists=True)],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run in it is continued.")],
+    threads: Annotated[int, typer.Option(help="0: all cores.")] = 0,
+) -> None:
+    """Train a small model into OUT/checkpoint."""
+    if threads:
+        torch.set_num_threads(threads)
+    data = tomllib.loads(recipe.read_text())
+    architecture, plan = architecture_from_dict(data["architecture"]), training.Recipe(**data["training"])
+    words = Tokenizer.load(tokenizer_folder)
+    train_tokens = corpus.tokenise(corpus_folder / "stories.train.jsonl.gz", words)
+    valid_tokens = corpus.tokenise(corpus_folder / "stories.valid.jsonl.gz", words)
+    trainer = training.Trainer(architecture, plan, train_tokens, valid_tokens, out)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task(recipe.stem, total=plan.steps, completed=trainer.step)
+
+        def advance(step: int, loss: float) -> None:
+            progress.update(bar, completed=step, description=f"{recipe.stem} loss {loss:.3f}")
+
+        quality = trainer.run(advance)
+    card = _card(recipe.stem, trainer, train_tokens, quality)
+    native.save(out / "checkpoint", trainer.model, card)
+    bpe.copy(tokenizer_folder, out / "checkpoint")
+    typer.echo(f"{recipe.stem}: {quality:.4f} bits per byte on the validation text, written to {out / 'checkpoint'}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.", exists=True)],
+    text: Annotated[Path, typer.Option(help="Stories as .jsonl or .jsonl.gz.", exists=True)],
+    length: Annotated[int, typer.Option(help="Window in tokens; 0: the model's context.")] = 0,
+    dtype: str = "float32",
+) -> None:
+    """Bits per byte of a text, as JSON."""
+    model = native.load(checkpoint, getattr(torch, dtype))
+    tokens = corpus.tokenise(text, Tokenizer.load(checkpoint))
+    quality = bits_per_byte(model, tokens, length or model.architecture.context)
+    typer.echo(json.dumps({"bits_per_byte": quality, "tokens": len(tokens.ids) - 1, "bytes": tokens.text_bytes}))
+
+
+def _card(name: str, trainer: training.Trainer, train_tokens: corpus.Tokens, quality: float) -> dict[str, Any]:
+    recipe = trainer.recipe
+    return {
+        "name": name,
+        "data": "Public-domain tales of Project Gutenberg (stories.train.jsonl.gz, whole books a split); not included.",
+        "license": "Apache-2.0",
+        "train_tokens": len(train_tokens.ids),
+        "seen_tokens": trainer.step * recipe.batch * recipe.length,
+        "bits_per_byte": {"stories.valid": round(quality, 4)},
+        "recipe": dataclasses.asdict(recipe) | {"optimiser": "AdamW, betas 0.9 and 0.95", "precision": "bf16 autocast"},
+        "seconds": round(trainer.seconds, 1),
+        "environment": {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()},
+        "command": f"python -m model train model/zoo/recipes/{name}.toml --corpus CORPUS --tokenizer model/zoo/{name} --out RUN",
+        "curve": trainer.curve,
+    }
+
+
+def main() -> None:
+    try:
+        app()
+    except (ConfigError, native.CheckpointError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Scores to weights to values: one function, a fused path where PyTorch has one, a plain path for everything else.
+
+Shape letters: B sequences, H query heads, K key heads (K divides H), Q queries, L keys, D key dim, V value dim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.config import Chunk, Full, Span, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How one layer scores keys, beside the product itself.
+
+    slopes (H,): ALiBi, -slope * distance is added. sinks (H,): a logit a head that takes weight and gives no value.
+    """
+
+    scale: float
+    softcap: float | None = None
+    slopes: Tensor | None = None
+    sinks: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What queries see: positions of queries (B, 1, Q, 1) and keys (B, 1, 1, L), and a mask (B, 1, Q, L) of 0 and -inf.
+
+    `triangle` says that the picture is a plain square lower triangle, which the fused path knows without the mask.
+    """
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor
+    triangle: bool = False
+
+    @property
+    def distance(self) -> Tensor:
+        return self.query - self.key
+
+
+def visible(span: Span, query: Tensor, key: Tensor) -> Tensor:
+    """Whether a query position sees a key position; the arguments broadcast."""
+    below = key <= query
+    match span:
+        case Full():
+            return below
+        case Window(size):
+            return below & (key > query - size)
+        case Chunk(size):
+            return below & (key >= query // size * size)
+
+
+def make_sight(span: Span, query: Tensor, key: Tensor, dtype: torch.dtype, triangle: bool = False) -> Sight:
+    """query (B, Q) and key (B, L) positions → what the span lets be seen; key positions below 0 stand for nothing."""
+    query, key = query[:, None, :, None], key[:, None, None, :]
+    seen = visible(span, query, key) & (key >= 0)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, float("-inf"))
+    return Sight(query, key, mask, triangle and isinstance(span, Full))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
+    """query (B, H, Q, D), key (B, K, L, D), value (B, K, L, V) → (B, H, Q, V)."""
+    fused = scores.softcap is None and scores.sinks is None
+    return _fused(query, key, value, sight, scores) if fused else plain(query, key, value, sight, scores)
+
+
+def plain(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
+    """The definition, in float32: the yardstick of every faster path."""
+    kv_heads = key.shape[1]
+    folded = query.float().unflatten(1, (kv_heads, -1))
+    logits = torch.einsum("bkgqd,bkld->bkgql", folded, key.float()).flatten(1, 2) * scores.scale
+    if scores.softcap is not None:
+        logits = scores.softcap * torch.tanh(logits / scores.softcap)
+    if scores.slopes is not None:
+        logits = logits - scores.slopes[:, None, None] * sight.distance
+    logits = logits + sight.mask.float()
+    if scores.sinks is not None:
+        sinks = scores.sinks.float()[:, None, None].expand(*logits.shape[:-1], 1)
+        weights = torch.cat((logits, sinks), dim=-1).softmax(-1)[..., :-1]
+    else:
+        weights = logits.softmax(-1)
+    attended = torch.einsum("bkgql,bklv->bkgqv", weights.unflatten(1, (kv_heads, -1)), value.float())
+    return attended.flatten(1, 2).to(query.dtype)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
+    """PyTorch's own kernel; it wants value and key of one dimension, so a narrower value rides as a wider one."""
+    grouped = query.shape[1] != key.shape[1]
+    if sight.triangle and scores.slopes is None:
+        return F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scores.scale, enable_gqa=grouped
+        )
+    mask = sight.mask
+    if scores.slopes is not None:
+        mask = (mask - scores.slopes[:, None, None] * sight.distance).to(query.dtype)
+    if query.shape[2] > 1 or not grouped:
+        return F.scaled_dot_product_attention(query, key, value, mask, scale=scores.scale, enable_gqa=grouped)
+    # One query: the heads of a group stand as the queries of their key head, so that keys and values are read once.
+    folded = query.squeeze(2).unflatten(1, (key.shape[1], -1))
+    if mask.shape[1] > 1:
+        mask = mask.squeeze(2).unflatten(1, (key.shape[1], -1))
+    return F.scaled_dot_product_attention(folded, key, value, mask, scale=scores.scale).flatten(1, 2).unsqueeze(2)

@@ -1,0 +1,160 @@
+"""Mixture of experts: a router chooses, tokens are grouped by expert, each expert runs once on its group.
+
+Shape letters: T tokens, E experts, k chosen experts a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model import config
+from model.feedforward import FeedForward, activate
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What a router decided: experts (T, k) int64 in order of choice, ~id where the expert had no room; gates (T, k)
+    their weights; logits (T, E) float32 as scored."""
+
+    experts: Tensor
+    gates: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """For routers with a capacity: sequence (T,) the sequence of each token, prior (layers, sequences, E) how many
+    earlier tokens of each sequence chose each expert."""
+
+    sequence: Tensor
+    prior: Tensor
+
+
+class Router(nn.Module):
+    """forward(x (T, width)) → Routing, before any capacity is applied."""
+
+    def __init__(self, value: config.MoE, width: int) -> None:
+        super().__init__()
+        self.value = value
+        self.weight = nn.Parameter(torch.empty(value.experts, width))
+        self.bias = nn.Parameter(torch.zeros(value.experts)) if value.router.bias else None
+        nn.init.normal_(self.weight, std=width**-0.5)
+        self.correction: Tensor | None
+        self.register_buffer("correction", torch.zeros(value.experts) if value.router.correction else None)
+
+    def forward(self, x: Tensor) -> Routing:
+        value = self.value.router
+        bias = None if self.bias is None else self.bias.float()
+        logits = F.linear(self._jittered(x).float(), self.weight.float(), bias)
+        scores = _score(value.score, logits)
+        choice = scores if self.correction is None else scores + self.correction.float()
+        if value.groups is not None:
+            choice = limit_to_groups(choice, value.groups)
+        experts = choice.topk(self.value.active, dim=-1).indices
+        gates = scores.gather(-1, experts)
+        if value.normalise:
+            gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
+        return Routing(experts, gates * value.scale, logits)
+
+    def _jittered(self, x: Tensor) -> Tensor:
+        jitter = self.value.router.loss.jitter
+        if not self.training or not jitter:
+            return x
+        return x * torch.empty_like(x).uniform_(1 - jitter, 1 + jitter)
+
+
+def _score(kind: str, logits: Tensor) -> Tensor:
+    if kind == "softmax":
+        return logits.softmax(-1)
+    return logits.sigmoid() if kind == "sigmoid" else F.softplus(logits).sqrt()
+
+
+def limit_to_groups(choice: Tensor, groups: config.Groups) -> Tensor:
+    """-inf for every expert outside the best `kept` groups of its token; choice (T, E)."""
+    grouped = choice.unflatten(-1, (groups.count, -1))
+    worth = grouped.amax(-1) if groups.score == "max" else grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1)
+    kept = torch.zeros_like(worth, dtype=torch.bool).scatter_(-1, worth.topk(groups.kept, dim=-1).indices, True)
+    return grouped.masked_fill(~kept[..., None], float("-inf")).flatten(-2)
+
+
+def drop_over_capacity(experts: Tensor, capacity: int, sequence: Tensor, prior: Tensor) -> Tensor:
+    """Mark with ~id the choices that come after an expert's first `capacity` ones of the same sequence.
+
+    experts (T, k), sequence (T,) sorted, prior (sequences, E): choices made by earlier tokens. Tokens are in order.
+    """
+    chosen = F.one_hot(experts, prior.shape[-1]).sum(1)  # T E
+    before = chosen.cumsum(0) - chosen
+    first = torch.searchsorted(sequence, torch.arange(len(prior), device=sequence.device))
+    start = before[first.clamp(max=len(before) - 1)]
+    rank = before - start[sequence] + prior[sequence]
+    return torch.where(rank.gather(1, experts) < capacity, experts, ~experts)
+
+
+class Experts(nn.Module):
+    """`count` feed-forwards of one shape, their weights stacked: up (E, rows, width), down (E, width, hidden)."""
+
+    def __init__(self, value: config.FeedForward, count: int, width: int) -> None:
+        super().__init__()
+        self.value = value
+        rows = value.hidden * (2 if value.gated else 1)
+        self.up = nn.Parameter(torch.empty(count, rows, width))
+        self.down = nn.Parameter(torch.empty(count, width, value.hidden))
+        self.up_bias = nn.Parameter(torch.zeros(count, rows)) if value.bias else None
+        self.down_bias = nn.Parameter(torch.zeros(count, width)) if value.bias else None
+        nn.init.normal_(self.up, std=width**-0.5)
+        nn.init.normal_(self.down, std=value.hidden**-0.5)
+
+    def forward(self, x: Tensor, expert: int) -> Tensor:
+        """One expert on its tokens (n, width)."""
+        hidden = F.linear(x, self.up[expert], None if self.up_bias is None else self.up_bias[expert])
+        bias = None if self.down_bias is None else self.down_bias[expert]
+        return F.linear(activate(self.value, hidden), self.down[expert], bias)
+
+
+class MoE(nn.Module):
+    """forward(x (T, width), loads) → (T, width) and the routing."""
+
+    def __init__(self, value: config.MoE, width: int, layer: int) -> None:
+        super().__init__()
+        self.value, self.layer = value, layer
+        self.router = Router(value, width)
+        self.experts = Experts(value.expert, value.experts, width)
+        self.shared = FeedForward(value.shared, width) if value.shared else None
+        self.shared_gate = nn.Linear(width, 1, bias=False) if value.shared_gate else None
+
+    def forward(self, x: Tensor, loads: Loads | None) -> tuple[Tensor, Routing]:
+        routing = self.router(x)
+        capacity = self.value.router.capacity
+        if capacity is not None:
+            assert loads is not None, "a router with a capacity needs the loads of its sequences"
+            limit = capacity.per_expert(self.value.experts)
+            kept = drop_over_capacity(routing.experts, limit, loads.sequence, loads.prior[self.layer])
+            routing = Routing(kept, routing.gates * (kept >= 0), routing.logits)
+        y = self._mix(x, routing)
+        return (y if self.shared is None else y + self._shared(x)), routing
+
+    def _mix(self, x: Tensor, routing: Routing) -> Tensor:
+        """Group choices by expert, run each touched expert once, weigh and add in order of choice."""
+        tokens, active = routing.experts.shape
+        experts = torch.where(routing.experts < 0, self.value.experts, routing.experts).flatten()
+        order = experts.argsort(stable=True)
+        counts = torch.bincount(experts, minlength=self.value.experts + 1).tolist()
+        gates = routing.gates.to(x.dtype)
+        rows = x[order // active]
+        if self.value.weigh == "input":
+            rows = rows * gates.flatten()[order, None]
+        groups = rows.split(counts)
+        outputs = [self.experts(group, i) if i < self.value.experts else group * 0 for i, group in enumerate(groups) if len(group)]
+        placed = torch.empty_like(rows).index_copy(0, order, torch.cat(outputs)).view(tokens, active, -1)
+        if self.value.weigh == "output":
+            placed = placed * gates[..., None]
+        return placed.sum(1)
+
+    def _shared(self, x: Tensor) -> Tensor:
+        assert self.shared is not None
+        y: Tensor = self.shared(x)
+        return y if self.shared_gate is None else y * torch.sigmoid(self.shared_gate(x))

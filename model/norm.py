@@ -1,0 +1,39 @@
+"""RMS norm and layer norm."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model import config
+
+
+class Norm(nn.Module):
+    """Normalise the last dimension (any leading shape); statistics are taken in float32, the result has x's type."""
+
+    def __init__(self, value: config.Norm, width: int) -> None:
+        super().__init__()
+        self.value = value
+        self.shape = (width,)
+        self.weight = nn.Parameter(torch.full(self.shape, 1.0 - value.offset)) if value.weight else None
+        self.bias = nn.Parameter(torch.zeros(width)) if value.bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if weight is not None and self.value.offset:
+            weight = weight.float() + self.value.offset
+            return self._apply(x.float(), weight, self.bias).to(x.dtype)
+        return self._apply(x, weight, self.bias)
+
+    def _apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        if self.value.kind == "layer":
+            bias = None if bias is None else bias.to(x.dtype)
+            return F.layer_norm(x, self.shape, weight, bias, self.value.eps)
+        y = F.rms_norm(x, self.shape, weight, self.value.eps)
+        return y if bias is None else y + bias
+
+
+def build_norm(value: config.Norm | None, width: int) -> nn.Module:
+    """The norm of a value; None is the identity."""
+    return nn.Identity() if value is None else Norm(value, width)

@@ -1,0 +1,166 @@
+"""Training of small models: data and a recipe → a checkpoint with its card. Resumable, reproducible from its seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model import config
+from model.checkpoint import native
+from model.corpus import Tokens
+from model.dense import dense_input
+from model.evaluation import bits_per_byte
+from model.initialise import initialise
+from model.moe import MoE, Routing
+from model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. A step is `batch` windows of `length` tokens; the rate warms up, then follows a cosine."""
+
+    steps: int
+    batch: int = 16
+    length: int = 512
+    rate: float = 2e-3
+    final_rate: float = 1e-4
+    warmup: int = 100
+    decay: float = 0.1
+    clip: float = 1.0
+    seed: int = 0
+    evaluate_every: int = 250
+    save_every: int = 250
+
+    def rate_at(self, step: int) -> float:
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.final_rate + (self.rate - self.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def balance_loss(routing: Routing, experts: int) -> Tensor:
+    """experts * sum over experts of (share of choices) * (mean probability): 1 when even (Switch eq. 4)."""
+    share = torch.bincount(routing.experts.flatten(), minlength=experts) / routing.experts.numel()
+    return experts * (share * routing.logits.softmax(-1).mean(0)).sum()
+
+
+def z_loss(routing: Routing) -> Tensor:
+    """Mean squared log-sum-exp of the router logits (arXiv:2202.08906 eq. 5)."""
+    return routing.logits.logsumexp(-1).square().mean()
+
+
+def corrected(bias: Tensor, loads: Tensor, step: float) -> Tensor:
+    """The correction bias after one step: up for experts below the mean load, down above (arXiv:2408.15664)."""
+    loads = loads.float()
+    return bias + step * torch.sign(loads.mean() - loads)
+
+
+class Trainer:
+    """One training run in a folder: `run` goes on from the last save."""
+
+    def __init__(self, architecture: config.Architecture, recipe: Recipe, train: Tokens, valid: Tokens, folder: Path):
+        self.recipe, self.train, self.valid, self.folder = recipe, train, valid, folder
+        self.model = Transformer(architecture)
+        initialise(self.model, recipe.seed)
+        self.mixtures = [module for module in self.model.modules() if isinstance(module, MoE)]
+        matrices = [p for p in self.model.parameters() if p.dim() > 1]
+        rest = [p for p in self.model.parameters() if p.dim() <= 1]
+        groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": rest, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95), fused=True)
+        self.step, self.seconds = 0, 0.0
+        self.curve: list[dict[str, float]] = []
+        self._resume()
+
+    def run(self, progress: Callable[[int, float], None]) -> float:
+        """Train to the last step; returns bits per byte on the whole validation text. progress(step, loss)."""
+        while self.step < self.recipe.steps:
+            started = time.monotonic()
+            loss = self._one_step()
+            self.seconds += time.monotonic() - started
+            self.step += 1
+            if self.step % self.recipe.evaluate_every == 0 or self.step == self.recipe.steps:
+                self._evaluate(loss)
+            if self.step % self.recipe.save_every == 0 or self.step == self.recipe.steps:
+                self._save()
+            progress(self.step, loss)
+        return bits_per_byte(self.model, self.valid, self.recipe.length)
+
+    def _one_step(self) -> float:
+        self.model.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.rate_at(self.step)
+        windows = torch.from_numpy(self.train.batch(self.recipe.seed, self.step, self.recipe.batch, self.recipe.length))
+        with torch.autocast("cpu", torch.bfloat16):
+            out = self.model(dense_input(self.model.architecture, windows[:, :-1]))
+        loss = F.cross_entropy(out.logits, windows[:, 1:].flatten())
+        (loss + self._router_losses(out.routings)).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self._move_corrections(out.routings)
+        return loss.item()
+
+    def _router_losses(self, routings: tuple[Routing, ...]) -> Tensor:
+        total = torch.zeros(())
+        for moe, routing in zip(self.mixtures, routings, strict=True):
+            weights = moe.value.router.loss
+            if weights.balance:
+                total = total + weights.balance * balance_loss(routing, moe.value.experts)
+            if weights.z:
+                total = total + weights.z * z_loss(routing)
+        return total
+
+    def _move_corrections(self, routings: tuple[Routing, ...]) -> None:
+        for moe, routing in zip(self.mixtures, routings, strict=True):
+            if moe.router.correction is not None:
+                loads = torch.bincount(routing.experts.flatten(), minlength=moe.value.experts)
+                moe.router.correction.copy_(corrected(moe.router.correction, loads, moe.value.router.loss.bias_step))
+
+    def _evaluate(self, loss: float) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            quality = bits_per_byte(self.model, self.valid, self.recipe.length, most_tokens=32_768)
+        row = {"step": self.step, "train_loss": round(loss, 4), "valid_bits_per_byte": round(quality, 4)}
+        self.curve.append(row | {"seconds": round(self.seconds, 1)})
+
+    def _save(self) -> None:
+        """Weights and optimiser state as safetensors, the rest as JSON; the JSON goes last, so a cut is harmless."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for i, slots in self.optimiser.state_dict()["state"].items():
+            state |= {f"optimiser.{i}.{name}": tensor for name, tensor in slots.items()}
+        path = self.folder / f"state-{self.step}.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+        facts = {"step": self.step, "seconds": self.seconds, "curve": self.curve, "recipe": dataclasses.asdict(self.recipe)}
+        native.write_json(self.folder / "state.json", facts)
+        for old in self.folder.glob("state-*.safetensors"):
+            if old != path:
+                old.unlink()
+
+    def _resume(self) -> None:
+        path = self.folder / "state.json"
+        if not path.exists():
+            return
+        facts: dict[str, Any] = json.loads(path.read_text())
+        if facts["recipe"] != dataclasses.asdict(self.recipe):
+            raise ValueError(f"{path} was begun with another recipe: {facts['recipe']}")
+        self.step, self.seconds, self.curve = facts["step"], facts["seconds"], facts["curve"]
+        tensors = load_file(self.folder / f"state-{self.step}.safetensors")
+        self.model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimiser":
+                index, _, slot = rest.partition(".")
+                slots.setdefault(int(index), {})[slot] = tensor
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})

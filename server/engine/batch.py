@@ -1,0 +1,139 @@
+"""One Step → the tensors of one forward pass: tokens, positions, where their cache entries live, how rows draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.config import Span
+from model.kernels.attention import make_sight
+from model.moe import Loads
+from model.sampling import Draw, Edits, uniform
+from server.engine.paged import Decode, GroupView, Prefill
+from server.engine.request import Request, Sampling
+from server.engine.step import Row, Step
+
+NOTHING = -1  # position of a padded or freed key
+
+
+def tokens_of(step: Step) -> Tensor:
+    """Token ids of all rows, end to end (T,)."""
+    ids: list[int] = []
+    for row in step.rows:
+        request = row.request
+        if row.count == 1 and row.start >= len(request.prompt):
+            ids.append(request.outputs[row.start - len(request.prompt)])
+        else:
+            ids += request.tokens(row.start, row.start + row.count)
+    return torch.tensor(ids)
+
+
+def positions_of(step: Step) -> Tensor:
+    if all(row.count == 1 for row in step.rows):
+        return torch.tensor([row.start for row in step.rows])
+    return torch.from_numpy(np.concatenate([np.arange(row.start, row.start + row.count) for row in step.rows]))
+
+
+def last_tokens(step: Step) -> Tensor:
+    """Index of each row's last token among the step's tokens (rows,)."""
+    return torch.from_numpy(np.cumsum([row.count for row in step.rows]) - 1)
+
+
+def group_view(step: Step, group: int, span: Span, page_size: int, dtype: torch.dtype) -> GroupView:
+    """Places of a step's tokens in one cache group."""
+    offset, slots = 0, []
+    decodes: list[tuple[int, Row]] = []
+    prefills: list[Prefill] = []
+    for row in step.rows:
+        table = row.tables[group]
+        if row.count == 1:
+            decodes.append((offset, row))
+            slots.append(np.array([table[row.start // page_size] * page_size + row.start % page_size]))
+        else:
+            slots.append(_slots(table, row, page_size))
+            prefills.append(_prefill(offset, row, table, span, page_size, dtype))
+        offset += row.count
+    decode = _decode(decodes, group, span, page_size, dtype) if decodes else None
+    return GroupView(torch.from_numpy(np.concatenate(slots)), decode, tuple(prefills))
+
+
+def _slots(table: tuple[int, ...], row: Row, page_size: int) -> np.ndarray:
+    positions = np.arange(row.start, row.start + row.count)
+    return np.asarray(table)[positions // page_size] * page_size + positions % page_size
+
+
+def _decode(rows: list[tuple[int, Row]], group: int, span: Span, page_size: int, dtype: torch.dtype) -> Decode:
+    """Pages from the first visible one on, padded to the longest row with page 0."""
+    first = [span.first_visible(row.start) // page_size for _, row in rows]
+    pages = [row.tables[group][f : row.start // page_size + 1] for f, (_, row) in zip(first, rows, strict=True)]
+    width = max(map(len, pages))
+    padded = torch.tensor([(*p, *((0,) * (width - len(p)))) for p in pages])
+    starts = torch.tensor(first)[:, None] * page_size
+    keys = starts + torch.arange(width * page_size)
+    query = torch.tensor([row.start for _, row in rows])[:, None]
+    return Decode(torch.tensor([i for i, _ in rows]), padded, make_sight(span, query, keys, dtype))
+
+
+def _prefill(offset: int, row: Row, table: tuple[int, ...], span: Span, page_size: int, dtype: torch.dtype) -> Prefill:
+    stop = row.start + row.count
+    first = span.first_visible(row.start) // page_size
+    fresh = row.start == 0
+    pages = torch.tensor([table[first : (stop - 1) // page_size + 1]])
+    query = torch.arange(row.start, stop)[None]
+    keys = query if fresh else torch.arange(first * page_size, (first + pages.shape[1]) * page_size)[None]
+    return Prefill(offset, offset + row.count, pages, make_sight(span, query, keys, dtype, triangle=fresh), fresh)
+
+
+def loads_of(step: Step, experts: int, mixtures: int) -> Loads:
+    """How earlier tokens of each row chose, for routers with a capacity."""
+    sequence = np.repeat(np.arange(len(step.rows)), [row.count for row in step.rows])
+    prior = np.zeros((mixtures, len(step.rows), experts), dtype=np.int64)
+    for i, row in enumerate(step.rows):
+        if row.prior is not None:
+            prior[:, i] = row.prior
+    return Loads(torch.from_numpy(sequence), torch.from_numpy(prior))
+
+
+def draw_of(requests: Sequence[Request]) -> Draw:
+    """How each request's next token is drawn."""
+    all_sampling = [request.sampling for request in requests]
+    return Draw(
+        [s.temperature for s in all_sampling],
+        [s.top_k for s in all_sampling],
+        [s.top_p for s in all_sampling],
+        [s.min_p for s in all_sampling],
+        [uniform(r.sampling.seed, len(r.outputs)) if r.sampling.temperature > 0 else 0.0 for r in requests],
+    )
+
+
+def edits_of(requests: Sequence[Request]) -> Edits:
+    """Penalties, biases and forbidden end tokens of every request, as changes to single logits."""
+    edits = Edits([], [], [], [], [], [])
+    for row, request in enumerate(requests):
+        sampling = request.sampling
+        if sampling.logit_bias:
+            _extend(edits, row, [t for t, _ in sampling.logit_bias], [b for _, b in sampling.logit_bias])
+        if len(request.outputs) < sampling.min_tokens:
+            _extend(edits, row, list(sampling.stop_ids), [float("-inf")] * len(sampling.stop_ids))
+        _penalise(edits, row, request, sampling)
+    return edits
+
+
+def _penalise(edits: Edits, row: int, request: Request, sampling: Sampling) -> None:
+    if request.outputs and (sampling.presence_penalty or sampling.frequency_penalty):
+        ids, counts = np.unique(request.outputs, return_counts=True)
+        _extend(edits, row, ids.tolist(), (-sampling.presence_penalty - sampling.frequency_penalty * counts).tolist())
+    if sampling.repetition_penalty != 1:
+        seen = list({*request.prompt, *request.outputs})
+        edits.repeated_rows.extend([row] * len(seen))
+        edits.repeated_tokens.extend(seen)
+        edits.repetition.extend([sampling.repetition_penalty] * len(seen))
+
+
+def _extend(edits: Edits, row: int, tokens: list[int], bias: list[float]) -> None:
+    edits.rows.extend([row] * len(tokens))
+    edits.tokens.extend(tokens)
+    edits.bias.extend(bias)

@@ -1,0 +1,122 @@
+"""Cache memory in pages, and the view of it that one step's attention gets.
+
+Shape letters: T tokens of the step, R rows that decode (one token each), n pages a row, P page size (tokens a page).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.cache import CacheEntry
+from model.kernels.attention import Scores, Sight, attend
+
+
+class PagedCache:
+    """The pools: for each cache layer keys (pages, P, heads, key_dim) and, where stored, values. Page 0 stays zero."""
+
+    def __init__(self, entries: tuple[CacheEntry, ...], pages: tuple[int, ...], page_size: int, dtype: torch.dtype) -> None:
+        """pages: for each layer, how many pages its pool has."""
+        self.entries, self.page_size = entries, page_size
+        self.keys = [torch.zeros(n, page_size, e.heads, e.key_dim, dtype=dtype) for n, e in zip(pages, entries, strict=True)]
+        self.values = [
+            None if e.value_in_key else torch.zeros(n, page_size, e.heads, e.value_dim, dtype=dtype)
+            for n, e in zip(pages, entries, strict=True)
+        ]
+
+    def store(self, layer: int, slots: Tensor, key: Tensor, value: Tensor | None) -> None:
+        """Write entries of tokens at flat slots (page * P + offset)."""
+        self.keys[layer].flatten(0, 1).index_copy_(0, slots, key)
+        values = self.values[layer]
+        if values is not None:
+            assert value is not None
+            values.flatten(0, 1).index_copy_(0, slots, value)
+
+    def gather(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of keys and values of pages (R, n) as (R, heads, n * P, dim)."""
+        keys = _gather(self.keys[layer], pages)
+        values = self.values[layer]
+        return keys, keys[..., : self.entries[layer].value_dim] if values is None else _gather(values, pages)
+
+    def scrub(self, layer: int, slots: Tensor) -> None:
+        """Zero entries, so that what a faulty forward left there can never be read."""
+        for pool in (self.keys[layer], self.values[layer]):
+            if pool is not None:
+                pool.flatten(0, 1).index_fill_(0, slots, 0)
+
+
+def _gather(pool: Tensor, pages: Tensor) -> Tensor:
+    rows, count = pages.shape
+    size, heads, dim = pool.shape[1:]
+    copied = pool.flatten(1).index_select(0, pages.flatten())
+    return copied.view(rows, count * size, heads, dim).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Rows with one token, attended together: their indices among the step's tokens, pages (R, n), sight."""
+
+    tokens: Tensor
+    pages: Tensor
+    sight: Sight
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """One row with several tokens: its place among the step's tokens, pages (1, n), sight.
+
+    `fresh` says that nothing of the row was cached before, so the step's own keys are all there is.
+    """
+
+    start: int
+    stop: int
+    pages: Tensor
+    sight: Sight
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """Where the tokens of a step live in the pools of one cache group."""
+
+    slots: Tensor
+    decode: Decode | None
+    prefills: tuple[Prefill, ...]
+
+
+class PagedView:
+    """CacheView of one step."""
+
+    def __init__(self, cache: PagedCache, groups: tuple[GroupView, ...], group_of: tuple[int, ...]) -> None:
+        """group_of: for each cache layer, the index of its group."""
+        self.cache, self.groups, self.group_of = cache, groups, group_of
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, scores: Scores) -> Tensor:
+        group = self.groups[self.group_of[layer]]
+        self.cache.store(layer, group.slots, key, value)
+        if not group.prefills and group.decode is not None:
+            return self._decode(layer, query, group.decode, scores)
+        out = query.new_empty(*query.shape[:2], self.cache.entries[layer].value_dim)
+        if group.decode is not None:
+            rows = group.decode.tokens
+            out.index_copy_(0, rows, self._decode(layer, query.index_select(0, rows), group.decode, scores))
+        for part in group.prefills:
+            out[part.start : part.stop] = self._prefill(layer, query, key, value, part, scores)
+        return out
+
+    def _decode(self, layer: int, query: Tensor, part: Decode, scores: Scores) -> Tensor:
+        keys, values = self.cache.gather(layer, part.pages)
+        return attend(query.unsqueeze(2), keys, values, part.sight, scores).squeeze(2)
+
+    def _prefill(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, part: Prefill, scores: Scores
+    ) -> Tensor:
+        own = slice(part.start, part.stop)
+        if part.fresh:
+            keys = key[own].transpose(0, 1)[None]
+            values = keys[..., : self.cache.entries[layer].value_dim] if value is None else value[own].transpose(0, 1)[None]
+        else:
+            keys, values = self.cache.gather(layer, part.pages)
+        return attend(query[own].transpose(0, 1)[None], keys, values, part.sight, scores)[0].transpose(0, 1)

@@ -1,0 +1,146 @@
+"""Runs steps on a model: the only caller of the forward pass, and the owner of the cache memory."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import sampling
+from model.cache import CacheEntry, cache_entries
+from model.config import Full, Span
+from model.moe import Routing
+from model.transformer import StepInput, Transformer
+from server.engine import batch
+from server.engine.paged import PagedCache, PagedView
+from server.engine.request import Request, Routes
+from server.engine.step import CacheGroup, MixtureShape, Step, StepResult, TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How much cache a runner allocates: `tokens` positions of full span, and as much of a window as `rows` requests
+    can look back on while a step of `batch_tokens` passes."""
+
+    tokens: int
+    rows: int
+    batch_tokens: int
+    page_size: int = 16
+
+    def pages(self, span: Span) -> int:
+        """Pages of the pool of one span, page 0 included."""
+        full = -(-self.tokens // self.page_size)
+        if isinstance(span, Full):
+            return full + 1
+        reach = -(-span.size // self.page_size) + 2  # a window may begin and end inside a page
+        return min(full, self.rows * reach + -(-self.batch_tokens // self.page_size)) + 1
+
+
+class ModelRunner:
+    """A Runner over a Transformer on this process's device."""
+
+    def __init__(self, model: Transformer, memory: Memory, vocab: int | None = None) -> None:
+        """vocab: how many of the logits have a token; the padding behind them is never drawn."""
+        self.model, self.memory = model, memory
+        self.vocab = min(model.architecture.vocab, vocab or model.architecture.vocab)
+        self.dtype = model.embedding.weight.dtype
+        entries = cache_entries(model.architecture)
+        spans = tuple(dict.fromkeys(entry.span for entry in entries))
+        self.group_of = tuple(spans.index(entry.span) for entry in entries)
+        pages = tuple(memory.pages(entry.span) for entry in entries)
+        self.cache = PagedCache(entries, pages, memory.page_size, self.dtype)
+        self.groups = tuple(self._group(span, entries) for span in spans)
+        self.mixtures = tuple(
+            MixtureShape(layer, moe.experts, moe.active, moe.router.capacity is not None)
+            for layer, moe in model.architecture.mixtures
+        )
+
+    @property
+    def block_size(self) -> int:
+        return self.memory.page_size
+
+    def run(self, step: Step) -> StepResult:
+        """Compute every row's tokens and draw the next one of each row that samples."""
+        with torch.inference_mode():
+            inputs = self._inputs(step)
+            started = time.monotonic()
+            out = self.model(inputs)
+            forward_seconds = time.monotonic() - started
+            logits = out.logits[:, : self.vocab]
+            bad = (~torch.isfinite(logits.sum(-1))).nonzero().flatten().tolist()
+            for index in bad:
+                self._scrub(step, index)
+            tokens, logprobs = self._sample(step, logits.nan_to_num() if bad else logits)
+            failed = dict.fromkeys(bad, "the model's output is not a number")
+            return StepResult(tokens, logprobs, self._routes(out.routings), failed, forward_seconds)
+
+    def _group(self, span: Span, entries: tuple[CacheEntry, ...]) -> CacheGroup:
+        numbers = sum(entry.numbers for entry in entries if entry.span == span)
+        page_bytes = numbers * self.memory.page_size * self.dtype.itemsize
+        return CacheGroup(span, self.memory.pages(span), page_bytes)
+
+    def _inputs(self, step: Step) -> StepInput:
+        views = tuple(
+            batch.group_view(step, i, group.span, self.memory.page_size, self.dtype)
+            for i, group in enumerate(self.groups)
+        )
+        loads = None
+        if any(mixture.limited for mixture in self.mixtures):
+            loads = batch.loads_of(step, max(m.experts for m in self.mixtures), len(self.mixtures))
+        view = PagedView(self.cache, views, self.group_of)
+        return StepInput(batch.tokens_of(step), batch.positions_of(step), view, batch.last_tokens(step), loads)
+
+    def _sample(self, step: Step, logits: Tensor) -> tuple[tuple[int, ...], tuple[TokenLogprobs | None, ...]]:
+        wanted = [i for i, row in enumerate(step.rows) if row.samples]
+        if not wanted:
+            return (), ()
+        requests = [step.rows[i].request for i in wanted]
+        if len(wanted) < len(logits):
+            logits = logits[wanted]
+        edits = batch.edits_of(requests)
+        tokens = sampling.sample(sampling.edit(logits, edits) if edits else logits, batch.draw_of(requests))
+        return tuple(tokens.tolist()), _logprobs(logits, tokens, requests)
+
+    def _routes(self, routings: tuple[Routing, ...]) -> Routes | None:
+        """Expert ids and gates of every token of the step, layers of smaller top-k padded."""
+        if not routings:
+            return None
+        most = max(mixture.active for mixture in self.mixtures)
+        if all(mixture.active == most for mixture in self.mixtures):
+            experts = torch.stack([r.experts for r in routings], dim=1).to(torch.int16).numpy()
+            return Routes(experts, torch.stack([r.gates for r in routings], dim=1).float().numpy())
+        shape = (len(routings[0].experts), len(routings), most)
+        experts, gates = np.full(shape, Routes.PAD, dtype=np.int16), np.zeros(shape, dtype=np.float32)
+        for i, routing in enumerate(routings):
+            experts[:, i, : routing.experts.shape[1]] = routing.experts.numpy()
+            gates[:, i, : routing.gates.shape[1]] = routing.gates.float().numpy()
+        return Routes(experts, gates)
+
+    def _scrub(self, step: Step, index: int) -> None:
+        """Zero what a failed row wrote in this step."""
+        alone = Step(step.number, (step.rows[index],))
+        for i, group in enumerate(self.groups):
+            slots = batch.group_view(alone, i, group.span, self.memory.page_size, self.dtype).slots
+            for layer, owner in enumerate(self.group_of):
+                if owner == i:
+                    self.cache.scrub(layer, slots)
+
+
+def _logprobs(logits: Tensor, tokens: Tensor, requests: list[Request]) -> tuple[TokenLogprobs | None, ...]:
+    """Log-probabilities for the rows that asked, None for the others."""
+    asked = [i for i, request in enumerate(requests) if request.sampling.logprobs is not None]
+    found: list[TokenLogprobs | None] = [None] * len(requests)
+    if not asked:
+        return tuple(found)
+    counts = [requests[i].sampling.logprobs or 0 for i in asked]
+    chosen, ids, values = sampling.log_probabilities(logits[asked], tokens[asked], max(counts))
+    rows = zip(asked, counts, chosen.tolist(), ids.tolist(), values.tolist(), strict=True)
+    for i, count, own, best, logs in rows:
+        found[i] = TokenLogprobs(own, tuple(zip(best[:count], logs[:count], strict=True)))
+    return tuple(found)
+
+
+
