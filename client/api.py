@@ -106,10 +106,14 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """New text of one choice. The last piece of each choice, and only that one, has `facts`."""
+    """New text of one choice. The last piece of each choice, and only that one, has `facts`.
+
+    `tokens` is how many tokens it stands for: 0 with no token behind it, 1 where a server does not say.
+    """
 
     index: int
     text: str
+    tokens: int
     facts: Facts | None = None
     id: str = ""  # the server's id of the request
 

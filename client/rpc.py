@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import orjson
@@ -24,7 +24,10 @@ from client.api import (
 )
 from client.facts import Cache, Facts, Latency, LayerRouting, Routing, Spread, Steps, TokenRouting, Usage
 from dyno.inference.v1 import inference_pb2 as pb
-from dyno.inference.v1.inference_pb2_grpc import InferenceServiceAsyncStub, InferenceServiceStub
+from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
+
+if TYPE_CHECKING:
+    from dyno.inference.v1.inference_pb2_grpc import InferenceServiceAsyncStub
 
 # A server allows about a hundred streams a connection; more would wait inside the client, unseen, and count as latency.
 _STREAMS_PER_CHANNEL = 90
@@ -155,7 +158,7 @@ def generate_message(request: GenerateRequest) -> pb.GenerateRequest:
 
 def _piece(response: pb.StreamGenerateResponse) -> Piece:
     facts = _facts(response.finished) if response.HasField("finished") else None
-    return Piece(response.index, response.text, facts, response.id)
+    return Piece(response.index, response.text, len(response.tokens), facts, response.id)
 
 
 def _facts(done: pb.Finished) -> Facts:

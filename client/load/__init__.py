@@ -1,0 +1,1 @@
+"""Load on a server: arrivals, traces, prompts, the runner and what comes out of it."""

@@ -1,0 +1,96 @@
+"""When requests are sent. Pure: the same value, count and seed give the same instants everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One request every 1 / rate seconds."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _positive(rate=self.rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Poisson:
+    """Independent users: exponential gaps with a mean of 1 / rate seconds."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _positive(rate=self.rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Gamma:
+    """Gamma gaps with a mean of 1 / rate: shape 1 is Poisson, below 1 comes in bursts, above is calm."""
+
+    rate: float
+    shape: float
+
+    def __post_init__(self) -> None:
+        _positive(rate=self.rate, shape=self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """So many users, each sending its next request when the last is answered: the server sets the pace."""
+
+    concurrency: int
+
+    def __post_init__(self) -> None:
+        _positive(concurrency=self.concurrency)
+
+
+Open: TypeAlias = Constant | Poisson | Gamma
+Arrivals: TypeAlias = Open | Closed
+
+
+def offsets(arrivals: Arrivals, count: int, seed: int) -> tuple[float, ...]:
+    """Seconds from the start at which each of `count` requests is due; the first at 0, all 0 in a closed loop.
+
+    The gaps are scaled so that their mean is exactly 1 / rate: chance then decides on the order of dense and sparse
+    moments, not on how much load there was.
+    """
+    if isinstance(arrivals, Closed) or count < 2:
+        return (0.0,) * count
+    gaps = _gaps(arrivals, count - 1, np.random.default_rng(seed))
+    gaps *= (count - 1) / arrivals.rate / gaps.sum()
+    return (0.0, *(round(float(t), 9) for t in np.cumsum(gaps)))
+
+
+def _gaps(arrivals: Open, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Gaps in any unit."""
+    match arrivals:
+        case Constant():
+            return np.ones(count)
+        case Poisson():
+            return rng.exponential(size=count)
+        case Gamma(shape=shape):
+            return rng.gamma(shape, size=count)
+
+
+def describe(arrivals: Arrivals) -> str:
+    """In a few words, for tables."""
+    match arrivals:
+        case Constant(rate):
+            return f"{rate:g}/s, constant"
+        case Poisson(rate):
+            return f"{rate:g}/s, Poisson"
+        case Gamma(rate, shape):
+            return f"{rate:g}/s, gamma of shape {shape:g}"
+        case Closed(concurrency):
+            return f"{concurrency} at a time"
+
+
+def _positive(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not 0 < number < float("inf"):
+            raise ValueError(f"{name} must be positive, got {number}")

@@ -1,0 +1,151 @@
+"""Sends a trace to a server and records what comes back. Open loop by the intended instants, or closed loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from math import inf
+
+from client.api import Client, ClientError, RoutingDetail, StreamCut
+from client.facts import Facts
+from client.load.arrivals import Arrivals, Closed
+from client.load.record import Record, Run
+from client.load.trace import Trace, TraceRow
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long a load may last. Nothing is sent after `seconds`; a request that takes over `request_seconds` fails."""
+
+    seconds: float = inf
+    request_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What to send, how and where."""
+
+    trace: Trace
+    arrivals: Arrivals
+    model: str = ""
+    routing: RoutingDetail | None = RoutingDetail.LAYERS
+    bounds: Bounds = field(default_factory=Bounds)
+
+
+OnRecord = Callable[[Record], None]
+
+
+async def run(
+    client: Client, load: Load, *, stop: asyncio.Event | None = None, on_record: OnRecord | None = None
+) -> Run:
+    """Send every row of the trace; the run's records are those that were answered or failed.
+
+    Setting `stop` ends the run early: requests in flight are cancelled at the server and left out, the rest is kept.
+    Errors of single requests are in their records; nothing is raised for them.
+    """
+    return await _Runner(client, load, stop or asyncio.Event(), on_record or _ignore).run()
+
+
+def _ignore(record: Record) -> None:
+    pass
+
+
+class _Runner:
+    """One run: its clock, its records, its way to stop."""
+
+    def __init__(self, client: Client, load: Load, stop: asyncio.Event, on_record: OnRecord) -> None:
+        self._client = client
+        self._load = load
+        self._stop = stop
+        self._on_record = on_record
+        self._records: list[Record] = []
+        self._zero = 0.0
+
+    async def run(self) -> Run:
+        started, cpu = datetime.now(UTC), time.process_time()
+        self._zero = time.perf_counter()
+        sending = asyncio.create_task(self._closed() if isinstance(self._load.arrivals, Closed) else self._open())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((sending, stopping), return_when=asyncio.FIRST_COMPLETED)
+            whole = sending.done()
+        finally:
+            stopping.cancel()
+            sending.cancel()
+            await asyncio.wait((sending, stopping))
+        if not sending.cancelled() and (error := sending.exception()):
+            raise error
+        return self._result(started, time.process_time() - cpu, interrupted=not whole)
+
+    def _result(self, started: datetime, cpu: float, *, interrupted: bool) -> Run:
+        records = tuple(sorted(self._records, key=lambda r: r.row))
+        seconds = max((r.end for r in records), default=0.0) - min((r.intended for r in records), default=0.0)
+        return Run(
+            target=self._client.target,
+            model=self._load.model,
+            arrivals=self._load.arrivals,
+            trace_hash=self._load.trace.hash,
+            records=records,
+            seconds=seconds,
+            started=started.isoformat(timespec="seconds"),
+            client_cpu=cpu,
+            interrupted=interrupted,
+        )
+
+    async def _open(self) -> None:
+        """Each row at its instant, whatever is in flight."""
+        async with asyncio.TaskGroup() as group:
+            for index, row in enumerate(self._load.trace.rows):
+                if row.offset > self._load.bounds.seconds:
+                    return
+                await asyncio.sleep(max(0.0, row.offset - self._now()))
+                group.create_task(self._send(index, row, row.offset))
+
+    async def _closed(self) -> None:
+        """So many workers, each with one request in flight, until the trace is used up."""
+        rows = iter(enumerate(self._load.trace.rows))
+        assert isinstance(self._load.arrivals, Closed)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self._load.arrivals.concurrency, len(self._load.trace.rows))):
+                group.create_task(self._work(rows))
+
+    async def _work(self, rows: Iterator[tuple[int, TraceRow]]) -> None:
+        for index, row in rows:
+            if self._now() > self._load.bounds.seconds:
+                return
+            await self._send(index, row, self._now())
+
+    async def _send(self, index: int, row: TraceRow, intended: float) -> None:
+        """One request, to its end; recorded unless the run is stopped under it."""
+        sent = self._now()
+        arrivals: list[float] = []
+        facts, error = None, ""
+        try:
+            async with asyncio.timeout(self._load.bounds.request_seconds):
+                facts = await self._receive(row, arrivals)
+        except TimeoutError:
+            error = f"no whole answer within {self._load.bounds.request_seconds:g} s"
+        except ClientError as failure:
+            error = failure.message
+        record = Record(index, intended, sent, tuple(arrivals), self._now(), facts, error)
+        self._records.append(record)
+        self._on_record(record)
+
+    async def _receive(self, row: TraceRow, arrivals: list[float]) -> Facts:
+        facts = None
+        request = row.request(self._load.model, self._load.routing)
+        async with aclosing(self._client.generate(request)) as pieces:
+            async for piece in pieces:
+                if piece.tokens:
+                    arrivals.append(self._now())
+                facts = piece.facts or facts
+        if facts is None:
+            raise StreamCut("the stream ended without its facts")
+        return facts
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._zero

@@ -1,0 +1,104 @@
+"""A trace: the exact requests of a load, with the instants they are due. One trace, replayed, is a fair comparison."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from client.api import GenerateRequest, RoutingDetail, Sampling
+
+FORMAT = "dyno.trace/1"
+
+
+class TraceError(ValueError):
+    """A trace file that cannot be read; the message has the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRow:
+    """One request. `offset` is seconds from the start; with `ignore_eos` every answer has exactly max_tokens tokens."""
+
+    offset: float
+    prompt: str | tuple[int, ...]
+    max_tokens: int
+    seed: int = 0
+    temperature: float = 0.0
+    ignore_eos: bool = True
+
+    def request(self, model: str, routing: RoutingDetail | None = RoutingDetail.LAYERS) -> GenerateRequest:
+        """What is sent for this row."""
+        sampling = Sampling(
+            max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed, ignore_eos=self.ignore_eos
+        )
+        return GenerateRequest(self.prompt, model, sampling, routing=routing)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Rows in the order of their offsets."""
+
+    rows: tuple[TraceRow, ...]
+
+    @cached_property
+    def hash(self) -> str:
+        """64 hex digits that any change of any row changes. Stamped on every result."""
+        return hashlib.sha256(b"\n".join(_line(row) for row in self.rows)).hexdigest()
+
+    @property
+    def seconds(self) -> float:
+        """Offset of the last row."""
+        return max((row.offset for row in self.rows), default=0.0)
+
+    def timed(self, offsets: Iterable[float]) -> Trace:
+        """The same requests at other instants."""
+        timed = zip(offsets, self.rows, strict=True)
+        return Trace(tuple(TraceRow(o, r.prompt, r.max_tokens, r.seed, r.temperature, r.ignore_eos) for o, r in timed))
+
+    def write(self, path: Path) -> None:
+        """One JSON object a line, after a first line that names the format."""
+        head = orjson.dumps({"format": FORMAT, "rows": len(self.rows)})
+        path.write_bytes(b"\n".join([head, *(_line(row) for row in self.rows), b""]))
+
+    @staticmethod
+    def read(path: Path) -> Trace:
+        """A trace that `write` wrote. Raises TraceError."""
+        lines = path.read_bytes().splitlines()
+        if not lines or _object(lines[0], 1).get("format") != FORMAT:
+            raise TraceError(f"line 1 of {path} does not say that its format is {FORMAT}")
+        rows = tuple(_row(_object(line, number), number) for number, line in enumerate(lines[1:], start=2))
+        return Trace(tuple(sorted(rows, key=lambda row: row.offset)))
+
+
+def _line(row: TraceRow) -> bytes:
+    return orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
+
+
+def _object(line: bytes, number: int) -> dict[str, Any]:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise TraceError(f"line {number} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise TraceError(f"line {number} is not a JSON object")
+    return value
+
+
+def _row(data: dict[str, Any], number: int) -> TraceRow:
+    known = TraceRow.__dataclass_fields__
+    if unknown := data.keys() - known.keys():
+        raise TraceError(f"line {number} has unknown keys: {', '.join(sorted(unknown))}")
+    prompt = data.get("prompt")
+    if isinstance(prompt, list):
+        prompt = data["prompt"] = tuple(prompt)
+    if not isinstance(prompt, str | tuple) or not prompt:
+        raise TraceError(f"line {number} has no prompt")
+    try:
+        return TraceRow(**data)
+    except TypeError as error:
+        raise TraceError(f"line {number}: {error}") from error

@@ -1,0 +1,267 @@
+"""A server whose every answer and every delay can be worked out by hand, on both transports at once.
+
+A request for n tokens gets n words: the first `first_token` seconds after it arrived, each further one `gap` later.
+Word i of a request with seed s is "w{s}.{i} ". A prompt has as many tokens as words (or ids).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import grpc
+import orjson
+from aiohttp import web
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from dyno.inference.v1 import inference_pb2 as pb
+from dyno.inference.v1.inference_pb2_grpc import InferenceServiceServicer, add_InferenceServiceServicer_to_server
+
+ROUTING = {
+    "layer": 1,
+    "expert_tokens": [3, 1, 0, 0],
+    "dropped": 0,
+    "entropy": 0.4,
+    "imbalance": 3.0,
+    "busiest_share": 0.75,
+    "mean_gate": 0.6,
+}
+SPREAD = {"count": 3, "mean": 0.01, "p50": 0.01, "p90": 0.01, "p99": 0.01, "maximum": 0.01}
+LATENCY = {
+    "queued": 0.001,
+    "prefill": 0.002,
+    "first_token": 0.003,
+    "decode": 0.03,
+    "inter_token": SPREAD,
+    "total": 0.033,
+}
+CACHE = {"cached_tokens": 2, "recomputed_tokens": 0, "preemptions": 0, "peak_bytes": 4096}
+STEPS = {"count": 5, "mean_batch": 1.5}
+CARD: dict[str, Any] = {
+    "context": 256,
+    "vocab": 64,
+    "total_parameters": 2_000_000,
+    "active_parameters": 1_000_000,
+    "cache_bytes_per_token": 512,
+    "chat": True,
+    "attention": "grouped-query",
+    "position": "rotary",
+    "feed_forward": "2 of 4 experts",
+    "dtype": "float32",
+}
+
+
+@dataclass(frozen=True)
+class Script:
+    """How the server behaves; seconds and counts of tokens."""
+
+    first_token: float = 0.0
+    gap: float = 0.0
+    models: tuple[str, ...] = ("fake",)
+    slowdown: dict[str, float] = field(default_factory=dict)  # by model: every delay times this
+    cut_after: int | None = None  # the stream ends here without its last word
+    fault_after: int | None = None  # the stream ends here with an error event
+    extension: bool = True  # whether REST knows the `dyno` field
+
+    def refusal(self, model: str, max_tokens: int) -> tuple[int, str, str, str] | None:
+        """(status, code, param, message) of what is wrong with a request."""
+        if model and model not in self.models:
+            return 404, "model_not_found", "model", f"model {model!r} is not served"
+        if max_tokens > CARD["context"]:
+            return 400, "invalid_value", "max_tokens", f"max_tokens must be at most 256, got {max_tokens}"
+        return None
+
+    async def words(self, model: str, count: int, seed: int) -> AsyncIterator[str]:
+        factor = self.slowdown.get(model, 1.0)
+        due = asyncio.get_running_loop().time() + self.first_token * factor
+        for i in range(count):
+            await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
+            due += self.gap * factor
+            yield f"w{seed}.{i} "
+
+
+def facts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    """The FACTS object of an answer."""
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "cached_tokens": 2}
+    routing = {"tokens": 2, "layers": [ROUTING]}
+    return {
+        "index": 0,
+        "finish_reason": "length",
+        "usage": usage,
+        "latency": LATENCY,
+        "cache": CACHE,
+        "steps": STEPS,
+        "routing": routing,
+    }
+
+
+def prompt_length(prompt: str | list[int] | list[dict[str, str]]) -> int:
+    return len(prompt.split()) if isinstance(prompt, str) else len(prompt)
+
+
+class FakeServer:
+    """Both listeners, on free ports. `seen` has (transport, request) of every generation, in order of arrival."""
+
+    def __init__(self, script: Script | None = None) -> None:
+        self.script = script or Script()
+        self.seen: list[tuple[str, Any]] = []
+        self.cancelled = asyncio.Event()  # set when a client leaves a stream
+        self.http = self.grpc = ""
+
+    def behave(self, **changes: Any) -> None:
+        self.script = replace(self.script, **changes)
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/v1/models", self._models),
+                web.post("/v1/completions", self._generate),
+                web.post("/v1/chat/completions", self._generate),
+                web.post("/tokenize", self._tokenize),
+            ]
+        )
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.http = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self._rpc = grpc.aio.server()
+        add_InferenceServiceServicer_to_server(Servicer(self), self._rpc)
+        self.grpc = f"grpc://127.0.0.1:{self._rpc.add_insecure_port('127.0.0.1:0')}"
+        await self._rpc.start()
+        return self
+
+    async def __aexit__(self, *exit: object) -> None:
+        await self._rpc.stop(0)
+        await self._runner.cleanup()
+
+    async def _models(self, request: web.Request) -> web.Response:
+        data = [{"id": name, "object": "model", "max_model_len": 256, "dyno": CARD} for name in self.script.models]
+        return web.json_response({"object": "list", "data": data})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        words = (await request.json())["prompt"].split()
+        return web.json_response({"tokens": [len(word) for word in words]})
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.seen.append(("rest", body))
+        if refusal := self.script.refusal(body.get("model", ""), body["max_tokens"]):
+            return web.json_response({"error": _error(refusal)}, status=refusal[0])
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        try:
+            await self._stream(response, body)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return response
+
+    async def _stream(self, response: web.StreamResponse, body: dict[str, Any]) -> None:
+        count, sent = body["max_tokens"], 0
+        async for word in self.script.words(body.get("model", ""), count, body.get("seed") or 0):
+            if sent == self.script.cut_after:
+                return
+            if sent == self.script.fault_after:
+                await response.write(event({"error": _error((500, "internal_error", "", "the server failed"))}))
+                return
+            sent += 1
+            await response.write(event(self._chunk(body, word, last=sent == count)))
+        usage = {"prompt_tokens": prompt_length(_prompt(body)), "completion_tokens": count}
+        await response.write(event({"id": "r1", "choices": [], "usage": usage}) + b"data: [DONE]\n\n")
+
+    def _chunk(self, body: dict[str, Any], word: str, *, last: bool) -> dict[str, Any]:
+        text = {"delta": {"content": word}} if "messages" in body else {"text": word}
+        choice = {"index": 0, **text, "finish_reason": "length" if last else None}
+        chunk = {"id": "r1", "choices": [choice]}
+        if last and self.script.extension and "dyno" in body:
+            chunk["dyno"] = facts(prompt_length(_prompt(body)), body["max_tokens"])
+            if body["dyno"]["routing"] == "none":
+                chunk["dyno"]["routing"] = None
+        return chunk
+
+
+def event(data: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def _prompt(body: dict[str, Any]) -> Any:
+    return body.get("prompt") or body["messages"]
+
+
+def _error(refusal: tuple[int, str, str, str]) -> dict[str, Any]:
+    _, code, param, message = refusal
+    return {"message": message, "type": "invalid_request_error", "param": param or None, "code": code}
+
+
+class Servicer(InferenceServiceServicer):
+    """The same behaviour over gRPC."""
+
+    def __init__(self, fake: FakeServer) -> None:
+        self._fake = fake
+
+    async def StreamGenerate(self, request: Any, context: Any) -> AsyncIterator[pb.StreamGenerateResponse]:
+        asked, script = request.request, self._fake.script
+        self._fake.seen.append(("grpc", asked))
+        count = asked.sampling.max_tokens
+        if refusal := script.refusal(asked.model, count):
+            await _abort(context, refusal)
+        sent = 0
+        try:
+            async for word in script.words(asked.model, count, asked.sampling.seed):
+                if sent == script.cut_after:
+                    return
+                if sent == script.fault_after:
+                    await _abort(context, (500, "internal_error", "", "the server failed"))
+                sent += 1
+                yield _response(asked, word, last=sent == count)
+        except asyncio.CancelledError:
+            self._fake.cancelled.set()
+            raise
+
+    async def ListModels(self, request: Any, context: Any) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[pb.Model(id=name, **CARD) for name in self._fake.script.models])
+
+    async def Tokenize(self, request: Any, context: Any) -> pb.TokenizeResponse:
+        return pb.TokenizeResponse(token_ids=[len(word) for word in request.text.split()])
+
+
+def _response(asked: pb.GenerateRequest, word: str, *, last: bool) -> pb.StreamGenerateResponse:
+    response = pb.StreamGenerateResponse(id="r1", index=0, text=word, tokens=[pb.Token(id=1)])
+    if last:
+        prompt = getattr(asked, asked.WhichOneof("input"))
+        length = len(prompt.split() if isinstance(prompt, str) else list(getattr(prompt, "ids", ())) or prompt.messages)
+        response.finished.CopyFrom(_finished(length, asked))
+    return response
+
+
+def _finished(prompt_tokens: int, asked: pb.GenerateRequest) -> pb.Finished:
+    told = facts(prompt_tokens, asked.sampling.max_tokens)
+    layers = [pb.LayerRouting(**layer) for layer in told["routing"]["layers"]]
+    return pb.Finished(
+        reason=pb.FINISH_REASON_LENGTH,
+        usage=pb.Usage(**told["usage"]),
+        latency=pb.Latency(**(LATENCY | {"inter_token": pb.Spread(**SPREAD)})),
+        cache=pb.Cache(**CACHE),
+        steps=pb.Steps(**STEPS),
+        routing=None if asked.routing == pb.ROUTING_DETAIL_NONE else pb.Routing(tokens=2, layers=layers),
+    )
+
+
+async def _abort(context: Any, refusal: tuple[int, str, str, str]) -> None:
+    status, code, param, message = refusal
+    codes = {404: grpc.StatusCode.NOT_FOUND, 400: grpc.StatusCode.INVALID_ARGUMENT, 500: grpc.StatusCode.INTERNAL}
+    details = [error_details_pb2.ErrorInfo(reason=code.upper(), domain="dyno")]
+    if param:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=param, description=message)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    packed = [AnyMessage() for _ in details]
+    for box, detail in zip(packed, details, strict=True):
+        box.Pack(detail)
+    rich = rpc_status.to_status(status_pb2.Status(code=codes[status].value[0], message=message, details=packed))
+    await context.abort(rich.code, rich.details, rich.trailing_metadata)

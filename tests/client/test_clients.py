@@ -1,0 +1,172 @@
+"""Both clients, one suite: what one does, the other does."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import aclosing
+
+import pytest
+
+from client.api import (
+    Answer,
+    Client,
+    ClientError,
+    Conversation,
+    GenerateRequest,
+    Message,
+    RoutingDetail,
+    Sampling,
+    StreamCut,
+    Unreachable,
+    collect,
+)
+from client.connect import TargetError, connect
+from client.facts import facts_from_json, facts_to_json
+from tests.client.fake_server import CARD, FakeServer, facts
+
+PROMPTS = {
+    "text": "once upon a time",
+    "ids": (5, 6, 7),
+    "conversation": Conversation((Message("user", "tell me a tale"),)),
+}
+
+
+def asking(prompt: object = "once upon a time", **sampling: object) -> GenerateRequest:
+    return GenerateRequest(prompt, "fake", Sampling(**({"max_tokens": 4, "seed": 7} | sampling)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", PROMPTS)
+async def test_an_answer_is_its_words_and_its_facts(client: Client, form: str) -> None:
+    answer = await collect(client.generate(asking(PROMPTS[form])))
+    length = {"text": 4, "ids": 3, "conversation": 1}[form]
+    assert answer.id == "r1"
+    assert [choice.text for choice in answer.choices] == ["w7.0 w7.1 w7.2 w7.3 "]
+    assert answer.choices[0].facts == facts_from_json(facts(length, 4))
+
+
+async def test_both_transports_give_the_same_answer(fake: FakeServer) -> None:
+    answers: list[Answer] = []
+    for target in (fake.http, fake.grpc):
+        async with connect(target) as client:
+            answers.append(await collect(client.generate(asking())))
+    assert answers[0] == answers[1]
+
+
+async def test_pieces_come_one_by_one_and_only_the_last_has_facts(client: Client) -> None:
+    pieces = [piece async for piece in client.generate(asking())]
+    assert [piece.tokens for piece in pieces] == [1, 1, 1, 1]
+    assert [piece.facts is not None for piece in pieces] == [False, False, False, True]
+
+
+async def test_only_what_was_asked_for_is_sent(fake: FakeServer) -> None:
+    everything = Sampling(
+        max_tokens=3, temperature=0.5, top_k=4, top_p=0.9, seed=1, stop=("x",), logit_bias={3: -1.5}, ignore_eos=True
+    )
+    async with connect(fake.http) as rest, connect(fake.grpc) as rpc:
+        for client in (rest, rpc):
+            await collect(client.generate(GenerateRequest("hi", "fake", everything, user="me")))
+    (_, body), (_, message) = fake.seen
+    expected = everything.given() | {"prompt": "hi", "model": "fake", "user": "me", "logit_bias": {"3": -1.5}}
+    expected |= {"stop": ["x"], "dyno": {"routing": "layers"}}
+    assert body == expected | {"stream": True, "stream_options": {"include_usage": True}}
+    assert (message.prompt, message.model, message.user, message.n) == ("hi", "fake", "me", 1)
+    assert {f.name for f, _ in message.sampling.ListFields()} == everything.given().keys()
+    assert dict(message.sampling.logit_bias) == {3: -1.5}
+
+
+async def test_routing_is_left_out_when_not_wanted(client: Client) -> None:
+    request = GenerateRequest("hi", "fake", Sampling(max_tokens=2), routing=RoutingDetail.NONE)
+    answer = await collect(client.generate(request))
+    assert answer.choices[0].facts.routing is None
+
+
+async def test_an_endpoint_that_is_not_dynos_still_tells_usage(fake: FakeServer) -> None:
+    fake.behave(extension=False)
+    async with connect(fake.http) as client:
+        answer = await collect(client.generate(asking()))
+    told = answer.choices[0].facts
+    assert (told.finish_reason, told.usage.prompt_tokens, told.usage.completion_tokens) == ("length", 4, 4)
+    assert told.latency is None
+
+
+@pytest.mark.parametrize("after", [0, 2])
+async def test_a_cut_stream_is_not_an_answer(client: Client, fake: FakeServer, after: int) -> None:
+    fake.behave(cut_after=after)
+    with pytest.raises(StreamCut):
+        await collect(client.generate(asking()))
+
+
+async def test_a_fault_in_the_stream_is_an_error(client: Client, fake: FakeServer) -> None:
+    fake.behave(fault_after=2)
+    with pytest.raises(ClientError, match="the server failed") as caught:
+        await collect(client.generate(asking()))
+    assert (caught.value.status, caught.value.code) == (500, "internal_error")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code", "param"),
+    [
+        (GenerateRequest("hi", "other", Sampling(max_tokens=1)), 404, "model_not_found", "model"),
+        (GenerateRequest("hi", "fake", Sampling(max_tokens=257)), 400, "invalid_value", "max_tokens"),
+    ],
+    ids=["model", "max_tokens"],
+)
+async def test_a_refusal_names_the_field(
+    client: Client, request_: GenerateRequest, status: int, code: str, param: str
+) -> None:
+    with pytest.raises(ClientError) as caught:
+        await collect(client.generate(request_))
+    assert (caught.value.status, caught.value.code, caught.value.param) == (status, code, param)
+    assert type(caught.value) is ClientError
+
+
+async def test_a_number_no_wire_can_hold_is_refused(client: Client) -> None:
+    with pytest.raises(ClientError) as caught:
+        await collect(client.generate(asking(seed=2**70)))
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+async def test_nobody_there_is_unreachable(scheme: str) -> None:
+    with socket.socket() as held:  # bound but not listening: refused, and nobody else can take it
+        held.bind(("127.0.0.1", 0))
+        async with connect(f"{scheme}://127.0.0.1:{held.getsockname()[1]}") as client:
+            with pytest.raises(Unreachable, match="nothing answers at"):
+                await client.models()
+
+
+async def test_leaving_a_stream_cancels_it_at_the_server(client: Client, fake: FakeServer) -> None:
+    fake.behave(gap=0.2)
+    async with aclosing(client.generate(asking(max_tokens=100))) as pieces:
+        assert (await anext(pieces)).text == "w7.0 "
+    await asyncio.wait_for(fake.cancelled.wait(), 5)
+
+
+async def test_models_and_tokens(client: Client) -> None:
+    (card,) = await client.models()
+    assert {name: getattr(card, name) for name in CARD} == CARD
+    assert await client.tokenize("once upon a time") == (4, 4, 1, 4)
+
+
+async def test_a_hundred_streams_open_more_than_one_grpc_connection(fake: FakeServer) -> None:
+    fake.behave(first_token=0.2)
+    async with connect(fake.grpc) as client:
+        answers = await asyncio.gather(*(collect(client.generate(asking(max_tokens=1))) for _ in range(100)))
+        assert len(client._channels) == 2  # type: ignore[attr-defined]
+    assert {answer.choices[0].text for answer in answers} == {"w7.0 "}
+
+
+@pytest.mark.parametrize("target", ["localhost:8000", "ftp://x:1", "http://", ""])
+async def test_a_target_must_name_a_place(target: str) -> None:
+    with pytest.raises(TargetError, match="http://HOST:PORT or grpc://HOST:PORT"):
+        connect(target)
+
+
+def test_facts_go_through_json_and_back() -> None:
+    told = facts(3, 4)
+    told["routing"]["token_routing"] = {"expert_ids": "AQACAA==", "tokens": 1, "layers": 1, "top_k": 2}
+    value = facts_from_json(told)
+    assert value.routing is not None and value.routing.token_routing is not None
+    assert value.routing.token_routing.array().tolist() == [[[1, 2]]]
+    assert facts_from_json(facts_to_json(value)) == value
