@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,9 @@ class Trace:
 
 
 def _line(row: TraceRow) -> bytes:
-    return orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
+    """Values that are the default are left out: a field added later must not change the hash of older traces."""
+    told = {f.name: value for f in fields(row) if (value := getattr(row, f.name)) != f.default}
+    return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
 
 
 def _object(line: bytes, number: int) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""A server with known delays must come back with those delays."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from client.api import Client
+from client.load.arrivals import Arrivals, Closed, Constant, offsets
+from client.load.record import Record, Run
+from client.load.runner import Bounds, Load, run
+from client.load.statistics import summarise
+from client.load.trace import Trace, TraceRow
+from tests.client.fake_server import FakeServer
+
+FIRST, GAP, TOKENS = 0.06, 0.02, 5
+SLACK = 0.03  # what a busy machine may add
+
+
+def load(count: int, arrivals: Arrivals, **bounds: float) -> Load:
+    rows = tuple(TraceRow(0.0, "once upon a time", TOKENS, seed=i) for i in range(count))
+    return Load(Trace(rows).timed(offsets(arrivals, count, 0)), arrivals, "fake", bounds=Bounds(**bounds))
+
+
+@pytest.fixture
+def slow(fake: FakeServer) -> FakeServer:
+    fake.behave(first_token=FIRST, gap=GAP)
+    return fake
+
+
+@pytest.mark.usefixtures("slow")
+async def test_known_delays_come_back(client: Client) -> None:
+    result = await run(client, load(10, Constant(50.0)))
+    summary = summarise(result.records, result.seconds)
+    assert (summary.completed, summary.errors) == (10, 0)
+    assert FIRST <= summary.first_token.p50 < FIRST + SLACK
+    assert GAP <= summary.per_token.p50 < GAP + SLACK / 2
+    assert pytest.approx(summary.inter_token.mean, abs=SLACK / 2) == GAP
+    whole = FIRST + (TOKENS - 1) * GAP
+    assert whole <= summary.total.p50 < whole + SLACK
+    # The last request is due after 9 / 50 s and takes as long as the others.
+    assert summary.output_rate == pytest.approx(10 * TOKENS / (9 / 50 + whole), rel=0.15)
+    assert summary.inter_token.count == 10 * (TOKENS - 1)
+    assert result.trace_hash == load(10, Constant(50.0)).trace.hash
+
+
+@pytest.mark.usefixtures("slow")
+async def test_open_loop_sends_when_due_whatever_is_in_flight(client: Client) -> None:
+    result = await run(client, load(10, Constant(100.0)))
+    assert [r.intended for r in result.records] == pytest.approx([i / 100 for i in range(10)])
+    assert all(0 <= r.lag < SLACK for r in result.records)
+    assert max(r.sent for r in result.records) < min(r.end for r in result.records)
+
+
+async def test_open_loop_counts_the_wait_that_a_late_client_caused(client: Client) -> None:
+    arrivals = Constant(1000.0)
+
+    def hold(record: Record) -> None:
+        if record.row == 0:
+            loop = asyncio.get_running_loop()
+            until = loop.time() + 0.1
+            while loop.time() < until:  # the client itself stands still
+                pass
+
+    result = await run(client, load(60, arrivals), on_record=hold)
+    late = max(result.records, key=lambda r: r.lag)
+    assert late.lag > 0.04
+    assert late.first_token is not None
+    assert late.first_token >= late.lag
+
+
+@pytest.mark.usefixtures("slow")
+async def test_closed_loop_keeps_so_many_in_flight(client: Client) -> None:
+    result = await run(client, load(9, Closed(3)))
+    most = max(_in_flight(result, record.sent) for record in result.records)
+    assert most == 3
+    whole = FIRST + (TOKENS - 1) * GAP
+    assert 3 * whole <= result.seconds < 3 * (whole + SLACK)
+    assert [r.row for r in result.records] == list(range(9))
+
+
+def _in_flight(result: Run, instant: float) -> int:
+    return sum(r.sent <= instant < r.end for r in result.records)
+
+
+async def test_a_failed_request_is_counted_not_dropped(client: Client, fake: FakeServer) -> None:
+    fake.behave(cut_after=2)
+    result = await run(client, load(4, Closed(2)))
+    assert len(result.records) == 4
+    assert all("stream ended" in r.error for r in result.records)
+    assert not result.interrupted
+
+
+async def test_a_request_over_its_time_is_an_error(client: Client, fake: FakeServer) -> None:
+    fake.behave(first_token=5.0)
+    result = await run(client, load(2, Closed(2), request_seconds=0.05))
+    assert [r.error for r in result.records] == ["no whole answer within 0.05 s"] * 2
+    await asyncio.wait_for(fake.cancelled.wait(), 5)
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("arrivals", [Closed(1), Constant(10.0)], ids=["closed", "open"])
+async def test_nothing_is_sent_after_the_time_is_up(client: Client, arrivals: Arrivals) -> None:
+    result = await run(client, load(50, arrivals, seconds=0.25))
+    assert 1 < len(result.records) < 5
+    assert all(r.ok for r in result.records)
+
+
+@pytest.mark.parametrize("arrivals", [Closed(2), Constant(20.0)], ids=["closed", "open"])
+async def test_stopping_keeps_what_was_measured(client: Client, fake: FakeServer, arrivals: Arrivals) -> None:
+    fake.behave(first_token=0.02)
+    stop = asyncio.Event()
+    seen: list[Record] = []
+
+    def watch(record: Record) -> None:
+        seen.append(record)
+        if len(seen) == 3:
+            fake.behave(first_token=5.0)
+            asyncio.get_running_loop().call_later(0.1, stop.set)
+
+    result = await run(client, load(50, arrivals), stop=stop, on_record=watch)
+    assert result.interrupted
+    assert 3 <= len(result.records) < 10
+    assert set(result.records) == set(seen)
+    await asyncio.wait_for(fake.cancelled.wait(), 5)

@@ -1,0 +1,89 @@
+"""Numbers that can be worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from client.facts import facts_from_json
+from client.load.arrivals import Poisson
+from client.load.record import Record, Run, warnings
+from client.load.statistics import Distribution, Objective, gaps, percentile, summarise
+from tests.client.fake_server import facts
+
+TOLD = facts_from_json(facts(prompt_tokens=10, completion_tokens=3))
+
+# Intended at 1, sent 0.25 late, pieces after 0.5, 0.75 and 1.5 seconds, done after 2.
+GOOD = Record(0, 1.0, 1.25, (1.5, 1.75, 2.5), 3.0, TOLD)
+FAILED = Record(1, 2.0, 2.0, (2.5,), 2.75, None, "the server failed")
+
+
+@pytest.mark.parametrize(("q", "value"), [(0.0, 1.0), (0.5, 2.5), (0.25, 1.75), (0.9, 3.7), (1.0, 4.0)])
+def test_percentiles_lie_between_the_two_nearest_values(q: float, value: float) -> None:
+    assert percentile([4.0, 1.0, 3.0, 2.0], q) == pytest.approx(value)
+
+
+def test_a_distribution_of_one_to_a_hundred() -> None:
+    spread = Distribution.of([float(i) for i in range(1, 102)])
+    assert (spread.count, spread.mean, spread.maximum) == (101, 51.0, 101.0)
+    assert (spread.p50, spread.p90, spread.p95, spread.p99) == (51.0, 91.0, 96.0, 100.0)
+
+
+def test_nothing_has_no_percentiles() -> None:
+    assert math.isnan(percentile([], 0.5))
+    spread = Distribution.of([])
+    assert spread.count == 0
+    assert math.isnan(spread.p50)
+
+
+def test_latencies_count_from_the_intended_send() -> None:
+    assert (GOOD.lag, GOOD.first_token, GOOD.total, GOOD.per_token) == (0.25, 0.5, 2.0, 0.5)
+    assert gaps(GOOD) == (0.25, 0.75)
+
+
+def test_a_summary_worked_out_by_hand() -> None:
+    summary = summarise([GOOD, FAILED], seconds=2.0)
+    assert (summary.requests, summary.completed, summary.errors) == (2, 1, 1)
+    assert (summary.request_rate, summary.output_rate, summary.total_rate, summary.goodput) == (0.5, 1.5, 6.5, 0.5)
+    assert (summary.first_token.p50, summary.inter_token.mean, summary.total.p99) == (0.5, 0.5, 2.0)
+    assert (summary.first_token.count, summary.lag.count) == (1, 2)
+    assert (summary.cached_share, summary.entropy, summary.imbalance) == (0.2, 0.4, 3.0)
+
+
+def test_nothing_measured_is_no_number_and_no_crash() -> None:
+    summary = summarise([], seconds=0.0)
+    assert summary.requests == 0
+    assert math.isnan(summary.output_rate)
+    assert math.isnan(summary.entropy)
+
+
+@pytest.mark.parametrize(
+    ("objective", "met"),
+    [
+        (Objective(), True),
+        (Objective(first_token=0.5, per_token=0.5, total=2.0), True),
+        (Objective(first_token=0.49), False),
+        (Objective(per_token=0.49), False),
+        (Objective(total=1.99), False),
+    ],
+)
+def test_an_objective_needs_every_limit(objective: Objective, met: bool) -> None:
+    assert objective.met(GOOD) is met
+    assert not objective.met(FAILED)
+
+
+def _run(*records: Record, interrupted: bool = False, client_cpu: float = 0.1) -> Run:
+    return Run("t", "m", Poisson(1.0), "hash", records, 10.0, "now", client_cpu, interrupted)
+
+
+def test_a_quiet_run_warns_of_nothing() -> None:
+    assert warnings(_run(Record(0, 1.0, 1.001, (1.5,), 2.0, TOLD))) == ()
+    assert warnings(_run()) == ()
+
+
+def test_a_run_one_cannot_believe_says_so() -> None:
+    late, busy, stopped = warnings(_run(GOOD)), warnings(_run(client_cpu=9.5)), warnings(_run(interrupted=True))
+    assert "sent late" in late[0]
+    assert "whole core" in busy[0]
+    assert "stopped" in stopped[0]

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from client.load.trace import Trace, TraceError, TraceRow
+
+TRACE = Trace((TraceRow(0.0, "once upon", 8, seed=3), TraceRow(0.1 + 0.2, (1, 2, 3), 4, temperature=0.7)))
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    TRACE.write(tmp_path / "trace.jsonl")
+    read = Trace.read(tmp_path / "trace.jsonl")
+    assert read == TRACE
+    assert read.hash == TRACE.hash
+
+
+def test_the_hash_stays_the_same_from_version_to_version() -> None:
+    assert TRACE.hash == "HASH"
+
+
+@pytest.mark.parametrize(
+    "change", [{"offset": 0.5}, {"prompt": "twice"}, {"max_tokens": 9}, {"seed": 4}, {"ignore_eos": False}]
+)
+def test_any_change_changes_the_hash(change: dict[str, object]) -> None:
+    changed = Trace((replace(TRACE.rows[0], **change), TRACE.rows[1]))  # type: ignore[arg-type]
+    assert changed.hash != TRACE.hash
+
+
+def test_the_same_requests_at_other_instants() -> None:
+    timed = TRACE.timed((1.0, 2.5))
+    assert [row.offset for row in timed.rows] == [1.0, 2.5]
+    assert [row.prompt for row in timed.rows] == [row.prompt for row in TRACE.rows]
+    assert timed.seconds == 2.5
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "line 1"),
+        ("{}", "line 1 .* does not say"),
+        ("[1]", "line 1 is not a JSON object"),
+        ('{"format":"dyno.trace/1"}\n{', "line 2 is not JSON"),
+        ('{"format":"dyno.trace/1"}\n{"offset":0,"max_tokens":1}', "line 2 has no prompt"),
+        ('{"format":"dyno.trace/1"}\n{"offset":0,"prompt":"x","max_tokens":1,"speed":2}', "line 2 .*keys: speed"),
+        ('{"format":"dyno.trace/1"}\n{"offset":0,"prompt":"x"}', "line 2.*max_tokens"),
+    ],
+)
+def test_a_bad_file_is_refused_by_line(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    with pytest.raises(TraceError, match=complaint):
+        Trace.read(path)
