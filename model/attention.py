@@ -43,7 +43,7 @@ class _Attention(nn.Module):
 
     def scores(self) -> Scores:
         value = self.value
-        return Scores(value.softmax_scale, value.softcap, self.slopes, self.sinks, value.causal)
+        return Scores(value.softmax_scale, value.softcap, self.slopes, self.sinks)
 
     def turn(self, x: Tensor, around: Surroundings) -> Tensor:
         """Rotate x (tokens, heads, dim) as the position value says."""

@@ -88,7 +88,17 @@ class Llama3Scaling:
         )
 
 
-Scaling: TypeAlias = LinearScaling | YarnScaling | Llama3Scaling
+@dataclass(frozen=True)
+class ProportionalScaling:
+    """Frequencies are spread over the whole head, and only the first `fraction` of the pairs turn (Gemma 4)."""
+
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive(factor=self.factor)
+
+
+Scaling: TypeAlias = LinearScaling | YarnScaling | Llama3Scaling | ProportionalScaling
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,19 @@ class Alibi:
 
     def __post_init__(self) -> None:
         positive(maximum=self.maximum)
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """T5's learned bias by bucketed distance (arXiv:1910.10683): half of `count` buckets are single distances, the rest
+    grow logarithmically up to `distance`. All layers of a stack with the same value share one table."""
+
+    count: int = 32
+    distance: int = 128
+
+    def __post_init__(self) -> None:
+        positive(count=self.count, distance=self.distance)
+        check(self.distance > self.count // 2, f"distance={self.distance} must exceed half of count={self.count}")
 
 
 @dataclass(frozen=True)
@@ -260,11 +283,23 @@ class OutputGate:
 
 
 @dataclass(frozen=True)
+class Indexer:
+    """Learned sparse selection (DeepSeek-V3.2): small heads score all visible keys, the best `top_k` are attended."""
+
+    heads: int
+    dim: int
+    top_k: int
+
+    def __post_init__(self) -> None:
+        positive(heads=self.heads, dim=self.dim, top_k=self.top_k)
+
+
+@dataclass(frozen=True)
 class Attention:
     """A self-attention branch. `scale` None means head dimension ** -0.5."""
 
     heads: Grouped | Latent
-    position: Rotary | Alibi | None = None
+    position: Rotary | Alibi | Buckets | None = None
     span: Span = Full()
     scale: float | None = None
     softcap: float | None = None
@@ -272,9 +307,13 @@ class Attention:
     temperature: Temperature | None = None
     gate: OutputGate | None = None
     out_bias: bool = False
-    causal: bool = True
+    indexer: Indexer | None = None
 
     def __post_init__(self) -> None:
+        check(
+            self.indexer is None or (isinstance(self.heads, Latent) and self.heads.query_rank is not None),
+            "indexer needs latent heads with a query_rank",
+        )
         if self.softcap is not None:
             positive(softcap=self.softcap)
         if isinstance(self.position, Rotary):
@@ -284,6 +323,19 @@ class Attention:
                 turned > 0 and turned % 2 == 0,
                 f"fraction={self.position.fraction} of dim={dim} rotates {turned} dimensions; an even number is needed",
             )
+
+    @property
+    def softmax_scale(self) -> float:
+        return self.heads.dim**-0.5 if self.scale is None else self.scale
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """Attention from the sequence to a memory: an encoder's output, or states of an image. Nothing is causal in it."""
+
+    heads: Grouped
+    scale: float | None = None
+    out_bias: bool = False
 
     @property
     def softmax_scale(self) -> float:
@@ -414,7 +466,7 @@ class MoE:
 
 # ---------------------------------------------------------------------------------------------- the model
 
-Branch: TypeAlias = Attention | FeedForward | MoE
+Branch: TypeAlias = Attention | CrossAttention | FeedForward | MoE
 
 
 @dataclass(frozen=True)
@@ -462,8 +514,19 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Encoder:
+    """A stack that reads the prompt in both directions; its normed output is the memory of the cross-attention."""
+
+    blocks: tuple[Block, ...]
+    norm: Norm | None = field(default_factory=Norm)
+
+    def __post_init__(self) -> None:
+        check(len(self.blocks) > 0, "encoder.blocks must not be empty")
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """A decoder-only model: sizes and a tuple of blocks."""
+    """A model: sizes, a tuple of blocks, and an encoder where it has one. Encoder and decoder share the embedding."""
 
     vocab: int
     width: int
@@ -472,6 +535,7 @@ class Architecture:
     embedding: Embedding = Embedding()
     norm: Norm | None = field(default_factory=Norm)
     head: Head = Head()
+    encoder: Encoder | None = None
 
     def __post_init__(self) -> None:
         positive(vocab=self.vocab, width=self.width, context=self.context)
