@@ -15,13 +15,13 @@ import grpc
 import orjson
 from aiohttp import web
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceServicer, add_InferenceServiceServicer_to_server
 
-ROUTING = {
+ROUTING: dict[str, Any] = {
     "layer": 1,
     "expert_tokens": [3, 1, 0, 0],
     "dropped": 0,
@@ -30,8 +30,8 @@ ROUTING = {
     "busiest_share": 0.75,
     "mean_gate": 0.6,
 }
-SPREAD = {"count": 3, "mean": 0.01, "p50": 0.01, "p90": 0.01, "p99": 0.01, "maximum": 0.01}
-LATENCY = {
+SPREAD: dict[str, Any] = {"count": 3, "mean": 0.01, "p50": 0.01, "p90": 0.01, "p99": 0.01, "maximum": 0.01}
+LATENCY: dict[str, Any] = {
     "queued": 0.001,
     "prefill": 0.002,
     "first_token": 0.003,
@@ -40,7 +40,7 @@ LATENCY = {
     "total": 0.033,
 }
 CACHE = {"cached_tokens": 2, "recomputed_tokens": 0, "preemptions": 0, "peak_bytes": 4096}
-STEPS = {"count": 5, "mean_batch": 1.5}
+STEPS: dict[str, Any] = {"count": 5, "mean_batch": 1.5}
 CARD: dict[str, Any] = {
     "context": 256,
     "vocab": 64,
@@ -131,7 +131,7 @@ class FakeServer:
         await site.start()
         self.http = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         self._rpc = grpc.aio.server()
-        add_InferenceServiceServicer_to_server(Servicer(self), self._rpc)
+        add_InferenceServiceServicer_to_server(Servicer(self), self._rpc)  # type: ignore[abstract]
         self.grpc = f"grpc://127.0.0.1:{self._rpc.add_insecure_port('127.0.0.1:0')}"
         await self._rpc.start()
         return self
@@ -178,7 +178,7 @@ class FakeServer:
     def _chunk(self, body: dict[str, Any], word: str, *, last: bool) -> dict[str, Any]:
         text = {"delta": {"content": word}} if "messages" in body else {"text": word}
         choice = {"index": 0, **text, "finish_reason": "length" if last else None}
-        chunk = {"id": "r1", "choices": [choice]}
+        chunk: dict[str, Any] = {"id": "r1", "choices": [choice]}
         if last and self.script.extension and "dyno" in body:
             chunk["dyno"] = facts(prompt_length(_prompt(body)), body["max_tokens"])
             if body["dyno"]["routing"] == "none":
@@ -234,10 +234,14 @@ class Servicer(InferenceServiceServicer):
 def _response(asked: pb.GenerateRequest, word: str, *, last: bool) -> pb.StreamGenerateResponse:
     response = pb.StreamGenerateResponse(id="r1", index=0, text=word, tokens=[pb.Token(id=1)])
     if last:
-        prompt = getattr(asked, asked.WhichOneof("input"))
-        length = len(prompt.split() if isinstance(prompt, str) else list(getattr(prompt, "ids", ())) or prompt.messages)
-        response.finished.CopyFrom(_finished(length, asked))
+        response.finished.CopyFrom(_finished(_asked_length(asked), asked))
     return response
+
+
+def _asked_length(asked: pb.GenerateRequest) -> int:
+    if asked.HasField("conversation"):
+        return len(asked.conversation.messages)
+    return len(asked.token_ids.ids) or len(asked.prompt.split())
 
 
 def _finished(prompt_tokens: int, asked: pb.GenerateRequest) -> pb.Finished:

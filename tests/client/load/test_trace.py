@@ -18,7 +18,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_the_hash_stays_the_same_from_version_to_version() -> None:
-    assert TRACE.hash == "HASH"
+    assert TRACE.hash == "554ba5557e025a8b0f4d486bb05734783b5f7742150e01e7ba695090b9901a90"
 
 
 @pytest.mark.parametrize(
