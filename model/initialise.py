@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from model.attention import LatentAttention
-from model.feedforward import FeedForward
-from model.moe import Experts, Router
+from model.config import Architecture
+from model.norm import Norm
 from model.transformer import Transformer
+
+INTO_RESIDUAL = ("out.weight", "down.weight", "experts.down")
+
+
+def random_model(architecture: Architecture, seed: int, dtype: torch.dtype = torch.float32) -> Transformer:
+    """A model with random weights, allocated once and in `dtype`; its buffers are float32."""
+    with torch.device("meta"):
+        model = Transformer(architecture)
+    parameters = {name for name, _ in model.named_parameters()}
+    state = {
+        name: torch.zeros(tensor.shape, dtype=dtype if name in parameters else torch.float32)
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(state, assign=True)
+    initialise(model, seed)
+    return model
 
 
 def initialise(model: Transformer, seed: int, std: float = 0.02) -> None:
-    """Normal weights of deviation `std`, projections back into the residual stream smaller by sqrt(2 * layers)."""
+    """Normal weights of deviation `std`, projections back into the residual stream smaller by sqrt(2 * layers); norms
+    act as identities, biases, sinks and gates are 0."""
     generator = torch.Generator().manual_seed(seed)
     into_residual = std / (2 * len(model.blocks)) ** 0.5
+    norms = {id(module.weight): 1.0 - module.value.offset for module in model.modules() if isinstance(module, Norm)}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if id(parameter) in norms:
+                parameter.fill_(norms[id(parameter)])
+            elif parameter.dim() < 2:
+                parameter.zero_()
+            else:
+                _normal(parameter, into_residual if name.endswith(INTO_RESIDUAL) else std, generator)
 
-    def normal(weight: torch.Tensor, deviation: float) -> None:
-        nn.init.normal_(weight, std=deviation, generator=generator)
 
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            normal(module.weight, std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, Router):
-            normal(module.weight, std)
-        elif isinstance(module, Experts):
-            normal(module.up, std)
-            normal(module.down, into_residual)
-        elif isinstance(module, LatentAttention):
-            normal(module.key_up, std)
-            normal(module.value_up, std)
-    for module in model.modules():
-        if isinstance(module, FeedForward):
-            normal(module.down.weight, into_residual)
-        elif hasattr(module, "out") and isinstance(module.out, nn.Linear):
-            normal(module.out.weight, into_residual)
+def _normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
+    nn.init.normal_(parameter, std=std, generator=generator)

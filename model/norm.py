@@ -23,10 +23,10 @@ class Norm(nn.Module):
         weight = self.weight
         if weight is not None and self.value.offset:
             weight = weight.float() + self.value.offset
-            return self._apply(x.float(), weight, self.bias).to(x.dtype)
-        return self._apply(x, weight, self.bias)
+            return self._normalise(x.float(), weight, self.bias).to(x.dtype)
+        return self._normalise(x, weight, self.bias)
 
-    def _apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def _normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         if self.value.kind == "layer":
             bias = None if bias is None else bias.to(x.dtype)
             return F.layer_norm(x, self.shape, weight, bias, self.value.eps)

@@ -25,6 +25,7 @@ class PagedCache:
             None if e.value_in_key else torch.zeros(n, page_size, e.heads, e.value_dim, dtype=dtype)
             for n, e in zip(pages, entries, strict=True)
         ]
+        self._key_scratch = self._value_scratch = torch.empty(0, dtype=dtype)
 
     def store(self, layer: int, slots: Tensor, key: Tensor, value: Tensor | None) -> None:
         """Write entries of tokens at flat slots (page * P + offset)."""
@@ -35,10 +36,17 @@ class PagedCache:
             values.flatten(0, 1).index_copy_(0, slots, value)
 
     def gather(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of keys and values of pages (R, n) as (R, heads, n * P, dim)."""
-        keys = _gather(self.keys[layer], pages)
+        """Copies of keys and values of pages (R, n) as (R, heads, n * P, dim), good until the next call.
+
+        Layers take turns in the same scratch memory: fresh memory for every copy would cost more than the copy.
+        """
+        self._key_scratch = _roomy(self._key_scratch, self.keys[layer], pages)
+        keys = _gather(self.keys[layer], pages, self._key_scratch)
         values = self.values[layer]
-        return keys, keys[..., : self.entries[layer].value_dim] if values is None else _gather(values, pages)
+        if values is None:
+            return keys, keys[..., : self.entries[layer].value_dim]
+        self._value_scratch = _roomy(self._value_scratch, values, pages)
+        return keys, _gather(values, pages, self._value_scratch)
 
     def scrub(self, layer: int, slots: Tensor) -> None:
         """Zero entries, so that what a faulty forward left there can never be read."""
@@ -47,10 +55,17 @@ class PagedCache:
                 pool.flatten(0, 1).index_fill_(0, slots, 0)
 
 
-def _gather(pool: Tensor, pages: Tensor) -> Tensor:
+def _roomy(scratch: Tensor, pool: Tensor, pages: Tensor) -> Tensor:
+    """The scratch, or a larger one where it cannot hold a copy of `pages`."""
+    needed = pages.numel() * pool[0].numel()
+    return scratch if scratch.numel() >= needed else scratch.new_empty(needed + needed // 4)
+
+
+def _gather(pool: Tensor, pages: Tensor, scratch: Tensor) -> Tensor:
     rows, count = pages.shape
     size, heads, dim = pool.shape[1:]
-    copied = pool.flatten(1).index_select(0, pages.flatten())
+    copied = scratch[: rows * count * size * heads * dim].view(rows * count, -1)
+    torch.index_select(pool.flatten(1), 0, pages.flatten(), out=copied)
     return copied.view(rows, count * size, heads, dim).transpose(1, 2)
 
 
