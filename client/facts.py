@@ -120,9 +120,9 @@ def facts_from_json(data: Mapping[str, Any]) -> Facts:
     return Facts(
         finish_reason=data["finish_reason"],
         usage=_read(Usage, data["usage"]),
-        latency=_read(Latency, latency, inter_token=_read(Spread, latency["inter_token"])),
-        cache=_read(Cache, data["cache"]),
-        steps=_read(Steps, data["steps"]),
+        latency=latency and _read(Latency, latency, inter_token=_read(Spread, latency["inter_token"])),
+        cache=data["cache"] and _read(Cache, data["cache"]),
+        steps=data["steps"] and _read(Steps, data["steps"]),
         routing=_routing_from_json(data.get("routing")),
     )
 

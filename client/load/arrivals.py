@@ -53,7 +53,7 @@ Open: TypeAlias = Constant | Poisson | Gamma
 Arrivals: TypeAlias = Open | Closed
 
 
-def offsets(arrivals: Arrivals, count: int, seed: int) -> tuple[float, ...]:
+def offsets(arrivals: Arrivals, count: int, seed: int | tuple[int, ...]) -> tuple[float, ...]:
     """Seconds from the start at which each of `count` requests is due; the first at 0, all 0 in a closed loop.
 
     The gaps are scaled so that their mean is exactly 1 / rate: chance then decides on the order of dense and sparse

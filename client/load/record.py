@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from client.facts import Facts
+from client.facts import Facts, facts_from_json, facts_to_json
 from client.load.arrivals import Arrivals
 
 
@@ -73,6 +75,27 @@ class Run:
     started: str  # ISO 8601, UTC
     client_cpu: float  # CPU seconds of the client's whole process
     interrupted: bool  # stopped by hand before every row was answered
+
+
+def record_to_json(record: Record) -> dict[str, Any]:
+    """The record as JSON values, times to the microsecond; `record_from_json` reads it."""
+    return {
+        "row": record.row,
+        "intended": round(record.intended, 6),
+        "sent": round(record.sent, 6),
+        "arrivals": [round(t, 6) for t in record.arrivals],
+        "end": round(record.end, 6),
+        "facts": None if record.facts is None else facts_to_json(record.facts),
+        "error": record.error,
+    }
+
+
+def record_from_json(data: Mapping[str, Any]) -> Record:
+    """What `record_to_json` wrote. Raises KeyError where it is not one."""
+    facts = None if data["facts"] is None else facts_from_json(data["facts"])
+    return Record(
+        data["row"], data["intended"], data["sent"], tuple(data["arrivals"]), data["end"], facts, data["error"]
+    )
 
 
 def warnings(run: Run) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""One and the same load on several architectures, and what can be said of the difference."""

@@ -1,0 +1,111 @@
+"""From what a user wants to send to a trace: prompts of a kind and a length, for models that can hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from client.api import Client, ModelCard
+from client.load.arrivals import Arrivals, offsets
+from client.load.prompts import cut, random_ids, shared_prefix, tales
+from client.load.trace import Trace, TraceRow
+
+DEFAULT_PROMPT_TOKENS = 128
+
+
+class WorkloadError(ValueError):
+    """The models cannot do this workload; the message says which and why."""
+
+
+class Prompts(StrEnum):
+    """What is asked."""
+
+    TALES = "tales"  # passages of tales; as text, or cut to `prompt_tokens` tokens
+    RANDOM = "random"  # random token ids
+    SHARED = "shared"  # random token ids, three quarters of them the same in every prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is sent, apart from when. Every answer has exactly `output_tokens` tokens."""
+
+    requests: int
+    output_tokens: int
+    prompts: Prompts = Prompts.TALES
+    prompt_tokens: int | None = None
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model under load, and the connection to it."""
+
+    client: Client
+    card: ModelCard
+
+
+async def draw(
+    workload: Workload, arrivals: Arrivals, subjects: Sequence[Subject], *, seed: int, start: int = 0
+) -> Trace:
+    """A trace, the same for every subject. Raises WorkloadError, and ClientError from tokenising.
+
+    A seed stands for an endless sequence of requests, of which these begin at `start`: successive traces share no prompt.
+    """
+    fits(workload, [subject.card for subject in subjects])
+    prompts = await _prompts(workload, subjects, seed, start)
+    instants = offsets(arrivals, workload.requests, (seed, start))
+    return Trace(
+        tuple(
+            TraceRow(offset, prompt, workload.output_tokens, start + i, workload.temperature)
+            for i, (offset, prompt) in enumerate(zip(instants, prompts, strict=True))
+        )
+    )
+
+
+def fits(workload: Workload, cards: Sequence[ModelCard]) -> None:
+    """Raises WorkloadError when a model tells a context that is too short."""
+    needed = (workload.prompt_tokens or 1) + workload.output_tokens
+    for card in cards:
+        if card.context and needed > card.context:
+            raise WorkloadError(f"model {card.id} holds {card.context} tokens; the workload needs {needed}")
+
+
+async def _prompts(
+    workload: Workload, subjects: Sequence[Subject], seed: int, start: int
+) -> Sequence[str | tuple[int, ...]]:
+    count, length = workload.requests, workload.prompt_tokens
+    if workload.prompts is Prompts.TALES:
+        texts = tales(count, seed, start)
+        return texts if length is None else cut(await _tokenised(texts, subjects), length)
+    length = length or DEFAULT_PROMPT_TOKENS
+    vocab = min(subject.card.vocab for subject in subjects)
+    if vocab == 0:
+        raise WorkloadError(f"an endpoint does not tell its vocabulary: {workload.prompts} prompts cannot be drawn")
+    if workload.prompts is Prompts.RANDOM:
+        return random_ids(count, length, vocab, (seed, start))
+    return shared_prefix(count, length, vocab, seed, start)
+
+
+async def _tokenised(texts: Sequence[str], subjects: Sequence[Subject]) -> list[tuple[int, ...]]:
+    """The texts as the subjects' common tokenizer has them."""
+    probes = {await subject.client.tokenize(texts[0], subject.card.id) for subject in subjects}
+    if len(probes) > 1:
+        raise WorkloadError(
+            "the models have different tokenizers: leave prompt_tokens out to send text, or use random prompts"
+        )
+    first = subjects[0]
+    return [await first.client.tokenize(text, first.card.id) for text in texts]
+
+
+def find(cards: Sequence[ModelCard], model: str) -> ModelCard:
+    """The card of a model by name; with no name, the only one there is. Raises WorkloadError."""
+    names = ", ".join(card.id for card in cards)
+    if not model:
+        if len(cards) != 1:
+            raise WorkloadError(f"the server has several models ({names}): say which with --model")
+        return cards[0]
+    for card in cards:
+        if card.id == model:
+            return card
+    raise WorkloadError(f"the server has no model {model!r}; it has {names}")

@@ -1,0 +1,89 @@
+"""What one request cost, drawn for a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from client.api import ModelCard
+from client.facts import Facts, Latency, Routing
+from client.units import bar, counted, milliseconds, plain, sparks
+
+_WIDEST_SPARKS = 64
+
+
+def printable(text: str) -> str:
+    """The text without characters that would steer a terminal: a model may write anything."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def facts_view(facts: Facts) -> RenderableType:
+    """The usage line, the latency breakdown and the routing; what the server did not tell is left out."""
+    parts: list[RenderableType] = [_usage_line(facts)]
+    if facts.latency is not None:
+        parts.append(latency_table(facts.latency))
+    if facts.routing is not None and facts.routing.layers:
+        parts.append(routing_table(facts.routing))
+    return Group(*parts)
+
+
+def _usage_line(facts: Facts) -> Text:
+    usage = facts.usage
+    line = f"{usage.prompt_tokens} prompt tokens ({usage.cached_tokens} cached), {usage.completion_tokens} generated"
+    line += f", ended by {facts.finish_reason}"
+    if facts.steps is not None:
+        line += f"; {facts.steps.count} forward passes, {plain(facts.steps.mean_batch)} requests in each on average"
+    return Text(line, style="dim")
+
+
+def latency_table(latency: Latency) -> Table:
+    """Where the time went: a bar for each part, as its share of the total."""
+    table = Table(title="Latency", title_justify="left", box=None, pad_edge=False)
+    table.add_column("phase")
+    table.add_column("ms", justify="right")
+    table.add_column("of the total")
+    for name, seconds in (("queued", latency.queued), ("prefill", latency.prefill), ("decode", latency.decode)):
+        share = seconds / latency.total if latency.total else 0.0
+        table.add_row(name, milliseconds(seconds), Text(bar(share, 24), style="cyan"))
+    table.add_row("total", milliseconds(latency.total), "")
+    table.add_row("first token", milliseconds(latency.first_token), "after arrival")
+    gaps = latency.inter_token
+    if gaps.count:
+        spread = f"median of {gaps.count} gaps; p90 {milliseconds(gaps.p90)}, p99 {milliseconds(gaps.p99)}"
+        table.add_row("inter-token", milliseconds(gaps.p50), f"{spread}, longest {milliseconds(gaps.maximum)}")
+    return table
+
+
+def routing_table(routing: Routing) -> Table:
+    """One row a mixture layer: how the tokens spread over its experts."""
+    title = f"Routing of {routing.tokens} tokens"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("layer", "entropy", "max/mean", "busiest", "gate", "dropped"):
+        table.add_column(name, justify="right")
+    table.add_column("tokens of each expert")
+    for one in routing.layers:
+        numbers = (one.entropy, one.imbalance, one.busiest_share, one.mean_gate)
+        load = Text(sparks(one.expert_tokens[:_WIDEST_SPARKS]), style="cyan")
+        if len(one.expert_tokens) <= 8:
+            load.append("  " + " ".join(map(str, one.expert_tokens)), style="dim")
+        table.add_row(str(one.layer), *(f"{number:.2f}" for number in numbers), str(one.dropped), load)
+    return table
+
+
+def models_table(cards: tuple[ModelCard, ...]) -> Table:
+    """What is served, one row a model."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", style="bold")
+    for name in ("parameters", "active", "context", "vocabulary", "cache B/token"):
+        table.add_column(name, justify="right")
+    for name in ("attention", "position", "feed-forward", "type", "chat"):
+        table.add_column(name)
+    for card in cards:
+        counts = (card.total_parameters, card.active_parameters)
+        sizes = (card.context, card.vocab, card.cache_bytes_per_token)
+        words = (card.attention, card.position, card.feed_forward, card.dtype, "yes" if card.chat else "no")
+        table.add_row(card.id, *map(counted, counts), *(str(size or "–") for size in sizes), *words)
+    return table
