@@ -22,6 +22,7 @@ CRIMES = {
     "metrics": ("server/app.py", "import prometheus_client"),
     "contract": ("server/service.py", "import dyno.inference.v1.inference_pb2"),
     "client": ("client/cli.py", "import model.config"),
+    "tensors": ("server/service.py", "import torch"),
     "torch": ("server/engine/request.py", "import torch"),
 }
 

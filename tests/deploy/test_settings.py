@@ -1,0 +1,55 @@
+"""Every variable, flag and time of the deployment files is one that the server knows."""
+
+from __future__ import annotations
+
+import pytest
+
+from server import config
+from server.config import PREFIX, Settings
+from tests.deploy import artifacts
+
+
+def variables() -> dict[str, str]:
+    """What the server finds in its environment under compose."""
+    service = artifacts.services()["dyno"]
+    return artifacts.stages()["server"].environment() | {k: str(v) for k, v in service["environment"].items()}
+
+
+def load(arguments: list[str]) -> Settings:
+    # The settings read the process's environment themselves, so the test has to put the variables there.
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables().items():
+            patch.setenv(name, value)
+        return config.load(arguments)
+
+
+def test_no_variable_is_unknown_to_the_server() -> None:
+    ours = {name: value for name, value in variables().items() if name.startswith(PREFIX)}
+    assert ours
+    assert config.unknown_variables(ours) == []
+
+
+def test_the_server_starts_with_what_compose_gives_it() -> None:
+    settings = load(artifacts.services()["dyno"]["command"])
+    assert settings.model == ("tales-dense", "tales-moe")
+    assert settings.host == "0.0.0.0"
+    assert settings.threads == int(artifacts.services()["dyno"]["cpus"])
+    assert [settings.port, settings.grpc_port] == [int(p) for p in artifacts.stages()["server"].last("EXPOSE").split()]
+
+
+def test_the_image_alone_names_a_model_and_does_not_serve_everybody_unasked() -> None:
+    image = artifacts.stages()["server"]
+    assert artifacts.exec_form(image.last("CMD"))[0] == "--model"
+    assert f"{PREFIX}ALLOW_UNAUTHENTICATED" not in image.environment()
+
+
+def test_the_defaults_of_the_image_are_those_of_the_server() -> None:
+    environment = artifacts.stages()["server"].environment()
+    fields = Settings.model_fields
+    assert int(environment["DYNO_PORT"]) == fields["port"].default
+    assert int(environment["DYNO_GRPC_PORT"]) == fields["grpc_port"].default
+
+
+def test_compose_waits_longer_than_the_server_drains() -> None:
+    settings = load(artifacts.services()["dyno"]["command"])
+    assert artifacts.seconds(artifacts.services()["dyno"]["stop_grace_period"]) >= settings.drain_seconds + 5
