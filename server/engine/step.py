@@ -79,6 +79,10 @@ class MixtureShape:
     limited: bool = False  # experts have a capacity: rows must bring `prior`
 
 
+class DeviceLost(Exception):
+    """A runner raises it when nothing can be run any more; any other exception is taken to be some row's doing."""
+
+
 class Runner(Protocol):
     """Runs steps: the real one owns the model and the cache memory, the fake one of the tests counts on its fingers."""
 

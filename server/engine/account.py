@@ -1,0 +1,148 @@
+"""What is found out while it happens: about one request, and about one step. No torch here."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from server.engine.request import Outcome, Request
+from server.engine.routes import RouteLog
+from server.engine.stats import Latency, LayerRouting, RequestStats, Spread
+from server.engine.step import MixtureShape, Row
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """The facts of one request so far. Clock readings are of the engine's clock, in seconds."""
+
+    arrived: float
+    routes: RouteLog | None = None  # None for a model without experts
+    scheduled_at: float | None = None
+    first_token_at: float | None = None
+    last_token_at: float = 0.0
+    gaps: array[float] = field(default_factory=lambda: array("d"))
+    reach: int = 0  # tokens that were ever in the cache, found there or computed
+    cached_tokens: int = 0
+    recomputed_tokens: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    batch_rows: int = 0  # summed over the steps
+
+    def seated(self, now: float, rows: int) -> None:
+        """It takes part in a step of so many rows that begins now."""
+        if self.scheduled_at is None:
+            self.scheduled_at = now
+        self.steps += 1
+        self.batch_rows += rows
+
+    def found(self, tokens: int) -> None:
+        """So many tokens were handed out from the prefix cache."""
+        self.cached_tokens += max(0, tokens - self.reach)
+        self.reach = max(self.reach, tokens)
+
+    def computed(self, start: int, stop: int) -> int:
+        """Positions [start, stop) were computed; returns how many of them not for the first time."""
+        if start >= self.reach:
+            self.reach = stop
+            return 0
+        again = min(stop, self.reach) - start
+        self.recomputed_tokens += again
+        self.reach = max(self.reach, stop)
+        return again
+
+    def drew(self, now: float) -> float | None:
+        """A token was drawn; returns the gap to the one before, None for the first."""
+        before, self.last_token_at = self.last_token_at, now
+        if self.first_token_at is None:
+            self.first_token_at = now
+            return None
+        gap = now - before
+        self.gaps.append(gap)
+        return gap
+
+    def latency(self, now: float) -> Latency:
+        """Where the time until `now` went; a phase that was not reached is 0, one that was cut short ends now."""
+        scheduled = now if self.scheduled_at is None else self.scheduled_at
+        drawn = self.first_token_at
+        return Latency(
+            queued=scheduled - self.arrived,
+            prefill=(now if drawn is None else drawn) - scheduled,
+            first_token=0.0 if drawn is None else drawn - self.arrived,
+            decode=0.0 if drawn is None else self.last_token_at - drawn,
+            inter_token=spread(self.gaps),
+            total=now - self.arrived,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Tally:
+    """One step's readings of the clock, and what adds up over it."""
+
+    began: float
+    now: float  # when the model was done: the time of every token of the step
+    loads: np.ndarray  # (mixture layers, most experts) int64
+    forward_seconds: float = 0.0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    recomputed_tokens: int = 0
+    first_tokens: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+
+    def ran(self, row: Row) -> None:
+        if row.count == 1 and row.start >= len(row.request.prompt):
+            self.decode_tokens += 1
+        else:
+            self.prefill_tokens += row.count
+
+    def drew(self, account: Account) -> None:
+        gap = account.drew(self.now)
+        if gap is None:
+            self.first_tokens.append(self.now - account.arrived)
+        else:
+            self.gaps.append(gap)
+
+    def expert_tokens(self, mixtures: tuple[MixtureShape, ...]) -> tuple[tuple[int, ...], ...]:
+        loads = zip(self.loads.tolist(), mixtures, strict=True)
+        return tuple(tuple(load[: shape.experts]) for load, shape in loads)
+
+
+def summary(
+    model: str,
+    request: Request,
+    account: Account,
+    outcome: Outcome,
+    now: float,
+    *,
+    cache_bytes: int,
+    routing: tuple[LayerRouting, ...],
+) -> RequestStats:
+    """Everything known about a request that ends now."""
+    return RequestStats(
+        id=request.id,
+        model=model,
+        outcome=outcome,
+        prompt_tokens=len(request.prompt),
+        completion_tokens=len(request.outputs),
+        cached_tokens=account.cached_tokens,
+        recomputed_tokens=account.recomputed_tokens,
+        preemptions=account.preemptions,
+        steps=account.steps,
+        mean_batch=account.batch_rows / account.steps if account.steps else 0.0,
+        cache_bytes=cache_bytes,
+        latency=account.latency(now),
+        routed_tokens=0 if account.routes is None else len(account.routes),
+        routing=routing,
+    )
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """A distribution's mean, percentiles (linear between the two nearest values) and maximum."""
+    if not values:
+        return Spread(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    ordered = np.sort(np.asarray(values, np.float64))
+    marks = np.array([0.5, 0.9, 0.99]) * (len(ordered) - 1)
+    p50, p90, p99 = np.interp(marks, np.arange(len(ordered)), ordered).tolist()
+    return Spread(len(ordered), float(ordered.mean()), p50, p90, p99, float(ordered[-1]))

@@ -1,0 +1,288 @@
+"""One model's engine: a step is schedule → run → settle. No torch, no transport, no asyncio here."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.routing import expert_loads
+from server.engine import isolation
+from server.engine.account import Account, Tally, summary
+from server.engine.request import Outcome, Request, Routes
+from server.engine.routes import RouteLog, layer_routing
+from server.engine.scheduler import Entry, Scheduler, Seat
+from server.engine.stats import LayerRouting, Observer, RequestStats, StepStats
+from server.engine.step import Runner, TokenLogprobs
+from server.engine.tables import Cache
+
+log = logging.getLogger(__name__)
+
+
+class NoProgress(RuntimeError):
+    """There was work, and two steps in a row computed nothing: a fault of the scheduler that would otherwise spin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step gave one request."""
+
+    request: Request
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs | None, ...]
+    stats: RequestStats | None = None  # set exactly on the last delta
+    routes: Routes | None = None  # with stats: how every computed token was routed, cached prefix included
+    error: str = ""  # why, when the outcome is ERROR
+
+
+class Engine:
+    """Continues requests together, a step at a time. One thread owns it; every method is called on that thread.
+
+    max_batch_tokens: most tokens of one step; max_rows: most requests of one step. `clock` gives seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        runner: Runner,
+        *,
+        observer: Observer,
+        max_batch_tokens: int = 512,
+        max_rows: int = 64,
+        clock: Callable[[], float] = time.monotonic,
+        prefix_cache: bool = True,
+    ) -> None:
+        self.name = name
+        self._guard = isolation.Guard()
+        self._runner = runner
+        self._observer = observer
+        self._clock = clock
+        self._mixtures = runner.mixtures
+        self._most_experts = max((shape.experts for shape in self._mixtures), default=0)
+        self._cache = Cache(
+            runner.groups,
+            runner.block_size,
+            chunk=max_batch_tokens,
+            prefix=prefix_cache,
+            routed=bool(self._mixtures),
+        )
+        self._scheduler = Scheduler(self._cache, max_batch_tokens=max_batch_tokens, max_rows=max_rows)
+        self._live: dict[str, Entry] = {}
+        self._deltas: list[Delta] = []
+        self._number = 0
+        self._idle_steps = 0  # in a row, with work
+
+    @property
+    def capacity_tokens(self) -> int:
+        """The largest prompt + max_tokens that the cache can hold for a single request."""
+        return self._cache.capacity
+
+    @property
+    def observer_failures(self) -> int:
+        """How often an observer or a statistic failed; requests went on without."""
+        return self._guard.failures
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do or tell anything."""
+        return bool(self._live or self._deltas)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._scheduler.waiting)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. One that could never be served ends with an error at the next step."""
+        if request.id in self._live:
+            raise ValueError(f"request {request.id!r} is already here")
+        account = Account(request.arrived, RouteLog(self._mixtures) if self._mixtures else None)
+        entry = self._live[request.id] = Entry(request, self._cache.holding(), account)
+        self._scheduler.add(entry)
+        self._guard(self._observer.received, self.name, len(request.prompt))
+        refusal = self._refusal(request)
+        if refusal:
+            self._finish(entry, Outcome.ERROR, self._clock(), error=refusal)
+
+    def cancel(self, request_id: str, outcome: Outcome = Outcome.CANCELLED) -> None:
+        """End a request now, wherever it is; its last delta comes with the next step. Unknown ids are ignored: the
+        request may just have ended by itself."""
+        entry = self._live.get(request_id)
+        if entry is not None:
+            self._finish(entry, outcome, self._clock())
+
+    def cancel_all(self) -> None:
+        """End every request as cancelled."""
+        for request_id in list(self._live):
+            self.cancel(request_id)
+
+    def step(self) -> list[Delta]:
+        """Run one step and return what it gave, and the last deltas of requests that ended since the step before.
+
+        A request that the model fails on ends with an error and leaves the others as they were. Raises NoProgress, and
+        what the runner raises when nothing can be run any more (DeviceLost).
+        """
+        began = self._clock()
+        self._number += 1
+        self._expire(began)
+        seats = self._scheduler.schedule()
+        self._watch_progress(seats)
+        for seat in seats:
+            seat.entry.account.seated(began, len(seats))
+        ran = isolation.run(self._runner, self._number, seats) if seats else []
+        loads = np.zeros((len(self._mixtures), self._most_experts), np.int64)
+        tally = Tally(began, self._clock(), loads)
+        for part in ran:
+            self._settle(part, tally)
+        self._report(len(seats), tally)
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    def reset_prefix_cache(self) -> None:
+        """Forget every cached prefix."""
+        self._cache.reset()
+
+    def check(self) -> None:
+        """Raise AssertionError if requests and blocks are not accounted for to the last one."""
+        self._scheduler.check()
+        assert len(self._live) == self.num_running + self.num_waiting, "a request is lost"
+
+    def _refusal(self, request: Request) -> str:
+        """Why a request cannot be served; the service refuses such requests first, in the user's words."""
+        needed = len(request.prompt) + request.sampling.max_tokens
+        if not request.prompt or request.sampling.max_tokens < 1:
+            return f"{len(request.prompt)} prompt tokens and max_tokens={request.sampling.max_tokens}: nothing to do"
+        if needed > self.capacity_tokens:
+            return f"the request needs {needed} tokens of cache, there are {self.capacity_tokens}"
+        return ""
+
+    def _expire(self, now: float) -> None:
+        late = [e for e in self._live.values() if e.request.deadline is not None and now >= e.request.deadline]
+        for entry in late:
+            self._finish(entry, Outcome.DEADLINE, now)
+
+    def _watch_progress(self, seats: list[Seat]) -> None:
+        # One empty step can happen when an allocation is made to fail; two in a row would go on for ever.
+        self._idle_steps = self._idle_steps + 1 if self._live and not seats else 0
+        if self._idle_steps > 1:
+            raise NoProgress(f"{self.name}: {self.num_running} running and {self.num_waiting} waiting got no token")
+
+    def _settle(self, ran: isolation.Ran, tally: Tally) -> None:
+        """Take what the model gave: tokens into requests, facts into accounts, full blocks into the prefix cache."""
+        result = ran.result
+        if result is None:
+            for seat in ran.seats:
+                self._finish(seat.entry, Outcome.ERROR, tally.now, error=ran.fault)
+            return
+        self._record_routes(ran.seats, result.routes, tally)
+        tally.forward_seconds += result.forward_seconds
+        draws = zip(result.tokens, result.logprobs, strict=True)
+        for index, seat in enumerate(ran.seats):
+            tally.ran(seat.row)
+            draw = next(draws) if seat.row.samples else None
+            if index in result.failed:
+                self._fail(seat, result.failed[index], tally)
+                continue
+            tally.recomputed_tokens += self._scheduler.computed(seat)
+            if draw is not None:
+                self._token(seat.entry, *draw, tally)
+
+    def _record_routes(self, seats: list[Seat], routes: Routes | None, tally: Tally) -> None:
+        if routes is None or not self._mixtures:
+            return
+        loads = self._guard(expert_loads, routes.experts, self._most_experts)
+        if loads is not None:
+            tally.loads += loads[0]
+        at = 0
+        for seat in seats:
+            stop = at + seat.row.count
+            if (notes := seat.entry.account.routes) is not None:
+                notes.write(seat.row.start, routes.experts[at:stop], routes.gates[at:stop])
+            at = stop
+
+    def _fail(self, seat: Seat, why: str, tally: Tally) -> None:
+        """End a request whose row has no token. What it computed still counts, but nobody shall find its blocks."""
+        tally.recomputed_tokens += seat.entry.account.computed(seat.row.start, seat.row.start + seat.row.count)
+        self._finish(seat.entry, Outcome.ERROR, tally.now, error=why)
+
+    def _token(self, entry: Entry, token: int, logprob: TokenLogprobs | None, tally: Tally) -> None:
+        """One more token of a request: its times, and whether it is the last."""
+        entry.request.outputs.append(token)
+        tally.drew(entry.account)
+        outcome, error = self._verdict(entry.request, token)
+        if outcome is None:
+            self._deltas.append(Delta(entry.request, (token,), (logprob,)))
+        else:
+            self._finish(entry, outcome, tally.now, tokens=(token,), logprobs=(logprob,), error=error)
+
+    def _verdict(self, request: Request, token: int) -> tuple[Outcome | None, str]:
+        """Whether this token was the last. The first min_tokens never end a request by their id."""
+        said, sampling = len(request.outputs), request.sampling
+        if token in sampling.stop_ids and said > sampling.min_tokens:
+            return Outcome.STOP, ""
+        if request.stop is not None:
+            try:
+                if request.stop.push(token):
+                    return Outcome.STOP, ""
+            except Exception as fault:
+                log.warning("%s: a stop condition failed", self.name, exc_info=True)
+                return Outcome.ERROR, isolation.describe(fault)
+        return (Outcome.LENGTH if said >= sampling.max_tokens else None), ""
+
+    def _finish(
+        self,
+        entry: Entry,
+        outcome: Outcome,
+        now: float,
+        *,
+        tokens: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprobs | None, ...] = (),
+        error: str = "",
+    ) -> None:
+        """Take a request out and leave its last delta for the end of the step."""
+        del self._live[entry.request.id]
+        self._scheduler.remove(entry, discard=outcome is Outcome.ERROR)
+        routes = None if entry.account.routes is None else entry.account.routes.all()
+        stats = summary(
+            self.name,
+            entry.request,
+            entry.account,
+            outcome,
+            now,
+            cache_bytes=entry.holding.peak_bytes,
+            routing=self._routing(entry.account),
+        )
+        self._deltas.append(Delta(entry.request, tokens, logprobs, stats, routes, error))
+        self._guard(self._observer.finished, stats)
+
+    def _routing(self, account: Account) -> tuple[LayerRouting, ...]:
+        if account.routes is None:
+            return ()
+        return self._guard(layer_routing, account.routes.all(), self._mixtures) or ()
+
+    def _report(self, rows: int, tally: Tally) -> None:
+        """Tell the observer about the step, once everything of it is done."""
+        stats = StepStats(
+            model=self.name,
+            number=self._number,
+            seconds=self._clock() - tally.began,
+            forward_seconds=tally.forward_seconds,
+            rows=rows,
+            prefill_tokens=tally.prefill_tokens,
+            decode_tokens=tally.decode_tokens,
+            recomputed_tokens=tally.recomputed_tokens,
+            preemptions=self._scheduler.preempted,
+            running=self.num_running,
+            waiting=self.num_waiting,
+            groups=self._cache.use,
+            expert_tokens=tally.expert_tokens(self._mixtures),
+            first_tokens=tuple(tally.first_tokens),
+            gaps=tuple(tally.gaps),
+        )
+        self._guard(self._observer.stepped, stats)

@@ -1,0 +1,61 @@
+"""Faults stay where they belong: a failing row takes no other along, a failing observer nobody. No torch here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+from server.engine.scheduler import Seat
+from server.engine.step import DeviceLost, Runner, Step, StepResult
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """Seats that went through the model together; `result` None when they could not, and `fault` says why."""
+
+    seats: list[Seat]
+    result: StepResult | None
+    fault: str = ""
+
+
+def run(runner: Runner, number: int, seats: list[Seat]) -> list[Ran]:
+    """Run the seats as one step; when that raises, run halves, until the fault is alone with the row that causes it.
+
+    Running a row twice is safe: it writes the same entries to the same places. DeviceLost is nobody's: it is raised.
+    """
+    try:
+        return [Ran(seats, runner.run(Step(number, tuple(seat.row for seat in seats))))]
+    except DeviceLost:
+        raise
+    except Exception as fault:
+        if len(seats) == 1:
+            log.warning("a request made the model fail", exc_info=True)
+            return [Ran(seats, None, describe(fault))]
+    middle = len(seats) // 2
+    return run(runner, number, seats[:middle]) + run(runner, number, seats[middle:])
+
+
+def describe(fault: Exception) -> str:
+    return f"{type(fault).__name__}: {fault}"
+
+
+class Guard:
+    """Calls what must never be fatal (observers, statistics): a failure is counted, the first logged; it gives None."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def __call__(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return call(*args, **kwargs)
+        except Exception:
+            if self.failures == 0:
+                log.warning("an observer failed; more of this is only counted", exc_info=True)
+            self.failures += 1
+            return None

@@ -1,0 +1,231 @@
+"""The thread that steps the engines, and its bridge to asyncio. The only file of the engine that knows of either.
+
+asyncio thread                          engine thread
+  submit, cancel  ── commands ──▶  takes them in before a step
+  Stream.__anext__ ◀── deltas ───  one call_soon_threadsafe a step, for all requests together
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from server.engine.engine import Delta, Engine
+from server.engine.request import Outcome, Request
+
+log = logging.getLogger(__name__)
+
+
+class EngineFault(Exception):
+    """The engine thread died, stands still or was stopped. The message is safe to log, not meant for users."""
+
+
+class Stream:
+    """One request's deltas as they come; ends after the delta that has stats. For one reader.
+
+    Nothing is dropped for a slow reader: what waits here is at most one delta for each of max_tokens, and a last one.
+    """
+
+    def __init__(self, cancel: Callable[[Outcome], None]) -> None:
+        self._cancel = cancel
+        self._cancelled = False
+        self._deltas: deque[Delta] = deque()
+        self._news = asyncio.Event()
+        self._ended = False
+        self._fault: EngineFault | None = None
+
+    @property
+    def pending(self) -> int:
+        """Deltas that were not read yet."""
+        return len(self._deltas)
+
+    def cancel(self, outcome: Outcome = Outcome.CANCELLED) -> None:
+        """Ask the engine to end the request; its last delta still comes. From any thread, any number of times."""
+        if not (self._cancelled or self._ended):
+            self._cancelled = True
+            self._cancel(outcome)
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._deltas:
+            if self._fault is not None:
+                raise self._fault
+            if self._ended:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._deltas.popleft()
+
+    def push(self, delta: Delta) -> None:
+        """For the loop, on the asyncio thread."""
+        self._deltas.append(delta)
+        self._ended = delta.stats is not None
+        self._news.set()
+
+    def fail(self, fault: EngineFault) -> None:
+        """For the loop, on the asyncio thread: the reader gets what is here, then the fault."""
+        self._ended, self._fault = True, fault
+        self._news.set()
+
+
+class EngineLoop:
+    """One thread steps all engines in turn and sleeps when there is no work.
+
+    A step that takes longer than `stall_seconds` counts as dead: the streams fail, nothing new is taken. Should it
+    return after all, the requests it was about are cancelled and the loop is alive again.
+    """
+
+    def __init__(self, engines: Sequence[Engine], *, stall_seconds: float = 60.0) -> None:
+        self._engines = {engine.name: engine for engine in engines}
+        self._stall_seconds = stall_seconds
+        self._wake = threading.Condition()  # guards the next three
+        self._commands: list[Callable[[], None]] = []
+        self._unseen = dict.fromkeys(self._engines, 0)  # submitted, but not yet in the engine
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._step_began: float | None = None
+        self._death: EngineFault | None = None
+        # Below: only the asyncio thread.
+        self._streams: dict[Request, Stream] = {}
+        self._watch: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Start the thread; call it on the asyncio loop that will read the streams."""
+        self._asyncio = asyncio.get_running_loop()
+        self._gone = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End what is left as cancelled and the thread with it; a step that stands still is left behind."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), self._stall_seconds)
+                self._thread.join()
+        self._fail_all(EngineFault("the engine was stopped"))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs and its step, if it is in one, does not stand still."""
+        return self._thread is not None and self._thread.is_alive() and not self._stalled
+
+    def submit(self, engine: str, request: Request) -> Stream:
+        """Hand a request to an engine. Call it on the asyncio thread. EngineFault when nothing can be served."""
+        if not self.alive or self._stopping:
+            raise self._death or EngineFault("the engine stands still" if self._stalled else "the engine does not run")
+        target = self._engines[engine]
+        stream = Stream(lambda outcome: self._post(lambda: target.cancel(request.id, outcome)))
+        self._streams[request] = stream
+        with self._wake:
+            self._unseen[engine] += 1
+        self._post(lambda: self._add(target, request))
+        self._keep_watch()
+        return stream
+
+    def waiting(self, engine: str) -> int:
+        """Requests that were submitted and have no place in a batch yet."""
+        return self._engines[engine].num_waiting + self._unseen[engine]
+
+    def running(self, engine: str) -> int:
+        return self._engines[engine].num_running
+
+    # ------------------------------------------------------------------------------------------ the engine thread
+
+    def _run(self) -> None:
+        try:
+            while self._take_in():
+                for engine in self._engines.values():
+                    self._step(engine)
+            for engine in self._engines.values():
+                engine.cancel_all()
+                self._step(engine)
+        except BaseException as fault:  # whatever it is, the readers must hear of it
+            self._death = EngineFault(f"the engine thread died: {type(fault).__name__}: {fault}")
+            log.critical("the engine thread died", exc_info=True)
+            self._tell(self._fail_all, self._death)
+        finally:
+            self._tell(self._gone.set)
+
+    def _take_in(self) -> bool:
+        """Sleep until there is something to do and carry out the commands; False when it is time to stop."""
+        with self._wake:
+            self._wake.wait_for(self._has_work)
+            commands, self._commands = self._commands, []
+        for command in commands:
+            command()
+        return not self._stopping
+
+    def _has_work(self) -> bool:
+        return self._stopping or bool(self._commands) or any(engine.has_work for engine in self._engines.values())
+
+    def _step(self, engine: Engine) -> None:
+        if not engine.has_work:
+            return
+        self._step_began = time.monotonic()
+        deltas = engine.step()
+        self._step_began = None
+        if deltas:
+            self._tell(self._deliver, deltas)
+
+    def _add(self, engine: Engine, request: Request) -> None:
+        try:
+            engine.add(request)
+        except Exception as fault:  # a request that cannot be added must not end the others
+            self._tell(self._fail, request, EngineFault(f"{type(fault).__name__}: {fault}"))
+        with self._wake:
+            self._unseen[engine.name] -= 1
+
+    def _tell(self, call: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the asyncio loop is closed: nobody is left to be told
+            self._asyncio.call_soon_threadsafe(call, *arguments)
+
+    # ----------------------------------------------------------------------------------------- the asyncio thread
+
+    def _post(self, command: Callable[[], None]) -> None:
+        with self._wake:
+            self._commands.append(command)
+            self._wake.notify()
+
+    def _deliver(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            stream = self._streams.get(delta.request)
+            if stream is not None:
+                stream.push(delta)
+                if delta.stats is not None:
+                    del self._streams[delta.request]
+
+    def _fail(self, request: Request, fault: EngineFault) -> None:
+        stream = self._streams.pop(request, None)
+        if stream is not None:
+            stream.cancel()
+            stream.fail(fault)
+
+    def _fail_all(self, fault: EngineFault) -> None:
+        for request in list(self._streams):
+            self._fail(request, fault)
+
+    @property
+    def _stalled(self) -> bool:
+        began = self._step_began
+        return began is not None and time.monotonic() - began > self._stall_seconds
+
+    def _keep_watch(self) -> None:
+        """Look again and again for a stall, as long as somebody waits for something."""
+        if self._watch is None and self._streams:
+            self._watch = self._asyncio.call_later(self._stall_seconds / 4, self._look)
+
+    def _look(self) -> None:
+        self._watch = None
+        if self._stalled:
+            self._fail_all(EngineFault(f"a step takes longer than {self._stall_seconds:g} s"))
+        self._keep_watch()

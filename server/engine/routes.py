@@ -1,0 +1,89 @@
+"""How a request's tokens were routed: the log while it lives, the summary of each layer at its end. No torch here."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.routing import busiest_share, entropy, expert_choices, expert_loads, imbalance
+from server.engine.request import Routes
+from server.engine.stats import LayerRouting
+from server.engine.step import MixtureShape
+
+
+class RouteLog:
+    """The routes of one request by position: a token that is computed again overwrites what it had.
+
+    Rows are copied in, so that no step's whole array is kept alive by one slow request.
+    """
+
+    def __init__(self, mixtures: tuple[MixtureShape, ...]) -> None:
+        self._length = 0
+        self._experts = np.empty((0, 0, 0), np.int16)
+        self._gates = np.empty((0, 0, 0), np.float32)
+        self._limited = any(shape.limited for shape in mixtures)
+        self._no_choices = np.zeros((len(mixtures), max(shape.experts for shape in mixtures)), np.int64)
+        self._choices, self._counted = self._no_choices, 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def write(self, start: int, experts: np.ndarray, gates: np.ndarray) -> None:
+        """Note the tokens from position `start` on, one row each; `start` is at most the length so far."""
+        stop = start + len(experts)
+        if stop > len(self._experts):
+            self._grow(stop, experts, gates)
+        self._experts[start:stop] = experts
+        self._gates[start:stop] = gates
+        self._length = max(self._length, stop)
+
+    def all(self) -> Routes:
+        return Routes(self._experts[: self._length], self._gates[: self._length])
+
+    def copy(self, start: int, stop: int) -> Routes:
+        return Routes(self._experts[start:stop].copy(), self._gates[start:stop].copy())
+
+    def prior(self, stop: int) -> np.ndarray | None:
+        """For models whose routers have a capacity, how many tokens before position `stop` chose each expert.
+
+        (mixture layers, most experts) int64. Counts on from the call before; only a preemption makes it start anew.
+        """
+        if not self._limited:
+            return None
+        if stop < self._counted:
+            self._choices, self._counted = self._no_choices, 0
+        if stop > self._counted:
+            new = expert_choices(self._experts[self._counted : stop], self._no_choices.shape[1])
+            self._choices, self._counted = self._choices + new, stop
+        return self._choices
+
+    def _grow(self, needed: int, experts: np.ndarray, gates: np.ndarray) -> None:
+        rows = max(needed, 2 * len(self._experts), 32)
+        old, length = self.all(), self._length
+        self._experts = np.empty((rows, *experts.shape[1:]), np.int16)
+        self._gates = np.empty((rows, *gates.shape[1:]), np.float32)
+        if length:
+            self._experts[:length], self._gates[:length] = old.experts, old.gates
+
+
+def layer_routing(routes: Routes, mixtures: tuple[MixtureShape, ...]) -> tuple[LayerRouting, ...]:
+    """What each mixture layer did with these tokens."""
+    if not len(routes):
+        return tuple(LayerRouting(shape.layer, (0,) * shape.experts, 0, 0.0, 0.0, 0.0, 0.0) for shape in mixtures)
+    loads, dropped = expert_loads(routes.experts, max(shape.experts for shape in mixtures))
+    first_gates = routes.gates[:, :, 0].mean(axis=0, dtype=np.float64).tolist()
+    return tuple(
+        _one_layer(shape, loads[at, : shape.experts], int(dropped[at]), first_gates[at])
+        for at, shape in enumerate(mixtures)
+    )
+
+
+def _one_layer(shape: MixtureShape, load: np.ndarray, dropped: int, mean_gate: float) -> LayerRouting:
+    return LayerRouting(
+        layer=shape.layer,
+        tokens=tuple(load.tolist()),
+        dropped=dropped,
+        entropy=float(entropy(load)),
+        imbalance=float(imbalance(load)),
+        busiest_share=float(busiest_share(load, dropped)),
+        mean_gate=mean_gate,
+    )

@@ -1,0 +1,178 @@
+"""Who computes what in the next step. No torch here.
+
+There is no prefill phase and no decode phase. Every request has num_computed and num_tokens; a step hands out a budget
+of tokens so that the first catches up with the second. Long prompts in chunks, cached prefixes and preemption (which
+only sets num_computed back to 0) all follow from this.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from server.engine.account import Account
+from server.engine.request import Request
+from server.engine.step import Row
+from server.engine.tables import Cache, Holding
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A request under way, the blocks it holds and the facts about it."""
+
+    request: Request
+    holding: Holding
+    account: Account
+    running: bool = False
+
+
+class Seat(NamedTuple):
+    """One request's place in a step."""
+
+    entry: Entry
+    row: Row
+
+
+class Scheduler:
+    """First come, first served, in this order: requests that need one token, those that need more, those that wait.
+
+    running + waiting is always in order of arrival: only the youngest running request is ever preempted, and it becomes
+    the head of the queue; nobody overtakes the head, so it cannot starve.
+    """
+
+    def __init__(self, cache: Cache, *, max_batch_tokens: int, max_rows: int) -> None:
+        self._cache = cache
+        self._max_batch_tokens = max_batch_tokens
+        # Every running request is sure of one token a step: no decode waits for somebody's prompt.
+        self._max_rows = min(max_rows, max_batch_tokens)
+        self.running: list[Entry] = []
+        self.waiting: deque[Entry] = deque()
+        self.preempted = 0  # in the step under way
+        self._left = 0
+        self._plan: dict[Entry, int] = {}
+
+    def add(self, entry: Entry) -> None:
+        self.waiting.append(entry)
+
+    def remove(self, entry: Entry, *, discard: bool = False) -> None:
+        """Take a request out wherever it is; with `discard` nobody finds its blocks again."""
+        if entry.running:
+            self.running.remove(entry)
+            entry.running = False
+        else:
+            self.waiting.remove(entry)
+        if discard:
+            self._cache.discard(entry.holding)
+        else:
+            self._cache.release(entry.holding)
+
+    def schedule(self) -> list[Seat]:
+        """The rows of the next step. Empty when there is no request; otherwise that is a fault."""
+        self._left, self._plan, self.preempted = self._max_batch_tokens, {}, 0
+        behind = self._feed_back()
+        self._top_up(self._catch_up(behind) + self._admit())
+        return [self._seat(entry, count) for entry, count in self._plan.items()]
+
+    def computed(self, seat: Seat) -> int:
+        """A seat's tokens are in the cache; returns how many of them were computed again."""
+        entry, row = seat.entry, seat.row
+        entry.request.num_computed = stop = row.start + row.count
+        self._cache.computed(entry.request, entry.holding, entry.account.routes)
+        return entry.account.computed(row.start, stop)
+
+    def check(self) -> None:
+        """Raise AssertionError unless flags, order and blocks agree with each other."""
+        everyone = [*self.running, *self.waiting]
+        assert all(entry.running for entry in self.running), "a request runs and does not know"
+        assert not any(entry.running or entry.request.num_computed for entry in self.waiting), "a waiting request runs"
+        assert len(self.running) <= self._max_rows, f"{len(self.running)} rows of {self._max_rows}"
+        self._cache.check(entry.holding for entry in everyone)
+
+    def _feed_back(self) -> list[Entry]:
+        """One token for each running request that needs just one; returns those that need more."""
+        behind = []
+        for entry in self.running:  # preemption only ever takes from the end of this list
+            if entry.request.num_uncomputed == 1:
+                self._grant(entry, 1)
+            else:
+                behind.append(entry)
+        return behind
+
+    def _catch_up(self, behind: list[Entry]) -> list[Entry]:
+        """Tokens for running requests that need several; returns those that got less than there was."""
+        cut = []
+        for place, entry in enumerate(behind):
+            if entry.running and self._left:
+                others = place + 1 < len(behind) or self._may_admit
+                cut += self._chunk(entry, others)
+        return cut
+
+    def _admit(self) -> list[Entry]:
+        """Let waiting requests in while tokens, rows and blocks last; returns those that got less than there was."""
+        cut = []
+        while self._left and self._may_admit and not self.preempted:
+            entry = self.waiting[0]
+            cached = self._cache.admit(entry.request, entry.holding)
+            if cached is None:
+                break
+            self.waiting.popleft()
+            self._start(entry, cached)
+            cut += self._chunk(entry, self._may_admit)
+        return cut
+
+    @property
+    def _may_admit(self) -> bool:
+        return bool(self.waiting) and len(self.running) < self._max_rows
+
+    def _start(self, entry: Entry, cached: int) -> None:
+        self.running.append(entry)
+        entry.running = True
+        entry.request.num_computed = cached
+        entry.account.found(cached)
+        routes = self._cache.prefix_routes(entry.holding)
+        if routes is not None and entry.account.routes is not None:
+            entry.account.routes.write(0, routes.experts, routes.gates)
+
+    def _chunk(self, entry: Entry, others: bool) -> list[Entry]:
+        """Grant what is needed and left. A prompt of several steps leaves half to those behind it: they need not wait
+        for its end, and it takes twice as long at most. Returns the request when it was cut so."""
+        need = entry.request.num_uncomputed
+        cut = others and need > self._max_batch_tokens
+        count = min(need, (self._left + 1) // 2 if cut else self._left)
+        return [entry] if self._grant(entry, count) and cut else []
+
+    def _top_up(self, cut: list[Entry]) -> None:
+        """What nobody behind could use goes to those that stood back."""
+        for entry in cut:
+            count = self._plan.get(entry)
+            if count is not None and self._left:
+                more = min(self._left, entry.request.num_uncomputed - count)
+                if self._cache.extend(entry.holding, entry.request.num_computed + count + more):
+                    self._plan[entry] = count + more
+                    self._left -= more
+
+    def _grant(self, entry: Entry, count: int) -> bool:
+        """Give `count` tokens, at the cost of the youngest where blocks are short; False when it is itself that."""
+        while not self._cache.extend(entry.holding, entry.request.num_computed + count):
+            victim = self._preempt_youngest()
+            if victim is entry:
+                return False
+        self._plan[entry] = count
+        self._left -= count
+        return True
+
+    def _preempt_youngest(self) -> Entry:
+        victim = self.running.pop()
+        self.waiting.appendleft(victim)
+        victim.running = False
+        victim.request.num_computed = 0
+        victim.account.preemptions += 1
+        self._cache.release(victim.holding)
+        self._left += self._plan.pop(victim, 0)
+        self.preempted += 1
+        return victim
+
+    def _seat(self, entry: Entry, count: int) -> Seat:
+        start, log = entry.request.num_computed, entry.account.routes
+        return Seat(entry, Row(entry.request, start, count, entry.holding.frozen, log.prior(start) if log else None))

@@ -1,0 +1,222 @@
+"""The cache of one model: a pool of blocks for each group of layers, and what one request holds in each. No torch here.
+
+Layers that see everything keep every block; layers with a window or a chunk give back what no later token can see:
+
+    position   0 ......... first_visible(next) ......... next ...... room
+    full       [  held, computed                        |  held     ]
+    window     [  0, given back | held, computed        |  held     ]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from server.engine.blocks import Chain, Link, OutOfBlocks
+from server.engine.group import Group
+from server.engine.request import Request, Routes
+from server.engine.routes import RouteLog
+from server.engine.stats import GroupUse
+from server.engine.step import CacheGroup
+
+
+@dataclass(slots=True, eq=False)
+class Holding:
+    """The blocks of one request: in every group a table with one entry for each block_size positions from 0.
+
+    With blocks of 4 and a window of 6, a request that has computed 13 tokens holds in the window group [0, 0, 7, 3]:
+    position 13 sees 8 .. 13, so blocks 0 and 1 (positions 0 .. 7) were given back.
+    """
+
+    tables: list[list[int]]
+    given_back: list[int]  # per group, entries at the front of its table that are 0
+    links: list[Link] = field(default_factory=list)  # names of the request's full blocks, as far as they were needed
+    published: int = 0  # how many of its blocks can be found by others
+    peak_bytes: int = 0
+    _frozen: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def room(self) -> int:
+        """Blocks that the tables speak of, the same for every group."""
+        return len(self.tables[0])
+
+    @property
+    def frozen(self) -> tuple[tuple[int, ...], ...]:
+        """The tables as a step carries them."""
+        if self._frozen is None:
+            self._frozen = tuple(map(tuple, self.tables))
+        return self._frozen
+
+    def changed(self) -> None:
+        self._frozen = None
+
+
+class Cache:
+    """All groups of one model. `chunk`: most tokens a step computes of one request; `routed`: blocks keep routes.
+
+    Where no group sees everything, a routed model must still find every block of a prefix in one group to tell how the
+    prefix was routed: the keeper, which stands in for a full group when prefixes are looked up.
+    """
+
+    def __init__(
+        self, groups: tuple[CacheGroup, ...], block_size: int, *, chunk: int, prefix: bool = True, routed: bool = False
+    ) -> None:
+        self.block_size = block_size
+        self._groups = tuple(Group(group, block_size, chunk) for group in groups)
+        self._keeper = next((group for group in self._groups if group.sees_all), self._groups[0])
+        self._whole = [group for group in self._groups if group.sees_all or (routed and group is self._keeper)]
+        self._windows = [(index, group) for index, group in enumerate(self._groups) if not group.sees_all]
+        self._prefix = prefix
+        self._chain = Chain()
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens one request may have, prompt and outputs together."""
+        return min(group.capacity for group in self._groups)
+
+    @property
+    def use(self) -> tuple[GroupUse, ...]:
+        return tuple(group.pool.use for group in self._groups)
+
+    def holding(self) -> Holding:
+        """Nothing, yet."""
+        return Holding([[] for _ in self._groups], [0] * len(self._groups))
+
+    def admit(self, request: Request, holding: Holding) -> int | None:
+        """Hand a request that holds nothing the longest prefix that is cached.
+
+        Returns the prefix's tokens (a multiple of block_size; at least one token is left to compute), or None when the
+        request's tokens do not all fit beside what is held now; nothing is changed then.
+        """
+        count = self._longest_prefix(request, holding) if self._prefix else 0
+        found = [group.found(holding.links, count) for group in self._groups]
+        if not all(group.fits(blocks, request.num_tokens) for group, blocks in zip(self._groups, found, strict=True)):
+            return None
+        for index, (group, blocks) in enumerate(zip(self._groups, found, strict=True)):
+            missing = count - len(blocks)
+            holding.tables[index] = [0] * missing + [group.pool.share(block) for block in blocks]
+            holding.given_back[index] = missing
+        holding.published = count
+        self._measure(holding)
+        return count * self.block_size
+
+    def prefix_routes(self, holding: Holding) -> Routes | None:
+        """How the prefix that `admit` has just handed out was routed."""
+        blocks = [self._keeper.pool.find(link) for link in holding.links[: holding.published]]
+        parts = [block.routes for block in blocks if block is not None and block.routes is not None]
+        return Routes.join(parts) if parts else None
+
+    def extend(self, holding: Holding, tokens: int) -> bool:
+        """Hold room for positions [0, tokens); False, with nothing changed, when a group has not enough."""
+        missing = -(-tokens // self.block_size) - len(holding.tables[0])
+        if missing <= 0:
+            return True
+        if any(group.pool.num_free < missing for group in self._groups):
+            return False
+        taken = self._take(missing)
+        if not taken:
+            return False
+        for table, numbers in zip(holding.tables, taken, strict=True):
+            table.extend(numbers)
+        self._measure(holding)
+        return True
+
+    def computed(self, request: Request, holding: Holding, log: RouteLog | None) -> None:
+        """The request's tokens up to num_computed are in the cache: publish full blocks, give back invisible ones."""
+        if self._prefix and request.num_computed // self.block_size > holding.published:
+            self._publish(request, holding, log)
+        for index, group in self._windows:
+            first = group.first_needed(request.num_computed)
+            if first > holding.given_back[index]:
+                self._give_back(holding, index, first)
+
+    def release(self, holding: Holding) -> None:
+        """Give everything back, the tail first: of a cached prefix the end is evicted before the beginning."""
+        for table, group in zip(holding.tables, self._groups, strict=True):
+            for number in reversed(table):
+                if number:
+                    group.pool.release(number)
+            table.clear()
+        holding.given_back = [0] * len(self._groups)
+        holding.published = 0
+        holding.changed()
+
+    def discard(self, holding: Holding) -> None:
+        """Give everything back and let nobody find any of it: its contents cannot be trusted."""
+        for link in holding.links:
+            for group in self._groups:
+                group.pool.forget(link.key)
+        self.release(holding)
+
+    def reset(self) -> None:
+        """Forget every prefix; requests under way keep what they hold."""
+        for group in self._groups:
+            group.pool.forget_all()
+
+    def check(self, holdings: Iterable[Holding]) -> None:
+        """Raise AssertionError unless every block is either free or held by exactly those who list it."""
+        everyone = list(holdings)
+        for index, group in enumerate(self._groups):
+            for holding in everyone:
+                table, given_back = holding.tables[index], holding.given_back[index]
+                assert len(table) == holding.room, "tables of different lengths"
+                assert not any(table[:given_back]) and all(table[given_back:]), f"holes in {table}"
+            group.pool.check(number for holding in everyone for number in holding.tables[index] if number)
+
+    def _longest_prefix(self, request: Request, holding: Holding) -> int:
+        count = (request.num_tokens - 1) // self.block_size
+        self._name(request, holding, count)
+        links = holding.links
+        for group in self._whole:
+            count = group.leading(links[:count])
+        before = -1
+        while count != before:  # one group's shorter prefix may lack blocks of another, so until all agree
+            before = count
+            for _, group in self._windows:
+                count = group.covered(links, count)
+        return count
+
+    def _name(self, request: Request, holding: Holding, count: int) -> None:
+        links, size = holding.links, self.block_size
+        before = links[-1].key if links else self._chain.root(request.cache_salt)
+        for start in range(len(links) * size, count * size, size):
+            links.append(self._chain.link(before, request.tokens(start, start + size)))
+            before = links[-1].key
+
+    def _take(self, count: int) -> list[list[int]]:
+        """`count` blocks of every group, or of none."""
+        taken: list[list[int]] = []
+        try:
+            for group in self._groups:
+                taken.append([])
+                for _ in range(count):
+                    taken[-1].append(group.pool.take())
+        except OutOfBlocks:
+            for group, numbers in zip(self._groups, taken, strict=False):
+                for number in numbers:
+                    group.pool.release(number)
+            return []
+        return taken
+
+    def _publish(self, request: Request, holding: Holding, log: RouteLog | None) -> None:
+        size, full = self.block_size, request.num_computed // self.block_size
+        self._name(request, holding, full)
+        for at in range(holding.published, full):
+            routes = log.copy(at * size, (at + 1) * size) if log is not None else None
+            for table, group in zip(holding.tables, self._groups, strict=True):
+                group.pool.publish(table[at], holding.links[at], routes if group is self._keeper else None)
+        holding.published = full
+
+    def _give_back(self, holding: Holding, index: int, first: int) -> None:
+        table, pool = holding.tables[index], self._groups[index].pool
+        for at in reversed(range(holding.given_back[index], first)):
+            pool.release(table[at])
+            table[at] = 0
+        holding.given_back[index] = first
+        holding.changed()
+
+    def _measure(self, holding: Holding) -> None:
+        holding.changed()
+        held = zip(holding.tables, holding.given_back, self._groups, strict=True)
+        now = sum((len(table) - gone) * group.bytes_per_block for table, gone, group in held)
+        holding.peak_bytes = max(holding.peak_bytes, now)

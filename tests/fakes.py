@@ -1,0 +1,178 @@
+"""Stand-ins whose numbers can be worked out by hand: a runner that counts on its fingers, a clock, an observer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from model.config import Full, Span
+from server.engine.request import Request, Routes, Sampling
+from server.engine.stats import RequestStats, StepStats
+from server.engine.step import CacheGroup, MixtureShape, Row, Step, StepResult, TokenLogprobs
+
+Slot = tuple[int, int]  # (token, position), what the fake keeps of a token in each cache group
+
+
+def next_token(tokens: Sequence[int], vocab: int, spans: Sequence[Span] = (Full(),)) -> int:
+    """What the fake says after `tokens`: (for each span the sum of what is visible + the last position) % vocab.
+
+    With one full span and vocab 10, [3, 4] is followed by (3 + 4 + 1) % 10 = 8.
+    """
+    last = len(tokens) - 1
+    return (sum(sum(tokens[span.first_visible(last) :]) for span in spans) + last) % vocab
+
+
+def continuation(prompt: Sequence[int], count: int, vocab: int, spans: Sequence[Span] = (Full(),)) -> list[int]:
+    """The fake's greedy answer of `count` tokens."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens, vocab, spans))
+    return tokens[len(prompt) :]
+
+
+def routes_of(tokens: Sequence[int], start: int, stop: int, mixtures: Sequence[MixtureShape]) -> Routes:
+    """Choice k of layer l sends a token at position p to expert (token + p + l + k) % experts with gate 1 / (k + 2)."""
+    most = max(shape.active for shape in mixtures)
+    experts = np.full((stop - start, len(mixtures), most), Routes.PAD, np.int16)
+    gates = np.zeros(experts.shape, np.float32)
+    for at, position in enumerate(range(start, stop)):
+        for layer, shape in enumerate(mixtures):
+            for k in range(shape.active):
+                experts[at, layer, k] = (tokens[position] + position + layer + k) % shape.experts
+                gates[at, layer, k] = 1 / (k + 2)
+    return Routes(experts, gates)
+
+
+def expert_tokens(tokens: Sequence[int], mixtures: Sequence[MixtureShape]) -> list[list[int]]:
+    """How many of `tokens` each expert of each layer gets, counted one by one."""
+    counts = [[0] * shape.experts for shape in mixtures]
+    for row in routes_of(tokens, 0, len(tokens), mixtures).experts.tolist() if mixtures else []:
+        for layer, chosen in enumerate(row):
+            for expert in chosen:
+                if expert != Routes.PAD:
+                    counts[layer][expert] += 1
+    return counts
+
+
+class Clock:
+    """Time that passes only when told to."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(slots=True)
+class Recorder:
+    """An observer that keeps everything."""
+
+    arrivals: list[tuple[str, int]] = field(default_factory=list)
+    steps: list[StepStats] = field(default_factory=list)
+    requests: list[RequestStats] = field(default_factory=list)
+
+    def received(self, model: str, prompt_tokens: int) -> None:
+        self.arrivals.append((model, prompt_tokens))
+
+    def stepped(self, stats: StepStats) -> None:
+        self.steps.append(stats)
+
+    def finished(self, stats: RequestStats) -> None:
+        self.requests.append(stats)
+
+
+class FakeRunner:
+    """A Runner that draws `next_token` from what it reads back through the block tables.
+
+    It keeps (token, position) of every computed token in blocks of its own, and reads only what the group's span lets
+    it see. A wrong table, a block given back too early or handed out twice is an AssertionError, not a wrong guess.
+
+    clock, step_seconds: a step moves this clock on.   sleep: seconds a step really takes.
+    fault(step): called first; may raise.              nan(row): whether that row has no token.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab: int = 257,
+        block_size: int = 4,
+        groups: tuple[CacheGroup, ...] = (CacheGroup(Full(), 65, 1024),),
+        mixtures: tuple[MixtureShape, ...] = (),
+        clock: Clock | None = None,
+        step_seconds: float = 0.0,
+        sleep: float = 0.0,
+        fault: Callable[[Step], None] = lambda step: None,
+        nan: Callable[[Row], bool] = lambda row: False,
+    ) -> None:
+        self.vocab, self.block_size, self.groups, self.mixtures = vocab, block_size, groups, mixtures
+        self.steps: list[Step] = []
+        self._clock, self._step_seconds, self._sleep = clock, step_seconds, sleep
+        self._fault, self._nan = fault, nan
+        self._memory: list[dict[int, Slot]] = [{} for _ in groups]
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return tuple(group.span for group in self.groups)
+
+    def run(self, step: Step) -> StepResult:
+        time.sleep(self._sleep)
+        if self._clock is not None:
+            self._clock.now += self._step_seconds
+        self._fault(step)
+        self.steps.append(step)
+        for row in step.rows:
+            self._store(row)
+        drawn = [self._draw(row) for row in step.rows if row.samples]
+        failed = {index: "nan" for index, row in enumerate(step.rows) if self._nan(row)}
+        logprobs = tuple(_logprobs(row.request, token) for token, row in drawn)
+        return StepResult(tuple(token for token, _ in drawn), logprobs, self._routes(step), failed, self._step_seconds)
+
+    def _store(self, row: Row) -> None:
+        request = row.request
+        assert row.count > 0 and row.start + row.count <= request.num_tokens, "computes what is not known"
+        for position, token in enumerate(request.tokens(row.start, row.start + row.count), row.start):
+            for index in range(len(self.groups)):
+                self._memory[index][self._slot(row, index, position)] = (token, position)
+
+    def _draw(self, row: Row) -> tuple[int, Row]:
+        last = row.start + row.count - 1
+        total = last
+        for index, group in enumerate(self.groups):
+            for position in range(group.span.first_visible(last), last + 1):
+                token, written = self._memory[index][self._slot(row, index, position)]
+                assert written == position, f"{row.request.id} reads position {position}, finds {written}"
+                total += token
+        return total % self.vocab, row
+
+    def _slot(self, row: Row, index: int, position: int) -> int:
+        block, offset = divmod(position, self.block_size)
+        number = row.tables[index][block]
+        assert 0 < number < self.groups[index].num_blocks, f"{row.request.id} has no block for position {position}"
+        return number * self.block_size + offset
+
+    def _routes(self, step: Step) -> Routes | None:
+        if not self.mixtures:
+            return None
+        parts = []
+        for row in step.rows:
+            stop = row.start + row.count
+            parts.append(routes_of(row.request.tokens(0, stop), row.start, stop, self.mixtures))
+        return Routes.join(parts)
+
+
+def _logprobs(request: Request, token: int) -> TokenLogprobs | None:
+    """-token / 8, when they were asked for."""
+    return None if request.sampling.logprobs is None else TokenLogprobs(-token / 8, ((token, -token / 8),))
+
+
+def make_request(
+    prompt: Sequence[int], max_tokens: int, *, id: str = "r", arrived: float = 0.0, **more: object
+) -> Request:
+    """A greedy request; `more` are fields of Sampling or of Request."""
+    own = {name: more.pop(name) for name in list(more) if name in Request.__dataclass_fields__}
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0, **more)  # type: ignore[arg-type]
+    return Request(id, tuple(prompt), sampling, arrived, **own)  # type: ignore[arg-type]
