@@ -93,9 +93,8 @@ def record_to_json(record: Record) -> dict[str, Any]:
 def record_from_json(data: Mapping[str, Any]) -> Record:
     """What `record_to_json` wrote. Raises KeyError where it is not one."""
     facts = None if data["facts"] is None else facts_from_json(data["facts"])
-    return Record(
-        data["row"], data["intended"], data["sent"], tuple(data["arrivals"]), data["end"], facts, data["error"]
-    )
+    copied = {name: data[name] for name in ("row", "intended", "sent", "end", "error")}
+    return Record(arrivals=tuple(data["arrivals"]), facts=facts, **copied)
 
 
 def warnings(run: Run) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ async def draw(
 ) -> Trace:
     """A trace, the same for every subject. Raises WorkloadError, and ClientError from tokenising.
 
-    A seed stands for an endless sequence of requests, of which these begin at `start`: successive traces share no prompt.
+    A seed stands for an endless sequence of requests; these begin at `start`: successive traces share no prompt.
     """
     fits(workload, [subject.card for subject in subjects])
     prompts = await _prompts(workload, subjects, seed, start)
