@@ -85,8 +85,8 @@ class Transformer(nn.Module):
         self.tables, self.blocks = nn.ModuleList(tables), nn.ModuleList(blocks)
         self.norm = build_norm(architecture.norm, width)
         head = architecture.head
-        self.head = None if head.tied else nn.Linear(width, architecture.vocab, bias=False)
-        self.head_bias = nn.Parameter(torch.zeros(architecture.vocab)) if head.bias else None
+        self.head = None if head.tied else nn.Linear(width, architecture.vocab, bias=head.bias)
+        self.head_bias = nn.Parameter(torch.zeros(architecture.vocab)) if head.bias and head.tied else None
 
     def forward(self, step: StepInput) -> StepOutput:
         x = self.embed(step.tokens, step.positions)
@@ -111,8 +111,8 @@ class Transformer(nn.Module):
     def project(self, x: Tensor) -> Tensor:
         """x (rows, width) → float32 logits (rows, vocab)."""
         value = self.architecture.head
-        weight = self.embedding.weight if self.head is None else self.head.weight
-        logits = F.linear(x, weight, self.head_bias).float()
+        tied = self.head is None
+        logits = (F.linear(x, self.embedding.weight, self.head_bias) if tied else self.head(x)).float()
         if value.scale != 1:
             logits = logits * value.scale
         return logits if value.softcap is None else value.softcap * torch.tanh(logits / value.softcap)
