@@ -10,15 +10,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from client.compare.results import Results, cautions, document
+from client.compare.results import Findings, Results, cautions, document
 from client.compare.tables import Grid, difference_grid, level_grid, models_grid, sentences
 
 
-def write(results: Results, folder: Path) -> None:
+def write(findings: Findings, folder: Path) -> None:
     """results.json and report.html, each replaced in one piece. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "results.json", orjson.dumps(document(results), option=orjson.OPT_INDENT_2))
-    _replace(folder / "report.html", page(results).encode())
+    _replace(folder / "results.json", orjson.dumps(document(findings), option=orjson.OPT_INDENT_2))
+    _replace(folder / "report.html", page(findings).encode())
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -27,16 +27,16 @@ def _replace(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def view(results: Results) -> RenderableType:
+def view(findings: Findings) -> RenderableType:
     """The comparison as a screen."""
-    parts: list[RenderableType] = [_table(grid) for grid in _grids(results)]
-    return Group(*parts, *(Text(f"note: {caution}", style="yellow") for caution in cautions(results)))
+    parts: list[RenderableType] = [_table(grid) for grid in _grids(findings)]
+    return Group(*parts, *(Text(f"note: {caution}", style="yellow") for caution in cautions(findings.results)))
 
 
-def _grids(results: Results) -> list[Grid]:
-    levels = range(len(results.experiment.levels))
-    loads = [grid for n in levels for grid in (level_grid(results, n), difference_grid(results, n))]
-    return [models_grid(results), *loads]
+def _grids(findings: Findings) -> list[Grid]:
+    levels = range(len(findings.results.experiment.levels))
+    loads = [grid for n in levels for grid in (level_grid(findings, n), difference_grid(findings, n))]
+    return [models_grid(findings.results), *loads]
 
 
 def _table(grid: Grid) -> Table:
@@ -48,10 +48,11 @@ def _table(grid: Grid) -> Table:
     return table
 
 
-def page(results: Results) -> str:
+def page(findings: Findings) -> str:
     """The report as a page of its own: findings first, then the tables, the machine and how to run it again."""
+    results = findings.results
     name = escape(results.experiment.name)
-    findings = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(results))
+    said = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(findings))
     notes = "".join(f"<li>{escape(caution)}</li>" for caution in cautions(results))
     machine = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in results.environment.items())
     return f"""<!doctype html>
@@ -61,9 +62,9 @@ def page(results: Results) -> str:
 <body>
 <h1>{name}</h1>
 <h2>Findings</h2>
-<ul>{findings}</ul>
+<ul>{said}</ul>
 {f"<h2>Before believing them</h2><ul>{notes}</ul>" if notes else ""}
-{"".join(_section(grid) for grid in _grids(results))}
+{"".join(_section(grid) for grid in _grids(findings))}
 <h2>How it was measured</h2>
 <p>{escape(_method(results))}</p>
 <dl>{machine}</dl>
@@ -90,12 +91,12 @@ def _method(results: Results) -> str:
     experiment = results.experiment
     own = sum(not architecture.target for architecture in experiment.architectures)
     return (
-        f"{experiment.repeats} rounds of {experiment.workload.requests} requests at each level; in each round the same "
-        f"trace was sent to every architecture in turn, in an order that changes from round to round. {own} of "
-        f"{len(experiment.architectures)} architectures had a server process of their own on this machine. Latencies are "
-        "the client's, counted from the instant a request was meant to be sent. Differences are medians over pairs of the "
-        "same request; intervals come from a bootstrap that draws rounds, then requests within them; each stands for "
-        "itself, with no correction for looking at several."
+        f"{experiment.repeats} rounds of {experiment.workload.requests} requests at each level. In each round the same "
+        "trace was sent to every architecture in turn, in an order that changes from round to round. "
+        f"{own} of {len(experiment.architectures)} architectures had a server process of their own on this machine. "
+        "Latencies are the client's, counted from the instant a request was meant to be sent. Differences are medians "
+        "over pairs of the same request. Intervals come from a bootstrap that draws rounds, then requests within them; "
+        "each stands for itself, with no correction for looking at several."
     )
 
 
@@ -108,6 +109,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child { text-align: left; font-weight: normal; padding-left: 0; }
 thead th { color: var(--quiet); font-weight: 600; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dt { color: var(--quiet); } dd { margin: 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
+dt { color: var(--quiet); } dd { margin: 0; }
 @media print { body { max-width: none; margin: 0; } }
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from client.api import ModelCard
 from client.compare.paired import Difference, Interval
-from client.compare.results import Results, differences, summary
+from client.compare.results import Findings, Results
 from client.load.arrivals import describe
 from client.load.statistics import Summary
 from client.units import counted, milliseconds, plain
@@ -57,34 +57,35 @@ def models_grid(results: Results) -> Grid:
     return Grid("Architectures", ("", *_names(results)), rows)
 
 
-def level_grid(results: Results, level: int) -> Grid:
+def level_grid(findings: Findings, level: int) -> Grid:
     """What each architecture did at one level, all rounds together."""
-    summaries = [summary(results, i, level) for i in range(len(results.cards))]
+    results = findings.results
+    summaries = [findings.summaries[i, level] for i in range(len(results.cards))]
     rows = tuple((name, *(tell(one) for one in summaries)) for name, tell in _SUMMARY_ROWS)
     return Grid(f"Load: {describe(results.experiment.levels[level])}", ("", *_names(results)), rows)
 
 
-def difference_grid(results: Results, level: int) -> Grid:
+def difference_grid(findings: Findings, level: int) -> Grid:
     """Every architecture against the first at one level."""
-    base = results.experiment.baseline.name
-    rows = tuple(_difference_row(name, one) for name, one in _against_baseline(results, level))
+    base = findings.results.experiment.baseline.name
+    rows = tuple(_difference_row(name, one) for name, one in _against_baseline(findings, level))
     heads = ("", "metric", "median difference, ms", "median ratio", "verdict")
     return Grid(f"Against {base}, request by request, with 95 % intervals", heads, rows)
 
 
-def sentences(results: Results) -> tuple[str, ...]:
+def sentences(findings: Findings) -> tuple[str, ...]:
     """The findings in plain words, one for each architecture, metric and level."""
-    base = results.experiment.baseline.name
+    experiment = findings.results.experiment
     return tuple(
-        _sentence(name, base, describe(results.experiment.levels[level]), one)
-        for level in range(len(results.experiment.levels))
-        for name, one in _against_baseline(results, level)
+        _sentence(name, experiment.baseline.name, describe(load), one)
+        for level, load in enumerate(experiment.levels)
+        for name, one in _against_baseline(findings, level)
     )
 
 
-def _against_baseline(results: Results, level: int) -> list[tuple[str, Difference]]:
-    names = _names(results)
-    return [(names[i], one) for i in range(1, len(names)) for one in differences(results, i, level)]
+def _against_baseline(findings: Findings, level: int) -> list[tuple[str, Difference]]:
+    names = _names(findings.results)
+    return [(names[i], one) for i in range(1, len(names)) for one in findings.differences[i, level]]
 
 
 def _difference_row(name: str, one: Difference) -> tuple[str, ...]:
@@ -101,10 +102,9 @@ def _sentence(name: str, base: str, load: str, one: Difference) -> str:
     metric = METRIC_NAMES[one.metric]
     if not one.pairs:
         return f"At {load}, nothing can be said of {metric}: no request was answered by both {name} and {base}."
-    span = (
-        f"ratio {plain(one.ratio)}, 95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
-    )
-    return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({span}, {one.pairs} pairs)."
+    interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
+    evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} pairs"
+    return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."
 
 
 def _names(results: Results) -> tuple[str, ...]:
