@@ -93,9 +93,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scor
     """PyTorch's own kernel; it wants value and key of one dimension, so a narrower value rides as a wider one."""
     grouped = query.shape[1] != key.shape[1]
     if sight.triangle and scores.slopes is None:
-        return F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scores.scale, enable_gqa=grouped
-        )
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scores.scale, enable_gqa=grouped)
     mask = sight.mask
     if scores.slopes is not None:
         mask = (mask - scores.slopes[:, None, None] * sight.distance).to(query.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.config import Span
 from model.kernels.attention import make_sight
+from model.kernels.paged import Pages
 from model.moe import Loads
 from model.sampling import Draw, Edits, uniform
 from server.engine.paged import Decode, GroupView, Prefill
@@ -56,7 +57,7 @@ def group_view(step: Step, group: int, span: Span, page_size: int, dtype: torch.
             slots.append(_slots(table, row, page_size))
             prefills.append(_prefill(offset, row, table, span, page_size, dtype))
         offset += row.count
-    decode = _decode(decodes, group, span, page_size, dtype) if decodes else None
+    decode = _decode(decodes, group, span, page_size) if decodes else None
     return GroupView(torch.from_numpy(np.concatenate(slots)), decode, tuple(prefills))
 
 
@@ -65,16 +66,18 @@ def _slots(table: tuple[int, ...], row: Row, page_size: int) -> np.ndarray:
     return np.asarray(table)[positions // page_size] * page_size + positions % page_size
 
 
-def _decode(rows: list[tuple[int, Row]], group: int, span: Span, page_size: int, dtype: torch.dtype) -> Decode:
+def _decode(rows: list[tuple[int, Row]], group: int, span: Span, page_size: int) -> Decode:
     """Pages from the first visible one on, padded to the longest row with page 0."""
-    first = [span.first_visible(row.start) // page_size for _, row in rows]
-    pages = [row.tables[group][f : row.start // page_size + 1] for f, (_, row) in zip(first, rows, strict=True)]
-    width = max(map(len, pages))
-    padded = torch.tensor([(*p, *((0,) * (width - len(p)))) for p in pages])
-    starts = torch.tensor(first)[:, None] * page_size
-    keys = starts + torch.arange(width * page_size)
-    query = torch.tensor([row.start for _, row in rows])[:, None]
-    return Decode(torch.tensor([i for i, _ in rows]), padded, make_sight(span, query, keys, dtype))
+    first = [span.first_visible(row.start) for _, row in rows]
+    tables = [
+        row.tables[group][f // page_size : row.start // page_size + 1] for f, (_, row) in zip(first, rows, strict=True)
+    ]
+    width = max(map(len, tables))
+    table = torch.tensor([(*pages, *((0,) * (width - len(pages)))) for pages in tables])
+    visible = torch.tensor(first)
+    last = torch.tensor([row.start for _, row in rows])
+    pages = Pages(span, page_size, table, visible // page_size * page_size, visible, last)
+    return Decode(torch.tensor([i for i, _ in rows]), pages)
 
 
 def _prefill(offset: int, row: Row, table: tuple[int, ...], span: Span, page_size: int, dtype: torch.dtype) -> Prefill:

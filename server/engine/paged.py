@@ -12,20 +12,25 @@ from torch import Tensor
 
 from model.cache import CacheEntry
 from model.kernels.attention import Scores, Sight, attend
+from model.kernels.paged import Pages, Scratch, decode
 
 
 class PagedCache:
     """The pools: for each cache layer keys (pages, P, heads, key_dim) and, where stored, values. Page 0 stays zero."""
 
-    def __init__(self, entries: tuple[CacheEntry, ...], pages: tuple[int, ...], page_size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, entries: tuple[CacheEntry, ...], pages: tuple[int, ...], page_size: int, dtype: torch.dtype
+    ) -> None:
         """pages: for each layer, how many pages its pool has."""
         self.entries, self.page_size = entries, page_size
-        self.keys = [torch.zeros(n, page_size, e.heads, e.key_dim, dtype=dtype) for n, e in zip(pages, entries, strict=True)]
+        self.keys = [
+            torch.zeros(n, page_size, e.heads, e.key_dim, dtype=dtype) for n, e in zip(pages, entries, strict=True)
+        ]
         self.values = [
             None if e.value_in_key else torch.zeros(n, page_size, e.heads, e.value_dim, dtype=dtype)
             for n, e in zip(pages, entries, strict=True)
         ]
-        self._key_scratch = self._value_scratch = torch.empty(0, dtype=dtype)
+        self.scratch = Scratch()
 
     def store(self, layer: int, slots: Tensor, key: Tensor, value: Tensor | None) -> None:
         """Write entries of tokens at flat slots (page * P + offset)."""
@@ -35,18 +40,12 @@ class PagedCache:
             assert value is not None
             values.flatten(0, 1).index_copy_(0, slots, value)
 
-    def gather(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of keys and values of pages (R, n) as (R, heads, n * P, dim), good until the next call.
-
-        Layers take turns in the same scratch memory: fresh memory for every copy would cost more than the copy.
-        """
-        self._key_scratch = _roomy(self._key_scratch, self.keys[layer], pages)
-        keys = _gather(self.keys[layer], pages, self._key_scratch)
-        values = self.values[layer]
+    def gather(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of keys and values of pages (R, n) as (R, heads, n * P, dim), good until the next call."""
+        keys, values = self.scratch.gather("keys", self.keys[layer], table), self.values[layer]
         if values is None:
             return keys, keys[..., : self.entries[layer].value_dim]
-        self._value_scratch = _roomy(self._value_scratch, values, pages)
-        return keys, _gather(values, pages, self._value_scratch)
+        return keys, self.scratch.gather("values", values, table)
 
     def scrub(self, layer: int, slots: Tensor) -> None:
         """Zero entries, so that what a faulty forward left there can never be read."""
@@ -55,39 +54,24 @@ class PagedCache:
                 pool.flatten(0, 1).index_fill_(0, slots, 0)
 
 
-def _roomy(scratch: Tensor, pool: Tensor, pages: Tensor) -> Tensor:
-    """The scratch, or a larger one where it cannot hold a copy of `pages`."""
-    needed = pages.numel() * pool[0].numel()
-    return scratch if scratch.numel() >= needed else scratch.new_empty(needed + needed // 4)
-
-
-def _gather(pool: Tensor, pages: Tensor, scratch: Tensor) -> Tensor:
-    rows, count = pages.shape
-    size, heads, dim = pool.shape[1:]
-    copied = scratch[: rows * count * size * heads * dim].view(rows * count, -1)
-    torch.index_select(pool.flatten(1), 0, pages.flatten(), out=copied)
-    return copied.view(rows, count * size, heads, dim).transpose(1, 2)
-
-
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Rows with one token, attended together: their indices among the step's tokens, pages (R, n), sight."""
+    """Rows with one token, attended together: their indices among the step's tokens, and what each sees."""
 
     tokens: Tensor
-    pages: Tensor
-    sight: Sight
+    pages: Pages
 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """One row with several tokens: its place among the step's tokens, pages (1, n), sight.
+    """One row with several tokens: its place among the step's tokens, page table (1, n), sight.
 
     `fresh` says that nothing of the row was cached before, so the step's own keys are all there is.
     """
 
     start: int
     stop: int
-    pages: Tensor
+    table: Tensor
     sight: Sight
     fresh: bool
 
@@ -122,8 +106,8 @@ class PagedView:
         return out
 
     def _decode(self, layer: int, query: Tensor, part: Decode, scores: Scores) -> Tensor:
-        keys, values = self.cache.gather(layer, part.pages)
-        return attend(query.unsqueeze(2), keys, values, part.sight, scores).squeeze(2)
+        cache, dim = self.cache, self.cache.entries[layer].value_dim
+        return decode(query, cache.keys[layer], cache.values[layer], dim, part.pages, scores, cache.scratch)
 
     def _prefill(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, part: Prefill, scores: Scores
@@ -131,7 +115,9 @@ class PagedView:
         own = slice(part.start, part.stop)
         if part.fresh:
             keys = key[own].transpose(0, 1)[None]
-            values = keys[..., : self.cache.entries[layer].value_dim] if value is None else value[own].transpose(0, 1)[None]
+            values = (
+                keys[..., : self.cache.entries[layer].value_dim] if value is None else value[own].transpose(0, 1)[None]
+            )
         else:
-            keys, values = self.cache.gather(layer, part.pages)
+            keys, values = self.cache.gather(layer, part.table)
         return attend(query[own].transpose(0, 1)[None], keys, values, part.sight, scores)[0].transpose(0, 1)

@@ -1,0 +1,92 @@
+"""Builds native.cpp for this machine the first time it is wanted, keeps the library on disk, and loads it.
+
+Nothing here is needed to run: without a compiler the plain path serves, and one log line says so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("native.cpp")
+# Sums may be regrouped for the vector units; NaN and infinity keep their meaning.
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math")
+SECONDS = 120
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they cannot be had."""
+    try:
+        path = _folder() / f"dyno-{_key()}.so"
+        if not path.exists():
+            _build(path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        log.warning("compiled kernels are not used: %s", str(reason).strip().splitlines()[-1:] or error)
+        return None
+
+
+def _build(path: Path) -> None:
+    """Compile beside the target and move into place, so that no process ever loads half a library."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        raise OSError("no C++ compiler (g++) is installed")
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        built = Path(scratch) / path.name
+        objects = str(built.with_suffix(".o"))
+        _run(compiler, *FLAGS, "-fno-math-errno", "-c", str(SOURCE), "-o", objects)
+        _run(compiler, "-shared", objects, *_openmp(), "-o", str(built))
+        built.rename(path)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+
+
+def _openmp() -> tuple[str, ...]:
+    """Link with PyTorch's own OpenMP runtime: a second one would fight with it for the cores."""
+    bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return (str(bundled[0]), f"-Wl,-rpath,{bundled[0].parent}") if bundled else ("-fopenmp",)
+
+
+def _folder() -> Path:
+    """Where libraries are kept: the user's cache, readable by nobody else."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    try:
+        folder = Path(base) / "dyno" / "kernels"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):
+        pass
+    return Path(tempfile.mkdtemp(prefix="dyno-kernels-"))
+
+
+def _key() -> str:
+    """Changes with the source, the flags, the processor and PyTorch."""
+    digest = hashlib.sha256(SOURCE.read_bytes())
+    for part in (*FLAGS, platform.machine(), _processor(), torch.__version__):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:24]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith("flags")), platform.processor())
