@@ -108,12 +108,12 @@ class GenerateRequest:
 class Piece:
     """New text of one choice. The last piece of each choice, and only that one, has `facts`.
 
-    `tokens` is how many tokens it stands for: 0 with no token behind it, 1 where a server does not say.
+    Text and tokens need not come together: a token may end inside a character. Servers that are not Dyno's tell no ids.
     """
 
     index: int
     text: str
-    tokens: int
+    token_ids: tuple[int, ...] = ()
     facts: Facts | None = None
     id: str = ""  # the server's id of the request
 
@@ -124,6 +124,7 @@ class Choice:
 
     index: int
     text: str
+    token_ids: tuple[int, ...]
     facts: Facts
 
 
@@ -185,14 +186,17 @@ class Client(Protocol):
 
 async def collect(pieces: AsyncIterable[Piece]) -> Answer:
     """The whole answer. Raises StreamCut when a choice never ended."""
-    texts: dict[int, list[str]] = {}
-    ends: dict[int, Facts] = {}
-    identity = ""
+    parts: dict[int, list[Piece]] = {}
     async for piece in pieces:
-        identity = piece.id or identity
-        texts.setdefault(piece.index, []).append(piece.text)
-        if piece.facts is not None:
-            ends[piece.index] = piece.facts
-    if not texts or texts.keys() != ends.keys():
-        raise StreamCut("the stream ended before every choice had ended")
-    return Answer(identity, tuple(Choice(i, "".join(texts[i]), ends[i]) for i in sorted(texts)))
+        parts.setdefault(piece.index, []).append(piece)
+    if not parts:
+        raise StreamCut("the stream ended before anything came")
+    return Answer(parts[min(parts)][0].id, tuple(_choice(parts[index]) for index in sorted(parts)))
+
+
+def _choice(pieces: list[Piece]) -> Choice:
+    facts = pieces[-1].facts
+    if facts is None:
+        raise StreamCut(f"the stream ended before choice {pieces[0].index} had ended")
+    ids = tuple(token for piece in pieces for token in piece.token_ids)
+    return Choice(pieces[0].index, "".join(piece.text for piece in pieces), ids, facts)

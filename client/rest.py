@@ -109,7 +109,7 @@ class _Choices:
             self._reasons.pop(index, None)
         elif choice.get("finish_reason") or index not in self._reasons:
             self._reasons[index] = choice.get("finish_reason") or ""
-        return Piece(index, text, _tokens(choice, text), facts, self._id)
+        return Piece(index, text, tuple(choice.get("token_ids") or ()), facts, self._id)
 
     def unended(self) -> Iterator[Piece]:
         """A last, empty piece for each choice that got no facts, with OpenAI's usage (of all choices, on the first)."""
@@ -117,7 +117,7 @@ class _Choices:
         for index, reason in sorted(self._reasons.items()):
             if not reason:
                 raise StreamCut(f"choice {index} ended without a finish_reason")
-            yield Piece(index, "", 0, Facts(reason, usage), self._id)
+            yield Piece(index, "", (), Facts(reason, usage), self._id)
             usage = Usage(usage.prompt_tokens)
 
 
@@ -166,12 +166,6 @@ def _facts(data: dict[str, Any] | None) -> Facts | None:
         return None if data is None else facts_from_json(data)
     except (KeyError, TypeError) as error:
         raise ClientError(f"the server's `dyno` object is not understood: {error}") from error
-
-
-def _tokens(choice: dict[str, Any], text: str) -> int:
-    """The number of ids where the server sends them; else a chunk with text is taken for one token."""
-    ids = choice.get("token_ids")
-    return len(ids) if ids is not None else int(bool(text))
 
 
 def _usage(data: dict[str, Any]) -> Usage:

@@ -158,7 +158,7 @@ def generate_message(request: GenerateRequest) -> pb.GenerateRequest:
 
 def _piece(response: pb.StreamGenerateResponse) -> Piece:
     facts = _facts(response.finished) if response.HasField("finished") else None
-    return Piece(response.index, response.text, len(response.tokens), facts, response.id)
+    return Piece(response.index, response.text, tuple(token.id for token in response.tokens), facts, response.id)
 
 
 def _facts(done: pb.Finished) -> Facts:

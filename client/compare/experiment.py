@@ -39,7 +39,7 @@ from pathlib import Path
 
 from client.compare.section import ExperimentError, Section
 from client.connect import TargetError, connect
-from client.load.arrivals import Arrivals, Closed, Constant, Gamma, Poisson
+from client.load.arrivals import Closed, Constant, Drawn, Gamma, Poisson
 from client.load.statistics import Objective
 from client.load.workload import Prompts, Workload
 
@@ -69,7 +69,7 @@ class Experiment:
     name: str
     architectures: tuple[Architecture, ...]
     workload: Workload
-    levels: tuple[Arrivals, ...]  # each is run on every architecture in every round
+    levels: tuple[Drawn, ...]  # each is run on every architecture in every round
     repeats: int = SURE_ROUNDS
     seed: int = 0
     warmup: int = 4  # requests to each architecture that are not measured
@@ -155,16 +155,16 @@ def _workload(section: Section) -> Workload:
     return workload
 
 
-def _levels(section: Section) -> tuple[Arrivals, ...]:
+def _levels(section: Section) -> tuple[Drawn, ...]:
     kind = section.choice("kind", ("closed", "constant", "poisson", "gamma"), "closed")
-    levels: tuple[Arrivals, ...]
+    levels: tuple[Drawn, ...]
     if kind == "closed":
         levels = tuple(Closed(_whole(section, n)) for n in section.numbers("concurrency"))
     elif kind == "gamma":
         shape = section.number("shape")
         levels = tuple(Gamma(rate, shape) for rate in section.numbers("rates"))
     else:
-        make: Callable[[float], Arrivals] = Poisson if kind == "poisson" else Constant
+        make: Callable[[float], Drawn] = Poisson if kind == "poisson" else Constant
         levels = tuple(make(rate) for rate in section.numbers("rates"))
     section.close()
     return levels

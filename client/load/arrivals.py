@@ -49,11 +49,16 @@ class Closed:
         _positive(concurrency=self.concurrency)
 
 
-Open: TypeAlias = Constant | Poisson | Gamma
-Arrivals: TypeAlias = Open | Closed
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The instants that a trace came with."""
 
 
-def offsets(arrivals: Arrivals, count: int, seed: int | tuple[int, ...]) -> tuple[float, ...]:
+Drawn: TypeAlias = Constant | Poisson | Gamma | Closed
+Arrivals: TypeAlias = Drawn | Recorded
+
+
+def offsets(arrivals: Drawn, count: int, seed: int | tuple[int, ...]) -> tuple[float, ...]:
     """Seconds from the start at which each of `count` requests is due; the first at 0, all 0 in a closed loop.
 
     The gaps are scaled so that their mean is exactly 1 / rate: chance then decides on the order of dense and sparse
@@ -66,7 +71,7 @@ def offsets(arrivals: Arrivals, count: int, seed: int | tuple[int, ...]) -> tupl
     return (0.0, *(round(float(t), 9) for t in np.cumsum(gaps)))
 
 
-def _gaps(arrivals: Open, count: int, rng: np.random.Generator) -> np.ndarray:
+def _gaps(arrivals: Constant | Poisson | Gamma, count: int, rng: np.random.Generator) -> np.ndarray:
     """Gaps in any unit."""
     match arrivals:
         case Constant():
@@ -88,6 +93,8 @@ def describe(arrivals: Arrivals) -> str:
             return f"{rate:g}/s, gamma of shape {shape:g}"
         case Closed(concurrency):
             return f"{concurrency} at a time"
+        case Recorded():
+            return "as recorded"
 
 
 def _positive(**numbers: float) -> None:

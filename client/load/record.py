@@ -25,7 +25,7 @@ class Record:
     row: int  # of the trace
     intended: float
     sent: float
-    arrivals: tuple[float, ...]  # of the pieces that brought text
+    arrivals: tuple[float, ...]  # of the pieces that brought tokens
     end: float
     facts: Facts | None = None
     error: str = ""
@@ -40,7 +40,7 @@ class Record:
 
     @property
     def first_token(self) -> float | None:
-        """None when no piece had text."""
+        """None when no token came."""
         return self.arrivals[0] - self.intended if self.arrivals else None
 
     @property

@@ -140,7 +140,7 @@ class _Runner:
         request = row.request(self._load.model, self._load.routing)
         async with aclosing(self._client.generate(request)) as pieces:
             async for piece in pieces:
-                if piece.tokens:
+                if piece.token_ids or piece.text:
                     arrivals.append(self._now())
                 facts = piece.facts or facts
         if facts is None:

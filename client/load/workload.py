@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from client.api import Client, ModelCard
-from client.load.arrivals import Arrivals, offsets
+from client.load.arrivals import Drawn, offsets
 from client.load.prompts import cut, random_ids, shared_prefix, tales
 from client.load.trace import Trace, TraceRow
 
@@ -45,9 +45,7 @@ class Subject:
     card: ModelCard
 
 
-async def draw(
-    workload: Workload, arrivals: Arrivals, subjects: Sequence[Subject], *, seed: int, start: int = 0
-) -> Trace:
+async def draw(workload: Workload, arrivals: Drawn, subjects: Sequence[Subject], *, seed: int, start: int = 0) -> Trace:
     """A trace, the same for every subject. Raises WorkloadError, and ClientError from tokenising.
 
     A seed stands for an endless sequence of requests; these begin at `start`: successive traces share no prompt.

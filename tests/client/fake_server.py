@@ -1,7 +1,7 @@
 """A server whose every answer and every delay can be worked out by hand, on both transports at once.
 
 A request for n tokens gets n words: the first `first_token` seconds after it arrived, each further one `gap` later.
-Word i of a request with seed s is "w{s}.{i} ". A prompt has as many tokens as words (or ids).
+Word i of a request with seed s is "w{s}.{i} ", its token id is i. A prompt has as many tokens as words (or ids).
 """
 
 from __future__ import annotations
@@ -171,13 +171,15 @@ class FakeServer:
                 await response.write(event({"error": _error((500, "internal_error", "", "the server failed"))}))
                 return
             sent += 1
-            await response.write(event(self._chunk(body, word, last=sent == count)))
+            await response.write(event(self._chunk(body, word, sent, last=sent == count)))
         usage = {"prompt_tokens": prompt_length(_prompt(body)), "completion_tokens": count}
         await response.write(event({"id": "r1", "choices": [], "usage": usage}) + b"data: [DONE]\n\n")
 
-    def _chunk(self, body: dict[str, Any], word: str, *, last: bool) -> dict[str, Any]:
+    def _chunk(self, body: dict[str, Any], word: str, place: int, *, last: bool) -> dict[str, Any]:
         text = {"delta": {"content": word}} if "messages" in body else {"text": word}
-        choice = {"index": 0, **text, "finish_reason": "length" if last else None}
+        choice: dict[str, Any] = {"index": 0, **text, "finish_reason": "length" if last else None}
+        if self.script.extension and "dyno" in body:
+            choice["token_ids"] = [place - 1]
         chunk: dict[str, Any] = {"id": "r1", "choices": [choice]}
         if last and self.script.extension and "dyno" in body:
             chunk["dyno"] = facts(prompt_length(_prompt(body)), body["max_tokens"])
@@ -219,7 +221,7 @@ class Servicer(InferenceServiceServicer):
                 if sent == script.fault_after:
                     await _abort(context, (500, "internal_error", "", "the server failed"))
                 sent += 1
-                yield _response(asked, word, last=sent == count)
+                yield _response(asked, word, sent, last=sent == count)
         except asyncio.CancelledError:
             self._fake.cancelled.set()
             raise
@@ -231,8 +233,8 @@ class Servicer(InferenceServiceServicer):
         return pb.TokenizeResponse(token_ids=[len(word) for word in request.text.split()])
 
 
-def _response(asked: pb.GenerateRequest, word: str, *, last: bool) -> pb.StreamGenerateResponse:
-    response = pb.StreamGenerateResponse(id="r1", index=0, text=word, tokens=[pb.Token(id=1)])
+def _response(asked: pb.GenerateRequest, word: str, place: int, *, last: bool) -> pb.StreamGenerateResponse:
+    response = pb.StreamGenerateResponse(id="r1", index=0, text=word, tokens=[pb.Token(id=place - 1)])
     if last:
         response.finished.CopyFrom(_finished(_asked_length(asked), asked))
     return response

@@ -55,7 +55,7 @@ async def test_both_transports_give_the_same_answer(fake: FakeServer) -> None:
 
 async def test_pieces_come_one_by_one_and_only_the_last_has_facts(client: Client) -> None:
     pieces = [piece async for piece in client.generate(asking())]
-    assert [piece.tokens for piece in pieces] == [1, 1, 1, 1]
+    assert [piece.token_ids for piece in pieces] == [(0,), (1,), (2,), (3,)]
     assert [piece.facts is not None for piece in pieces] == [False, False, False, True]
 
 

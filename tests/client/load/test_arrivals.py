@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from client.load.arrivals import Arrivals, Closed, Constant, Gamma, Poisson, offsets
+from client.load.arrivals import Closed, Constant, Drawn, Gamma, Poisson, offsets
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
@@ -15,7 +15,7 @@ def test_a_closed_loop_has_no_instants_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("arrivals", [Constant(5.0), Poisson(5.0), Gamma(5.0, 0.25), Gamma(5.0, 4.0)])
-def test_the_mean_gap_is_exactly_one_over_the_rate(arrivals: Arrivals) -> None:
+def test_the_mean_gap_is_exactly_one_over_the_rate(arrivals: Drawn) -> None:
     instants = offsets(arrivals, 101, seed=3)
     assert instants[0] == 0.0
     assert instants[-1] == pytest.approx(100 / 5.0)
@@ -25,7 +25,7 @@ def test_the_mean_gap_is_exactly_one_over_the_rate(arrivals: Arrivals) -> None:
 @pytest.mark.parametrize(
     ("arrivals", "variation"), [(Poisson(2.0), 1.0), (Gamma(2.0, 0.25), 2.0), (Gamma(2.0, 4.0), 0.5)]
 )
-def test_the_gaps_vary_as_their_law_says(arrivals: Arrivals, variation: float) -> None:
+def test_the_gaps_vary_as_their_law_says(arrivals: Drawn, variation: float) -> None:
     gaps = np.diff(offsets(arrivals, 20_000, seed=1))
     assert gaps.std() / gaps.mean() == pytest.approx(variation, rel=0.05)
 

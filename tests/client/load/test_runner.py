@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from client.api import Client
-from client.load.arrivals import Arrivals, Closed, Constant, offsets
+from client.load.arrivals import Closed, Constant, Drawn, offsets
 from client.load.record import Record, Run
 from client.load.runner import Bounds, Load, run
 from client.load.statistics import summarise
@@ -18,7 +18,7 @@ FIRST, GAP, TOKENS = 0.06, 0.02, 5
 SLACK = 0.03  # what a busy machine may add
 
 
-def load(count: int, arrivals: Arrivals, **bounds: float) -> Load:
+def load(count: int, arrivals: Drawn, **bounds: float) -> Load:
     rows = tuple(TraceRow(0.0, "once upon a time", TOKENS, seed=i) for i in range(count))
     return Load(Trace(rows).timed(offsets(arrivals, count, 0)), arrivals, "fake", bounds=Bounds(**bounds))
 
@@ -101,14 +101,14 @@ async def test_a_request_over_its_time_is_an_error(client: Client, fake: FakeSer
 
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("arrivals", [Closed(1), Constant(10.0)], ids=["closed", "open"])
-async def test_nothing_is_sent_after_the_time_is_up(client: Client, arrivals: Arrivals) -> None:
+async def test_nothing_is_sent_after_the_time_is_up(client: Client, arrivals: Drawn) -> None:
     result = await run(client, load(50, arrivals, seconds=0.25))
     assert 1 < len(result.records) < 5
     assert all(r.ok for r in result.records)
 
 
 @pytest.mark.parametrize("arrivals", [Closed(2), Constant(20.0)], ids=["closed", "open"])
-async def test_stopping_keeps_what_was_measured(client: Client, fake: FakeServer, arrivals: Arrivals) -> None:
+async def test_stopping_keeps_what_was_measured(client: Client, fake: FakeServer, arrivals: Drawn) -> None:
     fake.behave(first_token=0.02)
     stop = asyncio.Event()
     seen: list[Record] = []
