@@ -66,8 +66,8 @@ class YarnScaling:
     def __post_init__(self) -> None:
         positive(factor=self.factor, original_context=self.original_context)
         check(
-            self.beta_fast > self.beta_slow,
-            f"beta_fast={self.beta_fast} must be above beta_slow={self.beta_slow}",
+            self.beta_fast >= self.beta_slow,
+            f"beta_fast={self.beta_fast} must not be below beta_slow={self.beta_slow}",
         )
 
 
@@ -90,7 +90,7 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class ProportionalScaling:
-    """Frequencies are spread over the whole head, and only the first `fraction` of the pairs turn (Gemma 4)."""
+    """Frequencies are spread over the whole head, and only the first `fraction` of its pairs turn (Gemma 4)."""
 
     factor: float = 1.0
 
@@ -118,8 +118,9 @@ class Rotary:
         check(0 < self.fraction <= 1, f"fraction must be in (0, 1], got {self.fraction}")
 
     def rotated(self, dim: int) -> int:
-        """How many of a head's `dim` dimensions turn."""
-        return int(dim * self.fraction)
+        """How many of a head's `dim` dimensions stand in the pairs that are turned (by nothing, in the tail of a
+        proportional scaling)."""
+        return dim if isinstance(self.scaling, ProportionalScaling) else int(dim * self.fraction)
 
 
 @dataclass(frozen=True)
@@ -342,7 +343,7 @@ class CrossAttention:
         return self.heads.dim**-0.5 if self.scale is None else self.scale
 
 
-# ---------------------------------------------------------------------------------------------- feed-forward and experts
+# ------------------------------------------------------------------------------------------ feed-forward and experts
 
 
 @dataclass(frozen=True)
@@ -370,9 +371,7 @@ class FeedForward:
 
     def __post_init__(self) -> None:
         positive(hidden=self.hidden)
-        check(
-            self.gated or not isinstance(self.activation, ClampedGate), "activation clamped_gate needs gated=true"
-        )
+        check(self.gated or not isinstance(self.activation, ClampedGate), "activation clamped_gate needs gated=true")
 
 
 @dataclass(frozen=True)
@@ -417,20 +416,40 @@ class RouterLoss:
 
 
 @dataclass(frozen=True)
+class SparseMixer:
+    """Phi-3.5-MoE (arXiv:2409.12136): experts are chosen one after another; a gate is the softmax over the logits that
+    are not yet taken and lie within `tolerance` of the best, relative to the larger of best and own size."""
+
+    tolerance: float = 0.02
+
+    def __post_init__(self) -> None:
+        positive(tolerance=self.tolerance)
+
+
+@dataclass(frozen=True)
 class Router:
     """Scores every expert for a token and chooses the best few.
 
-    `normalise` makes the chosen weights sum to one; `correction` adds a bias that selects but does not weigh.
+    `normalise` makes the chosen weights sum to one; `correction` adds a bias that selects but does not weigh;
+    `expert_gain` multiplies each expert's weight by one learned number; `norm` acts on what the router sees.
     """
 
-    score: Literal["softmax", "sigmoid", "sqrtsoftplus"] = "softmax"
+    score: Literal["softmax", "sigmoid", "sqrtsoftplus"] | SparseMixer = "softmax"
     normalise: bool = True
     scale: float = 1.0
     bias: bool = False
     correction: bool = False
+    expert_gain: bool = False
+    norm: Norm | None = None
     groups: Groups | None = None
     capacity: Capacity | None = None
     loss: RouterLoss = RouterLoss()
+
+    def __post_init__(self) -> None:
+        check(
+            isinstance(self.score, str) or not (self.correction or self.groups),
+            "score of type sparse_mixer goes with neither correction nor groups",
+        )
 
 
 @dataclass(frozen=True)
@@ -464,9 +483,22 @@ class MoE:
             check(kept > 0, f"capacity of experts={self.experts} rounds to {kept} tokens")
 
 
+@dataclass(frozen=True)
+class Beside:
+    """A feed-forward and a mixture beside each other as one branch, each between two norms of its own (Gemma 4).
+
+    The block puts no norm before this branch: its parts norm the residual stream themselves, and the router sees it as
+    it is.
+    """
+
+    dense: FeedForward
+    mixture: MoE
+    norm: Norm = Norm()
+
+
 # ---------------------------------------------------------------------------------------------- the model
 
-Branch: TypeAlias = Attention | CrossAttention | FeedForward | MoE
+Branch: TypeAlias = Attention | CrossAttention | FeedForward | MoE | Beside
 
 
 @dataclass(frozen=True)
@@ -493,14 +525,27 @@ class Block:
             f"parallel=true cannot have placement={self.placement!r}: there is no sum after each branch",
         )
 
+    @property
+    def needs_memory(self) -> bool:
+        """Whether the block stands for a look at the memory, and is left out of a pass that has none."""
+        kinds = {type(branch) for branch in self.branches}
+        return CrossAttention in kinds and Attention not in kinds
+
 
 @dataclass(frozen=True)
 class Embedding:
-    """Token embedding, times `scale`, plus a position, then an optional norm."""
+    """Token embedding, times `scale`, plus a position, then an optional norm.
+
+    `spare` rows stand behind the vocabulary's and have no logits (places for images).
+    """
 
     position: Learned | Sinusoidal | None = None
     scale: float = 1.0
     norm: Norm | None = None
+    spare: int = 0
+
+    def __post_init__(self) -> None:
+        check(self.spare >= 0, f"spare must not be negative, got {self.spare}")
 
 
 @dataclass(frozen=True)
@@ -522,6 +567,21 @@ class Encoder:
 
     def __post_init__(self) -> None:
         check(len(self.blocks) > 0, "encoder.blocks must not be empty")
+        for attention in self.attentions:
+            check(isinstance(attention.span, Full), f"an encoder sees everything, its span cannot be {attention.span}")
+            check(attention.indexer is None, "an encoder sees everything, it cannot have an indexer")
+        crossing = any(isinstance(b, CrossAttention) for block in self.blocks for b in block.branches)
+        check(not crossing, "an encoder has no memory for a cross_attention")
+
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """Every attention branch in the order of the layers."""
+        return attentions_of(self.blocks)
+
+    @property
+    def mixtures(self) -> tuple[tuple[int, MoE], ...]:
+        """(block index, mixture) of every mixture of experts in the order of the layers."""
+        return mixtures_of(self.blocks)
 
 
 @dataclass(frozen=True)
@@ -548,13 +608,28 @@ class Architecture:
             )
         if isinstance(position, Sinusoidal):
             check(self.width % 2 == 0, f"sinusoidal positions need an even width, got {self.width}")
+        check(
+            not (self.head.tied and self.embedding.spare), f"a tied head has no room for spare={self.embedding.spare}"
+        )
+        crossing = any(isinstance(b, CrossAttention) for block in self.blocks for b in block.branches)
+        check(self.encoder is None or crossing, "an encoder needs a cross_attention that looks at its output")
 
     @property
     def attentions(self) -> tuple[Attention, ...]:
         """Every attention branch in the order of the layers."""
-        return tuple(b for block in self.blocks for b in block.branches if isinstance(b, Attention))
+        return attentions_of(self.blocks)
 
     @property
     def mixtures(self) -> tuple[tuple[int, MoE], ...]:
-        """(block index, branch) of every mixture of experts in the order of the layers."""
-        return tuple((i, b) for i, block in enumerate(self.blocks) for b in block.branches if isinstance(b, MoE))
+        """(block index, mixture) of every mixture of experts in the order of the layers."""
+        return mixtures_of(self.blocks)
+
+
+def attentions_of(blocks: tuple[Block, ...]) -> tuple[Attention, ...]:
+    return tuple(b for block in blocks for b in block.branches if isinstance(b, Attention))
+
+
+def mixtures_of(blocks: tuple[Block, ...]) -> tuple[tuple[int, MoE], ...]:
+    found = ((i, branch) for i, block in enumerate(blocks) for branch in block.branches)
+    mixed = ((i, branch.mixture if isinstance(branch, Beside) else branch) for i, branch in found)
+    return tuple((i, branch) for i, branch in mixed if isinstance(branch, MoE))
