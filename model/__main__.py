@@ -22,12 +22,17 @@ from model.evaluation import bits_per_byte
 from model.tokenizer import Tokenizer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-Corpus = Annotated[Path, typer.Option(help="Folder with stories.train.jsonl.gz and stories.valid.jsonl.gz.", exists=True)]
+Corpus = Annotated[
+    Path, typer.Option(help="Folder with stories.train.jsonl.gz and stories.valid.jsonl.gz.", exists=True)
+]
 
 
 @app.command()
-def tokenizer(corpus_folder: Annotated[Path, typer.Option("--corpus", exists=True)],
-              out: Annotated[Path, typer.Option(help="Folder to write tokenizer.json into.")], vocab: int = 4096) -> None:
+def tokenizer(
+    corpus_folder: Annotated[Path, typer.Option("--corpus", exists=True)],
+    out: Annotated[Path, typer.Option(help="Folder to write tokenizer.json into.")],
+    vocab: int = 4096,
+) -> None:
     """Train a byte-level BPE tokenizer."""
     bpe.train(corpus.stories(corpus_folder / "stories.train.jsonl.gz"), vocab, out)
 
@@ -88,8 +93,13 @@ def _card(name: str, trainer: training.Trainer, train_tokens: corpus.Tokens, qua
         "bits_per_byte": {"stories.valid": round(quality, 4)},
         "recipe": dataclasses.asdict(recipe) | {"optimiser": "AdamW, betas 0.9 and 0.95", "precision": "bf16 autocast"},
         "seconds": round(trainer.seconds, 1),
-        "environment": {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()},
-        "command": f"python -m model train model/zoo/recipes/{name}.toml --corpus CORPUS --tokenizer model/zoo/{name} --out RUN",
+        "environment": {
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+        },
+        "command": f"python -m model train model/zoo/recipes/{name}.toml "
+        f"--corpus CORPUS --tokenizer model/zoo/{name} --out RUN",
         "curve": trainer.curve,
     }
 

@@ -1,4 +1,4 @@
-"""Attention branches: each declares what a token stores (model/cache.py) and calls `attend` of the view it is handed."""
+"""Attention branches: each declares what a token stores (model/cache.py) and calls `attend` of its cache view."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ class GroupedAttention(_Attention):
         kinds = 1 if heads.shared_value else 2
         self.qkv = nn.Linear(width, (heads.query + kinds * heads.kv) * heads.dim, bias=heads.bias)
         norm = heads.qk_norm
-        whole = norm is not None and norm.over == "width"
-        self.query_norm = build_norm(norm and norm.norm, heads.dim * (heads.query if whole else 1))
-        self.key_norm = build_norm(norm and norm.norm, heads.dim * (heads.kv if whole else 1))
+        inner, whole = (None, False) if norm is None else (norm.norm, norm.over == "width")
+        self.query_norm = build_norm(inner, heads.dim * (heads.query if whole else 1))
+        self.key_norm = build_norm(inner, heads.dim * (heads.kv if whole else 1))
         self.value_norm = build_norm(heads.value_norm, heads.dim)
 
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:

@@ -52,7 +52,9 @@ def decode(kind: type[Value], data: Any, path: str = "") -> Value:
     unknown = sorted(set(data) - set(hints) - {"type"})
     if unknown:
         raise ConfigError(f"{_join(path, unknown[0])}: unknown field; known are {', '.join(hints)}")
-    fields = {name: _decode_field(hints[name], item, _join(path, name)) for name, item in data.items() if name != "type"}
+    fields = {
+        name: _decode_field(hints[name], item, _join(path, name)) for name, item in data.items() if name != "type"
+    }
     missing = [f.name for f in dataclasses.fields(kind) if f.name not in fields and _default(f) is dataclasses.MISSING]  # type: ignore[arg-type]
     if missing:
         raise ConfigError(f"{_join(path, missing[0])}: required field is missing")

@@ -22,8 +22,7 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
         if weight is not None and self.value.offset:
-            weight = weight.float() + self.value.offset
-            return self._normalise(x.float(), weight, self.bias).to(x.dtype)
+            return self._normalise(x.float(), weight.float() + self.value.offset, self.bias).to(x.dtype)
         return self._normalise(x, weight, self.bias)
 
     def _normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

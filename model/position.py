@@ -24,6 +24,8 @@ def inverse_frequencies(rotary: config.Rotary, dim: int) -> Tensor:
             return _yarn(plain, rotary.scaling, rotary.theta, turned)
         case config.Llama3Scaling():
             return _llama3(plain, rotary.scaling)
+        case config.ProportionalScaling(factor):
+            return rotary.theta ** (-index / dim) / factor
 
 
 def yarn_ramp(scaling: config.YarnScaling, theta: float, turned: int) -> tuple[float, float]:
@@ -106,7 +108,8 @@ def alibi_slopes(heads: int, maximum: float = 8.0) -> Tensor:
 
 def sinusoids(positions: Tensor, width: int, layout: str) -> Tensor:
     """The fixed table at `positions` (tokens,) → float32 (tokens, width)."""
-    rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) * (-math.log(1e4) / width))
+    pairs = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device)
+    rates = torch.exp(pairs * (-math.log(1e4) / width))
     angles = positions[:, None].float() * rates
     if layout == "half":
         return torch.cat((angles.sin(), angles.cos()), dim=-1)

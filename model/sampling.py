@@ -39,10 +39,13 @@ class Draw:
     uniform: list[float]
 
     def where(self, rows: list[int]) -> Draw:
-        return Draw(*([column[i] for i in rows] for column in self._columns()))
-
-    def _columns(self) -> tuple[list[float], list[int], list[float], list[float], list[float]]:
-        return self.temperature, self.top_k, self.top_p, self.min_p, self.uniform
+        return Draw(
+            [self.temperature[i] for i in rows],
+            [self.top_k[i] for i in rows],
+            [self.top_p[i] for i in rows],
+            [self.min_p[i] for i in rows],
+            [self.uniform[i] for i in rows],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,9 @@ def thresholds(logits: Tensor, draw: Draw) -> Tensor:
     found, enough = _nucleus(logits, best, top_k, top_p)
     if not bool(enough.all()):
         short = ~enough
-        found[short] = _nucleus(logits[short], logits[short].sort(-1, descending=True).values, top_k[short], top_p[short])[0]
+        found[short] = _nucleus(
+            logits[short], logits[short].sort(-1, descending=True).values, top_k[short], top_p[short]
+        )[0]
     return torch.maximum(found, floor)
 
 
@@ -131,7 +136,7 @@ def _nucleus(logits: Tensor, best: Tensor, top_k: Tensor, top_p: Tensor) -> tupl
 
 
 def log_probabilities(logits: Tensor, tokens: Tensor, best: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Natural-log probability of `tokens` (R,), and the `best` most likely ones: (R,), ids (R, best), values (R, best)."""
+    """Natural-log probability of `tokens` (R,), ids (R, best) and log-probabilities (R, best) of the most likely."""
     logs = logits.log_softmax(-1)
     values, ids = logs.topk(best, dim=-1)
     return logs.gather(-1, tokens[:, None]).squeeze(-1), ids, values

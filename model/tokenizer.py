@@ -72,8 +72,13 @@ class WindowStream:
 class Tokenizer:
     """A `tokenizers` tokenizer with its end tokens and chat template."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, eos_ids: frozenset[int], template: str | None = None,
-                 special: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        eos_ids: frozenset[int],
+        template: str | None = None,
+        special: dict[str, str] | None = None,
+    ) -> None:
         self._backend = backend
         backend.encode_special_tokens = True
         self.eos_ids = eos_ids
@@ -89,7 +94,9 @@ class Tokenizer:
         template = settings.get("chat_template")
         if template is None and (folder / "chat_template.jinja").exists():
             template = (folder / "chat_template.jinja").read_text()
-        special = {name: _token_text(settings.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+        special = {
+            name: _token_text(settings.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")
+        }
         return cls(backend, _eos_ids(backend, folder, special["eos_token"]), template, special)
 
     @property

@@ -28,7 +28,7 @@ from model.transformer import Transformer
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained. A step is `batch` windows of `length` tokens; the rate warms up, then follows a cosine."""
+    """How a model is trained: a step is `batch` windows of `length` tokens; the rate warms up, then falls as a cosine."""
 
     steps: int
     batch: int = 16
@@ -69,7 +69,9 @@ def corrected(bias: Tensor, loads: Tensor, step: float) -> Tensor:
 class Trainer:
     """One training run in a folder: `run` goes on from the last save."""
 
-    def __init__(self, architecture: config.Architecture, recipe: Recipe, train: Tokens, valid: Tokens, folder: Path):
+    def __init__(
+        self, architecture: config.Architecture, recipe: Recipe, train: Tokens, valid: Tokens, folder: Path
+    ) -> None:
         self.recipe, self.train, self.valid, self.folder = recipe, train, valid, folder
         self.model = Transformer(architecture)
         initialise(self.model, recipe.seed)
@@ -141,7 +143,12 @@ class Trainer:
             state |= {f"optimiser.{i}.{name}": tensor for name, tensor in slots.items()}
         path = self.folder / f"state-{self.step}.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
-        facts = {"step": self.step, "seconds": self.seconds, "curve": self.curve, "recipe": dataclasses.asdict(self.recipe)}
+        facts = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "curve": self.curve,
+            "recipe": dataclasses.asdict(self.recipe),
+        }
         native.write_json(self.folder / "state.json", facts)
         for old in self.folder.glob("state-*.safetensors"):
             if old != path:

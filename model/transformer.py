@@ -79,13 +79,13 @@ class Transformer(nn.Module):
         width, embedding = architecture.width, architecture.embedding
         self.embedding = nn.Embedding(architecture.vocab, width)
         position = embedding.position
-        self.position = EMBEDDED[type(position)](position, width) if position else None  # type: ignore[arg-type]
+        self.position = EMBEDDED[type(position)](position, width) if position else None
         self.embedding_norm = build_norm(embedding.norm, width)
         tables, blocks = _build_blocks(architecture)
         self.tables, self.blocks = nn.ModuleList(tables), nn.ModuleList(blocks)
         self.norm = build_norm(architecture.norm, width)
         head = architecture.head
-        self.head = None if head.tied else nn.Linear(width, architecture.vocab, bias=head.bias)
+        self.head: nn.Module | None = None if head.tied else nn.Linear(width, architecture.vocab, bias=head.bias)
         self.head_bias = nn.Parameter(torch.zeros(architecture.vocab)) if head.bias and head.tied else None
 
     def forward(self, step: StepInput) -> StepOutput:
@@ -111,8 +111,8 @@ class Transformer(nn.Module):
     def project(self, x: Tensor) -> Tensor:
         """x (rows, width) → float32 logits (rows, vocab)."""
         value = self.architecture.head
-        tied = self.head is None
-        logits = (F.linear(x, self.embedding.weight, self.head_bias) if tied else self.head(x)).float()
+        logits = F.linear(x, self.embedding.weight, self.head_bias) if self.head is None else self.head(x)
+        logits = logits.float()
         if value.scale != 1:
             logits = logits * value.scale
         return logits if value.softcap is None else value.softcap * torch.tanh(logits / value.softcap)

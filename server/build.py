@@ -41,7 +41,7 @@ class BuildOptions:
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-    """"ID=NAME" or "NAME" → (the name it is served under, what to load)."""
+    """ "ID=NAME" or "NAME" → (the name it is served under, what to load)."""
     name, found, source = spec.partition("=")
     if found:
         return name, source
@@ -89,7 +89,9 @@ def _find(source: str, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
         architecture = load_architecture(folder)
         model = random_model(architecture, options.seed, dtype).eval().requires_grad_(False)
         return model, ByteTokenizer(architecture.vocab)
-    raise UnknownModel(f"model {source!r}: no zoo model ({', '.join(zoo.names())}), checkpoint folder or architecture file")
+    raise UnknownModel(
+        f"model {source!r}: no zoo model ({', '.join(zoo.names())}), checkpoint folder or architecture file"
+    )
 
 
 def _cache_tokens(architecture: Architecture, options: BuildOptions) -> int:

@@ -19,7 +19,7 @@ HINT = 32  # rows the layout is chosen for; measured equal to the others from 1 
 
 def supported() -> bool:
     """Whether this build of PyTorch has the packed layer and this processor has a use for it."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def lay_out(weight: Tensor) -> Tensor:
