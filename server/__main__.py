@@ -1,0 +1,70 @@
+"""`python -m server`: serve models over REST and gRPC until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+import structlog
+
+from server import logs
+from server.app import StartupError, run
+from server.config import Settings, SettingsError, load, unknown_variables
+from server.engine.stats import Observer
+from server.models import ServedModel
+from server.transport.listening import AddressInUse
+
+log = structlog.get_logger()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 after a drain, 1 when the server could not do its work, 2 when the settings are wrong."""
+    try:
+        settings = load(sys.argv[1:] if arguments is None else arguments)
+    except SettingsError as error:
+        return _complain(str(error), 2)
+    logs.configure(settings.log_level)
+    for name in unknown_variables():
+        log.warning("variable is not read by anything", name=name)
+    try:
+        return asyncio.run(run(settings, lambda observer: build(settings, observer)))
+    except (AddressInUse, StartupError, ValueError, OSError) as error:
+        log.debug("could not start", exc_info=True)
+        return _complain(str(error), 1)
+
+
+def build(settings: Settings, observer: Observer) -> list[ServedModel]:
+    """The models of the settings. What needs torch is imported here, once the listeners are up."""
+    if settings.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # torch reads it when it is imported
+    from server.build import BuildOptions, build_model
+
+    options = BuildOptions(
+        dtype=settings.dtype,
+        cache_tokens=settings.cache_tokens,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_rows=settings.max_rows,
+        seed=settings.seed,
+        scale=settings.scale,
+    )
+    models = [build_model(spec, options, observer) for spec in settings.model]
+    names = [model.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise StartupError(f"two models are called {name}; name one ID=NAME")
+    return models
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"dyno serve: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A model that is still being built in its thread would hold up the interpreter's end.
+    os._exit(code)

@@ -1,0 +1,116 @@
+"""What is asked of the service and what comes back, as values that know no transport. None means: not given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from server.engine.request import Outcome, Routes
+from server.engine.stats import RequestStats
+from server.engine.step import TokenLogprobs
+
+
+class RoutingDetail(StrEnum):
+    """How much is told about the experts a request's tokens went to."""
+
+    NONE = "none"
+    LAYERS = "layers"
+    TOKENS = "tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Oldest message first; only models with a chat template take one."""
+
+    messages: tuple[Message, ...]
+
+
+Prompt: TypeAlias = str | tuple[int, ...] | Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingWishes:
+    """What the caller asks of sampling; the validator fills in what is None."""
+
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateCall:
+    """One call: each prompt is continued `n` times, choice p * n + i is continuation i of prompt p."""
+
+    model: str | None
+    prompts: tuple[Prompt, ...]
+    sampling: SamplingWishes = SamplingWishes()
+    n: int | None = None
+    logprobs: int | None = None
+    routing: RoutingDetail = RoutingDetail.LAYERS
+    user: str | None = None
+    fill_context: bool = False  # without max_tokens: generate until the context is full, not DEFAULT_MAX_TOKENS
+    arrived: float | None = None  # the service's clock when the call reached the transport
+    seconds: float | None = None  # how long the caller waits for the whole answer
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Why and how a choice ended. `routes` is there only when the call asked for the experts of every token."""
+
+    outcome: Outcome  # STOP or LENGTH; anything else is raised, not told
+    stats: RequestStats
+    routes: Routes | None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRoutes:
+    """Expert ids of every token as bytes: little-endian int16, row-major (tokens, layers, top_k)."""
+
+    expert_ids: bytes
+    tokens: int
+    layers: int
+    top_k: int
+
+    @classmethod
+    def of(cls, routes: Routes) -> PackedRoutes:
+        return cls(routes.experts.astype("<i2").tobytes(), *routes.experts.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What became ready for one choice in one step. `text` never holds half a character or a part of a stop string."""
+
+    index: int
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs | None, ...]
+    finished: Finished | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WholeChoice:
+    """Every piece of one choice put together."""
+
+    index: int
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs | None, ...]
+    finished: Finished

@@ -1,0 +1,160 @@
+"""Settings: flags, DYNO_… variables and a TOML file; of one that is in several, the first of these wins."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from server.limits import Limits
+
+PREFIX = "DYNO_"
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class SettingsError(Exception):
+    """The settings are wrong; the message is one line for the operator."""
+
+
+class Settings(BaseSettings):
+    """Every setting of the server. A field is the flag --field-name, the variable DYNO_FIELD_NAME and the key
+    field_name of the file."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    model: Annotated[tuple[str, ...], NoDecode] = Field((), description="what to serve: NAME, PATH or ID=NAME; repeat")
+    host: str = Field("127.0.0.1", description="address of both listeners")
+    port: Port = Field(8000, description="REST port; 0 takes a free one")
+    grpc_port: Port = Field(50051, description="gRPC port; 0 takes a free one")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of weights and cache")
+    cache_tokens: PositiveInt | None = Field(None, description="size of each model's cache in tokens")
+    max_batch_tokens: PositiveInt = Field(512, description="most tokens of one step")
+    max_rows: PositiveInt = Field(64, description="most requests of one step")
+    threads: PositiveInt | None = Field(None, description="CPU threads of the model")
+    seed: int = Field(0, description="draws the weights of models without a checkpoint")
+    scale: str | None = Field(None, description="size of presets without a checkpoint")
+    queue: PositiveInt = Field(Limits().queue, description="most requests waiting for one model")
+    queue_seconds: PositiveFloat = Field(Limits().queue_seconds, description="longest wait in the queue")
+    request_seconds: PositiveFloat = Field(Limits().request_seconds, description="longest time of one request")
+    drain_seconds: Annotated[float, Field(ge=0)] = Field(30.0, description="time for requests in flight at the end")
+    stall_seconds: PositiveFloat = Field(60.0, description="an engine without progress for so long is taken for dead")
+    reflection: bool | None = Field(None, description="gRPC reflection; on by default on loopback")
+    allow_unauthenticated: bool = Field(False, description="serve everybody who reaches a host that is not loopback")
+    debug: bool = Field(False, description="answer /debug/state to callers on loopback")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least serious record shown")
+    faults: str = Field("", description="fault points for tests; loopback only")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """A variable holds several models with commas between."""
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if not self.model:
+            raise ValueError("model: at least one is needed, for instance --model tales-dense")
+        if not self.loopback and not self.allow_unauthenticated:
+            raise ValueError(f"host: {self.host} is open to others; say --allow-unauthenticated if that is meant")
+        if self.faults and not self.loopback:
+            raise ValueError(f"faults: only on loopback, host is {self.host}")
+        if self.port == self.grpc_port != 0:
+            raise ValueError(f"grpc_port: {self.grpc_port} is the REST port already")
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the listeners."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def reflects(self) -> bool:
+        return self.loopback if self.reflection is None else self.reflection
+
+    @property
+    def limits(self) -> Limits:
+        return replace(
+            Limits(), queue=self.queue, queue_seconds=self.queue_seconds, request_seconds=self.request_seconds
+        )
+
+
+def load(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this process. Raises SettingsError; leaves by SystemExit on --help and on unknown flags."""
+    flags = vars(parser().parse_args(arguments))
+    path = flags.pop("config", environment.get(f"{PREFIX}CONFIG"))
+    file = {} if path is None else _read(Path(path))
+
+    class Sources(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, file)
+
+    try:
+        return Sources(**flags)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """DYNO_… variables that nothing reads: most likely misspelt."""
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, "config")}
+    return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags leave what they are not given to the other sources."""
+    parser = argparse.ArgumentParser("dyno serve", description="Serve models over REST and gRPC.", allow_abbrev=False)
+    parser.add_argument("--config", default=argparse.SUPPRESS, help="TOML file with these settings")
+    for name, field in Settings.model_fields.items():
+        flag, text = f"--{name.replace('_', '-')}", field.description
+        default = argparse.SUPPRESS
+        if field.annotation in (bool, bool | None):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        elif name == "model":
+            parser.add_argument(flag, action="append", default=default, help=text)
+        else:
+            parser.add_argument(flag, default=default, metavar=name.upper(), help=text)
+    return parser
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SettingsError(f"settings file {path}: {reason}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}, got {first['input']!r}" if name else message

@@ -1,0 +1,135 @@
+"""Everything a caller can be told went wrong.
+
+    ServiceError                     message, param (the field at fault), code (a stable word)
+    ├── InvalidRequest               the request is wrong and will be wrong again
+    │   ├── InvalidValue             a field has a value it may not have
+    │   ├── MissingValue             a field that is needed is absent
+    │   ├── UnknownField             no such field
+    │   ├── UnsupportedField         a field other servers know and this one does not offer
+    │   └── ContextLengthExceeded    prompt and output do not fit together
+    ├── ModelNotFound                no model of that name is served
+    ├── QueueFull                    too many requests wait already; try again after `retry_after`
+    ├── Unavailable                  nothing can be served now; try again after `retry_after`
+    │   ├── Loading                  models are still being built
+    │   ├── Draining                 the server is going away
+    │   ├── QueueTimeout             waited too long for its turn
+    │   └── EngineDown               the engine thread died or stands still
+    ├── DeadlineExceeded             the caller's time, or the longest time allowed, ran out
+    ├── Cancelled                    the caller is gone
+    └── InternalError                a fault of ours; says nothing but the request's id
+
+Each transport has one table from these classes to its own statuses; a class that is not in a table has its parent's.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Collection
+from typing import ClassVar
+
+SHOWN_CHARS = 64
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = SHOWN_CHARS
+_short.maxlist = _short.maxtuple = _short.maxdict = 4
+
+
+def shown(value: object) -> str:
+    """A caller's value, fit to stand in a message: escaped, and cut when long. Costs little whatever its size."""
+    if isinstance(value, int) and value.bit_length() > 4 * SHOWN_CHARS:
+        return f"an integer of {value.bit_length()} bits"
+    text = _short.repr(value).encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= 2 * SHOWN_CHARS else f"{text[: 2 * SHOWN_CHARS]}..."
+
+
+class ServiceError(Exception):
+    """Root of the tree. `message` names field, value and limit; it never holds anything but the caller's own words."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+
+class InvalidRequest(ServiceError):
+    code = "invalid_request"
+
+
+class InvalidValue(InvalidRequest):
+    code = "invalid_value"
+
+    @classmethod
+    def between(cls, param: str, value: object, low: object, high: object) -> InvalidValue:
+        return cls(f"{param} must be between {low} and {high}, got {shown(value)}", param=param)
+
+    @classmethod
+    def at_most(cls, param: str, count: int, limit: int, unit: str) -> InvalidValue:
+        return cls(f"{param} may have at most {limit} {unit}, got {count}", param=param)
+
+
+class MissingValue(InvalidRequest):
+    code = "missing_value"
+
+
+class UnknownField(InvalidRequest):
+    code = "unknown_field"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unknown field {shown(name)}", param=shown(name)[1:-1])
+
+
+class UnsupportedField(InvalidRequest):
+    code = "unsupported"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(ServiceError):
+    code = "model_not_found"
+
+    def __init__(self, name: str, served: Collection[str]) -> None:
+        super().__init__(f"model {shown(name)} is not served; served are {', '.join(served)}", param="model")
+
+
+class QueueFull(ServiceError):
+    code = "queue_full"
+
+
+class Unavailable(ServiceError):
+    code = "unavailable"
+
+
+class Loading(Unavailable):
+    code = "loading"
+
+
+class Draining(Unavailable):
+    code = "draining"
+
+
+class QueueTimeout(Unavailable):
+    code = "queue_timeout"
+
+
+class EngineDown(Unavailable):
+    code = "engine_down"
+
+
+class DeadlineExceeded(ServiceError):
+    code = "deadline_exceeded"
+
+
+class Cancelled(ServiceError):
+    code = "cancelled"
+
+
+class InternalError(ServiceError):
+    code = "internal_error"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"the server failed on this request; its id is {request_id}")

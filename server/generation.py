@@ -1,0 +1,162 @@
+"""A call that was accepted: its choices running in the engine, and their deltas turned into pieces of text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from server.call import Finished, GenerateCall, Piece, RoutingDetail, WholeChoice
+from server.engine.engine import Delta
+from server.engine.loop import EngineFault, Stream
+from server.engine.request import Outcome, Request
+from server.engine.stats import RequestStats
+from server.errors import Cancelled, DeadlineExceeded, EngineDown, InternalError, ServiceError
+from server.models import ServedModel
+from server.text import VisibleText
+
+log = structlog.get_logger()
+
+DEADLINE_SLACK = 0.02  # seconds: a caller with a deadline of its own hangs up about when ours runs out
+
+
+@dataclass(slots=True)
+class Choice:
+    """One continuation: its request in the engine and the text it has so far."""
+
+    request: Request
+    stream: Stream
+    text: VisibleText
+    index: int = 0
+    ended: bool = False
+
+    def read(self, delta: Delta) -> str:
+        """The text of a delta. A token that ended the generation by its id is not shown."""
+        tokens, stats = delta.tokens, delta.stats
+        if stats is None:
+            return "".join(map(self.text.push, tokens))
+        if stats.outcome is Outcome.STOP and tokens and tokens[-1] in self.request.sampling.stop_ids:
+            tokens = tokens[:-1]
+        text = "".join(map(self.text.push, tokens))
+        return text if self.text.stopped else text + self.text.flush()
+
+
+class Generation:
+    """Iterate `pieces` once, or await `whole`; then `close`, whatever happened. Belongs to the event loop's thread."""
+
+    def __init__(self, id: str, created: int, model: ServedModel, call: GenerateCall) -> None:
+        self.id = id
+        self.created = created  # seconds since the epoch
+        self.model = model
+        self.call = call
+        self.choices: list[Choice] = []
+        self._failure: ServiceError | None = None
+        self._readers: list[asyncio.Task[None]] = []
+
+    def add(self, choice: Choice) -> None:
+        choice.index = len(self.choices)
+        self.choices.append(choice)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts; a prompt with several continuations counts once."""
+        return sum(len(choice.request.prompt) for choice in self.choices[:: self.call.n or 1])
+
+    @property
+    def started(self) -> bool:
+        """Whether the engine has computed anything for it."""
+        return any(c.ended or c.request.num_computed > 0 or c.request.outputs for c in self.choices)
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Every piece of every choice, in order within a choice. Raises ServiceError when a choice cannot end well."""
+        if len(self.choices) > 1:
+            async for choice, delta in self._merged():
+                yield self._piece(choice, delta)
+            return
+        choice = self.choices[0]
+        try:
+            async for delta in choice.stream:
+                yield self._piece(choice, delta)
+        except EngineFault as fault:
+            raise self._engine_down(fault) from None
+
+    async def whole(self) -> list[WholeChoice]:
+        """Every choice, complete, by index."""
+        parts: list[list[Piece]] = [[] for _ in self.choices]
+        async for piece in self.pieces():
+            parts[piece.index].append(piece)
+        return [_join(pieces) for pieces in parts]
+
+    def fail(self, error: ServiceError, outcome: Outcome = Outcome.CANCELLED) -> None:
+        """End it now; whoever reads the pieces gets `error`."""
+        self._failure = error
+        self._cancel(outcome)
+
+    def close(self, now: float) -> None:
+        """Nothing of this call stays in the engine: what has not ended is cancelled."""
+        for reader in self._readers:
+            reader.cancel()
+        late = any(c.request.deadline is not None and now >= c.request.deadline - DEADLINE_SLACK for c in self.choices)
+        self._cancel(Outcome.DEADLINE if late else Outcome.CANCELLED)
+
+    def _cancel(self, outcome: Outcome) -> None:
+        for choice in self.choices:
+            if not choice.ended:
+                choice.stream.cancel(outcome)
+
+    async def _merged(self) -> AsyncIterator[tuple[Choice, Delta]]:
+        """The choices' deltas as they come, until every choice has ended."""
+        arrivals: asyncio.Queue[tuple[Choice, Delta] | EngineFault] = asyncio.Queue()
+        self._readers = [asyncio.create_task(_forward(choice, arrivals)) for choice in self.choices]
+        while not all(choice.ended for choice in self.choices):
+            arrived = await arrivals.get()
+            if isinstance(arrived, EngineFault):
+                raise self._engine_down(arrived)
+            yield arrived
+
+    def _piece(self, choice: Choice, delta: Delta) -> Piece:
+        finished = None if delta.stats is None else self._finish(choice, delta, delta.stats)
+        return Piece(choice.index, choice.read(delta), delta.tokens, delta.logprobs, finished)
+
+    def _finish(self, choice: Choice, delta: Delta, stats: RequestStats) -> Finished:
+        choice.ended = True
+        if stats.outcome not in (Outcome.STOP, Outcome.LENGTH):
+            raise self._unfinished(stats.outcome, delta.error)
+        routes = delta.routes if self.call.routing is RoutingDetail.TOKENS else None
+        return Finished(stats.outcome, stats, routes)
+
+    def _unfinished(self, outcome: Outcome, why: str) -> ServiceError:
+        if self._failure is not None:
+            return self._failure
+        if outcome is Outcome.DEADLINE:
+            return DeadlineExceeded("the time for this request ran out before it was complete")
+        if outcome is Outcome.CANCELLED:
+            return Cancelled("the request was cancelled")
+        log.error("request failed in the engine", id=self.id, model=self.model.name, why=why)
+        return InternalError(self.id)
+
+    def _engine_down(self, fault: EngineFault) -> ServiceError:
+        log.error("engine fault", id=self.id, model=self.model.name, why=str(fault))
+        return self._failure or EngineDown("the engine stopped while it worked on this request", retry_after=1)
+
+
+async def _forward(choice: Choice, arrivals: asyncio.Queue[tuple[Choice, Delta] | EngineFault]) -> None:
+    try:
+        async for delta in choice.stream:
+            arrivals.put_nowait((choice, delta))
+    except EngineFault as fault:
+        arrivals.put_nowait(fault)
+
+
+def _join(pieces: Sequence[Piece]) -> WholeChoice:
+    finished = pieces[-1].finished
+    assert finished is not None, "a stream ended without its last delta"
+    return WholeChoice(
+        index=pieces[0].index,
+        text="".join(piece.text for piece in pieces),
+        tokens=tuple(token for piece in pieces for token in piece.tokens),
+        logprobs=tuple(logprob for piece in pieces for logprob in piece.logprobs),
+        finished=finished,
+    )

@@ -1,0 +1,47 @@
+"""Every bound of the service in one frozen value. Both transports and the validator read the same object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes are bytes, times seconds, the rest counts."""
+
+    # what arrives
+    body_bytes: int = 1 << 20
+    body_chunks: int = 4096
+    body_seconds: float = 30.0
+    request_line_bytes: int = 8 << 10
+    head_bytes: int = 16 << 10
+    head_count: int = 64
+    head_seconds: float = 10.0
+    metadata_bytes: int = 8 << 10
+    connections: int = 1024
+    streams_per_connection: int = 100
+    json_depth: int = 32
+    json_keys: int = 512
+
+    # what is asked
+    prompts: int = 64
+    messages: int = 256
+    content_chars: int = 512 << 10
+    choices: int = 4
+    logprobs: int = 20
+    logit_bias: int = 300
+    stop: int = 4
+    stop_chars: int = 64
+    stop_ids: int = 64
+    user_chars: int = 64
+    temperature: float = 2.0
+    penalty: float = 2.0
+    bias: float = 100.0
+    repetition: tuple[float, float] = (0.01, 2.0)
+
+    # how long and how many
+    queue: int = 256
+    queue_seconds: float = 30.0
+    request_seconds: float = 600.0
+    stalled_write_seconds: float = 30.0
+    retry_after_seconds: int = 1

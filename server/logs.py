@@ -1,0 +1,35 @@
+"""How the server talks to its operator: one line a record, JSON unless a person is watching."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import structlog
+from structlog.typing import Processor
+
+SHARED: Sequence[Processor] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso"),
+)
+
+
+def configure(level: str) -> None:
+    """Send our own records and those of the libraries to stderr. Libraries only speak up from WARNING on."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    end: list[Processor] = [structlog.dev.ConsoleRenderer()]
+    if not sys.stderr.isatty():
+        end = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=[*SHARED, *end],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=end, foreign_pre_chain=SHARED))
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+    # Clients can make uvicorn warn as often as they like; what matters of it, the transport logs itself.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

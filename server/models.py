@@ -1,0 +1,122 @@
+"""A served model: what the service needs to hold of it, and its card in words and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from model import codec
+from model.cache import cache_entries
+from model.config import Architecture, Attention, FeedForward, Latent, Learned, MoE, Sinusoidal
+from model.tokenizer import Tokenizer
+from server.engine.engine import Engine
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a user is told about a model; `context` is the longest prompt plus output in tokens."""
+
+    id: str
+    context: int
+    vocab: int
+    total_parameters: int
+    active_parameters: int
+    cache_bytes_per_token: int
+    chat: bool
+    attention: str
+    position: str
+    feed_forward: str
+    dtype: str
+    architecture: dict[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model behind a name: `parameters` is (all, those one token uses)."""
+
+    name: str
+    architecture: Architecture
+    tokenizer: Tokenizer
+    engine: Engine
+    dtype: str
+    parameters: tuple[int, int]
+
+    @property
+    def longest(self) -> int:
+        """Most tokens, prompt and output together, that one request may have: context and cache both hold them."""
+        return min(self.architecture.context, self.engine.capacity_tokens)
+
+    @property
+    def vocab(self) -> int:
+        """Token ids a caller may name run from 0 to this, exclusive: padding of the logits is no token."""
+        return min(self.architecture.vocab, self.tokenizer.vocab_size)
+
+    @cached_property
+    def card(self) -> ModelCard:
+        return ModelCard(
+            id=self.name,
+            context=self.architecture.context,
+            vocab=self.architecture.vocab,
+            total_parameters=self.parameters[0],
+            active_parameters=self.parameters[1],
+            cache_bytes_per_token=cache_bytes_per_token(self.architecture, self.dtype),
+            chat=self.tokenizer.chat,
+            attention=attention_words(self.architecture),
+            position=position_words(self.architecture),
+            feed_forward=feed_forward_words(self.architecture),
+            dtype=self.dtype,
+            architecture=codec.architecture_to_dict(self.architecture),
+        )
+
+
+def cache_bytes_per_token(architecture: Architecture, dtype: str) -> int:
+    """Cache one token takes while every layer still sees it."""
+    return sum(entry.numbers for entry in cache_entries(architecture)) * BYTES[dtype]
+
+
+def attention_words(architecture: Architecture) -> str:
+    """For instance "grouped-query"; several kinds are joined by " + "."""
+    return _several(_attention_word(attention) for attention in architecture.attentions)
+
+
+def position_words(architecture: Architecture) -> str:
+    """rotary, alibi, learned, sinusoidal or none."""
+    embedded = architecture.embedding.position
+    if isinstance(embedded, Learned | Sinusoidal):
+        return type(embedded).__name__.lower()
+    return _several(_position_word(attention) for attention in architecture.attentions)
+
+
+def feed_forward_words(architecture: Architecture) -> str:
+    """For instance "gated silu" or "2 of 8 experts"."""
+    branches = (branch for block in architecture.blocks for branch in block.branches)
+    return _several(_feed_forward_word(branch) for branch in branches if isinstance(branch, FeedForward | MoE))
+
+
+def _several(words: Iterable[str]) -> str:
+    return " + ".join(dict.fromkeys(words)) or "none"
+
+
+def _attention_word(attention: Attention) -> str:
+    heads = attention.heads
+    if isinstance(heads, Latent):
+        return "latent"
+    if heads.kv == heads.query:
+        return "multi-head"
+    return "multi-query" if heads.kv == 1 else "grouped-query"
+
+
+def _position_word(attention: Attention) -> str:
+    return "none" if attention.position is None else type(attention.position).__name__.lower()
+
+
+def _feed_forward_word(branch: FeedForward | MoE) -> str:
+    if isinstance(branch, MoE):
+        shared = "" if branch.shared is None else ", 1 shared"
+        return f"{branch.active} of {branch.experts} experts{shared}"
+    activation = branch.activation if isinstance(branch.activation, str) else "clamped silu"
+    return f"gated {activation}" if branch.gated else activation

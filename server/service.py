@@ -1,0 +1,216 @@
+"""The one service behind both transports: validates, tokenises, submits, streams, and aborts in finally."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from enum import StrEnum
+from typing import Protocol
+
+from server.call import GenerateCall
+from server.engine.loop import EngineFault, EngineLoop
+from server.engine.request import Outcome, Request
+from server.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    EngineDown,
+    Loading,
+    MissingValue,
+    ModelNotFound,
+    QueueFull,
+    QueueTimeout,
+    ServiceError,
+)
+from server.generation import Choice, Generation
+from server.limits import Limits
+from server.models import ServedModel
+from server.preparation import Preparation, visible_text
+from server.textwork import TextWork
+from server.validation import check_text, check_token_ids
+
+REJECTED = "rejected"
+
+
+class Phase(StrEnum):
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class Admissions(Protocol):
+    """Hears of calls that never reached the engine; of those that did, the engine tells."""
+
+    def unserved(self, model: str | None, outcome: str) -> None:
+        """`model` None: the call named no served model. `outcome`: REJECTED or a value of Outcome."""
+        ...
+
+
+class GenerationService:
+    """Begins without models, LOADING; `serve` opens it, `drain` closes it for new calls."""
+
+    def __init__(self, limits: Limits, admissions: Admissions, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits
+        self.clock = clock
+        self.phase = Phase.LOADING
+        self.models: dict[str, ServedModel] = {}
+        self.since = 0  # seconds since the epoch
+        self.active: set[Generation] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._admissions = admissions
+        self._loop: EngineLoop | None = None
+        self._texts = TextWork(limits.queue)
+        self._prepare = Preparation(limits, self._texts)
+
+    # ------------------------------------------------------------------------------------------ life
+
+    def serve(self, models: Sequence[ServedModel], loop: EngineLoop) -> None:
+        """Take calls for these models from now on; `loop` runs their engines."""
+        self.models = {model.name: model for model in models}
+        self._loop = loop
+        self.since = int(time.time())
+        self.phase = Phase.READY
+
+    def drain(self) -> None:
+        """Take no new calls; those in flight go on."""
+        self.phase = Phase.DRAINING
+
+    async def quiet(self) -> None:
+        """Wait until no call is in flight."""
+        await self._quiet.wait()
+
+    def abort_all(self, error: ServiceError) -> None:
+        """End every call in flight; their readers get `error`."""
+        for generation in list(self.active):
+            generation.fail(error)
+
+    def close(self) -> None:
+        self._texts.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine thread runs and moves; true while loading, when there is none yet."""
+        return self._loop is None or self._loop.alive
+
+    def refusal(self) -> ServiceError | None:
+        """Why nothing can be served now; None when ready."""
+        soon = self.limits.retry_after_seconds
+        if self.phase is Phase.LOADING:
+            return Loading("models are still loading", retry_after=soon)
+        if self.phase is Phase.DRAINING:
+            return Draining("the server is shutting down", retry_after=soon)
+        return None if self.alive else EngineDown("the engine does not run", retry_after=soon)
+
+    # ------------------------------------------------------------------------------------------ models and text
+
+    def model(self, name: str | None) -> ServedModel:
+        """The model of that name; None means the only one."""
+        self.require_ready()
+        if name is None and len(self.models) == 1:
+            return next(iter(self.models.values()))
+        if name is None:
+            raise MissingValue(f"model is needed; served are {', '.join(self.models)}", param="model")
+        if name not in self.models:
+            raise ModelNotFound(name, self.models)
+        return self.models[name]
+
+    async def tokenize(self, name: str | None, text: str, param: str) -> list[int]:
+        """`param` is what the caller's transport calls the text."""
+        model = self.model(name)
+        check_text(param, text, self.limits)
+        return await self._texts.run(len(text), lambda: model.tokenizer.encode(text))
+
+    async def detokenize(self, name: str | None, ids: Sequence[int], param: str) -> str:
+        model = self.model(name)
+        check_token_ids(param, ids, model.vocab)
+        return await self._texts.run(len(ids), lambda: model.tokenizer.decode(ids))
+
+    # ------------------------------------------------------------------------------------------ generation
+
+    @asynccontextmanager
+    async def generate(self, id: str, call: GenerateCall) -> AsyncIterator[Generation]:
+        """Run a call under this id, which nobody else may have. Raises ServiceError, here or while pieces are read.
+
+        Leaving the context, however that happens, takes the call out of the engine.
+        """
+        generation = await self._admit(id, call)
+        self.active.add(generation)
+        self._quiet.clear()
+        timer = asyncio.get_running_loop().call_later(self.limits.queue_seconds, self._end_waiting, generation)
+        try:
+            yield generation
+        finally:
+            timer.cancel()
+            generation.close(self.clock())
+            self.active.discard(generation)
+            if not self.active:
+                self._quiet.set()
+
+    @contextmanager
+    def counting_refusals(self, name: str | None = None) -> Iterator[None]:
+        """A call that fails inside never reached the engine: it is counted here, once."""
+        try:
+            yield
+        except BaseException as error:
+            only = next(iter(self.models)) if len(self.models) == 1 else None
+            known = only if name is None else name if name in self.models else None
+            self._admissions.unserved(known, _outcome(error))
+            raise
+
+    async def _admit(self, id: str, call: GenerateCall) -> Generation:
+        with self.counting_refusals(call.model):
+            model = self.model(call.model)
+            self._check_queue(model, 1)
+            arrived = self.clock() if call.arrived is None else call.arrived
+            requests = await self._prepare.requests(id, call, model, arrived)
+            return self._submit(id, call, model, requests)
+
+    def _submit(self, id: str, call: GenerateCall, model: ServedModel, requests: Sequence[Request]) -> Generation:
+        """No await here: between the check of the queue and the last submission nobody else comes in."""
+        self.require_ready()
+        self._check_queue(model, len(requests))
+        if self.clock() >= (requests[0].deadline or 0.0):
+            raise DeadlineExceeded("the time for this request ran out before it could start")
+        generation = Generation(id, int(time.time()), model, call)
+        try:
+            for request in requests:
+                generation.add(self._start(model, call, request))
+        except EngineFault as fault:
+            generation.close(self.clock())
+            raise EngineDown("the engine does not run", retry_after=self.limits.retry_after_seconds) from fault
+        return generation
+
+    def _start(self, model: ServedModel, call: GenerateCall, request: Request) -> Choice:
+        assert self._loop is not None
+        text = visible_text(call, model, request.sampling.min_tokens)
+        return Choice(request, self._loop.submit(model.name, request), text)
+
+    def require_ready(self) -> None:
+        """Raise what `refusal` says."""
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
+
+    def _check_queue(self, model: ServedModel, more: int) -> None:
+        assert self._loop is not None
+        waiting = self._loop.waiting(model.name)
+        if waiting + more > self.limits.queue:
+            message = f"{waiting} requests wait already, {more} more exceed the queue of {self.limits.queue}"
+            raise QueueFull(message, retry_after=self.limits.retry_after_seconds)
+
+    def _end_waiting(self, generation: Generation) -> None:
+        if not generation.started:
+            message = f"waited {self.limits.queue_seconds:g} s in the queue"
+            error = QueueTimeout(message, retry_after=self.limits.retry_after_seconds)
+            generation.fail(error, Outcome.DEADLINE)
+
+
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, DeadlineExceeded):
+        return Outcome.DEADLINE
+    if isinstance(error, asyncio.CancelledError | Cancelled):
+        return Outcome.CANCELLED
+    return REJECTED if isinstance(error, ServiceError) else Outcome.ERROR

@@ -1,0 +1,112 @@
+"""Counting without locks: every tally has one writer thread, and a reader may look at any time."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from server.engine.request import Outcome
+from server.engine.stats import GroupUse, RequestStats, StepStats
+
+FIRST_TOKEN = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.04, 0.06, 0.08, 0.1),
+    *(0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0),
+)
+INTER_TOKEN = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08),
+    *(0.1, 0.2, 0.4, 0.8, 1.6, 5.0, 15.0, 60.0),
+)
+WHOLE = (*(0.0005, 0.001, 0.0025, 0.005), *(0.01 * 2**i for i in range(13)), 60.0)
+SIZES = tuple(float(2**i) for i in range(14))
+SHARES = tuple(i / 20 for i in range(1, 21))
+IMBALANCES = (1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0)
+
+OUTCOMES: tuple[str, ...] = (*Outcome, "rejected")
+
+
+class Buckets:
+    """A histogram: `counts` has one entry a bound and one above the last."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Iterable[float]) -> None:
+        self.bounds = tuple(sorted(bounds))
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def observe_all(self, values: Iterable[float]) -> None:
+        for value in values:
+            self.observe(value)
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+
+class EngineTally:
+    """What one engine told. Written by its thread only."""
+
+    def __init__(self, experts: Sequence[int]) -> None:
+        """`experts`: their number in each mixture layer."""
+        self.received = 0
+        self.outcomes = Counter(dict.fromkeys(OUTCOMES, 0))  # every key from the start: readers iterate
+        self.prompt = self.cached = self.recomputed = self.preemptions = 0
+        self.prefill = self.decode = self.generated = 0
+        self.running = self.waiting = 0
+        self.groups: tuple[GroupUse, ...] = ()
+        self.first_token, self.inter_token = Buckets(FIRST_TOKEN), Buckets(INTER_TOKEN)
+        self.whole, self.queue = Buckets(WHOLE), Buckets(FIRST_TOKEN)
+        self.prefill_time, self.decode_time = Buckets(FIRST_TOKEN), Buckets(WHOLE)
+        self.step_time, self.forward_time = Buckets(FIRST_TOKEN), Buckets(FIRST_TOKEN)
+        self.step_tokens, self.step_rows = Buckets(SIZES), Buckets(SIZES)
+        self.entropy, self.imbalance = Buckets(SHARES), Buckets(IMBALANCES)
+        self.experts = [np.zeros(count, np.int64) for count in experts]
+
+    def step(self, stats: StepStats) -> None:
+        self.running, self.waiting, self.groups = stats.running, stats.waiting, stats.groups
+        if not stats.rows:
+            return  # nothing was computed; requests only left
+        self.prefill += stats.prefill_tokens
+        self.decode += stats.decode_tokens
+        self.recomputed += stats.recomputed_tokens
+        self.preemptions += stats.preemptions
+        self.generated += len(stats.first_tokens) + len(stats.gaps)
+        self.first_token.observe_all(stats.first_tokens)
+        self.inter_token.observe_all(stats.gaps)
+        self.step_time.observe(stats.seconds)
+        self.forward_time.observe(stats.forward_seconds)
+        self.step_tokens.observe(stats.prefill_tokens + stats.decode_tokens)
+        self.step_rows.observe(stats.rows)
+        for layer, tokens in zip(self.experts, stats.expert_tokens, strict=True):
+            layer += np.asarray(tokens, np.int64)
+
+    def finish(self, stats: RequestStats) -> None:
+        self.outcomes[stats.outcome] += 1
+        self.prompt += stats.prompt_tokens
+        self.cached += stats.cached_tokens
+        self.whole.observe(stats.latency.total)
+        self.queue.observe(stats.latency.queued)
+        if stats.completion_tokens:
+            self.prefill_time.observe(stats.latency.prefill)
+            self.decode_time.observe(stats.latency.decode)
+        if stats.routing and stats.routed_tokens:
+            self.entropy.observe(sum(layer.entropy for layer in stats.routing) / len(stats.routing))
+            self.imbalance.observe(sum(layer.imbalance for layer in stats.routing) / len(stats.routing))
+
+
+class DoorTally:
+    """What the transports and the service told: calls that never reached an engine, and every answer by its code.
+
+    Written by the event loop's thread only.
+    """
+
+    def __init__(self) -> None:
+        self.unserved = Counter[tuple[str, str]]()  # (model, outcome)
+        self.answers = Counter[tuple[str, str, str]]()  # (transport, method, code)

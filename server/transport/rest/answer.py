@@ -1,0 +1,102 @@
+"""Running a call while its client is there: answered whole or as a stream, taken back when the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from server.call import GenerateCall
+from server.errors import ServiceError
+from server.generation import Generation
+from server.service import GenerationService
+from server.transport.rest.calls import AnswerWishes
+from server.transport.rest.errors import internal_error
+from server.transport.rest.writers import Writer
+
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # proxies: pass every event on at once
+]
+
+
+class GenerationAnswer(Response):
+    """A response that generates while it is being sent."""
+
+    def __init__(
+        self, service: GenerationService, id: str, call: GenerateCall, writer: type[Writer], wishes: AnswerWishes
+    ) -> None:
+        super().__init__()
+        self._service = service
+        self._id = id
+        self._call = call
+        self._writer = writer
+        self._wishes = wishes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises ServiceError while nothing is sent yet; later errors go into the stream."""
+        await while_connected(receive, self._run(send))
+
+    async def _run(self, send: Send) -> None:
+        async with self._service.generate(self._id, self._call) as generation:
+            writer = self._writer(generation, self._wishes)
+            if self._wishes.stream:
+                await self._stream(generation, writer, send)
+                return
+            body = writer.whole(await generation.whole())
+        await send(_start([(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]))
+        await send(_body(body, more=False))
+
+    async def _stream(self, generation: Generation, writer: Writer, send: Send) -> None:
+        """Nothing is sent before the first piece, so that what fails until then has a status of its own."""
+        begun = False
+        try:
+            async for piece in generation.pieces():
+                event = writer.event(piece)
+                if not begun:
+                    begun = True
+                    await send(_start(STREAM_HEADERS))
+                await send(_body(event))
+            last = writer.end()
+        except ServiceError as error:
+            if not begun:
+                raise
+            last = writer.error(error)
+        except (OSError, TimeoutError):
+            raise  # the connection, not the generation
+        except Exception as error:
+            if not begun:
+                raise
+            last = writer.error(internal_error(self._id, error))
+        await send(_body(last, more=False))
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` to its end, or cancel it when the client disconnects."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+        await asyncio.wait((task, gone))
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _start(headers: list[tuple[bytes, bytes]]) -> Message:
+    return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+def _body(body: bytes, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}

@@ -1,0 +1,101 @@
+"""From the bodies of REST to the calls of the service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.call import Conversation, GenerateCall, Message, Prompt, RoutingDetail, SamplingWishes
+from server.errors import InvalidValue
+from server.transport.rest.schema import ChatBody, CompletionBody, GenerationBody
+
+ROLES = {"developer": "system"}  # OpenAI's newer name
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerWishes:
+    """How the answer is to look. `facts` None: without the `dyno` extension."""
+
+    stream: bool
+    usage: bool
+    usage_always: bool
+    facts: RoutingDetail | None
+
+
+def completion_call(body: CompletionBody, arrived: float) -> GenerateCall:
+    body.refuse_unsupported()
+    return _call(body, body.prompt, body.max_tokens, body.logprobs, arrived, fill=False)
+
+
+def chat_call(body: ChatBody, arrived: float) -> GenerateCall:
+    """Without a limit of its own an answer may fill the context: a conversation has no natural short length."""
+    body.refuse_unsupported()
+    for index, message in enumerate(body.messages):
+        message.refuse_unsupported(f"messages[{index}].")
+    messages = tuple(Message(ROLES.get(message.role, message.role), message.content) for message in body.messages)
+    return _call(body, (Conversation(messages),), _chat_max_tokens(body), _chat_logprobs(body), arrived, fill=True)
+
+
+def answer_wishes(body: GenerationBody) -> AnswerWishes:
+    stream, options = bool(body.stream), body.stream_options
+    if options is not None and not stream:
+        raise InvalidValue("stream_options needs stream to be true", param="stream_options")
+    facts = None if body.dyno is None else RoutingDetail(body.dyno.routing or RoutingDetail.LAYERS)
+    usage = options is not None and bool(options.include_usage)
+    always = options is not None and bool(options.continuous_usage_stats)
+    return AnswerWishes(stream, usage, usage and always, facts)
+
+
+def _call(
+    body: GenerationBody,
+    prompts: tuple[Prompt, ...],
+    max_tokens: int | None,
+    logprobs: int | None,
+    arrived: float,
+    fill: bool,
+) -> GenerateCall:
+    facts = answer_wishes(body).facts
+    return GenerateCall(
+        model=body.model,
+        prompts=prompts,
+        sampling=_sampling(body, max_tokens),
+        n=body.n,
+        logprobs=logprobs,
+        routing=RoutingDetail.NONE if facts is None else facts,
+        user=body.user,
+        fill_context=fill,
+        arrived=arrived,
+    )
+
+
+def _sampling(body: GenerationBody, max_tokens: int | None) -> SamplingWishes:
+    return SamplingWishes(
+        max_tokens=max_tokens,
+        min_tokens=body.min_tokens,
+        temperature=body.temperature,
+        top_k=body.top_k,
+        top_p=body.top_p,
+        min_p=body.min_p,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repetition_penalty,
+        logit_bias=body.logit_bias,
+        seed=body.seed,
+        stop=body.stop,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+    )
+
+
+def _chat_max_tokens(body: ChatBody) -> int | None:
+    """OpenAI renamed the field; clients send either, or both."""
+    old, new = body.max_tokens, body.max_completion_tokens
+    if None not in (old, new) and old != new:
+        message = f"max_completion_tokens is {new} and max_tokens, its older name, is {old}"
+        raise InvalidValue(message, param="max_completion_tokens")
+    return old if new is None else new
+
+
+def _chat_logprobs(body: ChatBody) -> int | None:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidValue("top_logprobs needs logprobs to be true", param="top_logprobs")
+    return (body.top_logprobs or 0) if body.logprobs else None

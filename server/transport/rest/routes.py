@@ -1,0 +1,144 @@
+"""The paths of the REST port."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import ipaddress
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.errors import EngineDown
+from server.models import ServedModel
+from server.service import GenerationService
+from server.transport.rest.answer import GenerationAnswer
+from server.transport.rest.body import read_body
+from server.transport.rest.calls import answer_wishes, chat_call, completion_call
+from server.transport.rest.errors import RouteNotFound, error_response
+from server.transport.rest.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from server.transport.rest.writers import ChatWriter, CompletionWriter
+
+Scrape: TypeAlias = Callable[[str], tuple[bytes, str]]
+"""Accept header → exposition and its content type."""
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(slots=True)
+class Routes:
+    """The endpoints. `debug_state` None: /debug/state does not exist."""
+
+    service: GenerationService
+    scrape: Scrape
+    debug_state: Callable[[], dict[str, Any]] | None = None
+    _scraping: asyncio.Task[tuple[bytes, str]] | None = None
+
+    def router(self) -> APIRouter:
+        router = APIRouter()
+        _add(router, "/v1/completions", self.completions, "POST", CompletionBody)
+        _add(router, "/v1/chat/completions", self.chat, "POST", ChatBody)
+        _add(router, "/tokenize", self.tokenize, "POST", TokenizeBody)
+        _add(router, "/detokenize", self.detokenize, "POST", DetokenizeBody)
+        _add(router, "/v1/models", self.models)
+        _add(router, "/v1/models/{name:path}", self.model)
+        _add(router, "/livez", self.livez)
+        _add(router, "/readyz", self.readyz)
+        _add(router, "/health", self.readyz)
+        _add(router, "/version", self.version)
+        _add(router, "/metrics", self.metrics, "GET HEAD")
+        if self.debug_state is not None:
+            _add(router, "/debug/state", self.state)
+        return router
+
+    # ------------------------------------------------------------------------------------------ generation
+
+    async def completions(self, request: Request) -> Response:
+        with self.service.counting_refusals():
+            body = await read_body(request, CompletionBody, self.service.limits)
+            call, wishes = completion_call(body, request.state.arrived), answer_wishes(body)
+        return GenerationAnswer(self.service, request.state.request_id, call, CompletionWriter, wishes)
+
+    async def chat(self, request: Request) -> Response:
+        with self.service.counting_refusals():
+            body = await read_body(request, ChatBody, self.service.limits)
+            call, wishes = chat_call(body, request.state.arrived), answer_wishes(body)
+        return GenerationAnswer(self.service, request.state.request_id, call, ChatWriter, wishes)
+
+    # ------------------------------------------------------------------------------------------ text and models
+
+    async def tokenize(self, request: Request) -> Response:
+        body = await read_body(request, TokenizeBody, self.service.limits)
+        tokens = await self.service.tokenize(body.model, body.prompt, "prompt")
+        longest = self.service.model(body.model).architecture.context
+        return _json({"tokens": tokens, "count": len(tokens), "max_model_len": longest})
+
+    async def detokenize(self, request: Request) -> Response:
+        body = await read_body(request, DetokenizeBody, self.service.limits)
+        return _json({"prompt": await self.service.detokenize(body.model, body.tokens, "tokens")})
+
+    async def models(self, request: Request) -> Response:
+        self.service.require_ready()
+        return _json({"object": "list", "data": [self._entry(model) for model in self.service.models.values()]})
+
+    async def model(self, request: Request) -> Response:
+        return _json(self._entry(self.service.model(request.path_params["name"])))
+
+    def _entry(self, model: ServedModel) -> dict[str, Any]:
+        card = asdict(model.card)
+        owner = {"object": "model", "created": self.service.since, "owned_by": "dyno"}
+        return {"id": card.pop("id"), **owner, "max_model_len": card["context"], "dyno": card}
+
+    # ------------------------------------------------------------------------------------------ operation
+
+    async def livez(self, request: Request) -> Response:
+        """Whether the process is worth keeping: it answers, and its engine moves."""
+        if self.service.alive:
+            return _json({"status": "alive"})
+        return error_response(EngineDown("the engine does not run"))
+
+    async def readyz(self, request: Request) -> Response:
+        """Whether calls are taken now."""
+        refusal = self.service.refusal()
+        return _json({"status": "ready"}) if refusal is None else error_response(refusal)
+
+    async def version(self, request: Request) -> Response:
+        return _json({"version": importlib.metadata.version("dyno")})
+
+    async def metrics(self, request: Request) -> Response:
+        """Written beside the event loop, once for all who ask meanwhile: it can be megabytes."""
+        if self._scraping is None or self._scraping.done():
+            accept = request.headers.get("accept", "")
+            self._scraping = asyncio.create_task(asyncio.to_thread(self.scrape, accept))
+        body, content_type = await asyncio.shield(self._scraping)
+        return Response(body, headers={"content-type": content_type})
+
+    async def state(self, request: Request) -> Response:
+        """For callers on this machine."""
+        if self.debug_state is None or not _from_here(request):
+            raise RouteNotFound("there is nothing at '/debug/state'")
+        return _json(self.debug_state())
+
+
+def _add(
+    router: APIRouter, path: str, endpoint: Endpoint, methods: str = "GET", body: type[BaseModel] | None = None
+) -> None:
+    """`body` is for the schema only: endpoints read their bodies themselves, within limits."""
+    extra = None
+    if body is not None:
+        content = {"application/json": {"schema": body.model_json_schema()}}
+        extra = {"requestBody": {"required": True, "content": content}}
+    router.add_api_route(path, endpoint, methods=methods.split(), response_model=None, openapi_extra=extra)
+
+
+def _json(data: Any) -> Response:
+    return Response(orjson.dumps(data), media_type="application/json")
+
+
+def _from_here(request: Request) -> bool:
+    return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback

@@ -1,0 +1,225 @@
+"""The bodies that REST takes: shapes and types only; ranges are the validator's.
+
+Every optional field also takes null. Fields in IGNORED are accepted and change nothing: clients of other servers send
+them. Fields in UNSUPPORTED are known from other servers and refused, unless they hold a value that asks for nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, PlainValidator, WithJsonSchema
+
+from server.errors import UnsupportedField, shown
+
+IGNORED = (
+    "metadata",
+    "store",
+    "service_tier",
+    "parallel_tool_calls",
+    "prompt_cache_key",
+    "safety_identifier",
+    "verbosity",
+    "reasoning_effort",
+)
+
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "audio": (None,),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "function_call": (None, "none", "auto"),
+    "functions": (None, []),
+    "modalities": (None, ["text"]),
+    "prediction": (None,),
+    "response_format": (None, {"type": "text"}),
+    "suffix": (None, ""),
+    "tool_choice": (None, "none", "auto"),
+    "tools": (None, []),
+    "web_search_options": (None,),
+    "annotations": (None, []),
+    "name": (None,),
+    "refusal": (None,),
+    "tool_calls": (None, []),
+}
+
+
+def read_prompt(value: object) -> tuple[str | tuple[int, ...], ...]:
+    """One or several prompts, each a text or token ids."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list):
+        if _are(str, value):
+            return tuple(value)
+        if _are(int, value):
+            return (tuple(value),)
+        if all(isinstance(ids, list) and _are(int, ids) for ids in value):
+            return tuple(tuple(ids) for ids in value)
+    raise ValueError("a string, a list of strings, a list of token ids or a list of such lists")
+
+
+def read_stop(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) and _are(str, value):
+        return tuple(value)
+    raise ValueError("a string or a list of strings")
+
+
+def read_bias(value: object) -> tuple[tuple[int, float], ...]:
+    """JSON has only strings for keys: "15043": -1."""
+    if value is None:
+        return ()
+    if isinstance(value, dict) and all(_is_id(key) and type(bias) in (int, float) for key, bias in value.items()):
+        return tuple((int(key), float(bias)) for key, bias in value.items())
+    raise ValueError("an object from token ids to numbers")
+
+
+def read_content(value: object) -> str:
+    """A text, or parts of which each is a text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+        return "".join(_part_text(part) for part in value)
+    raise ValueError("a string or a list of text parts")
+
+
+def _part_text(part: dict[str, Any]) -> str:
+    kind, text = part.get("type"), part.get("text")
+    if kind != "text":
+        raise UnsupportedField(f"content parts may only be of type text, got {shown(kind)}", param="messages")
+    if not isinstance(text, str) or set(part) != {"type", "text"}:
+        raise ValueError('a string or a list of parts {"type": "text", "text": …}')
+    return text
+
+
+def _are(kind: type, values: list[Any]) -> bool:
+    """Whether every value is exactly of this type: true is not 1."""
+    return all(type(value) is kind for value in values)
+
+
+def _is_id(key: str) -> bool:
+    return len(key) <= 20 and key.removeprefix("-").isdecimal() and key.isascii()
+
+
+Prompts: TypeAlias = Annotated[
+    tuple[str | tuple[int, ...], ...],
+    PlainValidator(read_prompt),
+    WithJsonSchema({"type": ["string", "array"]}),
+]
+Stops: TypeAlias = Annotated[
+    tuple[str, ...], PlainValidator(read_stop), WithJsonSchema({"type": ["string", "array", "null"]})
+]
+Bias: TypeAlias = Annotated[
+    tuple[tuple[int, float], ...], PlainValidator(read_bias), WithJsonSchema({"type": ["object", "null"]})
+]
+Content: TypeAlias = Annotated[str, PlainValidator(read_content), WithJsonSchema({"type": ["string", "array"]})]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+    def refuse_unsupported(self, prefix: str = "") -> None:
+        """Raise UnsupportedField for what this server does not do."""
+        for name in type(self).model_fields.keys() & UNSUPPORTED.keys():
+            value = getattr(self, name)
+            if not any(type(value) is type(good) and value == good for good in UNSUPPORTED[name]):
+                raise UnsupportedField(f"{prefix}{name} is not supported by this server", param=f"{prefix}{name}")
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None  # ignored: chunks are not padded
+
+
+class DynoOptions(Body):
+    """The extension: its presence asks for the facts of the request."""
+
+    routing: Literal["none", "layers", "tokens"] | None = None
+
+
+class GenerationBody(Body):
+    """What both generating routes take."""
+
+    model: str | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: Bias = ()
+    seed: int | None = None
+    stop: Stops = ()
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    dyno: DynoOptions | None = None
+
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    parallel_tool_calls: bool | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    verbosity: str | None = None
+    reasoning_effort: str | None = None
+
+    response_format: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    audio: Any = None
+    modalities: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+
+
+class CompletionBody(GenerationBody):
+    prompt: Prompts
+    logprobs: int | None = None
+    echo: Any = None
+    suffix: Any = None
+    best_of: Any = None
+
+
+class MessageBody(Body):
+    """A message; the fields that an answer of ours or OpenAI's has may come back with it, empty."""
+
+    role: str
+    content: Content
+    name: Any = None
+    refusal: Any = None
+    annotations: Any = None
+    audio: Any = None
+    function_call: Any = None
+    tool_calls: Any = None
+
+
+class ChatBody(GenerationBody):
+    messages: list[MessageBody]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+class TokenizeBody(Body):
+    """vLLM's shape. Both values of add_special_tokens give the same ids: the tokenizers here add none to a prompt."""
+
+    model: str | None = None
+    prompt: str
+    add_special_tokens: bool | None = None
+
+
+class DetokenizeBody(Body):
+    model: str | None = None
+    tokens: list[int]

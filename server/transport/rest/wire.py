@@ -1,0 +1,127 @@
+"""The HTTP/1 protocol with bounds: on heads, chunks, connections and the time a head may take."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from server.limits import Limits
+from server.transport.watch import UNKNOWN, TransportObserver, new_id
+
+REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    414: "URI Too Long",
+    431: "Request Header Fields Too Large",
+}
+
+
+class Refused(Exception):
+    """Stops the parser; `protocol._refusal` says why."""
+
+
+class GuardedHttp(HttpToolsProtocol):
+    """uvicorn's protocol; what it refuses gets OpenAI's error body and a closed connection."""
+
+    limits: ClassVar[Limits]
+    observer: ClassVar[TransportObserver]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._refusal: tuple[int, str, str] = (400, "malformed_request", "this is not an HTTP/1.1 request")
+        self._in_head = True
+        self._head_bytes = 0
+        self._chunks = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            transport.abort()
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data) if self._in_head else 0
+        super().data_received(data)
+        if self._in_head and self._head_bytes > self.limits.head_bytes + self.limits.request_line_bytes:
+            self._refusal = self._head_refusal()
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._chunks = 0
+        if not self._in_head:
+            self._in_head, self._head_bytes = True, 0
+            self._await_head()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > self.limits.request_line_bytes:
+            limit = self.limits.request_line_bytes
+            self._refuse(414, "uri_too_long", f"the request line may have at most {limit} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        size = sum(len(name) + len(value) for name, value in self.headers)
+        if len(self.headers) > self.limits.head_count or size > self.limits.head_bytes:
+            self._refuse(*self._head_refusal())
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_arrived()
+        self.scope["dyno.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        """Called by the parser for every chunk of a chunked body."""
+        self._chunks += 1
+        if self._chunks > self.limits.body_chunks:
+            self._refuse(400, "too_many_chunks", f"a body may come in at most {self.limits.body_chunks} chunks")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that no application sees."""
+        status, code, message = self._refusal
+        error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+        body = orjson.dumps({"error": error})
+        head = (
+            f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {new_id()}\r\n\r\n"
+        )
+        self.observer.answered("rest", UNKNOWN, str(status))
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        self._refusal = (status, code, message)
+        raise Refused(code)
+
+    def _head_refusal(self) -> tuple[int, str, str]:
+        limits = self.limits
+        message = f"headers may be at most {limits.head_count} and have at most {limits.head_bytes} bytes"
+        return 431, "headers_too_large", message
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.limits.head_seconds, self._head_late)
+
+    def _head_arrived(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_late(self) -> None:
+        if not self.transport.is_closing():
+            seconds = self.limits.head_seconds
+            self._refusal = (408, "head_timeout", f"the head of the request did not arrive within {seconds:g} s")
+            self.send_400_response("")
+
+
+def guarded(limits: Limits, observer: TransportObserver) -> type[GuardedHttp]:
+    """The protocol with these limits; uvicorn makes one for each connection."""
+    return type("GuardedHttp", (GuardedHttp,), {"limits": limits, "observer": observer})

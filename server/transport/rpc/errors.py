@@ -1,0 +1,88 @@
+"""The tree of errors as gRPC: one table of statuses, and google.rpc details for every one of them."""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status
+
+from server.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    QueueFull,
+    ServiceError,
+    Unavailable,
+)
+
+log = structlog.get_logger()
+
+DOMAIN = "dyno"
+
+STATUS: dict[type[ServiceError], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Cancelled: grpc.StatusCode.CANCELLED,
+    InternalError: grpc.StatusCode.INTERNAL,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+SAMPLING = re.compile(
+    r"(max_tokens|min_tokens|temperature|top_k|top_p|min_p|presence_penalty|frequency_penalty|repetition_penalty"
+    r"|logit_bias|seed|stop|stop_token_ids|ignore_eos)\b"
+)
+
+
+def status_of(error: ServiceError) -> grpc.StatusCode:
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def field_path(param: str) -> str:
+    """Where the proto keeps a field of the domain."""
+    if SAMPLING.match(param):
+        return f"sampling.{param}"
+    return f"conversation.{param}" if param.startswith("messages") else param
+
+
+async def abort(context: grpc.aio.ServicerContext, error: ServiceError) -> NoReturn:  # type: ignore[type-arg]
+    """End the call with the error's status and details."""
+    code = status_of(error)
+    status = status_pb2.Status(code=code.value[0], message=error.message, details=_details(error))
+    rich = rpc_status.to_status(status)
+    await context.abort(rich.code, rich.details, rich.trailing_metadata)
+    raise AssertionError("abort returned")
+
+
+def internal_error(request_id: str, error: Exception) -> InternalError:
+    """Log what happened, tell only where to find it."""
+    log.error("unexpected error", id=request_id, exc_info=error)
+    return InternalError(request_id)
+
+
+def _details(error: ServiceError) -> list[AnyMessage]:
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.code.upper(), domain=DOMAIN)]
+    if error.param is not None:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=field_path(error.param), description=error.message
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=error.retry_after)))
+    return [_packed(detail) for detail in details]
+
+
+def _packed(message: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(message)
+    return packed

@@ -1,0 +1,101 @@
+"""The InferenceService of the proto over the one GenerationService."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+
+from dyno.inference.v1 import inference_pb2 as pb
+from dyno.inference.v1.inference_pb2_grpc import InferenceServiceServicer
+from server.call import GenerateCall
+from server.errors import ServiceError
+from server.service import GenerationService
+from server.transport.rpc import convert
+from server.transport.rpc.errors import abort, internal_error, status_of
+from server.transport.watch import TransportObserver, new_id
+
+if TYPE_CHECKING:
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class Servicer(InferenceServiceServicer):
+    """A call that is cancelled, or whose deadline passes, is cancelled here too and leaves the engine at once."""
+
+    def __init__(self, service: GenerationService, observer: TransportObserver) -> None:
+        self._service = service
+        self._observer = observer
+
+    async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:  # type: ignore[override]
+        stalled = self._service.limits.stalled_write_seconds
+        async with self._answering(context, "StreamGenerate") as id:
+            call = self._call(request.request, context)
+            async with self._service.generate(id, call) as generation:
+                async for piece in generation.pieces():
+                    async with asyncio.timeout(stalled):
+                        await context.write(convert.stream_response(id, piece, call.routing))
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        async with self._answering(context, "Generate") as id:
+            call = self._call(request, context)
+            async with self._service.generate(id, call) as generation:
+                choices = await generation.whole()
+                return convert.generate_response(id, generation.model.name, choices, call.routing)
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        async with self._answering(context, "Tokenize"):
+            ids = await self._service.tokenize(convert.model_name(request.model), request.text, "text")
+            return pb.TokenizeResponse(token_ids=ids)
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
+        async with self._answering(context, "Detokenize"):
+            name, ids = convert.model_name(request.model), tuple(request.token_ids)
+            return pb.DetokenizeResponse(text=await self._service.detokenize(name, ids, "token_ids"))
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        async with self._answering(context, "ListModels"):
+            self._service.require_ready()
+            models = [convert.model_message(model.card) for model in self._service.models.values()]
+            return pb.ListModelsResponse(models=models)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        async with self._answering(context, "GetModel"):
+            model = self._service.model(convert.model_name(request.model))
+            return pb.GetModelResponse(model=convert.model_message(model.card))
+
+    def _call(self, request: pb.GenerateRequest, context: Context) -> GenerateCall:
+        arrived = self._service.clock()
+        with self._service.counting_refusals(convert.model_name(request.model)):
+            return convert.generate_call(request, arrived, context.time_remaining())
+
+    @asynccontextmanager
+    async def _answering(self, context: Context, method: str) -> AsyncIterator[str]:
+        """Gives the call an id, turns what goes wrong inside into a status, and counts it."""
+        id, code = new_id(), grpc.StatusCode.OK
+        await context.send_initial_metadata((("x-request-id", id),))
+        try:
+            yield id
+        except ServiceError as error:
+            code = status_of(error)
+            await abort(context, error)
+        except asyncio.CancelledError:
+            code = _hung_up(context)
+            raise
+        except TimeoutError:  # the caller does not read what is written
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            await context.abort(code, "the answer was not read in time")
+        except Exception as error:
+            code = grpc.StatusCode.INTERNAL
+            await abort(context, internal_error(id, error))
+        finally:
+            self._observer.answered("grpc", method, code.name)
+
+
+def _hung_up(context: Context) -> grpc.StatusCode:
+    """Why gRPC cancelled the handler: the caller's time is over, or the caller is."""
+    remaining = context.time_remaining()
+    late = remaining is not None and remaining <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED

@@ -1,0 +1,78 @@
+"""What both transports do around every call: an id, a count by code, a bound on stalled writes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol, TypeAlias
+
+import structlog
+
+log = structlog.get_logger()
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+UNKNOWN = "unknown"
+CLIENT_GONE = 499
+
+
+class TransportObserver(Protocol):
+    def answered(self, transport: str, method: str, code: str) -> None:
+        """A call got its answer. `method` and `code` are from closed sets."""
+        ...
+
+
+def new_id() -> str:
+    """An id of a call: unguessable, and nobody else's."""
+    return secrets.token_hex(12)
+
+
+class HttpWatch:
+    """Outermost middleware: puts `request_id` and `arrived` into the scope's state, x-request-id on the answer."""
+
+    def __init__(
+        self, app: App, observer: TransportObserver, clock: Callable[[], float], stalled_write_seconds: float
+    ) -> None:
+        self._app = app
+        self._observer = observer
+        self._clock = clock
+        self._stalled_write_seconds = stalled_write_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request_id = new_id()
+        scope["state"] = {"request_id": request_id, "arrived": self._clock()}
+        header = (b"x-request-id", request_id.encode())
+        code = CLIENT_GONE
+
+        async def watched(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                message["headers"] = [*message["headers"], header]
+            async with asyncio.timeout(self._stalled_write_seconds):
+                await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            # An answer was begun and cannot be ended; its connection is cut, so that it never looks complete.
+            log.warning("answer cut off", id=request_id, why=type(error).__name__)
+            scope.get("dyno.abort", _nothing)()
+        finally:
+            self._observer.answered("rest", _template(scope), str(code))
+
+
+def _template(scope: Scope) -> str:
+    """The route's path as it was declared: a label may not hold what a caller wrote."""
+    return getattr(scope.get("route"), "path", UNKNOWN)
+
+
+def _nothing() -> None:
+    pass
