@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 
 from client.api import Client, ClientError
 from client.compare.environment import environment
@@ -13,13 +13,11 @@ from client.compare.results import Measured, Results
 from client.compare.schedule import Cell, first_row, schedule
 from client.connect import connect
 from client.launch import ServerProcess
-from client.load.arrivals import Closed
 from client.load.record import Record
 from client.load.runner import Load, run
 from client.load.trace import Trace
+from client.load.warmup import warm_up
 from client.load.workload import Subject, WorkloadError, draw, find
-
-_WARM_UP_AT_ONCE = 4
 
 
 class Watcher:
@@ -41,10 +39,17 @@ class Watcher:
         """A cell is over, and in the results."""
 
 
-async def measure(
-    experiment: Experiment, *, stop: asyncio.Event | None = None, watcher: Watcher | None = None
-) -> Results:
-    """The results of every cell, or of those before `stop` was set.
+Stopping = Callable[[], AbstractContextManager[asyncio.Event]]
+
+
+@contextmanager
+def never() -> Iterator[asyncio.Event]:
+    """An event that nobody sets."""
+    yield asyncio.Event()
+
+
+async def measure(experiment: Experiment, *, stopping: Stopping = never, watcher: Watcher | None = None) -> Results:
+    """The results of every cell; or of those until the event of `stopping`, which is entered when all is warm, was set.
 
     Raises LaunchError and ClientError for an architecture that cannot be reached or does not answer the warm-up, and
     WorkloadError for one that cannot hold the workload; single requests that fail are in the records.
@@ -53,9 +58,9 @@ async def measure(
     async with AsyncExitStack() as stack:
         subjects = [await _bring_up(stack, experiment, one, watcher) for one in experiment.architectures]
         results = Results(experiment, tuple(subject.card for subject in subjects), environment())
-        bench = _Bench(experiment, subjects, stop or asyncio.Event(), watcher, results)
-        await bench.warm_up()
-        await bench.run()
+        await warm_up(experiment.workload, experiment.warmup, subjects, experiment.seed)
+        with stopping() as stop:
+            await _Bench(experiment, subjects, watcher, results).run(stop)
     return results
 
 
@@ -77,45 +82,29 @@ async def _start(stack: AsyncExitStack, experiment: Experiment, one: Architectur
 class _Bench:
     """One experiment under way."""
 
-    def __init__(
-        self, experiment: Experiment, subjects: list[Subject], stop: asyncio.Event, watcher: Watcher, results: Results
-    ) -> None:
+    def __init__(self, experiment: Experiment, subjects: list[Subject], watcher: Watcher, results: Results) -> None:
         self._experiment = experiment
         self._subjects = subjects
-        self._stop = stop
         self._watcher = watcher
         self._results = results
         self._traces: dict[tuple[int, int], Trace] = {}  # the one in use
 
-    async def warm_up(self) -> None:
-        """A few requests to each architecture, so that no measured one pays for a first time. All must be answered."""
-        arrivals = Closed(_WARM_UP_AT_ONCE)
-        if not self._experiment.warmup:
-            return
-        workload = replace(self._experiment.workload, requests=self._experiment.warmup)
-        trace = await draw(workload, arrivals, self._subjects, seed=self._experiment.seed)
-        for architecture, subject in zip(self._experiment.architectures, self._subjects, strict=True):
-            done = await run(subject.client, Load(trace, arrivals, subject.card.id), stop=self._stop)
-            if failed := next((record for record in done.records if not record.ok), None):
-                raise ClientError(f"{architecture.name}: a warm-up request failed: {failed.error}")
-
-    async def run(self) -> None:
+    async def run(self, stop: asyncio.Event) -> None:
         experiment = self._experiment
         cells = schedule(experiment.repeats, len(experiment.levels), len(experiment.architectures))
         self._watcher.planned(len(cells) * experiment.workload.requests)
         for cell in cells:
-            if self._stop.is_set():
+            if stop.is_set():
                 break
-            await self._measure(cell)
-        self._results.interrupted = self._stop.is_set()
-        self._watcher.measured(self._results)
+            await self._measure(cell, stop)
+        self._results.interrupted = stop.is_set()
 
-    async def _measure(self, cell: Cell) -> None:
+    async def _measure(self, cell: Cell, stop: asyncio.Event) -> None:
         experiment, subject = self._experiment, self._subjects[cell.architecture]
         self._watcher.measuring(experiment.architectures[cell.architecture], cell)
         arrivals = experiment.levels[cell.level]
         load = Load(await self._trace(cell), arrivals, subject.card.id)
-        done = await run(subject.client, load, stop=self._stop, on_record=self._watcher.answered)
+        done = await run(subject.client, load, stop=stop, on_record=self._watcher.answered)
         self._results.measured.append(Measured(cell, done))
         self._watcher.measured(self._results)
 

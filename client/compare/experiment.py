@@ -33,13 +33,12 @@ flags = ["--threads", "2"]     # for every server that compare starts
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.compare.section import ExperimentError, Section
 from client.connect import TargetError, connect
-from client.load.arrivals import Closed, Constant, Drawn, Gamma, Poisson
+from client.load.arrivals import Closed, Drawn, Kind
 from client.load.statistics import Objective
 from client.load.workload import Prompts, Workload
 
@@ -156,16 +155,13 @@ def _workload(section: Section) -> Workload:
 
 
 def _levels(section: Section) -> tuple[Drawn, ...]:
-    kind = section.choice("kind", ("closed", "constant", "poisson", "gamma"), "closed")
+    kind = section.choice("kind", ("closed", *Kind), "closed")
     levels: tuple[Drawn, ...]
     if kind == "closed":
         levels = tuple(Closed(_whole(section, n)) for n in section.numbers("concurrency"))
-    elif kind == "gamma":
-        shape = section.number("shape")
-        levels = tuple(Gamma(rate, shape) for rate in section.numbers("rates"))
     else:
-        make: Callable[[float], Drawn] = Poisson if kind == "poisson" else Constant
-        levels = tuple(make(rate) for rate in section.numbers("rates"))
+        shape = section.number("shape") if kind == Kind.GAMMA else 1.0
+        levels = tuple(Kind(kind).at(rate, shape) for rate in section.numbers("rates"))
     section.close()
     return levels
 

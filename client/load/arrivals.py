@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeAlias
 
 import numpy as np
@@ -52,6 +53,20 @@ class Closed:
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """The instants that a trace came with."""
+
+
+class Kind(StrEnum):
+    """The laws of an open loop, by name."""
+
+    POISSON = "poisson"
+    CONSTANT = "constant"
+    GAMMA = "gamma"
+
+    def at(self, rate: float, shape: float = 1.0) -> Constant | Poisson | Gamma:
+        """The law at a rate; only gamma has a shape. Raises ValueError."""
+        if self is Kind.GAMMA:
+            return Gamma(rate, shape)
+        return Poisson(rate) if self is Kind.POISSON else Constant(rate)
 
 
 Drawn: TypeAlias = Constant | Poisson | Gamma | Closed

@@ -1,0 +1,265 @@
+"""The `dyno` command. Exit codes: 0 done, 1 it failed, 2 it was called wrongly, 130 it was interrupted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, NoReturn, ParamSpec
+
+import orjson
+import typer
+from rich.console import Console
+
+from client import demo as demonstration
+from client import interrupts, launch, talk
+from client.api import ClientError, GenerateRequest, ModelCard, RoutingDetail, Sampling
+from client.compare import experiment as experiments
+from client.compare import session as comparison
+from client.compare.section import ExperimentError
+from client.connect import TargetError, connect
+from client.load import session as load_session
+from client.load.arrivals import Closed, Drawn, Kind
+from client.load.runner import Bounds
+from client.load.statistics import Objective
+from client.load.trace import TraceError
+from client.load.workload import Prompts, Workload, WorkloadError
+from client.show import facts_view, models_table
+
+_P = ParamSpec("_P")
+
+app = typer.Typer(
+    name="dyno",
+    help="A dynamometer for language-model architectures.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+Target = Annotated[
+    str, typer.Option(envvar="DYNO_TARGET", help="http://HOST:PORT for REST, grpc://HOST:PORT for gRPC.")
+]
+Model = Annotated[str, typer.Option(help="Which of the served models; not needed when there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+Seed = Annotated[int | None, typer.Option(help="Fixes the draw.")]
+Temperature = Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")]
+LOCAL = "http://127.0.0.1:8000"
+
+
+def told(command: Callable[_P, None]) -> Callable[_P, None]:
+    """The command, with what can go wrong told in one line and as an exit code."""
+
+    @wraps(command)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ExperimentError, TargetError, TraceError) as error:
+            _fail(str(error), 2)
+        except (ClientError, WorkloadError, OSError) as error:
+            _fail(str(error), 1)
+        except interrupts.Interrupted:
+            _fail("interrupted", 130)
+
+    return guarded
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    Console(stderr=True).print(f"dyno: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+@app.command(context_settings=_PASSED_ON)
+@told
+def serve(context: typer.Context) -> None:
+    """Serve models over REST and gRPC. `dyno serve -- --help` lists every flag.
+
+    --model NAME | PATH | ID=NAME (repeat for several), --host, --port, --grpc-port, --dtype, --cache-tokens,
+    --max-batch-tokens, --max-rows, --threads, --seed, --scale, --config FILE; each has a DYNO_… variable as well.
+    """
+    launch.require_server()
+    _become("server", *context.args)
+
+
+@app.command(context_settings=_PASSED_ON)
+@told
+def train(context: typer.Context) -> None:
+    """Train a small model. `dyno train -- --help` lists every flag."""
+    launch.require_server()
+    _become("model", "train", *context.args)
+
+
+@app.command(context_settings=_PASSED_ON)
+@told
+def inspect(context: typer.Context) -> None:
+    """Tell what an architecture costs, from its values alone: NAME… [--scale S] [--json]."""
+    launch.require_server()
+    _become("model", "inspect", *context.args)
+
+
+def _become(module: str, *arguments: str) -> NoReturn:
+    """Replace this process by the program: signals reach it and its exit code is ours."""
+    command = launch.command(module, *arguments)
+    os.execve(command[0], command, launch.environment())
+
+
+@app.command()
+@told
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    target: Target = LOCAL,
+    model: Model = "",
+    max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 128,
+    temperature: Temperature = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from so many best tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the best tokens of this total probability.")] = None,
+    seed: Seed = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the generation; may be repeated.")] = None,
+    json: Json = False,
+    routing: Annotated[bool, typer.Option("--routing", help="Also the experts of every single token.")] = False,
+) -> None:
+    """Continue a text, then tell where the time went and which experts the tokens went to."""
+    sampling = Sampling(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=tuple(stop or ()) or None,
+    )
+    detail = RoutingDetail.TOKENS if routing else RoutingDetail.LAYERS
+    request = GenerateRequest(prompt, model, sampling, routing=detail)
+    heard = interrupts.run(talk.ask(target, request, echo=not json))
+    if json:
+        _print_json(talk.document(target, request, heard))
+    else:
+        console = Console()
+        console.print("\n")
+        console.print(facts_view(heard.choice.facts))
+
+
+@app.command()
+@told
+def chat(
+    target: Target = LOCAL,
+    model: Model = "",
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 256,
+    temperature: Temperature = None,
+    seed: Seed = None,
+) -> None:
+    """Talk with a model that has a chat template."""
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    talk.chat(target, GenerateRequest("", model, sampling), Console())
+
+
+@app.command()
+@told
+def models(target: Target = LOCAL, json: Json = False) -> None:
+    """List the served models with their architecture cards."""
+
+    async def ask() -> tuple[ModelCard, ...]:
+        async with connect(target) as client:
+            return await client.models()
+
+    cards = interrupts.run(ask())
+    if json:
+        _print_json([orjson.loads(orjson.dumps(card)) for card in cards])
+    else:
+        Console().print(models_table(cards))
+
+
+@app.command()
+@told
+def load(
+    target: Target = LOCAL,
+    model: Model = "",
+    rate: Annotated[float | None, typer.Option(help="Open loop: requests a second, whatever is in flight.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Closed loop: requests in flight at any time.")] = None,
+    arrivals: Annotated[Kind, typer.Option(help="With --rate: the law of the instants.")] = Kind.POISSON,
+    shape: Annotated[float, typer.Option(help="With gamma: below 1 comes in bursts, above 1 is calm.")] = 0.5,
+    requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 64,
+    seconds: Annotated[float, typer.Option(help="Send nothing after so many seconds.")] = float("inf"),
+    prompts: Annotated[Prompts, typer.Option(help="What is asked.")] = Prompts.TALES,
+    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Length of every prompt; else as it comes.")] = None,
+    output_tokens: Annotated[int, typer.Option(min=1, help="Length of every answer.")] = 64,
+    temperature: Annotated[float, typer.Option(help="Of every request.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of prompts, instants and draws.")] = 0,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests before, that are not measured.")] = 4,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a request has failed.")] = 600.0,
+    first_token_within: Annotated[float | None, typer.Option(help="Objective of goodput, in seconds.")] = None,
+    per_token_within: Annotated[float | None, typer.Option(help="Objective of goodput, in seconds.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Send the requests of this file instead.")] = None,
+    save_trace: Annotated[Path | None, typer.Option(help="Keep what was sent in this file.")] = None,
+    json: Json = False,
+) -> None:
+    """Put a server under load and measure what it delivers."""
+    law = _arrivals(rate, concurrency, arrivals, shape)
+    if law is None and trace is None:
+        raise typer.BadParameter("say how the requests come: --rate R, --concurrency C or --trace FILE")
+    plan = load_session.Plan(
+        target=target,
+        model=model,
+        arrivals=law,
+        workload=Workload(requests, output_tokens, prompts, prompt_tokens, temperature),
+        seed=seed,
+        warmup=warmup,
+        bounds=Bounds(seconds, timeout),
+        objective=Objective(first_token_within, per_token_within),
+        trace=trace,
+        save_trace=save_trace,
+    )
+    done = interrupts.run(load_session.put_under_load(plan, Console(stderr=True)))
+    if json:
+        _print_json(done.document())
+    else:
+        Console().print(done.view())
+    if done.run.interrupted:
+        _fail("interrupted; what was measured until then is above", 130)
+    if not any(record.ok for record in done.run.records):
+        _fail("no request was answered", 1)
+
+
+def _arrivals(rate: float | None, concurrency: int | None, kind: Kind, shape: float) -> Drawn | None:
+    """None when neither is given."""
+    if rate is not None and concurrency is not None:
+        raise typer.BadParameter("give --rate for an open loop or --concurrency for a closed one, not both")
+    try:
+        if concurrency is not None:
+            return Closed(concurrency)
+        return None if rate is None else kind.at(rate, shape)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
+@told
+def compare(
+    file: Annotated[Path, typer.Argument(help="The experiment, a TOML file.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")] = Path("runs/compare"),
+) -> None:
+    """Replay one load on several architectures and tell what can be said of the difference."""
+    findings = comparison.run_and_report(experiments.read(file), out, Console(stderr=True), Console())
+    if findings.results.interrupted:
+        _fail(f"interrupted; what was measured until then is in {out}", 130)
+
+
+@app.command()
+@told
+def demo() -> None:
+    """Show Dyno at work on its embedded models, in under a minute."""
+    interrupts.run(demonstration.show(Console()))
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def main() -> None:
+    """The entry point of the `dyno` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

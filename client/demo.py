@@ -1,0 +1,67 @@
+"""What `make demo` shows: one server with two embedded models, asked over both transports and put under load."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+
+from client import talk
+from client.api import GenerateRequest, Sampling
+from client.compare import report
+from client.compare.bench import measure
+from client.compare.experiment import Architecture, Experiment
+from client.compare.results import conclude
+from client.compare.session import Screen
+from client.connect import connect
+from client.launch import ServerProcess
+from client.load.arrivals import Closed
+from client.load.session import progress
+from client.load.workload import Workload
+from client.show import facts_view
+
+DENSE, EXPERTS = "tales-dense", "tales-moe"
+PROMPT = "Once upon a time there was a little"
+TOKENS = 60
+
+
+async def show(console: Console) -> None:
+    """Raises ClientError when a step fails; the server is stopped in any case."""
+    began = time.perf_counter()
+    server = ServerProcess(["--model", DENSE, "--model", EXPERTS])
+    console.print(f"Starting a server with [bold]{DENSE}[/] and [bold]{EXPERTS}[/] …")
+    async with server:
+        console.print(f"Ready after {time.perf_counter() - began:.1f} s: REST {server.http}, gRPC {server.grpc}\n")
+        rest = await _generate(console, "REST, server-sent events", server.http)
+        console.print(facts_view(rest.choice.facts), "")
+        rpc = await _generate(console, "gRPC, server streaming", server.grpc)
+        same = "the same tokens" if rest.choice.token_ids == rpc.choice.token_ids else "NOT the same tokens"
+        console.print(f"Same prompt and seed: {same} over both transports.\n")
+        await _compare(console, server.http)
+    code = server.stop()
+    console.print(f"Stopped with exit code {code}, {time.perf_counter() - began:.1f} s in all.")
+
+
+async def _generate(console: Console, title: str, target: str) -> talk.Heard:
+    console.rule(f"{EXPERTS} over {title}", align="left")
+    console.print(PROMPT, end="", style="bold", highlight=False)
+    sampling = Sampling(max_tokens=TOKENS, temperature=0.8, seed=11, ignore_eos=True)
+    async with connect(target) as client:
+        heard = await talk.stream(client, GenerateRequest(PROMPT, EXPERTS, sampling))
+    console.print("\n")
+    return heard
+
+
+async def _compare(console: Console, target: str) -> None:
+    """A closed loop on both models of the one server, turn and turn about."""
+    console.rule("One load on both architectures", align="left")
+    experiment = Experiment(
+        name="demo",
+        architectures=(Architecture("dense", DENSE, target), Architecture("experts", EXPERTS, target)),
+        workload=Workload(requests=16, output_tokens=32, prompt_tokens=64),
+        levels=(Closed(4),),
+        repeats=2,
+    )
+    with progress(console) as bar:
+        results = await measure(experiment, watcher=Screen(experiment, bar))
+    console.print(report.view(conclude(results)), "")
