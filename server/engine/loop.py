@@ -85,7 +85,7 @@ class EngineLoop:
     def __init__(self, engines: Sequence[Engine], *, stall_seconds: float = 60.0) -> None:
         self._engines = {engine.name: engine for engine in engines}
         self._stall_seconds = stall_seconds
-        self._wake = threading.Condition()  # guards the next three
+        self._wake = threading.Condition()  # guards the next three; the thread sleeps on it
         self._commands: list[Callable[[], None]] = []
         self._unseen = dict.fromkeys(self._engines, 0)  # submitted, but not yet in the engine
         self._stopping = False
@@ -113,6 +113,8 @@ class EngineLoop:
                 await asyncio.wait_for(self._gone.wait(), self._stall_seconds)
                 self._thread.join()
         self._fail_all(EngineFault("the engine was stopped"))
+        if self._watch is not None:
+            self._watch.cancel()
 
     @property
     def alive(self) -> bool:
@@ -207,11 +209,11 @@ class EngineLoop:
     def _fail(self, request: Request, fault: EngineFault) -> None:
         stream = self._streams.pop(request, None)
         if stream is not None:
-            stream.cancel()
             stream.fail(fault)
 
     def _fail_all(self, fault: EngineFault) -> None:
-        for request in list(self._streams):
+        for request, stream in list(self._streams.items()):
+            stream.cancel()  # should the engine go on after all, then without this request
             self._fail(request, fault)
 
     @property

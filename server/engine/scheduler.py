@@ -175,4 +175,5 @@ class Scheduler:
 
     def _seat(self, entry: Entry, count: int) -> Seat:
         start, log = entry.request.num_computed, entry.account.routes
-        return Seat(entry, Row(entry.request, start, count, entry.holding.frozen, log.prior(start) if log else None))
+        prior = None if log is None else log.prior(start)
+        return Seat(entry, Row(entry.request, start, count, entry.holding.frozen, prior))

@@ -1,0 +1,182 @@
+"""Who gets tokens: worked out by hand, row by row."""
+
+from __future__ import annotations
+
+from model.config import Full, Window
+from server.engine.account import Account
+from server.engine.scheduler import Entry, Scheduler
+from server.engine.step import CacheGroup
+from server.engine.tables import Cache
+from tests.fakes import make_request
+
+Plan = list[tuple[str, int, int]]  # (id, start, count) of each row
+
+
+class Bench:
+    """A scheduler, and a model that answers 1 to everything."""
+
+    def __init__(self, *, tokens: int = 16, rows: int = 8, blocks: int = 65, prefix: bool = False) -> None:
+        self.cache = Cache((CacheGroup(Full(), blocks, 1),), 4, chunk=tokens, prefix=prefix)
+        self.scheduler = Scheduler(self.cache, max_batch_tokens=tokens, max_rows=rows)
+        self.entries: dict[str, Entry] = {}
+
+    def add(self, name: str, prompt: int, first: int = 0) -> Entry:
+        request = make_request(range(first, first + prompt), 100, id=name)
+        entry = self.entries[name] = Entry(request, self.cache.holding(), Account(0.0))
+        self.scheduler.add(entry)
+        return entry
+
+    def step(self) -> Plan:
+        seats = self.scheduler.schedule()
+        plan = [(seat.row.request.id, seat.row.start, seat.row.count) for seat in seats]
+        for seat in seats:
+            samples = seat.row.samples
+            self.scheduler.computed(seat)
+            if samples:
+                seat.row.request.outputs.append(1)
+        self.scheduler.check()
+        return plan
+
+    def end(self, name: str) -> None:
+        self.scheduler.remove(self.entries.pop(name))
+
+    @property
+    def queue(self) -> list[str]:
+        return [entry.request.id for entry in self.scheduler.waiting]
+
+    @property
+    def running(self) -> list[str]:
+        return [entry.request.id for entry in self.scheduler.running]
+
+
+def test_prompts_share_a_step_in_order_of_arrival() -> None:
+    bench = Bench()
+    for name, prompt in (("a", 5), ("b", 6), ("c", 9)):
+        bench.add(name, prompt)
+    assert bench.step() == [("a", 0, 5), ("b", 0, 6), ("c", 0, 5)]
+    assert bench.step() == [("a", 5, 1), ("b", 6, 1), ("c", 5, 4)]
+    assert bench.step() == [("a", 6, 1), ("b", 7, 1), ("c", 9, 1)]
+
+
+def test_a_long_prompt_is_computed_in_chunks_between_decodes() -> None:
+    bench = Bench()
+    bench.add("a", 2)
+    bench.step()
+    bench.add("long", 40)
+    assert bench.step() == [("a", 2, 1), ("long", 0, 15)]
+    assert bench.step() == [("a", 3, 1), ("long", 15, 15)]
+    assert bench.step() == [("a", 4, 1), ("long", 30, 10)]
+    assert bench.step() == [("a", 5, 1), ("long", 40, 1)]
+
+
+def test_a_prompt_of_several_steps_leaves_half_to_those_behind_it() -> None:
+    bench = Bench()
+    bench.add("long", 40)
+    bench.add("b", 3)
+    bench.add("c", 4)
+    assert bench.step() == [("long", 0, 9), ("b", 0, 3), ("c", 0, 4)]  # 8, and the one nobody else could use
+    assert bench.step() == [("b", 3, 1), ("c", 4, 1), ("long", 9, 14)]
+
+
+def test_a_long_prompt_takes_all_when_those_behind_it_cannot_be_seated() -> None:
+    bench = Bench(rows=1)
+    bench.add("long", 40)
+    bench.add("b", 3)
+    assert bench.step() == [("long", 0, 16)]
+
+
+def test_what_blocked_requests_cannot_use_goes_to_the_long_prompt() -> None:
+    bench = Bench(blocks=13)  # twelve blocks: ten for the long prompt, two are left
+    bench.add("long", 40)
+    bench.step()
+    bench.add("b", 30)
+    assert bench.step() == [("long", 16, 16)]
+    assert bench.queue == ["b"]
+
+
+def test_two_long_prompts_share() -> None:
+    bench = Bench()
+    bench.add("a", 100)
+    bench.add("b", 100)
+    assert bench.step() == [("a", 0, 8), ("b", 0, 8)]
+
+
+def test_decodes_come_before_an_older_prompt() -> None:
+    bench = Bench(tokens=4)
+    bench.add("long", 30)
+    bench.add("b", 1)
+    assert bench.step() == [("long", 0, 3), ("b", 0, 1)]
+    for start in range(1, 4):
+        assert bench.step()[0] == ("b", start, 1)
+
+
+def test_no_more_run_than_there_are_tokens() -> None:
+    bench = Bench(tokens=3, rows=8)
+    for name in "abcde":
+        bench.add(name, 1)
+    assert bench.step() == [("a", 0, 1), ("b", 0, 1), ("c", 0, 1)]
+    assert bench.step() == [("a", 1, 1), ("b", 1, 1), ("c", 1, 1)]
+    bench.end("b")
+    assert bench.step() == [("a", 2, 1), ("c", 2, 1), ("d", 0, 1)]
+
+
+def test_the_youngest_is_preempted_and_comes_back_first() -> None:
+    bench = Bench(blocks=6)  # five blocks of four
+    for name, prompt in (("a", 8), ("b", 4), ("c", 3)):
+        bench.add(name, prompt, first=ord(name))
+    assert bench.step() == [("a", 0, 8), ("b", 0, 4), ("c", 0, 3)]  # 2 + 1 + 1 blocks
+    bench.add("d", 1)
+    # a needs its third block: the last free one. b needs its second: c is preempted for it.
+    assert bench.step() == [("a", 8, 1), ("b", 4, 1)]
+    assert bench.running == ["a", "b"] and bench.queue == ["c", "d"]
+    c = bench.entries["c"]
+    assert c.request.outputs == [1] and c.request.num_computed == 0 and c.account.preemptions == 1
+    assert bench.step() == [("a", 9, 1), ("b", 5, 1)]  # nobody overtakes c, which needs one block: none is free
+    bench.end("b")
+    assert bench.step() == [("a", 10, 1), ("c", 0, 4), ("d", 0, 1)]
+    assert c.account.recomputed_tokens == 3
+
+
+def test_a_decode_already_granted_can_be_preempted_for_an_older_prompt() -> None:
+    bench = Bench(tokens=8, blocks=6)  # five blocks
+    bench.add("a", 20)
+    bench.add("b", 3, first=50)
+    assert bench.step() == [("a", 0, 5), ("b", 0, 3)]  # a: 2 blocks, b: 1
+    assert bench.step() == [("b", 3, 1), ("a", 5, 7)]  # a: 3, b: 1
+    # b has its token and the fifth block; a needs two blocks for positions 12 .. 18 and gets those of b.
+    assert bench.step() == [("a", 12, 7)]
+    assert bench.queue == ["b"] and bench.entries["b"].request.num_computed == 0
+    assert bench.step() == [("a", 19, 1)]
+
+
+def test_a_prefix_found_is_not_computed() -> None:
+    bench = Bench(prefix=True)
+    bench.add("a", 9)
+    bench.step()
+    entry = bench.add("b", 11)
+    assert bench.step() == [("a", 9, 1), ("b", 8, 3)]
+    assert entry.account.cached_tokens == 8
+
+
+def test_a_preempted_request_finds_its_own_blocks_again() -> None:
+    bench = Bench(blocks=7, prefix=True)
+    bench.add("a", 4, first=50)
+    b = bench.add("b", 12)
+    assert bench.step() == [("a", 0, 4), ("b", 0, 12)]
+    bench.scheduler._preempt_youngest()
+    assert bench.step() == [("a", 4, 1), ("b", 12, 1)]
+    assert (b.account.preemptions, b.account.recomputed_tokens) == (1, 0)
+    assert b.account.cached_tokens == 0, "what it computed itself is no hit"
+
+
+def test_windows_let_more_requests_in() -> None:
+    group = CacheGroup(Window(4), 9, 1)
+    cache = Cache((group,), 4, chunk=4)
+    scheduler = Scheduler(cache, max_batch_tokens=4, max_rows=4)
+    for name in "ab":
+        scheduler.add(Entry(make_request(range(60), 1, id=name), cache.holding(), Account(0.0)))
+    for _ in range(40):
+        for seat in scheduler.schedule():
+            scheduler.computed(seat)
+        scheduler.check()
+    assert all(entry.request.num_computed == 60 for entry in scheduler.running)
