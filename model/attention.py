@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from model import config
-from model.cache import CacheView
+from model.cache import CacheView, MemoryView
+from model.indexer import Indexer
 from model.kernels.attention import Scores
 from model.norm import build_norm
-from model.position import alibi_slopes, rotate
+from model.position import Bias, alibi_slopes, rotate
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What every branch of one forward pass shares: positions (tokens,), the cache, and one (cos, sin) a table."""
+    """What every branch of one forward pass shares: positions (tokens,), the cache, what each position table gives for
+    this step, and the memory where there is one."""
 
     positions: Tensor
     cache: CacheView
-    turns: tuple[tuple[Tensor, Tensor], ...]
+    turns: tuple[tuple[Tensor, Tensor] | Bias, ...]
+    memory: MemoryView | None = None
+
+    def turn(self, table: int) -> tuple[Tensor, Tensor]:
+        """(cos, sin) of a rotary table."""
+        turn = self.turns[table]
+        assert isinstance(turn, tuple)
+        return turn
+
+    def bias(self, table: int) -> Bias:
+        """The bias of a table of buckets."""
+        bias = self.turns[table]
+        assert not isinstance(bias, tuple)
+        return bias
 
 
 class _Attention(nn.Module):
@@ -41,16 +56,18 @@ class _Attention(nn.Module):
             rows = heads * (inner if value.gate.over == "element" else 1)
             self.gate = nn.Linear(width, rows, bias=value.gate.bias)
 
-    def scores(self) -> Scores:
+    def scores(self, around: Surroundings) -> Scores:
         value = self.value
-        return Scores(value.softmax_scale, value.softcap, self.slopes, self.sinks)
+        bias = None
+        if self.table is not None and isinstance(value.position, config.Buckets):
+            bias = around.bias(self.table)
+        return Scores(value.softmax_scale, value.softcap, self.slopes, self.sinks, bias)
 
     def turn(self, x: Tensor, around: Surroundings) -> Tensor:
         """Rotate x (tokens, heads, dim) as the position value says."""
-        if self.table is None:
+        if self.table is None or not isinstance(self.value.position, config.Rotary):
             return x
-        assert isinstance(self.value.position, config.Rotary)
-        return rotate(x, around.turns[self.table], self.value.position.layout)
+        return rotate(x, around.turn(self.table), self.value.position.layout)
 
     def warm(self, query: Tensor, positions: Tensor) -> Tensor:
         """Grow the queries with position, where the value has a temperature."""
@@ -94,7 +111,7 @@ class GroupedAttention(_Attention):
         turning, stored = projected[:, : heads.query + heads.kv], projected[:, -heads.kv :]
         query, key = self._place(turning, around)
         query = self.warm(query, around.positions)
-        attended = around.cache.attend(self.layer, query, key, self.value_norm(stored), self.scores())
+        attended = around.cache.attend(self.layer, query, key, self.value_norm(stored), self.scores(around))
         return self.finish(x, attended)
 
     def _place(self, turning: Tensor, around: Surroundings) -> tuple[Tensor, Tensor]:
@@ -133,17 +150,26 @@ class LatentAttention(_Attention):
         self.value_up = nn.Parameter(torch.empty(heads.query, heads.value_dim, heads.kv_rank))
         nn.init.normal_(self.key_up, std=heads.kv_rank**-0.5)
         nn.init.normal_(self.value_up, std=heads.kv_rank**-0.5)
+        self.indexer = None
+        if value.indexer is not None:
+            assert rank is not None
+            self.indexer = Indexer(value.indexer, width, rank)
 
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:
         heads = self.heads
-        query = self.query_up(self.query_norm(self.query_down(x))).unflatten(-1, (heads.query, heads.dim))
+        low = self.query_norm(self.query_down(x))
+        query = self.query_up(low).unflatten(-1, (heads.query, heads.dim))
         plain, rotary = query.split((heads.plain_dim, heads.rotary_dim), dim=-1)
         latent, shared = self.latent_down(x).split((heads.kv_rank, heads.rotary_dim), dim=-1)
         absorbed = torch.einsum("thp,hpr->thr", plain, self.key_up)
         query = torch.cat((absorbed, self.turn(rotary, around)), dim=-1)
         key = torch.cat((self.latent_norm(latent)[:, None], self.turn(shared[:, None], around)), dim=-1)
         query = self.warm(query, around.positions)
-        attended = around.cache.attend(self.layer, query, key, None, self.scores())
+        scores = self.scores(around)
+        if self.indexer is not None:
+            selection, small = self.indexer(x, low, None if self.table is None else around.turn(self.table))
+            key, scores = torch.cat((key, small), dim=-1), replace(scores, selection=selection)
+        attended = around.cache.attend(self.layer, query, key, None, scores)
         return self.finish(x, torch.einsum("thr,hvr->thv", attended, self.value_up))
 
 

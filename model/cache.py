@@ -1,9 +1,11 @@
-"""What one token stores in each attention layer, and the one method attention calls to use it. No torch at run time."""
+"""What one token stores in each attention layer, and the one method attention calls to use it: of the cache for what
+came before, of the memory for what an encoder read. No torch at run time."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from model.config import Architecture, Attention, Latent, Span
 
@@ -12,13 +14,15 @@ if TYPE_CHECKING:
 
     from model.kernels.attention import Scores
 
+Projection: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor]]"
+
 
 @dataclass(frozen=True)
 class CacheEntry:
     """One token's entry in one layer: `heads` keys of `key_dim` numbers and as many values of `value_dim`.
 
     With `value_in_key` nothing is stored for values: they are the first `value_dim` numbers of the key (latent
-    attention, where the key is the latent followed by the rotary key).
+    attention, where the key is the latent followed by the rotary key, and by the indexer's key where there is one).
     """
 
     span: Span
@@ -37,13 +41,27 @@ def cache_entry(attention: Attention) -> CacheEntry:
     """What one token stores for this branch."""
     heads = attention.heads
     if isinstance(heads, Latent):
-        return CacheEntry(attention.span, 1, heads.kv_rank + heads.rotary_dim, heads.kv_rank, value_in_key=True)
+        key_dim = heads.kv_rank + heads.rotary_dim + (attention.indexer.dim if attention.indexer else 0)
+        return CacheEntry(attention.span, 1, key_dim, heads.kv_rank, value_in_key=True)
     return CacheEntry(attention.span, heads.kv, heads.dim, heads.dim)
 
 
 def cache_entries(architecture: Architecture) -> tuple[CacheEntry, ...]:
     """One entry an attention branch, in the order of the layers: the index is the branch's cache layer."""
     return tuple(cache_entry(attention) for attention in architecture.attentions)
+
+
+class MemoryView(Protocol):
+    """What cross-attention sees of the memories of this step's sequences."""
+
+    def attend(self, layer: int, query: Tensor, project: Projection, scores: Scores) -> Tensor:
+        """What queries attend to in the memory of their sequence.
+
+        layer: index among the cross-attention branches. query (tokens, query heads, dim). project: states (n, width) →
+        keys and values (n, heads, dim) each; whoever holds the memory may keep the result, it never changes. Returns
+        (tokens, query heads, dim).
+        """
+        ...
 
 
 class CacheView(Protocol):

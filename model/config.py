@@ -338,6 +338,12 @@ class CrossAttention:
     scale: float | None = None
     out_bias: bool = False
 
+    def __post_init__(self) -> None:
+        heads = self.heads
+        check(heads.qk_norm is None or heads.qk_norm.over == "head", "a cross_attention norms its heads one by one")
+        plain = heads.clip is None and heads.value_norm is None and not heads.shared_value
+        check(plain, "a cross_attention has neither clip nor value_norm nor shared_value")
+
     @property
     def softmax_scale(self) -> float:
         return self.heads.dim**-0.5 if self.scale is None else self.scale
@@ -524,6 +530,8 @@ class Block:
             not self.parallel or self.placement != "post",
             f"parallel=true cannot have placement={self.placement!r}: there is no sum after each branch",
         )
+        mixture = any(isinstance(branch, MoE | Beside) for branch in self.branches)
+        check(not (mixture and self.needs_memory), "a block that is left out without a memory cannot hold a mixture")
 
     @property
     def needs_memory(self) -> bool:

@@ -1,28 +1,30 @@
-"""A cache view that stores nothing: whole sequences of equal length, for training and evaluation."""
+"""Views that store nothing: whole sequences of equal length, for training and evaluation."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from model.cache import CacheEntry, cache_entries
-from model.config import Architecture, Span
-from model.kernels.attention import Scores, Sight, attend, make_sight
+from model.cache import CacheEntry, MemoryView, Projection, cache_entries, cache_entry
+from model.config import Architecture, MoE, Span
+from model.kernels.attention import Scores, Sight, attend, make_open_sight, make_sight
 from model.moe import Loads
-from model.transformer import StepInput
+from model.transformer import StepInput, Transformer
 
 
 class DenseView:
-    """CacheView over `batch` sequences of `length` tokens laid end to end."""
+    """CacheView over `batch` sequences of `length` tokens laid end to end; `both_ways` lets a token see all of its
+    sequence."""
 
-    def __init__(self, entries: tuple[CacheEntry, ...], batch: int, length: int) -> None:
-        self.entries, self.batch, self.length = entries, batch, length
+    def __init__(self, entries: tuple[CacheEntry, ...], batch: int, length: int, both_ways: bool = False) -> None:
+        self.entries, self.batch, self.length, self.both_ways = entries, batch, length, both_ways
         self._sights: dict[tuple[Span, torch.dtype], Sight] = {}
 
     def sight(self, span: Span, dtype: torch.dtype) -> Sight:
         if (span, dtype) not in self._sights:
             positions = torch.arange(self.length)[None]
-            self._sights[span, dtype] = make_sight(span, positions, positions, dtype, triangle=True)
+            causal = make_sight(span, positions, positions, dtype, triangle=True)
+            self._sights[span, dtype] = make_open_sight(positions, positions, dtype) if self.both_ways else causal
         return self._sights[span, dtype]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, scores: Scores) -> Tensor:
@@ -32,14 +34,46 @@ class DenseView:
         return attend(query, key, value, self.sight(entry.span, query.dtype), scores).transpose(1, 2).flatten(0, 1)
 
 
-def dense_input(architecture: Architecture, tokens: Tensor) -> StepInput:
+class DenseMemory:
+    """MemoryView over states (batch, n, width), for as many sequences of equal length laid end to end."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.states = states
+
+    def attend(self, layer: int, query: Tensor, project: Projection, scores: Scores) -> Tensor:
+        batch, length, _ = self.states.shape
+        key, value = (x.unflatten(0, (batch, length)).transpose(1, 2) for x in project(self.states.flatten(0, 1)))
+        query = query.unflatten(0, (batch, -1)).transpose(1, 2)
+        sight = make_open_sight(torch.arange(query.shape[2])[None], torch.arange(length)[None], query.dtype)
+        return attend(query, key, value, sight, scores).transpose(1, 2).flatten(0, 1)
+
+
+def dense_input(architecture: Architecture, tokens: Tensor, memory: MemoryView | None = None) -> StepInput:
     """The input of one uncached forward over tokens (batch, length); every position's logits are wanted."""
     batch, length = tokens.shape
-    positions = torch.arange(length).repeat(batch)
-    loads = None
-    if any(moe.router.capacity for _, moe in architecture.mixtures):
-        widest = max(moe.experts for _, moe in architecture.mixtures)
-        prior = torch.zeros(len(architecture.mixtures), batch, widest, dtype=torch.long)
-        loads = Loads(torch.arange(batch).repeat_interleave(length), prior)
     view = DenseView(cache_entries(architecture), batch, length)
-    return StepInput(tokens.flatten(), positions, view, None, loads)
+    loads = _loads(architecture.mixtures, batch, length)
+    return StepInput(tokens.flatten(), _positions(batch, length), view, None, loads, memory)
+
+
+def dense_memory(model: Transformer, tokens: Tensor) -> DenseMemory:
+    """What the encoder of `model` makes of prompts (batch, length)."""
+    batch, length = tokens.shape
+    encoder = model.architecture.encoder
+    assert encoder is not None, "only an architecture with an encoder makes a memory"
+    view = DenseView(tuple(map(cache_entry, encoder.attentions)), batch, length, both_ways=True)
+    loads = _loads(encoder.mixtures, batch, length)
+    states, _ = model.encode(StepInput(tokens.flatten(), _positions(batch, length), view, None, loads))
+    return DenseMemory(states.unflatten(0, (batch, length)))
+
+
+def _positions(batch: int, length: int) -> Tensor:
+    return torch.arange(length).repeat(batch)
+
+
+def _loads(mixtures: tuple[tuple[int, MoE], ...], batch: int, length: int) -> Loads | None:
+    """Loads of sequences that begin here, where a router has a capacity."""
+    if not any(moe.router.capacity for _, moe in mixtures):
+        return None
+    prior = torch.zeros(len(mixtures), batch, max(moe.experts for _, moe in mixtures), dtype=torch.long)
+    return Loads(torch.arange(batch).repeat_interleave(length), prior)

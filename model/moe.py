@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model import config
 from model.feedforward import FeedForward, activate
+from model.norm import build_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Router(nn.Module):
         self.value = value
         self.weight = nn.Parameter(torch.empty(value.experts, width))
         self.bias = nn.Parameter(torch.zeros(value.experts)) if value.router.bias else None
+        self.gain = nn.Parameter(torch.zeros(value.experts)) if value.router.expert_gain else None  # acts as 1 + gain
+        self.norm = build_norm(value.router.norm, width)
         nn.init.normal_(self.weight, std=width**-0.5)
         self.correction: Tensor | None
         self.register_buffer("correction", torch.zeros(value.experts) if value.router.correction else None)
@@ -49,16 +52,25 @@ class Router(nn.Module):
     def forward(self, x: Tensor) -> Routing:
         value = self.value.router
         bias = None if self.bias is None else self.bias.float()
-        logits = F.linear(self._jittered(x).float(), self.weight.float(), bias)
+        logits = F.linear(self.norm(self._jittered(x)).float(), self.weight.float(), bias)
+        experts, gates = self._choose(logits)
+        if value.normalise:
+            gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
+        if self.gain is not None:
+            gates = gates * (1 + self.gain.float())[experts]
+        return Routing(experts, gates * value.scale, logits)
+
+    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """logits (T, E) → experts and their scores, both (T, k)."""
+        value = self.value.router
+        if isinstance(value.score, config.SparseMixer):
+            return mix_sparsely(logits, self.value.active, value.score.tolerance)
         scores = _score(value.score, logits)
         choice = scores if self.correction is None else scores + self.correction.float()
         if value.groups is not None:
             choice = limit_to_groups(choice, value.groups)
         experts = choice.topk(self.value.active, dim=-1).indices
-        gates = scores.gather(-1, experts)
-        if value.normalise:
-            gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
-        return Routing(experts, gates * value.scale, logits)
+        return experts, scores.gather(-1, experts)
 
     def _jittered(self, x: Tensor) -> Tensor:
         jitter = self.value.router.loss.jitter
@@ -73,10 +85,24 @@ def _score(kind: str, logits: Tensor) -> Tensor:
     return logits.sigmoid() if kind == "sigmoid" else F.softplus(logits).sqrt()
 
 
+def mix_sparsely(logits: Tensor, active: int, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Experts one after another, each weighed among those near it (config.SparseMixer); logits (T, E) → two (T, k)."""
+    experts, gates, left = [], [], logits
+    for _ in range(active):
+        best, expert = left.max(-1, keepdim=True)
+        far = (best - logits) / logits.abs().clamp(min=best) > tolerance
+        gates.append(left.masked_fill(far, float("-inf")).softmax(-1).gather(-1, expert))
+        experts.append(expert)
+        left = left.scatter(-1, expert, float("-inf"))
+    return torch.cat(experts, -1), torch.cat(gates, -1)
+
+
 def limit_to_groups(choice: Tensor, groups: config.Groups) -> Tensor:
     """-inf for every expert outside the best `kept` groups of its token; choice (T, E)."""
-    grouped = choice.unflatten(-1, (groups.count, -1))
-    worth = grouped.amax(-1) if groups.score == "max" else grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1)
+    grouped: Tensor = choice.unflatten(-1, (groups.count, -1))
+    worth = (
+        grouped.amax(-1) if groups.score == "max" else grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1)
+    )
     kept = torch.zeros_like(worth, dtype=torch.bool).scatter_(-1, worth.topk(groups.kept, dim=-1).indices, True)
     return grouped.masked_fill(~kept[..., None], float("-inf")).flatten(-2)
 
@@ -116,7 +142,7 @@ class Experts(nn.Module):
 
 
 class MoE(nn.Module):
-    """forward(x (T, width), loads) → (T, width) and the routing."""
+    """forward(x (T, width), loads) → (T, width) and the routing; `routed` is what the router sees where it is not x."""
 
     def __init__(self, value: config.MoE, width: int, layer: int) -> None:
         super().__init__()
@@ -126,8 +152,8 @@ class MoE(nn.Module):
         self.shared = FeedForward(value.shared, width) if value.shared else None
         self.shared_gate = nn.Linear(width, 1, bias=False) if value.shared_gate else None
 
-    def forward(self, x: Tensor, loads: Loads | None) -> tuple[Tensor, Routing]:
-        routing = self.router(x)
+    def forward(self, x: Tensor, loads: Loads | None, routed: Tensor | None = None) -> tuple[Tensor, Routing]:
+        routing = self.router(x if routed is None else routed)
         capacity = self.value.router.capacity
         if capacity is not None:
             assert loads is not None, "a router with a capacity needs the loads of its sequences"
@@ -148,7 +174,11 @@ class MoE(nn.Module):
         if self.value.weigh == "input":
             rows = rows * gates.flatten()[order, None]
         groups = rows.split(counts)
-        outputs = [self.experts(group, i) if i < self.value.experts else group * 0 for i, group in enumerate(groups) if len(group)]
+        outputs = [
+            self.experts(group, i) if i < self.value.experts else group * 0
+            for i, group in enumerate(groups)
+            if len(group)
+        ]
         placed = torch.empty_like(rows).index_copy(0, order, torch.cat(outputs)).view(tokens, active, -1)
         if self.value.weigh == "output":
             placed = placed * gates[..., None]
@@ -158,3 +188,20 @@ class MoE(nn.Module):
         assert self.shared is not None
         y: Tensor = self.shared(x)
         return y if self.shared_gate is None else y * torch.sigmoid(self.shared_gate(x))
+
+
+class Beside(nn.Module):
+    """A feed-forward and a mixture beside each other: forward(x (T, width), loads) → (T, width) and the routing."""
+
+    def __init__(self, value: config.Beside, width: int, layer: int) -> None:
+        super().__init__()
+        self.dense = FeedForward(value.dense, width)
+        self.mixture = MoE(value.mixture, width, layer)
+        self.norms_before, self.norms_after = (
+            nn.ModuleList(build_norm(value.norm, width) for _ in range(2)) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor, loads: Loads | None) -> tuple[Tensor, Routing]:
+        dense = self.dense(self.norms_before[0](x))
+        mixed, routing = self.mixture(self.norms_before[1](x), loads, x)
+        return self.norms_after[0](dense) + self.norms_after[1](mixed), routing

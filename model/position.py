@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ def inverse_frequencies(rotary: config.Rotary, dim: int) -> Tensor:
         case config.Llama3Scaling():
             return _llama3(plain, rotary.scaling)
         case config.ProportionalScaling(factor):
-            return rotary.theta ** (-index / dim) / factor
+            return torch.where(index < int(dim * rotary.fraction), plain / factor, 0.0)
 
 
 def yarn_ramp(scaling: config.YarnScaling, theta: float, turned: int) -> tuple[float, float]:
@@ -93,6 +95,40 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor], layout: str) -> Tensor:
     a, b = head[..., 0::2], head[..., 1::2]
     y = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
     return y if rest is None else torch.cat((y, rest), dim=-1)
+
+
+Bias: TypeAlias = Callable[[Tensor], Tensor]
+"""Distances from query to key, broadcast over heads (B, 1, Q, L) → what is added to the scores (B, H, Q, L)."""
+
+
+class BucketTable(nn.Module):
+    """T5's learned bias of one stack. forward(positions, dtype) → the Bias; positions have no part in it.
+
+    In a stack that sees both ways half of the buckets are for keys that come after the query.
+    """
+
+    def __init__(self, value: config.Buckets, heads: int, both_ways: bool) -> None:
+        super().__init__()
+        self.value, self.both_ways = value, both_ways
+        self.table = nn.Embedding(value.count, heads)
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> Bias:
+        return self.bias
+
+    def bias(self, distance: Tensor) -> Tensor:
+        rows: Tensor = self.table(bucket(distance.squeeze(1), self.value, self.both_ways))
+        return rows.movedim(-1, 1)
+
+
+def bucket(distance: Tensor, value: config.Buckets, both_ways: bool) -> Tensor:
+    """The row of the table for distances query - key: 0, 1, 2, … each its own, then logarithmically wider ones."""
+    count = value.count // 2 if both_ways else value.count
+    side = (distance < 0) * count if both_ways else 0
+    distance = distance.abs() if both_ways else distance.clamp(min=0)
+    single = count // 2
+    growth = torch.log(distance.clamp(min=1) / single) / math.log(value.distance / single)
+    wide = (single + (growth * (count - single)).long()).clamp(max=count - 1)
+    return torch.where(distance < single, distance, wide) + side
 
 
 def alibi_slopes(heads: int, maximum: float = 8.0) -> Tensor:

@@ -9,25 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import attention, config
+from model import config
 from model.attention import Surroundings
-from model.cache import CacheView
-from model.feedforward import FeedForward
-from model.moe import Loads, MoE, Routing
+from model.cache import CacheView, MemoryView
+from model.encoder import Encoder
+from model.moe import Loads, Routing
 from model.norm import build_norm
-from model.position import EMBEDDED, RotaryTable
+from model.position import EMBEDDED
+from model.stack import build_blocks, run_blocks
 
 
 @dataclass(frozen=True, slots=True)
 class StepInput:
     """What goes down: tokens (T,), positions (T,), the cache, which rows want logits (None: all), expert loads where a
-    router has a capacity."""
+    router has a capacity, what cross-attention looks at."""
 
     tokens: Tensor
     positions: Tensor
     cache: CacheView
     select: Tensor | None = None
     loads: Loads | None = None
+    memory: MemoryView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,66 +40,45 @@ class StepOutput:
     routings: tuple[Routing, ...]
 
 
-class Block(nn.Module):
-    """Residual branches with their norms, in series or in parallel."""
-
-    def __init__(self, value: config.Block, width: int, branches: list[nn.Module]) -> None:
-        super().__init__()
-        self.value = value
-        self.branches = nn.ModuleList(branches)
-        count = 1 if value.shared_norm else len(branches)
-        before, after = value.placement in ("pre", "sandwich"), value.placement in ("post", "output", "sandwich")
-        self.norms_before = nn.ModuleList(build_norm(value.norm if before else None, width) for _ in range(count))
-        self.norms_after = nn.ModuleList(build_norm(value.norm if after else None, width) for _ in branches)
-        self.gates = nn.Parameter(torch.zeros(len(branches))) if value.gated else None
-
-    def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
-        routings: list[Routing] = []
-        start, post = x, self.value.placement == "post"
-        for i, branch in enumerate(self.branches):
-            seen = self.norms_before[0 if self.value.shared_norm else i](start if self.value.parallel else x)
-            if isinstance(branch, MoE):
-                y, routing = branch(seen, loads)
-                routings.append(routing)
-            else:
-                y = branch(seen) if isinstance(branch, FeedForward) else branch(seen, around)
-            x = self.norms_after[i](self._add(x, y, i)) if post else self._add(x, self.norms_after[i](y), i)
-        return x, routings
-
-    def _add(self, x: Tensor, y: Tensor, branch: int) -> Tensor:
-        if self.gates is not None:
-            y = y * torch.tanh(self.gates[branch])
-        return x + (y if self.value.residual_scale == 1 else y * self.value.residual_scale)
-
-
 class Transformer(nn.Module):
-    """A decoder-only model built from an architecture; weights are random until loaded."""
+    """A model built from an architecture; weights are random until loaded.
+
+    With an encoder, `encode` reads a prompt into the memory that `forward` then needs. Other architectures with
+    cross-attention run without memory too, and leave out the blocks that look at it.
+    """
 
     def __init__(self, architecture: config.Architecture) -> None:
         super().__init__()
         self.architecture = architecture
         width, embedding = architecture.width, architecture.embedding
-        self.embedding = nn.Embedding(architecture.vocab, width)
+        self.embedding = nn.Embedding(architecture.vocab + embedding.spare, width)
         position = embedding.position
         self.position = EMBEDDED[type(position)](position, width) if position else None
         self.embedding_norm = build_norm(embedding.norm, width)
-        tables, blocks = _build_blocks(architecture)
-        self.tables, self.blocks = nn.ModuleList(tables), nn.ModuleList(blocks)
+        self.tables, self.blocks = build_blocks(architecture.blocks, width)
         self.norm = build_norm(architecture.norm, width)
         head = architecture.head
         self.head: nn.Module | None = None if head.tied else nn.Linear(width, architecture.vocab, bias=head.bias)
         self.head_bias = nn.Parameter(torch.zeros(architecture.vocab)) if head.bias and head.tied else None
+        self.encoder = Encoder(architecture.encoder, width) if architecture.encoder else None
 
     def forward(self, step: StepInput) -> StepOutput:
+        assert self.encoder is None or step.memory is not None, "a model with an encoder needs the memory of the prompt"
         x = self.embed(step.tokens, step.positions)
         turns = tuple(table(step.positions, x.dtype) for table in self.tables)
-        around = Surroundings(step.positions, step.cache, turns)
-        routings: list[Routing] = []
-        for block in self.blocks:
-            x, routed = block(x, around, step.loads)
-            routings += routed
+        around = Surroundings(step.positions, step.cache, turns, step.memory)
+        x, routings = run_blocks(self.blocks, x, around, step.loads)
         x = x if step.select is None else x[step.select]
-        return StepOutput(self.project(self.norm(x)), tuple(routings))
+        return StepOutput(self.project(self.norm(x)), routings)
+
+    def encode(self, step: StepInput) -> tuple[Tensor, tuple[Routing, ...]]:
+        """Prompts → their memory (T, width), and the encoder's routings. The cache view is one in which every token
+        sees its whole sequence."""
+        assert self.encoder is not None, "only a model with an encoder encodes"
+        memory: tuple[Tensor, tuple[Routing, ...]] = self.encoder(
+            self.embed(step.tokens, step.positions), step.positions, step.cache, step.loads
+        )
+        return memory
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         x = self.embedding(tokens)
@@ -116,35 +97,3 @@ class Transformer(nn.Module):
         if value.scale != 1:
             logits = logits * value.scale
         return logits if value.softcap is None else value.softcap * torch.tanh(logits / value.softcap)
-
-
-def _build_blocks(architecture: config.Architecture) -> tuple[list[RotaryTable], list[Block]]:
-    """Blocks in order, and one rotary table for each distinct rotary value and head dimension."""
-    width = architecture.width
-    tables: dict[tuple[config.Rotary, int], int] = {}
-    attentions = mixtures = 0
-    blocks: list[Block] = []
-    for value in architecture.blocks:
-        branches: list[nn.Module] = []
-        for branch in value.branches:
-            match branch:
-                case config.Attention():
-                    table = _table(branch, tables)
-                    branches.append(attention.MODULES[type(branch.heads)](branch, width, attentions, table))
-                    attentions += 1
-                case config.MoE():
-                    branches.append(MoE(branch, width, mixtures))
-                    mixtures += 1
-                case config.FeedForward():
-                    branches.append(FeedForward(branch, width))
-        blocks.append(Block(value, width, branches))
-    return [RotaryTable(rotary, dim) for rotary, dim in tables], blocks
-
-
-def _table(value: config.Attention, tables: dict[tuple[config.Rotary, int], int]) -> int | None:
-    """Index of the branch's rotary table, added to `tables` when it is new; None without rotation."""
-    if not isinstance(value.position, config.Rotary):
-        return None
-    heads = value.heads
-    dim = heads.rotary_dim if isinstance(heads, config.Latent) else heads.dim
-    return tables.setdefault((value.position, dim), len(tables))

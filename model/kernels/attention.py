@@ -5,13 +5,24 @@ Shape letters: B sequences, H query heads, K key heads (K divides H), Q queries,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import Chunk, Full, Span, Window
+from model.position import Bias
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Small heads of the step's tokens that choose which keys are attended (config.Indexer): query (T, J, I), weights
+    (T, J). What they look at are the last I numbers of every key; the `top_k` best visible keys stay."""
+
+    query: Tensor
+    weights: Tensor
+    top_k: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +30,28 @@ class Scores:
     """How one layer scores keys, beside the product itself.
 
     slopes (H,): ALiBi, -slope * distance is added. sinks (H,): a logit a head that takes weight and gives no value.
+    bias: what else is added, by distance. selection: which keys are attended at all.
     """
 
     scale: float
     softcap: float | None = None
     slopes: Tensor | None = None
     sinks: Tensor | None = None
+    bias: Bias | None = None
+    selection: Selection | None = None
+
+    def at(self, tokens: Tensor | slice) -> Scores:
+        """The same for some of the step's tokens."""
+        chosen = self.selection
+        if chosen is None:
+            return self
+        return replace(self, selection=replace(chosen, query=chosen.query[tokens], weights=chosen.weights[tokens]))
+
+    def added(self, sight: Sight) -> Tensor | None:
+        """What is added to the scaled products (B, H, Q, L), the mask apart."""
+        if self.slopes is not None:
+            return -self.slopes[:, None, None] * sight.distance
+        return None if self.bias is None else self.bias(sight.distance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +91,28 @@ def make_sight(span: Span, query: Tensor, key: Tensor, dtype: torch.dtype, trian
     return Sight(query, key, mask, triangle and isinstance(span, Full))
 
 
+def make_open_sight(query: Tensor, key: Tensor, dtype: torch.dtype) -> Sight:
+    """query (B, Q) and key (B, L) positions, all of which see each other: an encoder's, or a memory's."""
+    query, key = query[:, None, :, None], key[:, None, None, :]
+    return Sight(query, key, torch.zeros(torch.broadcast_shapes(query.shape, key.shape), dtype=dtype))
+
+
+def select(key: Tensor, sight: Sight, chosen: Selection) -> tuple[Tensor, Sight]:
+    """Keys without their last I numbers, and a sight of only the `top_k` keys of highest Σ_j weight_j relu(q_j · k)."""
+    key, small = key.split((key.shape[-1] - chosen.query.shape[-1], chosen.query.shape[-1]), dim=-1)
+    if key.shape[2] <= chosen.top_k:
+        return key, sight
+    query, weights = (x.float().unflatten(0, (len(key), -1)) for x in (chosen.query, chosen.weights))
+    products = torch.einsum("bqji,bli->bqjl", query, small.squeeze(1).float()).relu()
+    worth = torch.einsum("bqjl,bqj->bql", products, weights)[:, None] + sight.mask.float()
+    left = torch.ones_like(worth, dtype=torch.bool).scatter(-1, worth.topk(chosen.top_k, dim=-1).indices, False)
+    return key, replace(sight, mask=sight.mask.masked_fill(left, float("-inf")), triangle=False)
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
     """query (B, H, Q, D), key (B, K, L, D), value (B, K, L, V) → (B, H, Q, V)."""
+    if scores.selection is not None:
+        key, sight = select(key, sight, scores.selection)
     fused = scores.softcap is None and scores.sinks is None
     return _fused(query, key, value, sight, scores) if fused else plain(query, key, value, sight, scores)
 
@@ -77,8 +124,9 @@ def plain(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Score
     logits = torch.einsum("bkgqd,bkld->bkgql", folded, key.float()).flatten(1, 2) * scores.scale
     if scores.softcap is not None:
         logits = scores.softcap * torch.tanh(logits / scores.softcap)
-    if scores.slopes is not None:
-        logits = logits - scores.slopes[:, None, None] * sight.distance
+    added = scores.added(sight)
+    if added is not None:
+        logits = logits + added.float()
     logits = logits + sight.mask.float()
     if scores.sinks is not None:
         sinks = scores.sinks.float()[:, None, None].expand(*logits.shape[:-1], 1)
@@ -92,11 +140,10 @@ def plain(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Score
 def _fused(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
     """PyTorch's own kernel; it wants value and key of one dimension, so a narrower value rides as a wider one."""
     grouped = query.shape[1] != key.shape[1]
-    if sight.triangle and scores.slopes is None:
+    added = scores.added(sight)
+    if sight.triangle and added is None:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scores.scale, enable_gqa=grouped)
-    mask = sight.mask
-    if scores.slopes is not None:
-        mask = (mask - scores.slopes[:, None, None] * sight.distance).to(query.dtype)
+    mask = sight.mask if added is None else (sight.mask + added).to(query.dtype)
     if query.shape[2] > 1 or not grouped:
         return F.scaled_dot_product_attention(query, key, value, mask, scale=scores.scale, enable_gqa=grouped)
     # One query: the heads of a group stand as the queries of their key head, so that keys and values are read once.

@@ -74,7 +74,8 @@ def decode(
 ) -> Tensor:
     """query (R, H, D), keys (pages, P, K, D), values (pages, P, K, V) or None where they are the keys' first V numbers
     → (R, H, V)."""
-    if query.dtype in KINDS and query.device.type == "cpu" and native.library() is not None:
+    known = query.dtype in KINDS and query.device.type == "cpu" and scores.bias is None and scores.selection is None
+    if known and native.library() is not None:
         return _compiled(query, keys, values, value_dim, pages, scores)
     return plain(query, keys, values, value_dim, pages, scores, scratch)
 

@@ -96,6 +96,8 @@ def expert_weights(w: Weights, expert: int) -> Weights:
 
 def route(x: Tensor, value: config.MoE, w: Weights) -> tuple[list[int], list[float]]:
     """Expert ids of one token, best first, and their weights; a correction chooses but does not weigh."""
+    if not isinstance(value.router.score, str) or value.router.norm or value.router.expert_gain:
+        raise NotImplementedError("the reference has no sparse mixer, and no norm or expert gains of a router")
     logits = w["weight"] @ x
     if value.router.bias:
         logits = logits + w["bias"]

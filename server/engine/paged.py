@@ -100,7 +100,7 @@ class PagedView:
         out = query.new_empty(*query.shape[:2], self.cache.entries[layer].value_dim)
         if group.decode is not None:
             rows = group.decode.tokens
-            out.index_copy_(0, rows, self._decode(layer, query.index_select(0, rows), group.decode, scores))
+            out.index_copy_(0, rows, self._decode(layer, query.index_select(0, rows), group.decode, scores.at(rows)))
         for part in group.prefills:
             out[part.start : part.stop] = self._prefill(layer, query, key, value, part, scores)
         return out
@@ -120,4 +120,4 @@ class PagedView:
             )
         else:
             keys, values = self.cache.gather(layer, part.table)
-        return attend(query[own].transpose(0, 1)[None], keys, values, part.sight, scores)[0].transpose(0, 1)
+        return attend(query[own].transpose(0, 1)[None], keys, values, part.sight, scores.at(own))[0].transpose(0, 1)
