@@ -19,6 +19,7 @@ from server.config import Settings
 from server.engine.loop import EngineLoop
 from server.engine.request import Outcome, Request, Sampling
 from server.errors import Draining
+from server.limits import Limits
 from server.metrics import PrometheusObserver
 from server.models import ServedModel
 from server.service import GenerationService
@@ -45,14 +46,16 @@ class StartupError(Exception):
 class Application:
     """`listen`, then `serve`, then `drain` and `stop`, all on one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, limits: Limits | None = None) -> None:
+        """`limits` None: those of the settings."""
+        limits = limits or settings.limits
         self.settings = settings
         self.observer = PrometheusObserver(version=importlib.metadata.version("dyno"))
-        self.service = GenerationService(settings.limits, self.observer)
+        self.service = GenerationService(limits, self.observer)
         self.http_port = self.grpc_port = 0
         self.loop: EngineLoop | None = None
         routes = Routes(self.service, self.observer.exposition, self.state if settings.debug else None)
-        self._http = HttpListener(rest_application(routes, self.observer), settings.limits, self.observer)
+        self._http = HttpListener(rest_application(routes, self.observer), limits, self.observer)
         self._rpc = RpcListener(self.service, self.observer, reflects=settings.reflects)
         self._follower: asyncio.Task[None] | None = None
 

@@ -42,6 +42,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 2 * SHOWN_CHARS else f"{text[: 2 * SHOWN_CHARS]}..."
 
 
+def field_of(path: str) -> str:
+    """stop[1] → stop; a path into an object stays: messages[0].role."""
+    return path.removesuffix("]").rpartition("[")[0] if path.endswith("]") else path
+
+
 class ServiceError(Exception):
     """Root of the tree. `message` names field, value and limit; it never holds anything but the caller's own words."""
 
@@ -67,7 +72,8 @@ class InvalidValue(InvalidRequest):
 
     @classmethod
     def at_most(cls, param: str, count: int, limit: int, unit: str) -> InvalidValue:
-        return cls(f"{param} may have at most {limit} {unit}, got {count}", param=param)
+        """`param` may have an index, which is for the message only."""
+        return cls(f"{param} may have at most {limit} {unit}, got {count}", param=field_of(param))
 
 
 class MissingValue(InvalidRequest):

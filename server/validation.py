@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from server.call import Conversation, GenerateCall, Message, Prompt, SamplingWishes
 from server.engine.request import Sampling
-from server.errors import ContextLengthExceeded, InvalidValue, MissingValue, UnsupportedField, shown
+from server.errors import ContextLengthExceeded, InvalidValue, MissingValue, UnsupportedField, field_of, shown
 from server.limits import Limits
 from server.models import ServedModel
 
@@ -33,7 +33,7 @@ def check_call(call: GenerateCall, model: ServedModel, limits: Limits) -> None:
 def check_text(param: str, text: str, limits: Limits) -> None:
     """Text to be tokenised."""
     if "\0" in text:
-        raise InvalidValue(f"{param} may not contain NUL characters", param=param)
+        raise InvalidValue(f"{param} may not contain NUL characters", param=field_of(param))
     if len(text) > limits.content_chars:
         raise InvalidValue.at_most(param, len(text), limits.content_chars, "characters")
 
@@ -50,7 +50,7 @@ def check_token_ids(param: str, ids: Sequence[int], vocab: int) -> None:
     wrong = next((i for i, token in enumerate(ids) if not 0 <= token < vocab), None)
     if wrong is not None:
         message = f"{param}[{wrong}] must be a token id between 0 and {vocab - 1}, got {shown(ids[wrong])}"
-        raise InvalidValue(message, param=param)
+        raise InvalidValue(message, param=field_of(param))
 
 
 def _check_prompts(prompts: Sequence[Prompt], model: ServedModel, limits: Limits) -> None:
@@ -66,14 +66,14 @@ def _check_prompts(prompts: Sequence[Prompt], model: ServedModel, limits: Limits
             check_text(param, prompt, limits)
             _not_blank(param, prompt)
         elif not prompt:
-            raise InvalidValue(f"{param} must have at least one token id, got none", param=param)
+            raise InvalidValue(f"{param} must have at least one token id, got none", param="prompt")
         else:
             check_token_ids(param, prompt, model.vocab)
 
 
 def _not_blank(param: str, text: str) -> None:
     if not text.strip():
-        raise InvalidValue(f"{param} must have something but white space, got {shown(text)}", param=param)
+        raise InvalidValue(f"{param} must have something but white space, got {shown(text)}", param=field_of(param))
 
 
 def _check_conversation(conversation: Conversation, model: ServedModel, limits: Limits) -> None:

@@ -48,7 +48,7 @@ def read_prompt(value: object) -> tuple[str | tuple[int, ...], ...]:
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list):
-        if _are(str, value):
+        if value and _are(str, value):
             return tuple(value)
         if _are(int, value):
             return (tuple(value),)

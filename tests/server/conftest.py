@@ -1,0 +1,43 @@
+"""One application for each test file, called over both transports."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from tests.server.callers import Caller, RestCaller, RpcCaller
+from tests.server.kit import Harness, fake_model, running
+
+SCRIPT = "Hänsel und Gretel, 🐻 und der Wolf. END of it".encode()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server() -> AsyncIterator[Harness]:
+    """fake counts on its fingers, slow takes 10 ms a step, story tells the same story, chat takes conversations."""
+    models = (
+        fake_model("fake"),
+        fake_model("slow", sleep=0.01),
+        fake_model("story", script=SCRIPT),
+        fake_model("chat", chat=True, moe=False),
+    )
+    async with running(*models) as harness:
+        yield harness
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def channel(server: Harness) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        yield channel
+
+
+@pytest.fixture(params=["rest", "grpc"])
+def caller(request: pytest.FixtureRequest, server: Harness, channel: grpc.aio.Channel) -> Caller:
+    return RestCaller(server) if request.param == "rest" else RpcCaller(channel)
+
+
+@pytest.fixture
+def callers(server: Harness, channel: grpc.aio.Channel) -> tuple[Caller, Caller]:
+    return RestCaller(server), RpcCaller(channel)

@@ -1,0 +1,163 @@
+"""The real application over models that count on their fingers, on free ports of this machine, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from model.config import Architecture, Attention, Block, FeedForward, Full, Grouped, MoE
+from model.tokenizer import ByteTokenizer
+from server.app import Application
+from server.config import Settings
+from server.engine.engine import Engine
+from server.engine.stats import Observer
+from server.engine.step import CacheGroup, MixtureShape, Row
+from server.limits import Limits
+from server.models import ServedModel
+from tests.fakes import FakeRunner
+
+VOCAB = 257
+CONTEXT = 256
+EXPERTS, ACTIVE, LAYERS = 4, 2, 2
+BLOCK = 4
+BLOCKS = 65  # one of them stands for none: 256 tokens
+
+ModelOf = Callable[[Observer], ServedModel]
+Labels = tuple[tuple[str, str], ...]
+
+
+class ChatBytes(ByteTokenizer):
+    """Bytes, with the plainest of chat templates."""
+
+    @property
+    def chat(self) -> bool:
+        return True
+
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        if messages[0]["role"] == "assistant":
+            raise ValueError("messages: the assistant cannot speak first")
+        return self.encode("".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant: ")
+
+
+class ScriptRunner(FakeRunner):
+    """Says the same text whatever the prompt, then its end token."""
+
+    def __init__(self, script: bytes | Sequence[int], **more: Any) -> None:
+        super().__init__(**more)
+        self.script = [*script, VOCAB - 1]
+
+    def _draw(self, row: Row) -> tuple[int, Row]:
+        _, row = super()._draw(row)
+        said = len(row.request.outputs)
+        return self.script[min(said, len(self.script) - 1)], row
+
+
+def architecture(*, moe: bool = True, context: int = CONTEXT) -> Architecture:
+    expert = FeedForward(8)
+    branches = (Attention(Grouped(2, 1, 4)), MoE(EXPERTS, ACTIVE, expert) if moe else expert)
+    return Architecture(VOCAB, 8, context, (Block(branches),) * LAYERS)
+
+
+def fake_model(
+    name: str = "fake",
+    *,
+    chat: bool = False,
+    moe: bool = True,
+    context: int = CONTEXT,
+    blocks: int = BLOCKS,
+    rows: int = 8,
+    script: bytes | Sequence[int] | None = None,
+    **runner: Any,
+) -> ModelOf:
+    """A served model over a FakeRunner; `script` makes it say that. `runner`: more arguments of the runner."""
+    mixtures = tuple(MixtureShape(layer, EXPERTS, ACTIVE) for layer in range(LAYERS)) if moe else ()
+    runner |= {"groups": (CacheGroup(Full(), blocks, 1024),), "block_size": BLOCK, "mixtures": mixtures}
+
+    def build(observer: Observer) -> ServedModel:
+        made = FakeRunner(vocab=VOCAB, **runner) if script is None else ScriptRunner(script, vocab=VOCAB, **runner)
+        engine = Engine(name, made, observer=observer, max_batch_tokens=64, max_rows=rows)
+        tokenizer = ChatBytes() if chat else ByteTokenizer()
+        return ServedModel(name, architecture(moe=moe, context=context), tokenizer, engine, "float32", (2000, 1000))
+
+    return build
+
+
+@dataclass
+class Harness:
+    """A running application and a session to call it with."""
+
+    app: Application
+    session: aiohttp.ClientSession
+    models: dict[str, ServedModel] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.app.http_port}"
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.app.grpc_port}"
+
+    async def series(self) -> dict[tuple[str, Labels], float]:
+        """Every sample of /metrics by name and labels."""
+        async with self.session.get(f"{self.url}/metrics") as response:
+            text = await response.text()
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    async def total(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        wanted = set(labels.items())
+        return sum(
+            value for (found, have), value in (await self.series()).items() if found == name and wanted <= {*have}
+        )
+
+    async def settled(self, seconds: float = 5.0) -> None:
+        """Nothing of any request is left: not in the service, not in an engine, not in a cache."""
+        async with asyncio.timeout(seconds):
+            while not self._idle():
+                await asyncio.sleep(0.005)
+        for model in self.models.values():
+            model.engine.check()
+        series = await self.series()
+        for (name, labels), value in series.items():
+            if name in ("dyno_requests_running", "dyno_requests_waiting", "dyno_cache_blocks_used"):
+                assert value == 0, (name, labels, value)
+        received = sum(v for (name, _), v in series.items() if name == "dyno_requests_received_total")
+        ended = sum(v for (name, _), v in series.items() if name == "dyno_requests_total")
+        assert received == ended, f"{received} requests came in, {ended} ended"
+
+    def _idle(self) -> bool:
+        return not self.app.service.active and not any(model.engine.has_work for model in self.models.values())
+
+
+def settings(**more: Any) -> Settings:
+    return Settings(**{"model": ("fake",), "port": 0, "grpc_port": 0, "debug": True} | more)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    *models: ModelOf, limits: Limits | None = None, loading: bool = False, **more: Any
+) -> AsyncIterator[Harness]:
+    """The application serving these models; with `loading` its listeners only. `more` are settings."""
+    app = Application(settings(**more), limits)
+    await app.listen()
+    try:
+        async with aiohttp.ClientSession() as session:
+            harness = Harness(app, session)
+            if not loading:
+                served = [model(app.observer) for model in models or (fake_model(),)]
+                harness.models = {model.name: model for model in served}
+                await app.serve(served)
+            yield harness
+    finally:
+        await app.stop()
