@@ -16,7 +16,7 @@ from model.initialise import random_model
 from model.tokenizer import ByteTokenizer, Tokenizer
 from model.transformer import Transformer
 from server.engine.engine import Engine
-from server.engine.runner import Memory, ModelRunner
+from server.engine.runner import Room, ModelRunner
 from server.engine.stats import Observer
 from server.models import ServedModel
 
@@ -57,10 +57,10 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     name, source = split_spec(spec)
     model, tokenizer = _find(source, options)
     architecture = model.architecture
-    memory = Memory(_cache_tokens(architecture, options), options.max_rows, options.max_batch_tokens)
+    room = Room(_cache_tokens(architecture, options), options.max_rows, options.max_batch_tokens)
     engine = Engine(
         name,
-        ModelRunner(model, memory, tokenizer.vocab_size),
+        ModelRunner(model, room, tokenizer.vocab_size),
         observer=observer,
         max_batch_tokens=options.max_batch_tokens,
         max_rows=options.max_rows,

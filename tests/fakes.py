@@ -109,6 +109,7 @@ class FakeRunner:
         nan: Callable[[Row], bool] = lambda row: False,
     ) -> None:
         self.vocab, self.block_size, self.groups, self.mixtures = vocab, block_size, groups, mixtures
+        self.memory: CacheGroup | None = None
         self.steps: list[Step] = []
         self._clock, self._step_seconds, self._sleep = clock, step_seconds, sleep
         self._fault, self._nan = fault, nan

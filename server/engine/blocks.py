@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -43,8 +43,10 @@ class Chain:
     def __init__(self, secret: bytes | None = None) -> None:
         self._secret = os.urandom(32) if secret is None else secret
 
-    def root(self, salt: bytes) -> bytes:
-        return blake2b(salt, key=self._secret, digest_size=32, person=b"salt").digest()
+    def root(self, salt: bytes, source: Sequence[int] = ()) -> bytes:
+        """What stands before the first block: prefixes of different salts or sources have nothing in common."""
+        data = len(salt).to_bytes(8) + salt + array("q", source).tobytes()
+        return blake2b(data, key=self._secret, digest_size=32, person=b"salt").digest()
 
     def link(self, before: bytes, tokens: list[int]) -> Link:
         # Both parts have a fixed width, so no other split of the same bytes is possible.

@@ -68,6 +68,7 @@ class Engine:
             chunk=max_batch_tokens,
             prefix=prefix_cache,
             routed=bool(self._mixtures),
+            memory=runner.memory,
         )
         self._scheduler = Scheduler(self._cache, max_batch_tokens=max_batch_tokens, max_rows=max_rows)
         self._live: dict[str, Entry] = {}
@@ -79,6 +80,11 @@ class Engine:
     def capacity_tokens(self) -> int:
         """The largest prompt + max_tokens that the cache can hold for a single request."""
         return self._cache.capacity
+
+    @property
+    def source_tokens(self) -> int:
+        """The longest source that can be held for a single request; 0 for a model without an encoder."""
+        return self._cache.source_capacity
 
     @property
     def observer_failures(self) -> int:
@@ -105,7 +111,7 @@ class Engine:
         account = Account(request.arrived, RouteLog(self._mixtures) if self._mixtures else None)
         entry = self._live[request.id] = Entry(request, self._cache.holding(), account)
         self._scheduler.add(entry)
-        self._guard(self._observer.received, self.name, len(request.prompt))
+        self._guard(self._observer.received, self.name, len(request.prompt) + len(request.source))
         refusal = self._refusal(request)
         if refusal:
             self._finish(entry, Outcome.ERROR, self._clock(), error=refusal)
@@ -158,6 +164,8 @@ class Engine:
         needed = len(request.prompt) + request.sampling.max_tokens
         if not request.prompt or request.sampling.max_tokens < 1:
             return f"{len(request.prompt)} prompt tokens and max_tokens={request.sampling.max_tokens}: nothing to do"
+        if len(request.source) > self.source_tokens:
+            return f"the source has {len(request.source)} tokens, there is room for {self.source_tokens}"
         if needed > self.capacity_tokens:
             return f"the request needs {needed} tokens of cache, there are {self.capacity_tokens}"
         return ""

@@ -65,6 +65,7 @@ class Request:
     deadline: float | None = None
     stop: StopCondition | None = None
     cache_salt: bytes = b""  # requests share cached prefixes only under the same salt
+    source: tuple[int, ...] = ()  # what the encoder reads, for models that have one; `prompt` then begins the answer
     outputs: list[int] = field(default_factory=list)
     num_computed: int = 0
 

@@ -15,14 +15,15 @@ from model.config import Full, Span
 from model.moe import Routing
 from model.transformer import StepInput, Transformer
 from server.engine import batch
+from server.engine.memory import memory_entries, step_memory
 from server.engine.paged import PagedCache, PagedView
 from server.engine.request import Request, Routes
 from server.engine.step import CacheGroup, MixtureShape, Step, StepResult, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """How much cache a runner allocates: `tokens` positions of full span, and as much of a window as `rows` requests
+class Room:
+    """How much cache a runner allocates for itself: `tokens` positions of full span, and as much of a window as `rows` requests
     can look back on while a step of `batch_tokens` passes."""
 
     tokens: int
@@ -42,25 +43,26 @@ class Memory:
 class ModelRunner:
     """A Runner over a Transformer on this process's device."""
 
-    def __init__(self, model: Transformer, memory: Memory, vocab: int | None = None) -> None:
+    def __init__(self, model: Transformer, room: Room, vocab: int | None = None) -> None:
         """vocab: how many of the logits have a token; the padding behind them is never drawn."""
-        self.model, self.memory = model, memory
+        self.model, self.room = model, room
         self.vocab = min(model.architecture.vocab, vocab or model.architecture.vocab)
         self.dtype = model.embedding.weight.dtype
         entries = cache_entries(model.architecture)
         spans = tuple(dict.fromkeys(entry.span for entry in entries))
         self.group_of = tuple(spans.index(entry.span) for entry in entries)
-        pages = tuple(memory.pages(entry.span) for entry in entries)
-        self.cache = PagedCache(entries, pages, memory.page_size, self.dtype)
+        pages = tuple(room.pages(entry.span) for entry in entries)
+        self.cache = PagedCache(entries, pages, room.page_size, self.dtype)
         self.groups = tuple(self._group(span, entries) for span in spans)
         self.mixtures = tuple(
             MixtureShape(layer, moe.experts, moe.active, moe.router.capacity is not None)
             for layer, moe in model.architecture.mixtures
         )
+        self.memory, self._sources = self._make_memory() if model.architecture.encoder else (None, None)
 
     @property
     def block_size(self) -> int:
-        return self.memory.page_size
+        return self.room.page_size
 
     def run(self, step: Step) -> StepResult:
         """Compute every row's tokens and draw the next one of each row that samples."""
@@ -77,21 +79,30 @@ class ModelRunner:
             failed = dict.fromkeys(bad, "the model's output is not a number")
             return StepResult(tokens, logprobs, self._routes(out.routings), failed, forward_seconds)
 
+    def _make_memory(self) -> tuple[CacheGroup, PagedCache]:
+        """Room for the sources of an encoder: as many tokens as the cache of the answers."""
+        entries = memory_entries(self.model.architecture)
+        pages, size = self.room.pages(Full()), self.room.page_size
+        page_bytes = sum(entry.numbers for entry in entries) * size * self.dtype.itemsize
+        cache = PagedCache(entries, (pages,) * len(entries), size, self.dtype)
+        return CacheGroup(Full(), pages, page_bytes), cache
+
     def _group(self, span: Span, entries: tuple[CacheEntry, ...]) -> CacheGroup:
         numbers = sum(entry.numbers for entry in entries if entry.span == span)
-        page_bytes = numbers * self.memory.page_size * self.dtype.itemsize
-        return CacheGroup(span, self.memory.pages(span), page_bytes)
+        page_bytes = numbers * self.room.page_size * self.dtype.itemsize
+        return CacheGroup(span, self.room.pages(span), page_bytes)
 
     def _inputs(self, step: Step) -> StepInput:
         views = tuple(
-            batch.group_view(step, i, group.span, self.memory.page_size, self.dtype)
+            batch.group_view(step, i, group.span, self.room.page_size, self.dtype)
             for i, group in enumerate(self.groups)
         )
         loads = None
         if any(mixture.limited for mixture in self.mixtures):
             loads = batch.loads_of(step, max(m.experts for m in self.mixtures), len(self.mixtures))
         view = PagedView(self.cache, views, self.group_of)
-        return StepInput(batch.tokens_of(step), batch.positions_of(step), view, batch.last_tokens(step), loads)
+        sources = None if self._sources is None else step_memory(self.model, self._sources, step)
+        return StepInput(batch.tokens_of(step), batch.positions_of(step), view, batch.last_tokens(step), loads, sources)
 
     def _sample(self, step: Step, logits: Tensor) -> tuple[tuple[int, ...], tuple[TokenLogprobs | None, ...]]:
         wanted = [i for i, row in enumerate(step.rows) if row.samples]
@@ -123,7 +134,7 @@ class ModelRunner:
         """Zero what a failed row wrote in this step."""
         alone = Step(step.number, (step.rows[index],))
         for i, group in enumerate(self.groups):
-            slots = batch.group_view(alone, i, group.span, self.memory.page_size, self.dtype).slots
+            slots = batch.group_view(alone, i, group.span, self.room.page_size, self.dtype).slots
             for layer, owner in enumerate(self.group_of):
                 if owner == i:
                     self.cache.scrub(layer, slots)

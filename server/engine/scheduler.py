@@ -78,6 +78,7 @@ class Scheduler:
         """A seat's tokens are in the cache; returns how many of them were computed again."""
         entry, row = seat.entry, seat.row
         entry.request.num_computed = stop = row.start + row.count
+        entry.holding.encoded = True
         self._cache.computed(entry.request, entry.holding, entry.account.routes)
         return entry.account.computed(row.start, stop)
 
@@ -174,6 +175,8 @@ class Scheduler:
         return victim
 
     def _seat(self, entry: Entry, count: int) -> Seat:
-        start, log = entry.request.num_computed, entry.account.routes
+        start, log, holding = entry.request.num_computed, entry.account.routes, entry.holding
         prior = None if log is None else log.prior(start)
-        return Seat(entry, Row(entry.request, start, count, entry.holding.frozen, prior))
+        encodes = bool(holding.source) and not holding.encoded
+        row = Row(entry.request, start, count, holding.frozen, prior, tuple(holding.source), encodes)
+        return Seat(entry, row)

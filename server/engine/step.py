@@ -22,6 +22,10 @@ class Row:
     """Per cache group, the block holding each block_size positions from 0; 0 stands for a block already given back."""
     prior: np.ndarray | None = None
     """For models whose routers have a capacity: (mixture layers, experts), how many tokens before `start` chose each."""
+    source: tuple[int, ...] = ()
+    """The blocks that hold the memory of the request's source."""
+    encodes: bool = False
+    """Whether the source must be read into these blocks first."""
 
     @property
     def samples(self) -> bool:
@@ -94,5 +98,10 @@ class Runner(Protocol):
 
     @property
     def mixtures(self) -> tuple[MixtureShape, ...]: ...
+
+    @property
+    def memory(self) -> CacheGroup | None:
+        """Where cross-attention finds the sources of requests; None for a model without an encoder."""
+        ...
 
     def run(self, step: Step) -> StepResult: ...

@@ -32,6 +32,8 @@ class Holding:
     given_back: list[int]  # per group, entries at the front of its table that are 0
     links: list[Link] = field(default_factory=list)  # names of the request's full blocks, as far as they were needed
     published: int = 0  # how many of its blocks can be found by others
+    source: list[int] = field(default_factory=list)  # blocks of the memory that cross-attention reads
+    encoded: bool = False  # whether the source is in them
     peak_bytes: int = 0
     _frozen: tuple[tuple[int, ...], ...] | None = None
 
@@ -59,9 +61,17 @@ class Cache:
     """
 
     def __init__(
-        self, groups: tuple[CacheGroup, ...], block_size: int, *, chunk: int, prefix: bool = True, routed: bool = False
+        self,
+        groups: tuple[CacheGroup, ...],
+        block_size: int,
+        *,
+        chunk: int,
+        prefix: bool = True,
+        routed: bool = False,
+        memory: CacheGroup | None = None,
     ) -> None:
         self.block_size = block_size
+        self._memory = None if memory is None else Group(memory, block_size, chunk)
         self._groups = tuple(Group(group, block_size, chunk) for group in groups)
         self._keeper = next((group for group in self._groups if group.sees_all), self._groups[0])
         self._whole = [group for group in self._groups if group.sees_all or (routed and group is self._keeper)]
@@ -75,8 +85,13 @@ class Cache:
         return min(group.capacity for group in self._groups)
 
     @property
+    def source_capacity(self) -> int:
+        """Most tokens the source of one request may have."""
+        return 0 if self._memory is None else self._memory.capacity
+
+    @property
     def use(self) -> tuple[GroupUse, ...]:
-        return tuple(group.pool.use for group in self._groups)
+        return tuple(group.pool.use for group in (*self._groups, *([self._memory] if self._memory else [])))
 
     def holding(self) -> Holding:
         """Nothing, yet."""
@@ -91,6 +106,8 @@ class Cache:
         count = self._longest_prefix(request, holding) if self._prefix else 0
         found = [group.found(holding.links, count) for group in self._groups]
         if not all(group.fits(blocks, request.num_tokens) for group, blocks in zip(self._groups, found, strict=True)):
+            return None
+        if not self._take_source(request, holding):
             return None
         for index, (group, blocks) in enumerate(zip(self._groups, found, strict=True)):
             missing = count - len(blocks)
@@ -137,6 +154,10 @@ class Cache:
                 if number:
                     group.pool.release(number)
             table.clear()
+        if self._memory is not None:
+            for number in holding.source:
+                self._memory.pool.release(number)
+        holding.source, holding.encoded = [], False
         holding.given_back = [0] * len(self._groups)
         holding.published = 0
         holding.changed()
@@ -162,6 +183,8 @@ class Cache:
                 assert len(table) == holding.room, "tables of different lengths"
                 assert not any(table[:given_back]) and all(table[given_back:]), f"holes in {table}"
             group.pool.check(number for holding in everyone for number in holding.tables[index] if number)
+        if self._memory is not None:
+            self._memory.pool.check(number for holding in everyone for number in holding.source)
 
     def _longest_prefix(self, request: Request, holding: Holding) -> int:
         count = (request.num_tokens - 1) // self.block_size
@@ -178,10 +201,20 @@ class Cache:
 
     def _name(self, request: Request, holding: Holding, count: int) -> None:
         links, size = holding.links, self.block_size
-        before = links[-1].key if links else self._chain.root(request.cache_salt)
+        before = links[-1].key if links else self._chain.root(request.cache_salt, request.source)
         for start in range(len(links) * size, count * size, size):
             links.append(self._chain.link(before, request.tokens(start, start + size)))
             before = links[-1].key
+
+    def _take_source(self, request: Request, holding: Holding) -> bool:
+        """Hold room for the request's source, all of it; False, with nothing changed, when there is not enough."""
+        if self._memory is None or not request.source:
+            return True
+        count = self._memory.peak(len(request.source))
+        if self._memory.pool.num_free < count:
+            return False
+        holding.source = [self._memory.pool.take() for _ in range(count)]
+        return True
 
     def _take(self, count: int) -> list[list[int]]:
         """`count` blocks of every group, or of none."""
@@ -219,4 +252,5 @@ class Cache:
         holding.changed()
         held = zip(holding.tables, holding.given_back, self._groups, strict=True)
         now = sum((len(table) - gone) * group.bytes_per_block for table, gone, group in held)
+        now += len(holding.source) * (self._memory.bytes_per_block if self._memory else 0)
         holding.peak_bytes = max(holding.peak_bytes, now)

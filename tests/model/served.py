@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.transformer import StepOutput, Transformer
 from server.engine.request import Request, Routes, Sampling
-from server.engine.runner import Memory, ModelRunner
+from server.engine.runner import Room, ModelRunner
 from server.engine.step import Row, Step, StepResult
 
 LONGEST_CHUNK = 7
@@ -47,7 +47,7 @@ class HandEngine:
     ) -> None:
         self.random = random.Random(seed)
         self.leftover, self.page_size = leftover, page_size
-        self.runner = ModelRunner(model, Memory(200, rows, rows * LONGEST_CHUNK, page_size))
+        self.runner = ModelRunner(model, Room(200, rows, rows * LONGEST_CHUNK, page_size))
         self.free = [list(range(1, group.num_blocks)) for group in self.runner.groups]
         self.holders: Counter[tuple[int, int]] = Counter()  # (group, page): how many texts hold it
         self.texts: list[Text] = []

@@ -1,0 +1,82 @@
+"""What cross-attention reads: keys and values of each request's source, in pages, computed once a request.
+
+Shape letters: T tokens of the step, n pages a source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.cache import CacheEntry, Projection
+from model.config import Architecture, CrossAttention, Full
+from model.dense import dense_memory
+from model.kernels.attention import Scores
+from model.kernels.paged import Pages, decode
+from model.transformer import Transformer
+from server.engine.paged import PagedCache
+from server.engine.step import Row, Step
+
+
+def memory_entries(architecture: Architecture) -> tuple[CacheEntry, ...]:
+    """What one token of a source stores for each cross-attention branch, in the order of the layers."""
+    branches = (branch for block in architecture.blocks for branch in block.branches)
+    return tuple(
+        CacheEntry(Full(), branch.heads.kv, branch.heads.dim, branch.heads.dim)
+        for branch in branches
+        if isinstance(branch, CrossAttention)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """Sources read in this step, end to end: their states (tokens, width) and where their entries go."""
+
+    states: Tensor
+    slots: Tensor
+
+
+class StepMemory:
+    """MemoryView of one step: every token looks at all of its request's source."""
+
+    def __init__(self, cache: PagedCache, pages: Pages, fresh: Fresh | None) -> None:
+        self.cache, self.pages, self.fresh = cache, pages, fresh
+
+    def attend(self, layer: int, query: Tensor, project: Projection, scores: Scores) -> Tensor:
+        cache = self.cache
+        if self.fresh is not None:
+            cache.store(layer, self.fresh.slots, *project(self.fresh.states))
+        dim = cache.entries[layer].value_dim
+        return decode(query, cache.keys[layer], cache.values[layer], dim, self.pages, scores, cache.scratch)
+
+
+def step_memory(model: Transformer, cache: PagedCache, step: Step) -> StepMemory:
+    """Read the sources that are new in this step, and say where every token finds its own."""
+    fresh = [row for row in step.rows if row.encodes]
+    return StepMemory(cache, _pages(step, cache.page_size), _read(model, fresh, cache.page_size) if fresh else None)
+
+
+def _read(model: Transformer, rows: Sequence[Row], page_size: int) -> Fresh:
+    """One source at a time: lengths differ, and nobody shall be padded into another's company."""
+    states = [dense_memory(model, torch.tensor([row.request.source])).states[0] for row in rows]
+    slots = [_slots(row, page_size) for row in rows]
+    return Fresh(torch.cat(states), torch.from_numpy(np.concatenate(slots)))
+
+
+def _slots(row: Row, page_size: int) -> np.ndarray:
+    positions = np.arange(len(row.request.source))
+    return np.asarray(row.source)[positions // page_size] * page_size + positions % page_size
+
+
+def _pages(step: Step, page_size: int) -> Pages:
+    counts = torch.tensor([row.count for row in step.rows])
+    width = max(len(row.source) for row in step.rows)
+    table = torch.tensor([(*row.source, *((0,) * (width - len(row.source)))) for row in step.rows])
+    last = torch.tensor([len(row.request.source) - 1 for row in step.rows])
+    nothing = torch.zeros(step.num_tokens, dtype=torch.long)
+    spread = table.repeat_interleave(counts, dim=0), last.repeat_interleave(counts)
+    return Pages(Full(), page_size, spread[0], nothing, nothing, spread[1])
