@@ -1,13 +1,13 @@
 """Architectures as plain data (JSON, TOML) and back.
 
 A value becomes a mapping of its fields that differ from their defaults; where a field may hold several kinds of value
-the mapping has a `type` key. Blocks are written once each, by name, and `layers` lists them: ["dense*3", "sparse*58"].
+the mapping has a `type` key. Blocks are written once each, by name, and `layers` lists them as patterns: ["dense*3",
+"sparse*58"], ["(local*5 global)*8"]; `encoder.layers` does so for an encoder. "none" stands for null, which TOML lacks.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import re
 import tomllib
@@ -16,12 +16,11 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from model import config
+from model import config, pattern
 from model.config import Architecture, Block, ConfigError
+from model.naming import block_names
 
 Value = TypeVar("Value")
-LAYER = re.compile(r"(?P<name>[a-z0-9_-]+)(?:\*(?P<count>[0-9]+))?")
-MOST_LAYERS = 4096
 
 
 def tag(kind: type) -> str:
@@ -29,8 +28,8 @@ def tag(kind: type) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z](?!$))", "_", kind.__name__).lower()
 
 
-def encode(value: Any, tagged: bool = False) -> Any:
-    """A frozen value as plain data: only fields that differ from their defaults."""
+def encode(value: Any, tagged: bool = False, without: tuple[str, ...] = ()) -> Any:
+    """A frozen value as plain data: only fields that differ from their defaults, and none of those in `without`."""
     if isinstance(value, tuple):
         return [encode(item, tagged) for item in value]
     if not dataclasses.is_dataclass(value):
@@ -39,7 +38,7 @@ def encode(value: Any, tagged: bool = False) -> Any:
     hints = _hints(type(value))
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
-        if item != _default(field):
+        if field.name not in without and item != _default(field):
             data[field.name] = encode(item, len(_kinds(hints[field.name])) > 1)
     return data
 
@@ -66,34 +65,46 @@ def decode(kind: type[Value], data: Any, path: str = "") -> Value:
 
 def architecture_to_dict(architecture: Architecture) -> dict[str, Any]:
     """The whole architecture as JSON-ready data."""
-    names: dict[Block, str] = {}
-    for block in architecture.blocks:
-        names.setdefault(block, _block_name(block, len(names)))
-    layers = [_layer(names[block], len(list(run))) for block, run in itertools.groupby(architecture.blocks)]
-    rest = encode(dataclasses.replace(architecture, blocks=architecture.blocks[:1]))
-    rest.pop("blocks")
-    if "norm" not in rest and architecture.norm is None:
-        rest["norm"] = None
-    return {**rest, "layers": layers, "blocks": {name: encode(block) for block, name in names.items()}}
+    names = block_names(architecture)
+    data = {**encode(architecture, without=("blocks", "encoder")), "layers": _layers(architecture.blocks, names)}
+    if architecture.encoder is not None:
+        encoder = encode(architecture.encoder, without=("blocks",))
+        data["encoder"] = {**encoder, "layers": _layers(architecture.encoder.blocks, names)}
+    return {**data, "blocks": {name: encode(block) for block, name in names.items()}}
 
 
 def architecture_from_dict(data: dict[str, Any]) -> Architecture:
     """The inverse of `architecture_to_dict`."""
-    data = dict(data)
-    blocks = {name: decode(Block, block, f"blocks.{name}") for name, block in data.pop("blocks", {}).items()}
-    stack: list[Block] = []
-    for layer in data.pop("layers", []):
-        match = LAYER.fullmatch(layer) if isinstance(layer, str) else None
-        if match is None or match["name"] not in blocks:
-            raise ConfigError(f"layers: {layer!r} is not NAME or NAME*COUNT of one of the blocks {sorted(blocks)}")
-        count = int(match["count"] or 1)
-        if len(stack) + count > MOST_LAYERS:
-            raise ConfigError(f"layers: more than {MOST_LAYERS} layers")
-        stack += [blocks[match["name"]]] * count
-    if not stack:
-        raise ConfigError("layers: at least one layer is needed")
-    shell = decode(Architecture, {**data, "blocks": [{"branches": [{"type": "feed_forward", "hidden": 1}]}]})
-    return dataclasses.replace(shell, blocks=tuple(stack))
+    if not isinstance(data, dict) or not isinstance(data.get("blocks"), dict):
+        raise ConfigError("blocks: expected a table of blocks by name")
+    blocks = {name: decode(Block, block, f"blocks.{name}") for name, block in data["blocks"].items()}
+    return decode(Architecture, _with_stacks(data, blocks))
+
+
+def _layers(blocks: tuple[Block, ...], names: dict[Block, str]) -> list[str]:
+    return pattern.write([names[block] for block in blocks])
+
+
+def _with_stacks(data: dict[str, Any], blocks: dict[str, Block]) -> dict[str, Any]:
+    """The data with blocks in the place of `layers`."""
+    full = {key: item for key, item in data.items() if key != "layers"}
+    full["blocks"] = _stack(data.get("layers"), blocks, "layers")
+    encoder = data.get("encoder")
+    if isinstance(encoder, dict):
+        read = _stack(encoder.get("layers"), blocks, "encoder.layers")
+        full["encoder"] = {**{key: item for key, item in encoder.items() if key != "layers"}, "blocks": read}
+    return full
+
+
+def _stack(layers: Any, blocks: dict[str, Block], path: str) -> tuple[Block, ...]:
+    parts = [layers] if isinstance(layers, str) else layers
+    if not parts or not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ConfigError(f"{path}: expected patterns of block names such as ['dense*3', 'sparse*58'], got {layers!r}")
+    names = pattern.expand(" ".join(parts))
+    unknown = sorted(set(names) - set(blocks))
+    if unknown:
+        raise ConfigError(f"{path}: {unknown[0]!r} is none of the blocks {', '.join(sorted(blocks))}")
+    return tuple(blocks[name] for name in names)
 
 
 def load_architecture(path: Path) -> Architecture:
@@ -103,7 +114,7 @@ def load_architecture(path: Path) -> Architecture:
         data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{path.name}: {error}") from None
-    return architecture_from_dict(data.get("architecture", data))
+    return architecture_from_dict(data.get("architecture", data) if isinstance(data, dict) else data)
 
 
 def _hints(kind: type) -> dict[str, Any]:
@@ -123,6 +134,8 @@ def _kinds(hint: Any) -> list[type]:
 
 
 def _decode_field(hint: Any, data: Any, path: str) -> Any:
+    if isinstance(data, tuple):  # built already
+        return data
     if get_origin(hint) is tuple:
         if not isinstance(data, list):
             raise ConfigError(f"{path}: expected a list, got {data!r}")
@@ -145,6 +158,8 @@ def _choose(kinds: list[type], data: dict[str, Any], path: str) -> type:
 
 def _decode_plain(hint: Any, data: Any, path: str) -> Any:
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if data == "none" and types.NoneType in members:
+        return None
     for member in members:
         if get_origin(member) is Literal:
             if data in get_args(member):
@@ -160,12 +175,3 @@ def _decode_plain(hint: Any, data: Any, path: str) -> Any:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _block_name(block: Block, index: int) -> str:
-    sparse = any(isinstance(branch, config.MoE) for branch in block.branches)
-    return f"{'sparse' if sparse else 'dense'}{index or ''}"
-
-
-def _layer(name: str, count: int) -> str:
-    return name if count == 1 else f"{name}*{count}"

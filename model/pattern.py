@@ -1,0 +1,78 @@
+"""How a stack of layers is written: names, repeats and repeated groups, as in "dense*3 (local*5 global)*8"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TypeVar
+
+from model.config import ConfigError
+
+MOST_LAYERS = 4096
+TOKEN = re.compile(r"\s*(?:(?P<name>[a-z0-9_.-]+)|(?P<open>\()|(?P<close>\)))(?:\*(?P<count>[0-9]{1,6}))?\s*")
+
+Item = TypeVar("Item")
+
+
+def expand(text: str) -> list[str]:
+    """The names of a pattern in order. ConfigError when it is not one, or has more than MOST_LAYERS names."""
+    open_groups: list[list[str]] = [[]]
+    position = 0
+    while position < len(text):
+        match = TOKEN.match(text, position)
+        if match is None or (match["open"] and match["count"]) or (match["close"] and len(open_groups) == 1):
+            raise ConfigError(f"layers: {text!r} is not a pattern such as 'dense*3 (local*5 global)*8'")
+        if match["open"]:
+            open_groups.append([])
+        else:
+            group = open_groups.pop() if match["close"] else [match["name"]]
+            _extend(open_groups[-1], group, int(match["count"] or 1))
+        position = match.end()
+    if len(open_groups) > 1:
+        raise ConfigError(f"layers: {text!r} has a group that is not closed")
+    return open_groups[0]
+
+
+def write(names: Sequence[str]) -> list[str]:
+    """The names as patterns one after another: repeats and repeated groups are found, `expand` gives them back."""
+    return [_written(group, count) for group, count in segments(names)]
+
+
+def segments(items: Sequence[Item]) -> list[tuple[tuple[Item, ...], int]]:
+    """Items as (group, repeats), read from the left: what covers most is taken, of equals the shortest group."""
+    found: list[tuple[tuple[Item, ...], int]] = []
+    start = 0
+    while start < len(items):
+        size, count = max(_repeats(items[start:]), key=lambda repeat: (repeat[0] * repeat[1], -repeat[0]))
+        found.append((tuple(items[start : start + size]), count))
+        start += size * count
+    return found
+
+
+def _repeats(items: Sequence[Item]) -> list[tuple[int, int]]:
+    """(group size, repeats) of every group that the items begin with and that repeats; else the first item alone."""
+    found = [(1, 1)]
+    for size in range(1, len(items) // 2 + 1):
+        count = 1
+        while items[count * size : (count + 1) * size] == items[:size]:
+            count += 1
+        if count > 1:
+            found.append((size, count))
+    return found
+
+
+def _extend(names: list[str], group: list[str], count: int) -> None:
+    total = len(names) + len(group) * count
+    if total > MOST_LAYERS:
+        raise ConfigError(f"layers: {total} layers are more than {MOST_LAYERS}")
+    names += group * count
+
+
+def _written(group: tuple[str, ...], count: int) -> str:
+    inner = " ".join(_times(name, len(list(run))) for name, run in groupby(group))
+    return _times(inner if len(group) == 1 else f"({inner})", count)
+
+
+def _times(text: str, count: int) -> str:
+    return text if count == 1 else f"{text}*{count}"
