@@ -44,7 +44,8 @@ check: $(STAMP) ## Lint, format, types, import floors, generated code up to date
 	$(BIN)/python -m pytest tests/test_surface.py -k generated
 
 bench: $(STAMP) ## Measure speed on this machine
-	$(BIN)/python -m tests.bench
+	@for bench in tests/bench/[a-z]*.py; do \
+		module=$$(echo "$${bench%.py}" | tr / .); echo "python -m $$module"; $(BIN)/python -m "$$module" || exit 1; done
 
 proto: $(STAMP) ## Regenerate the code of the gRPC contract
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto \

@@ -16,19 +16,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from client.cli import app
 from dyno.inference.v1 import inference_pb2
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = Path("dyno/inference/v1/inference.proto")
-TOWERS = ("model", "server", "client", "tests")
-
 LONGEST_FUNCTION = 60
-LONGEST_FILE = 300
+LONGEST_FILE = {"model": 300, "server": 300, "client": 300, "tests": 400}
 
 # The rooms that scripts, documents and people rely on finding where the plan puts them.
 ROOMS = {
     "model": """
-        config.py transformer.py attention.py position.py feedforward.py moe.py norm.py cache.py reference.py
+        config.py transformer.py attention.py position.py feedforward.py moe.py norm.py cache.py reference
         accounting.py routing.py sampling.py tokenizer.py training.py __main__.py presets kernels checkpoint zoo
     """,
     "server/engine": "request.py blocks.py scheduler.py batch.py paged.py runner.py engine.py stats.py loop.py",
@@ -36,7 +35,7 @@ ROOMS = {
         limits.py errors.py service.py metrics.py transport/rest transport/rpc config.py app.py __main__.py
     """,
     "client": "api.py rest.py rpc.py load compare launch.py cli.py",
-    "tests": "factories.py fakes.py conftest.py model server client deploy bench",
+    "tests": "fakes.py model server client deploy bench",
     "deploy": "Dockerfile prometheus",
     ".": """
         proto/dyno/inference/v1/inference.proto pyproject.toml constraints.txt docker-compose.yml Makefile
@@ -53,7 +52,7 @@ COMMANDS = {"serve", "generate", "chat", "models", "inspect", "load", "compare",
 
 def sources() -> Iterator[Path]:
     """Every Python file that a person wrote."""
-    return (path for tower in TOWERS for path in sorted((ROOT / tower).rglob("*.py")))
+    return (path for tower in LONGEST_FILE for path in sorted((ROOT / tower).rglob("*.py")))
 
 
 def name(path: Path) -> str:
@@ -85,9 +84,10 @@ def test_rooms_of_tests_are_packages_and_the_folder_of_protocols_is_not() -> Non
     assert not (ROOT / "proto" / "__init__.py").exists()
 
 
-def test_every_file_is_one_reading_long() -> None:
-    lengths = {name(path): len(path.read_text().splitlines()) for path in sources()}
-    assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+@pytest.mark.parametrize("tower", LONGEST_FILE)
+def test_every_file_is_one_reading_long(tower: str) -> None:
+    lengths = {name(path): len(path.read_text().splitlines()) for path in sorted((ROOT / tower).rglob("*.py"))}
+    assert {path: length for path, length in lengths.items() if length > LONGEST_FILE[tower]} == {}
 
 
 def test_every_function_is_one_reading_long() -> None:
