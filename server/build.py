@@ -13,6 +13,7 @@ from model.checkpoint import native
 from model.codec import load_architecture
 from model.config import Architecture
 from model.initialise import random_model
+from model.kernels import packed
 from model.tokenizer import ByteTokenizer, Tokenizer
 from model.transformer import Transformer
 from server.engine.engine import Engine
@@ -57,6 +58,8 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     name, source = split_spec(spec)
     model, tokenizer = _find(source, options)
     architecture = model.architecture
+    parameters = count_parameters(model)
+    packed.pack(model)
     room = Room(_cache_tokens(architecture, options), options.max_rows, options.max_batch_tokens)
     engine = Engine(
         name,
@@ -65,7 +68,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
         max_batch_tokens=options.max_batch_tokens,
         max_rows=options.max_rows,
     )
-    return ServedModel(name, architecture, tokenizer, engine, options.dtype, count_parameters(model))
+    return ServedModel(name, architecture, tokenizer, engine, options.dtype, parameters)
 
 
 def count_parameters(model: Transformer) -> tuple[int, int]:
