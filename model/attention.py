@@ -47,7 +47,8 @@ class _Attention(nn.Module):
         super().__init__()
         self.value, self.layer, self.table = value, layer, table
         heads = value.heads.query
-        slopes = alibi_slopes(heads, value.position.maximum) if isinstance(value.position, config.Alibi) else None
+        alibi = value.position if isinstance(value.position, config.Alibi) else None
+        slopes = None if alibi is None else alibi_slopes(heads, alibi.maximum) * alibi.scale
         self.register_buffer("slopes", slopes, persistent=False)
         self.sinks = nn.Parameter(torch.zeros(heads)) if value.sinks else None
         self.out = nn.Linear(heads * inner, width, bias=value.out_bias)
@@ -96,10 +97,8 @@ class GroupedAttention(_Attention):
         self.heads = heads
         kinds = 1 if heads.shared_value else 2
         self.qkv = nn.Linear(width, (heads.query + kinds * heads.kv) * heads.dim, bias=heads.bias)
-        norm = heads.qk_norm
-        inner, whole = (None, False) if norm is None else (norm.norm, norm.over == "width")
-        self.query_norm = build_norm(inner, heads.dim * (heads.query if whole else 1))
-        self.key_norm = build_norm(inner, heads.dim * (heads.kv if whole else 1))
+        self.query_norm = _head_norm(heads.qk_norm, heads.query, heads.dim)
+        self.key_norm = _head_norm(heads.qk_norm, heads.kv, heads.dim)
         self.value_norm = build_norm(heads.value_norm, heads.dim)
 
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:
@@ -129,6 +128,12 @@ class GroupedAttention(_Attention):
         assert self.heads.qk_norm is not None
         y: Tensor = norm(x.flatten(1)).view_as(x) if self.heads.qk_norm.over == "width" else norm(x)
         return y
+
+
+def _head_norm(value: config.QKNorm | None, heads: int, dim: int) -> nn.Module:
+    if value is None or value.over == "head":
+        return build_norm(value and value.norm, dim)
+    return build_norm(value.norm, dim * heads) if value.over == "width" else build_norm(value.norm, dim, heads)
 
 
 class LatentAttention(_Attention):

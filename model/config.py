@@ -125,12 +125,16 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Alibi:
-    """A bias linear in distance (arXiv:2108.12409); `maximum` is the exponent of the steepest slope's denominator."""
+    """A bias linear in distance (arXiv:2108.12409); `maximum` is the exponent of the steepest slope's denominator.
+
+    `scale` multiplies every slope (Falcon adds the bias before its scores are scaled).
+    """
 
     maximum: float = 8.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
-        positive(maximum=self.maximum)
+        positive(maximum=self.maximum, scale=self.scale)
 
 
 @dataclass(frozen=True)
@@ -210,10 +214,11 @@ Span: TypeAlias = Full | Window | Chunk
 
 @dataclass(frozen=True)
 class QKNorm:
-    """A norm on queries and keys, per head or over the whole projected width, before or after the rotation."""
+    """A norm on queries and keys, before or after the rotation: over each head with one weight for all (`head`) or a
+    weight for each (`each`), or over the whole projected width."""
 
     norm: Norm = Norm()
-    over: Literal["head", "width"] = "head"
+    over: Literal["head", "each", "width"] = "head"
     after_rotation: bool = False
 
 

@@ -10,14 +10,18 @@ from model import config
 
 
 class Norm(nn.Module):
-    """Normalise the last dimension (any leading shape); statistics are taken in float32, the result has x's type."""
+    """Normalise the last dimension (any leading shape); statistics are taken in float32, the result has x's type.
 
-    def __init__(self, value: config.Norm, width: int) -> None:
+    With `heads` x is (…, heads, width), and each head has a weight of its own.
+    """
+
+    def __init__(self, value: config.Norm, width: int, heads: int | None = None) -> None:
         super().__init__()
         self.value = value
         self.shape = (width,)
-        self.weight = nn.Parameter(torch.full(self.shape, 1.0 - value.offset)) if value.weight else None
-        self.bias = nn.Parameter(torch.zeros(width)) if value.bias else None
+        stored = self.shape if heads is None else (heads, width)
+        self.weight = nn.Parameter(torch.full(stored, 1.0 - value.offset)) if value.weight else None
+        self.bias = nn.Parameter(torch.zeros(stored)) if value.bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
@@ -26,6 +30,9 @@ class Norm(nn.Module):
         return self._normalise(x, weight, self.bias)
 
     def _normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        if weight is not None and weight.dim() > 1:
+            y = self._normalise(x, None, None) * weight
+            return y if bias is None else y + bias
         if self.value.kind == "layer":
             bias = None if bias is None else bias.to(x.dtype)
             return F.layer_norm(x, self.shape, weight, bias, self.value.eps)
@@ -33,6 +40,6 @@ class Norm(nn.Module):
         return y if bias is None else y + bias
 
 
-def build_norm(value: config.Norm | None, width: int) -> nn.Module:
+def build_norm(value: config.Norm | None, width: int, heads: int | None = None) -> nn.Module:
     """The norm of a value; None is the identity."""
-    return nn.Identity() if value is None else Norm(value, width)
+    return nn.Identity() if value is None else Norm(value, width, heads)

@@ -26,6 +26,11 @@ class Weights:
     def under(self, name: str) -> Weights:
         return Weights(self.tensors, f"{self.prefix}{name}.")
 
+    def row(self, index: int) -> Weights:
+        """One row of each of these tensors."""
+        own = {name: tensor[index] for name, tensor in self.tensors.items() if name.startswith(self.prefix)}
+        return Weights(own, self.prefix)
+
 
 def norm(x: Tensor, value: config.Norm | None, w: Weights) -> Tensor:
     """Layer norm is RMS norm of the centred vector."""

@@ -54,6 +54,8 @@ def placed(heads: Sequence[Tensor], value: config.QKNorm | None, position: objec
 def head_norms(heads: Sequence[Tensor], value: config.QKNorm, w: Weights) -> list[Tensor]:
     if value.over == "head":
         return [norm(head, value.norm, w) for head in heads]
+    if value.over == "each":
+        return [norm(head, value.norm, w.row(i)) for i, head in enumerate(heads)]
     return list(norm(torch.cat(list(heads), -1), value.norm, w).chunk(len(heads), -1))
 
 
@@ -80,7 +82,7 @@ def attend(head: Head, index: int, value: config.Attention, w: Weights) -> Tenso
         seen = [j for j in range(i + 1) if sees(value.span, i, j)]
         scores = capped(query[i] @ key[seen].T * value.softmax_scale, value.softcap)
         if isinstance(value.position, config.Alibi):
-            slope = alibi_slope(index, value.heads.query, value.position.maximum)
+            slope = alibi_slope(index, value.heads.query, value.position.maximum) * value.position.scale
             scores = scores - slope * scores.new_tensor([i - j for j in seen])
         weights = scores.exp()  # float64 holds this for scores up to 700
         total = weights.sum() + (w["sinks"][index].exp() if value.sinks else 0)
