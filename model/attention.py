@@ -55,7 +55,8 @@ class _Attention(nn.Module):
         self.gate = None
         if value.gate is not None:
             rows = heads * (inner if value.gate.over == "element" else 1)
-            self.gate = nn.Linear(width, rows, bias=value.gate.bias)
+            self.gate = nn.Linear(width, rows, bias=False)
+        self.gate_bias = nn.Parameter(torch.zeros(heads)) if value.gate is not None and value.gate.bias else None
 
     def scores(self, around: Surroundings) -> Scores:
         value = self.value
@@ -81,8 +82,8 @@ class _Attention(nn.Module):
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """attended (tokens, heads, inner) → (tokens, width), gated by the branch's input x where there is a gate."""
         if self.gate is not None:
-            gate = torch.sigmoid(self.gate(x)).unflatten(-1, (attended.shape[1], -1))
-            attended = attended * gate
+            gate = self.gate(x).unflatten(-1, (attended.shape[1], -1))
+            attended = attended * torch.sigmoid(gate if self.gate_bias is None else gate + self.gate_bias[:, None])
         out: Tensor = self.out(attended.flatten(1))
         return out
 

@@ -282,7 +282,7 @@ class Temperature:
 
 @dataclass(frozen=True)
 class OutputGate:
-    """A sigmoid gate on the attention output, computed from the branch's input."""
+    """A sigmoid gate on the attention output, computed from the branch's input; `bias` is one number a head."""
 
     over: Literal["head", "element"] = "head"
     bias: bool = False

@@ -21,8 +21,9 @@ def attention(x: Tensor, value: config.Attention, w: Weights) -> Tensor:
     heads = grouped_heads(x, value, w) if isinstance(value.heads, config.Grouped) else latent_heads(x, value, w)
     attended = [attend(head, index, value, w) for index, head in enumerate(heads)]
     if value.gate is not None:
-        gates = sigmoid(linear(x, w.under("gate")))
-        attended = [y * gate for y, gate in zip(attended, gates.chunk(value.heads.query, -1), strict=True)]
+        gates = linear(x, w.under("gate")).chunk(value.heads.query, -1)
+        biases = w["gate_bias"] if value.gate.bias else [0.0] * value.heads.query
+        attended = [y * sigmoid(gate + bias) for y, gate, bias in zip(attended, gates, biases, strict=True)]
     return linear(torch.cat(attended, -1), w.under("out"))
 
 
