@@ -74,6 +74,13 @@ def test_published_ports_are_those_that_the_image_exposes() -> None:
     assert [port.split(":")[-1] for port in artifacts.services()["dyno"]["ports"]] == exposed
 
 
+def test_what_the_image_writes_to_outlives_a_read_only_root() -> None:
+    image, service = artifacts.stages()["server"], artifacts.services()["dyno"]
+    kept = [volume.split(":")[1] for volume in service["volumes"]]
+    assert [image.last("VOLUME")] == kept == [image.environment()["XDG_CACHE_HOME"]]
+    assert [mount.split(":")[0] for mount in service["tmpfs"]] == [image.last("WORKDIR")]
+
+
 def test_prometheus_scrapes_the_server_where_it_serves_metrics() -> None:
     settings = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     job = next(job for job in settings["scrape_configs"] if job["job_name"] == "dyno")
