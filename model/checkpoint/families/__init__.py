@@ -1,0 +1,36 @@
+"""Every model type of a config.json that loads. The one place of the code that knows families by name."""
+
+from __future__ import annotations
+
+from model.checkpoint.families import (
+    bloom,
+    cohere,
+    deepseek,
+    gemma,
+    gpt,
+    gpt_oss,
+    granite,
+    llama,
+    llama4,
+    mixtral,
+    neox,
+    olmo,
+    qwen_moe,
+)
+from model.checkpoint.families.family import Family
+
+FAMILIES: dict[str, Family] = {
+    **bloom.FAMILIES,
+    **cohere.FAMILIES,
+    **deepseek.FAMILIES,
+    **gemma.FAMILIES,
+    **gpt.FAMILIES,
+    **gpt_oss.FAMILIES,
+    **granite.FAMILIES,
+    **llama.FAMILIES,
+    **llama4.FAMILIES,
+    **mixtral.FAMILIES,
+    **neox.FAMILIES,
+    **olmo.FAMILIES,
+    **qwen_moe.FAMILIES,
+}

@@ -1,0 +1,26 @@
+"""What a family of checkpoints is: how its config.json reads as an architecture, and where it keeps the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from model.checkpoint.layout import Layout
+from model.checkpoint.settings import Settings
+from model.config import Architecture
+
+
+def nothing(settings: Settings) -> tuple[str, ...]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """`root` is what every name begins with but for checkpoints of the bare model; `ignored` are patterns of tensors
+    that take no part in the forward pass (beside the usual ones); `quantised` the quantisations that are read."""
+
+    architecture: Callable[[Settings], Architecture]
+    layout: Callable[[Settings], Layout]
+    root: str = "model."
+    ignored: Callable[[Settings], tuple[str, ...]] = nothing
+    quantised: frozenset[str] = frozenset()
