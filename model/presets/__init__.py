@@ -34,7 +34,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A published architecture and where its figures come from. `checkpoint` is a repository of the Hugging Face hub."""
+    """A published architecture and where its figures come from; `checkpoint` is a repository of the hub."""
 
     name: str
     family: str
