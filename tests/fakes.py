@@ -102,6 +102,7 @@ class FakeRunner:
         block_size: int = 4,
         groups: tuple[CacheGroup, ...] = (CacheGroup(Full(), 65, 1024),),
         mixtures: tuple[MixtureShape, ...] = (),
+        memory: CacheGroup | None = None,
         clock: Clock | None = None,
         step_seconds: float = 0.0,
         sleep: float = 0.0,
@@ -109,7 +110,7 @@ class FakeRunner:
         nan: Callable[[Row], bool] = lambda row: False,
     ) -> None:
         self.vocab, self.block_size, self.groups, self.mixtures = vocab, block_size, groups, mixtures
-        self.memory: CacheGroup | None = None
+        self.memory = memory
         self.steps: list[Step] = []
         self._clock, self._step_seconds, self._sleep = clock, step_seconds, sleep
         self._fault, self._nan = fault, nan

@@ -38,14 +38,14 @@ class Scheduler:
     """First come, first served, in this order: requests that need one token, those that need more, those that wait.
 
     running + waiting is always in order of arrival: only the youngest running request is ever preempted, and it becomes
-    the head of the queue; nobody overtakes the head, so it cannot starve.
+    the head of the queue; nobody overtakes the head, so it cannot starve. A request is let in only when all that run
+    have tokens and one is left, so never more run than a step has tokens: no decode waits for somebody's prompt.
     """
 
     def __init__(self, cache: Cache, *, max_batch_tokens: int, max_rows: int) -> None:
         self._cache = cache
         self._max_batch_tokens = max_batch_tokens
-        # Every running request is sure of one token a step: no decode waits for somebody's prompt.
-        self._max_rows = min(max_rows, max_batch_tokens)
+        self._max_rows = max_rows
         self.running: list[Entry] = []
         self.waiting: deque[Entry] = deque()
         self.preempted = 0  # in the step under way
@@ -87,7 +87,8 @@ class Scheduler:
         everyone = [*self.running, *self.waiting]
         assert all(entry.running for entry in self.running), "a request runs and does not know"
         assert not any(entry.running or entry.request.num_computed for entry in self.waiting), "a waiting request runs"
-        assert len(self.running) <= self._max_rows, f"{len(self.running)} rows of {self._max_rows}"
+        most = min(self._max_rows, self._max_batch_tokens)
+        assert len(self.running) <= most, f"{len(self.running)} run where {most} may"
         self._cache.check(entry.holding for entry in everyone)
 
     def _feed_back(self) -> list[Entry]:

@@ -28,6 +28,7 @@ class Instant:
     """A Runner that computes nothing; `spent` adds up the seconds it takes all the same."""
 
     block_size = 16
+    memory = None
 
     def __init__(self, groups: tuple[CacheGroup, ...], mixtures: tuple[MixtureShape, ...]) -> None:
         self.groups, self.mixtures = groups, mixtures

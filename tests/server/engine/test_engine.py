@@ -249,3 +249,53 @@ class TestEnds:
             "error",
             "length",
         ]
+
+
+class TestSources:
+    """Models with an encoder: a request's source has blocks of its own, and is read once."""
+
+    MEMORY = CacheGroup(Full(), 6, 100)  # five blocks of four
+
+    def test_a_source_is_read_once_and_its_blocks_come_back(self, rig: Make) -> None:
+        r = rig(memory=self.MEMORY, max_batch_tokens=4)
+        r.add(make_request(range(6), 3, id="a", source=tuple(range(9))))
+        r.finish()
+        rows = [row for step in r.runner.steps for row in step.rows]
+        assert [row.encodes for row in rows] == [True, False, False, False]
+        assert {row.source for row in rows} == {(1, 2, 3)}
+        assert r.seen.steps[0].groups == (GroupUse(64, 1, 0), GroupUse(5, 3, 0))
+        assert r.seen.steps[-1].groups == (GroupUse(64, 0, 2), GroupUse(5, 0, 0))
+        assert (r.stats("a").prompt_tokens, r.stats("a").cache_bytes) == (15, 2 * 1024 + 3 * 100)
+
+    def test_who_finds_no_room_for_its_source_waits(self, rig: Make) -> None:
+        r = rig(memory=self.MEMORY)
+        for id in "ab":
+            r.add(make_request([1], 3, id=id, source=tuple(range(12))))
+        r.step()
+        assert (r.engine.num_running, r.engine.num_waiting) == (1, 1)
+        r.finish()
+        assert r.said("a") == r.said("b") == continuation([1], 3, 257)
+
+    def test_a_source_is_read_again_after_a_preemption(self, rig: Make) -> None:
+        r = rig(memory=self.MEMORY, groups=(CacheGroup(Full(), 5, 1),))
+        r.add(make_request([1, 2, 3], 12, id="old", source=(1,)), make_request([4, 5, 6], 12, id="young", source=(2,)))
+        r.finish()
+        rows = [row for step in r.runner.steps for row in step.rows if row.request.id == "young"]
+        assert r.stats("young").preemptions > 0
+        assert sum(row.encodes for row in rows) == 1 + r.stats("young").preemptions
+
+    def test_prefixes_are_shared_under_the_same_source_only(self, rig: Make) -> None:
+        r = rig(memory=self.MEMORY)
+        for id, source in (("a", (1,)), ("b", (2,)), ("c", (1,))):
+            r.add(make_request(range(9), 1, id=id, source=source))
+            r.finish()
+        assert [r.stats(id).cached_tokens for id in "abc"] == [0, 0, 8]
+
+    @pytest.mark.parametrize(("memory", "room"), [(None, 0), (MEMORY, 20)], ids=["no encoder", "encoder"])
+    def test_a_source_too_long_is_refused(self, rig: Make, memory: CacheGroup | None, room: int) -> None:
+        r = rig(memory=memory)
+        assert r.engine.source_tokens == room
+        r.add(make_request([1], 1, id="a", source=(0,) * (room + 1)), make_request([1], 1, id="b", source=(0,) * room))
+        r.finish()
+        assert r.stats("a").outcome is Outcome.ERROR and f"room for {room}" in r.last("a").error
+        assert r.stats("b").outcome is Outcome.LENGTH

@@ -189,6 +189,19 @@ class TestProgress:
         with pytest.raises(NoProgress, match="0 running and 1 waiting"):
             r.engine.step()
 
+    def test_allocations_that_always_fail_are_a_fault_and_no_spin(
+        self, rig: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def failing() -> int:
+            raise OutOfBlocks
+
+        r = rig()
+        monkeypatch.setattr(r.engine._cache._groups[0].pool, "take", failing)
+        r.add(make_request([1], 3))
+        r.step()
+        with pytest.raises(NoProgress):
+            r.engine.step()
+
     @pytest.mark.parametrize("nth", range(1, 9))
     def test_an_allocation_that_fails_once_costs_a_step_at_most(
         self, rig: Make, monkeypatch: pytest.MonkeyPatch, nth: int

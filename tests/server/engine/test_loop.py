@@ -222,7 +222,8 @@ class TestEnds:
             if any(row.request.id == "stuck" for row in step.rows):
                 gate.wait(10)
 
-        served = engine(fault=fault)
+        seen = Recorder()
+        served = Engine("a", FakeRunner(fault=fault), observer=seen)
         loop = start(served, stall_seconds=0.1)
         assert loop.alive
         stream = loop.submit("a", make_request([1], 9, id="stuck"))
@@ -233,6 +234,7 @@ class TestEnds:
             loop.submit("a", make_request([1], 1, id="x"))
         gate.set()
         await until(lambda: loop.alive and not served.has_work)
+        assert [stats.outcome for stats in seen.requests] == [Outcome.CANCELLED], "nobody waits for it any more"
         assert tokens(await read(loop.submit("a", make_request([3], 2, id="next")))) == continuation([3], 2, 257)
 
 

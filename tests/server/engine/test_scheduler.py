@@ -149,6 +149,26 @@ def test_a_decode_already_granted_can_be_preempted_for_an_older_prompt() -> None
     assert bench.step() == [("a", 19, 1)]
 
 
+def test_tokens_of_a_preempted_request_go_to_somebody_else() -> None:
+    bench = Bench(tokens=8, blocks=5)  # four blocks
+    for name, prompt in (("a", 12), ("c", 10), ("b", 1)):
+        bench.add(name, prompt)
+    assert bench.step() == [("a", 0, 5), ("c", 0, 2), ("b", 0, 1)]  # 2 + 1 + 1 blocks
+    # b has its token; a takes seven and b's block; the token that b had is c's.
+    assert bench.step() == [("a", 5, 7), ("c", 2, 1)]
+    assert bench.queue == ["b"]
+
+
+def test_a_prompt_preempted_before_its_turn_has_none() -> None:
+    bench = Bench(tokens=8, blocks=6)  # five blocks
+    bench.add("a", 14)
+    bench.add("c", 12)
+    assert bench.step() == [("a", 0, 4), ("c", 0, 4)]
+    assert bench.step() == [("a", 4, 4), ("c", 4, 4)]
+    assert bench.step() == [("a", 8, 6)]  # a needs two blocks, one is free; two tokens are left, but not for c
+    assert bench.queue == ["c"]
+
+
 def test_a_prefix_found_is_not_computed() -> None:
     bench = Bench(prefix=True)
     bench.add("a", 9)

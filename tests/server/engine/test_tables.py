@@ -57,6 +57,14 @@ class TestGivingBack:
         assert holding.frozen == ((0, 0, 3, 4),)
         cache.check([holding])
 
+    def test_a_step_carries_the_tables_as_they_are_now(self) -> None:
+        cache = cache_of(Window(6))
+        request, holding = make_request(range(14), 1), cache.holding()
+        assert cache.extend(holding, 12)
+        assert holding.frozen == ((1, 2, 3),)
+        compute(cache, request, holding, 9)
+        assert holding.frozen == ((0, 2, 3),)
+
     def test_a_chunk_gives_back_everything_at_its_end(self) -> None:
         cache = cache_of(Chunk(8))
         request, holding = make_request(range(20), 1), cache.holding()
@@ -161,6 +169,16 @@ class TestPrefixes:
         assert cache.admit(make_request(range(17), 1), holding) == 8
         assert [len(table) for table in holding.tables] == [2, 2]
 
+    def test_a_group_that_was_content_is_asked_again(self) -> None:
+        cache = cache_of(Window(6), Window(2))
+        leave_behind(cache, range(16))
+        probe = cache.holding()
+        cache.admit(make_request(range(17), 1), probe)
+        cache.release(probe)
+        cache._groups[1].pool.forget(probe.links[3].key)  # the second: not 16, which needs block 3, but 12
+        cache._groups[0].pool.forget(probe.links[1].key)  # the first: 16 is good, 12 is not: it needs blocks 1 and 2
+        assert cache.admit(make_request(range(17), 1), cache.holding()) == 4
+
     def test_without_prefix_cache_nothing_is_found(self) -> None:
         cache = cache_of(Full(), prefix=False)
         leave_behind(cache, range(16))
@@ -193,6 +211,12 @@ class TestRoutes:
         log = RouteLog(self.SHAPE)
         log.write(0, np.arange(tokens, dtype=np.int16).reshape(-1, 1, 1) % 4, np.ones((tokens, 1, 1), np.float32))
         return log
+
+    def test_tokens_computed_again_overwrite_and_forget_nothing(self) -> None:
+        log = self.log(40)
+        log.write(4, np.full((2, 1, 1), 3, np.int16), np.ones((2, 1, 1), np.float32))
+        assert len(log) == 40
+        assert log.all().experts[:8, 0, 0].tolist() == [0, 1, 2, 3, 3, 3, 2, 3]
 
     @pytest.mark.parametrize("spans", [(Full(),), (Window(6), Full()), (Window(6),), (Chunk(8), Window(6))], ids=str)
     def test_a_hit_tells_how_the_prefix_was_routed(self, spans: tuple[Span, ...]) -> None:
