@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.api import ModelCard
-from client.facts import Facts, Latency, Routing
+from client.facts import Facts, Latency, Routing, TokenRouting
 from client.units import bar, counted, milliseconds, plain, sparks
 
 _WIDEST_SPARKS = 64
@@ -27,6 +27,8 @@ def facts_view(facts: Facts) -> RenderableType:
         parts.append(latency_table(facts.latency))
     if facts.routing is not None and facts.routing.layers:
         parts.append(routing_table(facts.routing))
+        if facts.routing.token_routing is not None:
+            parts.append(token_view(facts.routing, facts.routing.token_routing))
     return Group(*parts)
 
 
@@ -73,17 +75,36 @@ def routing_table(routing: Routing) -> Table:
     return table
 
 
+def token_view(routing: Routing, detail: TokenRouting) -> Text:
+    """One line a mixture layer, one character a token: its first expert, 0-9, a-z, + beyond; ! where it was dropped."""
+    first = detail.array()[-_WIDEST_SPARKS:, :, 0]
+    lines = [
+        f"{layer.layer:>5}  " + "".join(_expert_letter(int(expert)) for expert in first[:, column])
+        for column, layer in enumerate(routing.layers)
+    ]
+    head = f"First expert of the last {len(first)} tokens"
+    return Text("\n".join([head, *lines]))
+
+
+def _expert_letter(expert: int) -> str:
+    letters = "0123456789abcdefghijklmnopqrstuvwxyz"
+    return "!" if expert < 0 else letters[expert] if expert < len(letters) else "+"
+
+
 def models_table(cards: tuple[ModelCard, ...]) -> Table:
     """What is served, one row a model."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("model", style="bold")
-    for name in ("parameters", "active", "context", "vocabulary", "cache B/token"):
-        table.add_column(name, justify="right")
-    for name in ("attention", "position", "feed-forward", "type", "chat"):
-        table.add_column(name)
+    table.add_column("model", style="bold", overflow="fold")
+    for name in ("parameters", "active", "context", "B/token"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("architecture", overflow="fold")
     for card in cards:
-        counts = (card.total_parameters, card.active_parameters)
-        sizes = (card.context, card.vocab, card.cache_bytes_per_token)
-        words = (card.attention, card.position, card.feed_forward, card.dtype, "yes" if card.chat else "no")
-        table.add_row(card.id, *map(counted, counts), *(str(size or "–") for size in sizes), *words)
+        sizes = (counted(card.total_parameters), counted(card.active_parameters))
+        table.add_row(card.id, *sizes, str(card.context or "–"), str(card.cache_bytes_per_token or "–"), _words(card))
     return table
+
+
+def _words(card: ModelCard) -> str:
+    """The architecture in words: "grouped-query, rotary, 2 of 8 experts, float32, chat"."""
+    words = (card.attention, card.position, card.feed_forward, card.dtype, "chat" if card.chat else "")
+    return ", ".join(word for word in words if word) or "–"

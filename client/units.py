@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import ceil, isfinite
 
 _DASH = "–"
 
@@ -46,4 +46,4 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 def sparks(values: tuple[int, ...]) -> str:
     """One little column a value, the highest for the largest; a dot for zero."""
     top = max(values, default=0)
-    return "".join("·" if value == 0 else _SPARKS[min(7, value * 8 // (top + 1))] for value in values)
+    return "".join("·" if value == 0 else _SPARKS[ceil(value * 8 / top) - 1] for value in values)

@@ -20,6 +20,8 @@ Floats = npt.NDArray[np.float64]
 
 _DRAWS = 2000
 _LEVEL = 0.95
+_VALUES_AT_ONCE = 1 << 20  # of the bootstrap, to bound its memory
+_NEGLIGIBLE = 0.001  # a ratio as close to 1 as this is below what clocks and schedulers can carry
 
 # What is compared, each a number of one request of which less is better.
 METRICS: dict[str, Callable[[Record], float | None]] = {
@@ -56,7 +58,8 @@ class Difference:
     @property
     def verdict(self) -> str:
         """In words. With few rounds an interval that leaves 1 out may still be luck, and the verdict only leans."""
-        if not self.pairs or self.rounds < 2 or not self.ratio_interval.without(1.0):
+        shown = self.ratio_interval.without(1.0) and abs(self.ratio - 1) > _NEGLIGIBLE
+        if not self.pairs or self.rounds < 2 or not shown:
             return "no difference shown"
         word = "faster" if self.ratio < 1 else "slower"
         return word if self.rounds >= SURE_ROUNDS else f"seems {word}"
@@ -87,26 +90,41 @@ def compare(metric: str, rounds: Sequence[Round], seed: int = 0, draws: int = _D
         return Difference(metric, 0, 0, nan, Interval(nan, nan), nan, Interval(nan, nan))
     differences = [one.other - one.baseline for one in kept]
     logs = [np.log(one.other / one.baseline) for one in kept]
-    rng = np.random.default_rng(seed)
-    medians = np.array([_resampled(differences, logs, rng) for _ in range(draws)])
-    tail = 100 * (1 - _LEVEL) / 2
-    low, high = np.percentile(medians, (tail, 100 - tail), axis=0)
+    apart, factor = _interval(differences, seed, draws), _interval(logs, seed, draws)
     return Difference(
         metric=metric,
         pairs=sum(len(one) for one in logs),
         rounds=len(kept),
         difference=float(np.median(np.concatenate(differences))),
-        difference_interval=Interval(float(low[0]), float(high[0])),
+        difference_interval=apart,
         ratio=float(np.exp(np.median(np.concatenate(logs)))),
-        ratio_interval=Interval(float(np.exp(low[1])), float(np.exp(high[1]))),
+        ratio_interval=Interval(float(np.exp(factor.low)), float(np.exp(factor.high))),
     )
 
 
-def _resampled(differences: Sequence[Floats], logs: Sequence[Floats], rng: np.random.Generator) -> tuple[float, float]:
-    """(median difference, median log ratio) of one draw of rounds and of requests within each."""
-    drawn = []
-    for index in rng.integers(len(logs), size=len(logs)):
-        rows = rng.integers(len(logs[index]), size=len(logs[index]))
-        drawn.append((differences[index][rows], logs[index][rows]))
-    joined = [np.concatenate(parts) for parts in zip(*drawn, strict=True)]
-    return float(np.median(joined[0])), float(np.median(joined[1]))
+def _interval(rounds: Sequence[Floats], seed: int, draws: int) -> Interval:
+    """Of the median over all rounds."""
+    tail = (1 - _LEVEL) / 2
+    low, high = np.quantile(_medians(rounds, seed, draws), (tail, 1 - tail))
+    return Interval(float(low), float(high))
+
+
+def _medians(rounds: Sequence[Floats], seed: int, draws: int) -> Floats:
+    """(draws,) medians, each of as many rounds as there are, drawn anew, and of as many values within each."""
+    rng = np.random.default_rng(seed)
+    sizes = np.array([len(one) for one in rounds])
+    table = np.full((len(rounds), sizes.max()), np.nan)  # one row a round, NaN where it is shorter than the longest
+    for row, one in zip(table, rounds, strict=True):
+        row[: len(one)] = one
+    at_once = max(1, _VALUES_AT_ONCE // table.size)
+    parts = [_drawn(table, sizes, min(at_once, draws - done), rng) for done in range(0, draws, at_once)]
+    return np.concatenate(parts)
+
+
+def _drawn(table: Floats, sizes: npt.NDArray[np.int64], draws: int, rng: np.random.Generator) -> Floats:
+    """(draws,) medians of redrawn tables (rounds, values)."""
+    count, longest = table.shape
+    chosen = rng.integers(count, size=(draws, count, 1))
+    values = (rng.random((draws, count, longest)) * sizes[chosen]).astype(np.int64)
+    picked = np.where(np.arange(longest) < sizes[chosen], table[chosen, values], np.nan).reshape(draws, -1)
+    return np.nanmedian(picked, axis=1) if (sizes < longest).any() else np.median(picked, axis=1)

@@ -42,7 +42,7 @@ def _grids(findings: Findings) -> list[Grid]:
 def _table(grid: Grid) -> Table:
     table = Table(title=grid.title, title_justify="left", box=None, pad_edge=False)
     for i, head in enumerate(grid.heads):
-        table.add_column(head, justify="left" if i == 0 else "right")
+        table.add_column(head, justify="left" if i == 0 else "right", overflow="fold")
     for row in grid.rows:
         table.add_row(*map(Text, row))
     return table

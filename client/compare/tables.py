@@ -15,8 +15,9 @@ from client.units import counted, milliseconds, plain
 METRIC_NAMES = {
     "first_token": "time to first token",
     "per_token": "time per output token",
-    "total": "end to end",
+    "total": "time end to end",
 }
+_SHORT_NAMES = {"first_token": "first token", "per_token": "per token", "total": "end to end"}
 
 _CARD_ROWS: tuple[tuple[str, Callable[[ModelCard], str]], ...] = (
     ("parameters", lambda card: counted(card.total_parameters)),
@@ -30,7 +31,6 @@ _CARD_ROWS: tuple[tuple[str, Callable[[ModelCard], str]], ...] = (
 _SUMMARY_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("answered / sent", lambda s: f"{s.completed} / {s.requests}"),
     ("generated tokens/s", lambda s: plain(s.output_rate)),
-    ("requests/s within the objective", lambda s: plain(s.goodput)),
     ("time to first token p50, ms", lambda s: milliseconds(s.first_token.p50)),
     ("time to first token p95, ms", lambda s: milliseconds(s.first_token.p95)),
     ("inter-token p50, ms", lambda s: milliseconds(s.inter_token.p50)),
@@ -39,6 +39,10 @@ _SUMMARY_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("end to end p95, ms", lambda s: milliseconds(s.total.p95)),
     ("routing entropy, 0 to 1", lambda s: plain(s.entropy)),
     ("routing imbalance, max / mean", lambda s: plain(s.imbalance)),
+)
+
+_OBJECTIVE_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
+    ("requests/s within the objective", lambda s: plain(s.goodput)),
 )
 
 
@@ -61,7 +65,8 @@ def level_grid(findings: Findings, level: int) -> Grid:
     """What each architecture did at one level, all rounds together."""
     results = findings.results
     summaries = [findings.summaries[i, level] for i in range(len(results.cards))]
-    rows = tuple((name, *(tell(one) for one in summaries)) for name, tell in _SUMMARY_ROWS)
+    told = (*_SUMMARY_ROWS, *(_OBJECTIVE_ROWS if results.experiment.objective.asks else ()))
+    rows = tuple((name, *(tell(one) for one in summaries)) for name, tell in told)
     return Grid(f"Load: {describe(results.experiment.levels[level])}", ("", *_names(results)), rows)
 
 
@@ -69,8 +74,8 @@ def difference_grid(findings: Findings, level: int) -> Grid:
     """Every architecture against the first at one level."""
     base = findings.results.experiment.baseline.name
     rows = tuple(_difference_row(name, one) for name, one in _against_baseline(findings, level))
-    heads = ("", "metric", "median difference, ms", "median ratio", "verdict")
-    return Grid(f"Against {base}, request by request, with 95 % intervals", heads, rows)
+    heads = ("", "time", "difference, ms", "ratio", "verdict")
+    return Grid(f"Against {base}, request by request: medians with 95 % intervals", heads, rows)
 
 
 def sentences(findings: Findings) -> tuple[str, ...]:
@@ -91,7 +96,7 @@ def _against_baseline(findings: Findings, level: int) -> list[tuple[str, Differe
 def _difference_row(name: str, one: Difference) -> tuple[str, ...]:
     ms = f"{milliseconds(one.difference)} {_interval(one.difference_interval, 1e3)}"
     ratio = f"{plain(one.ratio)} {_interval(one.ratio_interval, 1.0)}"
-    return (name, METRIC_NAMES[one.metric], ms, ratio, one.verdict)
+    return (name, _SHORT_NAMES[one.metric], ms, ratio, one.verdict)
 
 
 def _interval(interval: Interval, factor: float) -> str:

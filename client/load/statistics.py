@@ -45,6 +45,11 @@ class Objective:
     per_token: float | None = None
     total: float | None = None
 
+    @property
+    def asks(self) -> bool:
+        """Whether there is any limit."""
+        return any(limit is not None for limit in (self.first_token, self.per_token, self.total))
+
     def met(self, record: Record) -> bool:
         """Whether a request was answered whole and within every limit. An error never meets an objective."""
         limits = (

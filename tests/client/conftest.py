@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from client import launch
 from client.api import Client
 from client.connect import connect
 from tests.client.fake_server import FakeServer
@@ -20,3 +22,29 @@ async def client(request: pytest.FixtureRequest, fake: FakeServer) -> AsyncItera
     """Either client, connected to the fake."""
     async with connect(getattr(fake, request.param)) as made:
         yield made
+
+
+def fake_command(module: str, *arguments: str) -> list[str]:
+    """The fake in place of the real server."""
+    assert module == "server"
+    return [sys.executable, "-m", "tests.client.fake_server", *arguments]
+
+
+@pytest.fixture
+def fake_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever starts a server process gets the fake."""
+    monkeypatch.setattr(launch, "command", fake_command)
+    monkeypatch.setattr(launch, "require_server", lambda: None)
+
+
+@pytest.fixture(scope="session")
+def fake_process() -> Iterator[launch.ServerProcess]:
+    """One fake in a process of its own, for tests whose client has an event loop of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "command", fake_command)
+        patch.setattr(launch, "require_server", lambda: None)
+        flags = ["--model", "fast", "--model", "slow", "--slow", "slow=3", "--first-token", "0.01", "--gap", "0.002"]
+        server = launch.ServerProcess(flags)
+        server.start()
+    yield server
+    server.stop()

@@ -1,12 +1,17 @@
 """A server whose every answer and every delay can be worked out by hand, on both transports at once.
 
+`python -m tests.client.fake_server` is the same as a process, with the flags of `python -m server` that it needs.
+
 A request for n tokens gets n words: the first `first_token` seconds after it arrived, each further one `gap` later.
 Word i of a request with seed s is "w{s}.{i} ", its token id is i. A prompt has as many tokens as words (or ids).
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -110,6 +115,7 @@ class FakeServer:
         self.script = script or Script()
         self.seen: list[tuple[str, Any]] = []
         self.cancelled = asyncio.Event()  # set when a client leaves a stream
+        self.ready = True
         self.http = self.grpc = ""
 
     def behave(self, **changes: Any) -> None:
@@ -119,6 +125,7 @@ class FakeServer:
         app = web.Application()
         app.add_routes(
             [
+                web.get("/readyz", self._readyz),
                 web.get("/v1/models", self._models),
                 web.post("/v1/completions", self._generate),
                 web.post("/v1/chat/completions", self._generate),
@@ -139,6 +146,9 @@ class FakeServer:
     async def __aexit__(self, *exit: object) -> None:
         await self._rpc.stop(0)
         await self._runner.cleanup()
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        return web.Response(status=200 if self.ready else 503)
 
     async def _models(self, request: web.Request) -> web.Response:
         data = [{"id": name, "object": "model", "max_model_len": 256, "dyno": CARD} for name in self.script.models]
@@ -271,3 +281,36 @@ async def _abort(context: Any, refusal: tuple[int, str, str, str]) -> None:
         box.Pack(detail)
     rich = rpc_status.to_status(status_pb2.Status(code=codes[status].value[0], message=message, details=packed))
     await context.abort(rich.code, rich.details, rich.trailing_metadata)
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    slowdown = {name: float(factor) for name, _, factor in (one.partition("=") for one in options.slow)}
+    script = Script(options.first_token, options.gap, tuple(options.model), slowdown)
+    async with FakeServer(script) as fake:
+        fake.ready = not options.never_ready
+        print(f"listening http={fake.http.partition('//')[2]} grpc={fake.grpc.partition('//')[2]}", flush=True)
+        await stop.wait()
+        if options.deaf:
+            await asyncio.sleep(60)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", action="append", default=[])
+    parser.add_argument("--first-token", type=float, default=0.0)
+    parser.add_argument("--gap", type=float, default=0.0)
+    parser.add_argument("--slow", action="append", default=[], metavar="MODEL=FACTOR")
+    parser.add_argument("--never-ready", action="store_true")
+    parser.add_argument("--deaf", action="store_true", help="do not end on SIGTERM")
+    parser.add_argument("--broken", action="store_true", help="end at once with an error")
+    options, _ = parser.parse_known_args()
+    if options.broken:
+        sys.exit("fake: no such model")
+    asyncio.run(_serve(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Experiments on fake servers with known delays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import orjson
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from client import demo
+from client.api import ClientError
+from client.cli import app
+from client.compare.bench import Watcher, measure
+from client.compare.experiment import Architecture, Experiment
+from client.compare.results import Results, conclude
+from client.launch import LaunchError
+from client.load.arrivals import Closed, Constant
+from client.load.workload import Prompts, Workload, WorkloadError
+from tests.client.fake_server import FakeServer
+
+
+def on(fake: FakeServer, *names: str, **changes: object) -> Experiment:
+    fake.behave(models=names, first_token=0.02, gap=0.004)
+    experiment = Experiment(
+        name="fakes",
+        architectures=tuple(Architecture(name, name, fake.http) for name in names),
+        workload=Workload(requests=6, output_tokens=3, prompts=Prompts.RANDOM, prompt_tokens=8),
+        levels=(Closed(3),),
+        repeats=5,
+        warmup=2,
+    )
+    return replace(experiment, **changes)  # type: ignore[arg-type]
+
+
+async def test_a_slowed_architecture_is_caught(fake: FakeServer) -> None:
+    experiment = on(fake, "plain", "slowed")
+    fake.behave(slowdown={"slowed": 1.5})
+    findings = conclude(await measure(experiment))
+    first, per_token, total = findings.differences[1, 0]
+    assert (first.verdict, total.verdict) == ("slower", "slower")
+    assert first.ratio == pytest.approx(1.5, rel=0.25)
+    assert first.difference == pytest.approx(0.01, abs=0.006)
+    assert per_token.ratio > 1.1
+
+
+async def test_every_architecture_gets_the_same_requests_in_interleaved_rounds(fake: FakeServer) -> None:
+    experiment = on(fake, "a", "b", levels=(Closed(1), Constant(200.0)), repeats=2)
+    results = await measure(experiment)
+    order = [(m.cell.repeat, m.cell.level, m.cell.architecture) for m in results.measured]
+    assert order == [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0), (1, 0, 1), (1, 0, 0), (1, 1, 0), (1, 1, 1)]
+    hashes = [m.run.trace_hash for m in results.measured]
+    assert hashes[::2] == hashes[1::2]
+    assert len(set(hashes)) == 4
+    prompts = {"a": [], "b": []}  # type: dict[str, list[tuple[int, ...]]]
+    for _, body in fake.seen:
+        prompts[body["model"]].append(tuple(body["prompt"]))
+    assert sorted(prompts["a"]) == sorted(prompts["b"])
+    assert len(set(prompts["a"])) == 2 + 4 * 6  # the warm-up and every cell: no prompt comes twice
+
+
+async def test_stopping_keeps_the_cells_so_far(fake: FakeServer) -> None:
+    stop = asyncio.Event()
+
+    class Impatient(Watcher):
+        def measured(self, results: Results) -> None:
+            if len(results.measured) == 3:
+                stop.set()
+
+    @contextmanager
+    def stopping() -> Iterator[asyncio.Event]:
+        yield stop
+
+    results = await measure(on(fake, "a", "b"), stopping=stopping, watcher=Impatient())
+    assert results.interrupted
+    assert len(results.measured) == 3
+
+
+async def test_an_architecture_that_fails_its_warm_up_is_told(fake: FakeServer) -> None:
+    experiment = on(fake, "a", "b")
+    fake.behave(fault_after=1)
+    with pytest.raises(ClientError, match="a: a warm-up request failed: the server failed"):
+        await measure(experiment)
+
+
+async def test_an_unknown_model_and_a_workload_that_does_not_fit(fake: FakeServer) -> None:
+    experiment = on(fake, "a", "b")
+    fake.behave(models=("a",))
+    with pytest.raises(WorkloadError, match="b: the server has no model 'b'; it has a"):
+        await measure(experiment)
+    experiment = on(fake, "a", "b")
+    with pytest.raises(WorkloadError, match="model a holds 256 tokens; the workload needs 303"):
+        await measure(replace(experiment, workload=replace(experiment.workload, prompt_tokens=300)))
+
+
+OWN = """
+repeats = 2
+[[architectures]]
+name = "plain"
+model = "a"
+[[architectures]]
+name = "slowed"
+model = "b"
+flags = ["--slow", "b=2"]
+[workload]
+requests = 4
+output_tokens = 3
+[arrivals]
+concurrency = [2]
+[server]
+flags = ["--first-token", "0.02"]
+"""
+
+
+@pytest.mark.usefixtures("fake_processes")
+def test_the_command_starts_servers_of_its_own_and_writes_the_report(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(OWN)
+    done = CliRunner().invoke(app, ["compare", str(file), "--out", str(tmp_path / "out")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "seems slower" in done.stdout
+    told = orjson.loads((tmp_path / "out" / "results.json").read_bytes())
+    targets = {cell["target"] for cell in told["cells"]}
+    assert len(targets) == 2
+    assert told["experiment"]["name"] == "own"
+    assert "<h1>own</h1>" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("fake_processes")
+async def test_a_server_that_does_not_start_is_told_by_name(fake: FakeServer) -> None:
+    broken = (Architecture("fine", "a", fake.http), Architecture("broken", "b", flags=("--broken",)))
+    with pytest.raises(LaunchError, match="broken: the server did not start"):
+        await measure(on(fake, "a", "b", architectures=broken))
+
+
+@pytest.mark.usefixtures("fake_processes")
+async def test_the_demo_shows_everything_and_stops_the_server() -> None:
+    console = Console(file=StringIO(), width=100)
+    await demo.show(console)
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    for said in (
+        "Ready after",
+        "Latency",
+        "Routing",
+        "the same tokens over both",
+        "experts",
+        "Stopped with exit code 0",
+    ):
+        assert said in shown
+    assert "NOT" not in shown

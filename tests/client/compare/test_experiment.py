@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import inspect
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.compare import experiment as experiments
+from client.compare.experiment import Architecture, Experiment, parse, read
+from client.compare.section import ExperimentError, Section
+from client.load.arrivals import Closed, Constant, Gamma, Poisson
+from client.load.statistics import Objective
+from client.load.workload import Prompts, Workload
+
+LEAST = """
+[[architectures]]
+model = "a"
+[[architectures]]
+name = "b at home"
+model = "b"
+target = "grpc://127.0.0.1:1"
+[workload]
+requests = 3
+output_tokens = 4
+[arrivals]
+concurrency = [1, 2]
+"""
+
+
+def parsed(text: str) -> Experiment:
+    return parse(Section(tomllib.loads(text)))
+
+
+def test_what_is_left_out_has_a_default() -> None:
+    assert parsed(LEAST) == Experiment(
+        name="comparison",
+        architectures=(Architecture("a", "a"), Architecture("b at home", "b", "grpc://127.0.0.1:1")),
+        workload=Workload(requests=3, output_tokens=4),
+        levels=(Closed(1), Closed(2)),
+    )
+
+
+def test_the_example_in_the_documentation_is_one() -> None:
+    text = inspect.getdoc(experiments)
+    assert text is not None
+    example = text.partition("\n\n")[2]
+    told = parsed(inspect.cleandoc(example))
+    assert told.workload == Workload(40, 64, Prompts.TALES, 64)
+    assert told.levels == (Poisson(2.0), Poisson(4.0))
+    assert told.objective == Objective(first_token=0.5, per_token=0.05)
+    assert told.flags == ("--threads", "2")
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "levels"),
+    [
+        ('kind = "constant"\nrates = [1, 2.5]', (Constant(1.0), Constant(2.5))),
+        ('kind = "gamma"\nshape = 0.5\nrates = [3]', (Gamma(3.0, 0.5),)),
+    ],
+)
+def test_every_law_of_arrivals(arrivals: str, levels: tuple[object, ...]) -> None:
+    assert parsed(LEAST.replace("concurrency = [1, 2]", arrivals)).levels == levels
+
+
+def test_a_server_gets_the_flags_of_its_architecture() -> None:
+    told = parsed(LEAST.replace('model = "a"', 'model = "a"\nscale = 0.25\nflags = ["--threads", "1"]'))
+    assert told.baseline.server_flags() == ("--model", "a", "--scale", "0.25", "--threads", "1")
+
+
+MISTAKES: dict[str, tuple[str, str, str]] = {
+    "one architecture": ('[[architectures]]\nmodel = "a"\n', "", "at least two [[architectures]], got 1"),
+    "one name": ('name = "b at home"\n', 'name = "a"\n', "two architectures have the name a"),
+    "no model": ('model = "a"\n', "", "architectures[0].model or architectures[0].target must be given"),
+    "bad target": ("grpc://127.0.0.1:1", "somewhere", "architectures[1].target: target 'somewhere' is not http://"),
+    "flags for others": ('model = "b"\n', 'model = "b"\nscale = 2\n', "architectures[1].target runs already"),
+    "no requests": ("requests = 3\n", "", "workload.requests is missing"),
+    "zero requests": ("requests = 3", "requests = 0", "workload.requests must be a whole number of at least 1, got 0"),
+    "half a token": ("output_tokens = 4", "output_tokens = 1.5", "workload.output_tokens must be a whole number"),
+    "bad prompts": ("requests = 3", 'requests = 3\nprompts = "jokes"', "workload.prompts must be one of tales, random"),
+    "no rates": ("concurrency = [1, 2]", 'kind = "poisson"', "arrivals.rates is missing"),
+    "bad rates": ("concurrency = [1, 2]", 'kind = "poisson"\nrates = [0]', "arrivals.rates must be a list of numbers"),
+    "half a user": ("[1, 2]", "[1.5]", "arrivals.concurrency must be a list of whole numbers, got 1.5"),
+    "unknown key": ("requests = 3", "requests = 3\nspeed = 9", "unknown key: workload.speed"),
+    "unknown section": ("[workload]", "[weather]\nsun = 1\n[workload]", "unknown key: weather"),
+    "not a table": ("[[architectures]]", "workload = 1\n[[architectures]]", "workload must be a table, got 1"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_told_with_its_key(case: str) -> None:
+    old, new, message = MISTAKES[case]
+    assert old in LEAST
+    data: Any = LEAST.replace(old, new, 1)
+    if case == "not a table":
+        data = data.partition("[workload]")[0]
+    with pytest.raises(ExperimentError) as caught:
+        parsed(data)
+    assert message in str(caught.value)
+
+
+def test_a_file_that_is_no_toml_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("name = ")
+    with pytest.raises(ExperimentError, match="is not TOML"):
+        read(path)
+
+
+def test_an_experiment_is_called_like_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "who_wins.toml"
+    path.write_text(LEAST)
+    assert read(path).name == "who_wins"

@@ -1,0 +1,87 @@
+"""Differences with known answers, and how often the verdict is wrong when there is none."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from client.compare.paired import Interval, Round, compare, pair
+from tests.client.compare.factories import record
+
+
+def rounds(ratio: float, count: int, *, noise: float = 0.0, drift: float = 0.0, seed: int = 0) -> list[Round]:
+    """Rounds of 20 pairs; the other takes `ratio` times as long, give or take noise per pair and drift per round."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        base = rng.uniform(0.1, 1.0, 20)
+        shift = np.exp(rng.normal(0, drift)) * np.exp(rng.normal(0, noise, 20))
+        made.append(Round(base, base * ratio * shift))
+    return made
+
+
+def test_a_difference_without_noise_is_found_exactly() -> None:
+    one = Round(np.array([1.0, 2.0, 3.0]), np.array([1.5, 3.0, 4.5]))
+    found = compare("total", [one] * 5)
+    assert (found.pairs, found.rounds) == (15, 5)
+    assert found.difference == pytest.approx(1.0)
+    assert found.ratio == pytest.approx(1.5)
+    assert (found.ratio_interval.low, found.ratio_interval.high) == pytest.approx((1.5, 1.5))
+    assert found.verdict == "slower"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "count", "verdict"),
+    [
+        (0.8, 5, "faster"),
+        (1.25, 5, "slower"),
+        (1.0, 5, "no difference shown"),
+        (0.8, 3, "seems faster"),
+        (1.25, 2, "seems slower"),
+        (1.25, 1, "no difference shown"),
+    ],
+)
+def test_verdicts(ratio: float, count: int, verdict: str) -> None:
+    assert compare("total", rounds(ratio, count, noise=0.05, drift=0.01)).verdict == verdict
+
+
+def test_the_interval_holds_the_truth() -> None:
+    found = compare("total", rounds(1.1, 8, noise=0.1, drift=0.02))
+    assert found.ratio_interval.low < 1.1 < found.ratio_interval.high
+    assert found.ratio_interval.high / found.ratio_interval.low < 1.1
+
+
+def test_the_seed_decides() -> None:
+    data = rounds(1.1, 5, noise=0.2)
+    assert compare("total", data, seed=1) == compare("total", data, seed=1)
+    assert compare("total", data, seed=1) != compare("total", data, seed=2)
+
+
+def test_nothing_paired_is_no_difference() -> None:
+    empty = Round(np.array([]), np.array([]))
+    for data in ([], [empty]):
+        found = compare("total", data)
+        assert (found.pairs, found.verdict) == (0, "no difference shown")
+        assert math.isnan(found.ratio)
+
+
+def test_a_machine_that_drifts_is_seldom_taken_for_a_difference() -> None:
+    """With no difference at all and rounds that drift by 5 %, five rounds should mislead in about one of sixteen."""
+    verdicts = [compare("total", rounds(1.0, 5, noise=0.02, drift=0.05, seed=s), draws=200).verdict for s in range(200)]
+    wrong = sum(verdict != "no difference shown" for verdict in verdicts)
+    assert wrong / len(verdicts) < 0.15
+
+
+def test_rows_are_paired_by_number_and_the_lost_ones_left_out() -> None:
+    baseline = [record(0, 0.1), record(1, 0.2, error="lost"), record(2, 0.3)]
+    other = [record(2, 0.6), record(0, 0.4), record(1, 0.5), record(3, 0.7)]
+    one = pair("first_token", baseline, other)
+    assert one.baseline.tolist() == [0.1, 0.3]
+    assert one.other.tolist() == [0.4, 0.6]
+
+
+def test_an_interval_leaves_out_what_is_outside() -> None:
+    assert Interval(1.1, 1.2).without(1.0)
+    assert not Interval(0.9, 1.2).without(1.0)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from rich.console import Console
+
+from client.compare.report import page, view, write
+from client.compare.results import Results, cautions, conclude, document
+from client.compare.tables import difference_grid, level_grid, models_grid, sentences
+from client.load.record import record_from_json
+from tests.client.compare.factories import results
+
+
+def test_what_is_concluded_can_be_worked_out_by_hand() -> None:
+    findings = conclude(results((0.1, 0.2)))
+    assert findings.summaries[0, 0].first_token.p50 == pytest.approx(0.1015)
+    assert findings.summaries[1, 0].output_rate == pytest.approx(5 * 4 * 3 / 10)  # five runs of two seconds
+    first, per_token, total = findings.differences[1, 0]
+    assert (first.metric, first.verdict, first.pairs) == ("first_token", "slower", 20)
+    assert first.ratio == pytest.approx(2.0)
+    assert first.difference == pytest.approx(0.1015)
+    assert per_token.verdict == "no difference shown"
+    assert total.verdict == "slower"
+
+
+def test_the_document_holds_every_record() -> None:
+    made = results()
+    told = orjson.loads(orjson.dumps(document(conclude(made))))
+    assert told["schema"] == "dyno.compare/1"
+    assert [cell["repeat"] for cell in told["cells"]] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    for cell, measured in zip(told["cells"], made.measured, strict=True):
+        assert [record_from_json(one).facts for one in cell["records"]] == [r.facts for r in measured.run.records]
+        assert [record_from_json(one).row for one in cell["records"]] == [0, 1, 2, 3]
+    assert told["differences"][0]["metrics"][0]["verdict"] == "slower"
+
+
+def test_grids_name_their_rows() -> None:
+    findings = conclude(results())
+    assert models_grid(findings.results).rows[0] == ("parameters", "2.00 M", "2.00 M")
+    level = {row[0]: row[1:] for row in level_grid(findings, 0).rows}
+    assert level["answered / sent"] == ("20 / 20", "20 / 20")
+    assert level["time to first token p50, ms"] == ("102", "203")
+    assert difference_grid(findings, 0).rows[0] == (
+        "arch1",
+        "first token",
+        "102 [101, 102]",
+        "2.00 [2.00, 2.00]",
+        "slower",
+    )
+
+
+def test_findings_in_words() -> None:
+    said = sentences(conclude(results()))
+    assert said[0] == (
+        "At 2/s, Poisson, time to first token of arch1 against arch0: slower "
+        "(ratio 2.00, 95 % interval 2.00 to 2.00, 20 pairs)."
+    )
+
+
+def test_few_rounds_and_a_stop_are_cautioned_about() -> None:
+    made = results(repeats=2)
+    made.interrupted = True
+    assert any("stopped early" in caution for caution in cautions(made))
+    assert any("2 rounds" in caution for caution in cautions(made))
+    assert cautions(results()) == ()
+
+
+def test_nothing_measured_yet_is_a_report_too() -> None:
+    empty = Results(results().experiment, results().cards, {})
+    assert "nothing can be said" in page(conclude(empty))
+
+
+class Outline(HTMLParser):
+    """Opened and closed tags, and what would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[Any] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+        self.fetched += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_else() -> None:
+    made = results()
+    outline = Outline()
+    outline.feed(page(conclude(made)))
+    assert outline.open == []
+    assert outline.fetched == []
+
+
+def test_names_cannot_break_the_page() -> None:
+    made = results()
+    object.__setattr__(made.experiment, "name", "<script>alert(1)</script>")
+    assert "<script>" not in page(conclude(made))
+
+
+def test_the_folder_gets_both_files_and_nothing_half(tmp_path: Path) -> None:
+    write(conclude(results()), tmp_path / "new" / "folder")
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {"report.html", "results.json"}
+
+
+def test_the_screen_has_verdicts_and_notes() -> None:
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(view(conclude(results(repeats=2))))
+    assert "seems slower" in captured.get()
+    assert "note: 2 rounds" in captured.get()

@@ -1,0 +1,189 @@
+"""The dyno command against a fake server in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from client import launch
+from client.cli import app
+from client.launch import ServerProcess
+from client.load.trace import Trace
+from tests.client.fake_server import CARD
+
+
+def dyno(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+@pytest.fixture(params=["http", "grpc"])
+def target(request: pytest.FixtureRequest, fake_process: ServerProcess) -> str:
+    return str(getattr(fake_process, request.param))
+
+
+def test_generate_streams_the_text_then_the_facts(target: str) -> None:
+    asked = ("generate", "once upon a time", "--target", target, "--model", "fast")
+    done = dyno(*asked, "--max-tokens", "3", "--seed", "5")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("w5.0 w5.1 w5.2 ")
+    assert "Latency" in done.stdout
+    assert "Routing of 2 tokens" in done.stdout
+
+
+def test_generate_as_json(target: str) -> None:
+    done = dyno("generate", "once upon", "--target", target, "--model", "fast", "--max-tokens", "3", "--json")
+    told = json.loads(done.stdout)
+    assert told["text"] == "w0.0 w0.1 w0.2 "
+    assert told["token_ids"] == [0, 1, 2]
+    assert told["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "cached_tokens": 2}
+    assert told["routing"]["layers"][0]["expert_tokens"] == [3, 1, 0, 0]
+    assert 0.01 <= told["client"]["first_token"] < told["client"]["total"]
+
+
+def test_models(target: str) -> None:
+    assert "fast" in dyno("models", "--target", target).stdout
+    cards = json.loads(dyno("models", "--target", target, "--json").stdout)
+    assert [card["id"] for card in cards] == ["fast", "slow"]
+    assert cards[0]["total_parameters"] == CARD["total_parameters"]
+
+
+def test_load_in_both_loops(target: str) -> None:
+    for how in (("--rate", "200"), ("--concurrency", "4")):
+        done = dyno(
+            *("load", "--target", target, "--model", "fast", *how, "--requests", "8"),
+            *("--prompts", "random", "--prompt-tokens", "16", "--output-tokens", "4", "--json"),
+        )
+        assert done.exit_code == 0, done.output
+        told = json.loads(done.stdout)
+        assert told["schema"] == "dyno.load/1"
+        assert (told["summary"]["completed"], told["summary"]["output_tokens"]) == (8, 32)
+        assert told["summary"]["first_token"]["p50"] >= 0.01
+        assert told["summary"]["per_token"]["p50"] >= 0.9 * 0.002
+
+
+def test_load_prints_a_table_and_keeps_the_trace(fake_process: ServerProcess, tmp_path: Path) -> None:
+    kept = tmp_path / "trace.jsonl"
+    arguments = ("load", "--target", fake_process.http, "--model", "fast")
+    first = dyno(*arguments, "--rate", "100", "--requests", "5", "--output-tokens", "2", "--save-trace", str(kept))
+    assert "time to first token" in first.stdout
+    trace = Trace.read(kept)
+    assert len(trace.rows) == 5
+    again = dyno(*arguments, "--trace", str(kept), "--json")
+    assert json.loads(again.stdout)["trace"] == trace.hash
+
+
+def test_load_with_prompts_of_an_exact_length(fake_process: ServerProcess, tmp_path: Path) -> None:
+    kept = tmp_path / "trace.jsonl"
+    done = dyno(
+        *("load", "--target", fake_process.http, "--model", "fast", "--concurrency", "2", "--requests", "3"),
+        *("--prompt-tokens", "90", "--output-tokens", "2", "--save-trace", str(kept)),
+    )
+    assert done.exit_code == 0, done.output
+    assert [len(row.prompt) for row in Trace.read(kept).rows] == [90, 90, 90]
+
+
+WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
+    "nobody there": (("models", "--target", "http://127.0.0.1:9"), 1, "nothing answers at http://127.0.0.1:9"),
+    "no target": (("models", "--target", "somewhere"), 2, "is not http://HOST:PORT or grpc://HOST:PORT"),
+    "no pace": (("load", "--requests", "3"), 2, "--rate R, --concurrency C or --trace FILE"),
+    "two paces": (("load", "--rate", "1", "--concurrency", "1"), 2, "not both"),
+    "bad rate": (("load", "--rate", "-1"), 2, "rate must be positive"),
+    "no file": (("compare", "nowhere.toml"), 1, "nowhere.toml"),
+    "no command": (("fly",), 2, "No such command"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_mistakes_are_told_in_a_line(case: str) -> None:
+    arguments, code, message = WRONG[case]
+    done = dyno(*arguments)
+    assert done.exit_code == code
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+
+
+def test_the_servers_refusals_are_passed_on(target: str) -> None:
+    for command in (("generate", "hi"), ("load", "--concurrency", "1", "--requests", "1")):
+        done = dyno(*command, "--target", target, "--model", "other")
+        assert done.exit_code == 1
+        assert "'other'" in done.stderr
+    done = dyno("generate", "hi", "--target", target, "--model", "fast", "--max-tokens", "999")
+    assert (done.exit_code, done.stderr) == (1, "dyno: max_tokens must be at most 256, got 999\n")
+
+
+def test_a_workload_that_does_not_fit_is_refused_before_it_is_sent(fake_process: ServerProcess) -> None:
+    asked = ("load", "--target", fake_process.http, "--model", "fast")
+    done = dyno(*asked, "--concurrency", "1", "--prompt-tokens", "250")
+    assert done.exit_code == 1
+    assert "model fast holds 256 tokens; the workload needs 314" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("serve", "server"), ("train", "model", "train"), ("inspect", "model", "inspect")])
+def test_servers_and_models_are_programs_of_their_own(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    became: list[Any] = []
+
+    def execve(path: str, line: list[str], environment: dict[str, str]) -> None:
+        became.append(line)
+        raise SystemExit(7)
+
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(launch, "require_server", lambda: None)
+    done = dyno(command[0], "tales", "--port", "0", "--json")
+    assert done.exit_code == 7
+    assert became == [[sys.executable, "-P", "-m", *command[1:], "tales", "--port", "0", "--json"]]
+
+
+def test_a_client_alone_says_that_it_has_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "find_spec", lambda name: None)
+    done = dyno("serve")
+    assert done.exit_code == 1
+    assert "pip install 'dyno[server]'" in done.stderr
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "client.cli", *arguments]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=launch.environment())
+
+
+def test_an_interrupted_load_shows_what_it_has(fake_process: ServerProcess) -> None:
+    arguments = ("--target", fake_process.http, "--model", "fast", "--rate", "20", "--requests", "1000", "--json")
+    with start("load", *arguments) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2.0)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    told = json.loads(out)
+    assert told["interrupted"]
+    assert 0 < told["summary"]["completed"] < 1000
+    assert "interrupted" in err
+    assert "Traceback" not in err
+
+
+def test_an_interrupted_generation_ends_quietly(fake_process: ServerProcess) -> None:
+    with start("generate", "hi", "--target", fake_process.http, "--model", "slow", "--max-tokens", "256") as process:
+        assert process.stdout is not None
+        process.stdout.read(8)  # it has begun
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert err == "dyno: interrupted\n"
+
+
+def test_chat_remembers_and_leaves(fake_process: ServerProcess) -> None:
+    said = "hello there\nand again\n/new\nonce more\n/quit\nnever sent\n"
+    arguments = ["chat", "--target", fake_process.grpc, "--model", "fast", "--max-tokens", "2"]
+    done = CliRunner().invoke(app, arguments, input=said, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    # The fake counts a message as a token: one, then three with the answer between, then one again.
+    assert [line.split()[0] for line in done.stdout.splitlines() if "prompt tokens" in line] == ["1", "3", "1"]
