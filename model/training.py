@@ -28,7 +28,7 @@ from model.transformer import Transformer
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained: a step is `batch` windows of `length` tokens; the rate warms up, then falls as a cosine."""
+    """How a model is trained. A step is `batch` windows of `length` tokens; the rate warms up, falls as a cosine."""
 
     steps: int
     batch: int = 16
@@ -49,9 +49,15 @@ class Recipe:
         return self.final_rate + (self.rate - self.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def loads_of(routing: Routing, experts: int) -> Tensor:
+    """How many choices fell on each expert (experts,), those included that it had no room for."""
+    chosen = torch.where(routing.experts < 0, ~routing.experts, routing.experts)
+    return torch.bincount(chosen.flatten(), minlength=experts)
+
+
 def balance_loss(routing: Routing, experts: int) -> Tensor:
     """experts * sum over experts of (share of choices) * (mean probability): 1 when even (Switch eq. 4)."""
-    share = torch.bincount(routing.experts.flatten(), minlength=experts) / routing.experts.numel()
+    share = loads_of(routing, experts) / routing.experts.numel()
     return experts * (share * routing.logits.softmax(-1).mean(0)).sum()
 
 
@@ -103,7 +109,8 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate_at(self.step)
         windows = torch.from_numpy(self.train.batch(self.recipe.seed, self.step, self.recipe.batch, self.recipe.length))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16):
+            torch.manual_seed((self.recipe.seed << 32) + self.step)  # the routers' jitter, the same after a resume
             out = self.model(dense_input(self.model.architecture, windows[:, :-1]))
         loss = F.cross_entropy(out.logits, windows[:, 1:].flatten())
         (loss + self._router_losses(out.routings)).backward()
@@ -126,7 +133,7 @@ class Trainer:
     def _move_corrections(self, routings: tuple[Routing, ...]) -> None:
         for moe, routing in zip(self.mixtures, routings, strict=True):
             if moe.router.correction is not None:
-                loads = torch.bincount(routing.experts.flatten(), minlength=moe.value.experts)
+                loads = loads_of(routing, moe.value.experts)
                 moe.router.correction.copy_(corrected(moe.router.correction, loads, moe.value.router.loss.bias_step))
 
     def _evaluate(self, loss: float) -> None:
