@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.transformer import StepOutput, Transformer
 from server.engine.request import Request, Routes, Sampling
-from server.engine.runner import Room, ModelRunner
+from server.engine.runner import ModelRunner, Room
 from server.engine.step import Row, Step, StepResult
 
 LONGEST_CHUNK = 7
