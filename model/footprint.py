@@ -1,0 +1,31 @@
+"""Bytes that requests hold in memory. No torch."""
+
+from __future__ import annotations
+
+from model import config
+from model.cache import cache_entries
+from model.config import Architecture, CrossAttention
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
+
+
+def cache_bytes_per_token(architecture: Architecture, dtype: str = "bfloat16") -> int:
+    """What one more token adds to the cache of a request while every layer still sees it."""
+    return sum(entry.numbers for entry in cache_entries(architecture)) * BYTES[dtype]
+
+
+def cache_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16") -> int:
+    """Cache of one request at a length: layers with a window or chunk hold no more than that."""
+    entries = cache_entries(architecture)
+    return sum(entry.numbers * reach(entry.span, length) for entry in entries) * BYTES[dtype]
+
+
+def memory_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16") -> int:
+    """Keys and values that cross-attention keeps of a memory of `length` states."""
+    crossing = (b.heads for block in architecture.blocks for b in block.branches if isinstance(b, CrossAttention))
+    return sum(2 * heads.kv * heads.dim for heads in crossing) * length * BYTES[dtype]
+
+
+def reach(span: config.Span, length: int) -> int:
+    """How many of `length` positions a layer ever looks back on."""
+    return length if isinstance(span, config.Full) else min(length, span.size)

@@ -1,0 +1,123 @@
+"""Floating-point operations of an architecture by part: closed formulas on its values. No torch.
+
+An operation is a multiplication or an addition, so that a weight costs two a token; norms, activations, softmax and
+rotations are left out, as is usual. A length is the number of positions a token may look at, its own included.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from model import config
+from model.config import Architecture, Attention, Beside, Branch, CrossAttention, FeedForward, MoE
+from model.footprint import BYTES, memory_bytes, reach
+from model.parameters import Parts, indexer_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Operations(Parts):
+    """Floating-point operations of one token by part: `projections` are attention's weights, `scores` its products with
+    what it looks at."""
+
+    projections: int = 0
+    scores: int = 0
+    feed_forward: int = 0
+    experts: int = 0
+    router: int = 0
+    head: int = 0
+
+
+def flops_per_token(architecture: Architecture, length: int, memory: int | None = None) -> Operations:
+    """Operations of one decode step of one sequence at a length; latent attention is absorbed.
+
+    memory: how many states cross-attention looks at, the length where it is not given; their keys and values exist
+    already, as does an encoder's work.
+    """
+    return flops(architecture, length - 1, length, memory)
+
+
+def flops(architecture: Architecture, start: int, stop: int, memory: int | None = None) -> Operations:
+    """Operations of the tokens at positions start to stop, all with logits, one after another or at once."""
+    count = stop - start
+    operations = Operations(head=2 * architecture.vocab * architecture.width * count)
+    for block, times in Counter(architecture.blocks).items():
+        for branch in block.branches:
+            operations += _linear(branch, architecture.width) * (count * times)
+            if isinstance(branch, Attention):
+                operations += Operations(scores=_scores(branch, start, stop)) * times
+            elif isinstance(branch, CrossAttention):
+                states = stop if memory is None else memory
+                operations += Operations(scores=4 * branch.heads.query * branch.heads.dim * states) * (count * times)
+    return operations
+
+
+def encoding_flops(architecture: Architecture, length: int) -> Operations:
+    """Operations of an encoder over a prompt, and of the keys and values that cross-attention makes of the memory."""
+    blocks = architecture.encoder.blocks if architecture.encoder else ()
+    branches = [branch for block in blocks for branch in block.branches]
+    operations = sum((_linear(branch, architecture.width) * length for branch in branches), Operations())
+    both_ways = (b.heads.query * b.heads.dim for b in branches if isinstance(b, Attention))
+    operations += Operations(scores=sum(4 * inner * length * length for inner in both_ways))
+    stored = memory_bytes(architecture, length) // BYTES["bfloat16"]
+    return operations + Operations(projections=2 * architecture.width * stored)
+
+
+def _linear(branch: Branch, width: int) -> Operations:
+    """Operations of one token with the weights of a branch."""
+    match branch:
+        case Attention():
+            return Operations(projections=2 * _multiplied(branch, width))
+        case CrossAttention(heads):
+            return Operations(projections=4 * width * heads.query * heads.dim)
+        case FeedForward():
+            return Operations(feed_forward=2 * _matrices(branch, width))
+        case MoE():
+            shared = 0 if branch.shared is None else _matrices(branch.shared, width) + width * branch.shared_gate
+            experts = branch.active * _matrices(branch.expert, width)
+            return Operations(feed_forward=2 * shared, experts=2 * experts, router=2 * width * branch.experts)
+        case Beside(dense, mixture):
+            return _linear(dense, width) + _linear(mixture, width)
+
+
+def _multiplied(value: Attention, width: int) -> int:
+    """Weights of the attention that a token is multiplied with: all but biases, norms and sinks."""
+    heads = value.heads
+    if isinstance(heads, config.Latent):
+        rank, inner = heads.query_rank, heads.query * heads.value_dim
+        own = (rank or width) * heads.query * heads.dim + (0 if rank is None else rank * width)
+        own += (heads.kv_rank + heads.rotary_dim) * width
+        own += heads.kv_rank * heads.query * (heads.plain_dim + heads.value_dim)
+    else:
+        inner = heads.query * heads.dim
+        own = (inner + heads.kv * heads.dim * (1 if heads.shared_value else 2)) * width
+    if value.gate is not None:
+        own += width * (inner if value.gate.over == "element" else heads.query)
+    return (
+        own + inner * width + (0 if value.indexer is None else indexer_parameters(value, width) - 2 * value.indexer.dim)
+    )
+
+
+def _scores(value: Attention, start: int, stop: int) -> int:
+    """Products of queries with keys, and of weights with values."""
+    heads, seen = value.heads, reach(value.span, stop)
+    choosing = 0
+    if value.indexer is not None:
+        choosing = 2 * value.indexer.heads * value.indexer.dim * _pairs(start, stop, seen)
+        seen = min(seen, value.indexer.top_k)
+    both = 2 * heads.kv_rank + heads.rotary_dim if isinstance(heads, config.Latent) else 2 * heads.dim
+    return 2 * heads.query * both * _pairs(start, stop, seen) + choosing
+
+
+def _pairs(start: int, stop: int, most: int) -> int:
+    """How many positions the queries at positions start to stop see together, each at most `most`."""
+
+    def below(count: int) -> int:
+        short = min(count, most)
+        return short * (short + 1) // 2 + (count - short) * most
+
+    return below(stop) - below(start)
+
+
+def _matrices(value: FeedForward, width: int) -> int:
+    return (3 if value.gated else 2) * value.hidden * width

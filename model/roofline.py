@@ -1,0 +1,111 @@
+"""What a machine can do with an architecture: what fits its memory, and how fast a decode step can be at best.
+
+A step reads every weight it needs once and every request's cache once; it takes as long as the slower of the memory and
+the arithmetic (arXiv:2402.16363). Nothing real is faster; how far below it something runs is the share of the roofline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.config import Architecture, CrossAttention, MoE
+from model.footprint import BYTES, cache_bytes, memory_bytes
+from model.operations import flops_per_token
+from model.parameters import feed_forward_parameters, parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Memory in bytes, its bandwidth in bytes a second, and operations a second."""
+
+    memory: float
+    bandwidth: float
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """The least one decode step of a batch can take."""
+
+    batch: int
+    weight_bytes: float
+    cache_bytes: float
+    flops: float
+    memory_seconds: float
+    compute_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.memory_seconds, self.compute_seconds)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.batch / self.seconds
+
+    @property
+    def bound(self) -> str:
+        """What the step waits for: memory or compute."""
+        return "memory" if self.memory_seconds >= self.compute_seconds else "compute"
+
+
+def roofline(
+    architecture: Architecture, machine: Machine, batch: int, length: int, dtype: str = "bfloat16"
+) -> Roofline:
+    """One decode step of `batch` requests that are `length` positions long."""
+    weights = weight_bytes_per_step(architecture, batch, dtype)
+    cached = batch * _held(architecture, length, dtype)
+    operations = batch * flops_per_token(architecture, length).total
+    seconds = (weights + cached) / machine.bandwidth, operations / machine.flops
+    return Roofline(batch, weights, cached, operations, *seconds)
+
+
+def weight_bytes_per_step(architecture: Architecture, batch: int, dtype: str = "bfloat16") -> float:
+    """Weights that a decode step of `batch` tokens reads, as expected where experts are chosen evenly.
+
+    Tables of tokens and of positions are read in as many rows as there are tokens; one that is also the head is read
+    whole.
+    """
+    counted, width = parameters(architecture), architecture.width
+    read = counted.total - counted.encoder - counted.all.positions - _memory_side(architecture)
+    tables = 1 if counted.all.positions else 0
+    if not architecture.head.tied:
+        read -= counted.all.embedding
+        tables += 1
+    idle = sum(
+        (moe.experts - distinct_experts(moe, batch)) * feed_forward_parameters(moe.expert, width)
+        for _, moe in architecture.mixtures
+    )
+    return (read - idle + tables * batch * width) * BYTES[dtype]
+
+
+def distinct_experts(moe: MoE, batch: int) -> float:
+    """How many experts of a layer a batch of tokens touches, each token choosing evenly: E(1 - (1 - k/E)^B)."""
+    return moe.experts * (1 - (1 - moe.active / moe.experts) ** batch)
+
+
+def largest_batch(architecture: Architecture, memory: float, length: int, dtype: str = "bfloat16") -> int:
+    """Requests of `length` positions whose caches fit beside the weights; 0 where the weights alone do not fit."""
+    left = memory - parameters(architecture).total * BYTES[dtype]
+    return max(0, int(left // _held(architecture, length, dtype)))
+
+
+def largest_context(architecture: Architecture, memory: float, batch: int, dtype: str = "bfloat16") -> int:
+    """Positions that each of `batch` requests may have, up to the architecture's context; 0 where nothing fits."""
+    fits, beyond = 0, architecture.context + 1
+    while beyond - fits > 1:
+        middle = (fits + beyond) // 2
+        if largest_batch(architecture, memory, middle, dtype) >= batch:
+            fits = middle
+        else:
+            beyond = middle
+    return fits
+
+
+def _held(architecture: Architecture, length: int, dtype: str) -> int:
+    return cache_bytes(architecture, length, dtype) + memory_bytes(architecture, length, dtype)
+
+
+def _memory_side(architecture: Architecture) -> int:
+    """Weights of cross-attention that only a new memory is multiplied with."""
+    crossing = (b.heads for block in architecture.blocks for b in block.branches if isinstance(b, CrossAttention))
+    return sum(2 * heads.kv * heads.dim * (architecture.width + heads.bias) for heads in crossing)
