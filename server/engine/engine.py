@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from model.routing import expert_loads
 from server.engine import isolation
 from server.engine.account import Account, Tally, summary
+from server.engine.ending import refusal, verdict
 from server.engine.request import Outcome, Request, Routes
 from server.engine.routes import RouteLog, layer_routing
 from server.engine.scheduler import Entry, Scheduler, Seat
@@ -19,16 +19,13 @@ from server.engine.stats import LayerRouting, Observer, RequestStats, StepStats
 from server.engine.step import Runner, TokenLogprobs
 from server.engine.tables import Cache
 
-log = logging.getLogger(__name__)
-
 
 class NoProgress(RuntimeError):
     """There was work, and two steps in a row computed nothing: a fault of the scheduler that would otherwise spin."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What one step gave one request."""
+class Delta(NamedTuple):
+    """What one step gave one request. A tuple for the same reason as Row: one is made for every token."""
 
     request: Request
     tokens: tuple[int, ...]
@@ -112,9 +109,9 @@ class Engine:
         entry = self._live[request.id] = Entry(request, self._cache.holding(), account)
         self._scheduler.add(entry)
         self._guard(self._observer.received, self.name, len(request.prompt) + len(request.source))
-        refusal = self._refusal(request)
-        if refusal:
-            self._finish(entry, Outcome.ERROR, self._clock(), error=refusal)
+        why = refusal(request, self.capacity_tokens, self.source_tokens)
+        if why:
+            self._finish(entry, Outcome.ERROR, self._clock(), error=why)
 
     def cancel(self, request_id: str, outcome: Outcome = Outcome.CANCELLED) -> None:
         """End a request now, wherever it is; its last delta comes with the next step. Unknown ids are ignored: the
@@ -158,17 +155,6 @@ class Engine:
         """Raise AssertionError if requests and blocks are not accounted for to the last one."""
         self._scheduler.check()
         assert len(self._live) == self.num_running + self.num_waiting, "a request is lost"
-
-    def _refusal(self, request: Request) -> str:
-        """Why a request cannot be served; the service refuses such requests first, in the user's words."""
-        needed = len(request.prompt) + request.sampling.max_tokens
-        if not request.prompt or request.sampling.max_tokens < 1:
-            return f"{len(request.prompt)} prompt tokens and max_tokens={request.sampling.max_tokens}: nothing to do"
-        if len(request.source) > self.source_tokens:
-            return f"the source has {len(request.source)} tokens, there is room for {self.source_tokens}"
-        if needed > self.capacity_tokens:
-            return f"the request needs {needed} tokens of cache, there are {self.capacity_tokens}"
-        return ""
 
     def _expire(self, now: float) -> None:
         late = [e for e in self._live.values() if e.request.deadline is not None and now >= e.request.deadline]
@@ -223,25 +209,11 @@ class Engine:
         """One more token of a request: its times, and whether it is the last."""
         entry.request.outputs.append(token)
         tally.drew(entry.account)
-        outcome, error = self._verdict(entry.request, token)
+        outcome, error = verdict(entry.request, token)
         if outcome is None:
             self._deltas.append(Delta(entry.request, (token,), (logprob,)))
         else:
             self._finish(entry, outcome, tally.now, tokens=(token,), logprobs=(logprob,), error=error)
-
-    def _verdict(self, request: Request, token: int) -> tuple[Outcome | None, str]:
-        """Whether this token was the last. The first min_tokens never end a request by their id."""
-        said, sampling = len(request.outputs), request.sampling
-        if token in sampling.stop_ids and said > sampling.min_tokens:
-            return Outcome.STOP, ""
-        if request.stop is not None:
-            try:
-                if request.stop.push(token):
-                    return Outcome.STOP, ""
-            except Exception as fault:
-                log.warning("%s: a stop condition failed", self.name, exc_info=True)
-                return Outcome.ERROR, isolation.describe(fault)
-        return (Outcome.LENGTH if said >= sampling.max_tokens else None), ""
 
     def _finish(
         self,
