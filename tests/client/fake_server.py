@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -82,10 +83,8 @@ class Script:
 
     async def words(self, model: str, count: int, seed: int) -> AsyncIterator[str]:
         factor = self.slowdown.get(model, 1.0)
-        due = asyncio.get_running_loop().time() + self.first_token * factor
         for i in range(count):
-            await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
-            due += self.gap * factor
+            await asyncio.sleep((self.gap if i else self.first_token) * factor)
             yield f"w{seed}.{i} "
 
 
@@ -109,17 +108,29 @@ def prompt_length(prompt: str | list[int] | list[dict[str, str]]) -> int:
 
 
 class FakeServer:
-    """Both listeners, on free ports. `seen` has (transport, request) of every generation, in order of arrival."""
+    """Both listeners, on free ports.
+
+    `seen` has (transport, request) of every generation, in order of arrival. `times` has by seed when one arrived and when
+    each of its words was ready, by `time.perf_counter`: what a client should measure, however busy the machine.
+    """
 
     def __init__(self, script: Script | None = None) -> None:
         self.script = script or Script()
         self.seen: list[tuple[str, Any]] = []
+        self.times: dict[int, list[float]] = {}
         self.cancelled = asyncio.Event()  # set when a client leaves a stream
         self.ready = True
         self.http = self.grpc = ""
 
     def behave(self, **changes: Any) -> None:
         self.script = replace(self.script, **changes)
+
+    async def words(self, model: str, count: int, seed: int) -> AsyncIterator[str]:
+        """The script's words, timed."""
+        times = self.times[seed] = [time.perf_counter()]
+        async for word in self.script.words(model, count, seed):
+            times.append(time.perf_counter())
+            yield word
 
     async def __aenter__(self) -> Self:
         app = web.Application()
@@ -174,7 +185,7 @@ class FakeServer:
 
     async def _stream(self, response: web.StreamResponse, body: dict[str, Any]) -> None:
         count, sent = body["max_tokens"], 0
-        async for word in self.script.words(body.get("model", ""), count, body.get("seed") or 0):
+        async for word in self.words(body.get("model", ""), count, body.get("seed") or 0):
             if sent == self.script.cut_after:
                 return
             if sent == self.script.fault_after:
@@ -225,7 +236,7 @@ class Servicer(InferenceServiceServicer):
             await _abort(context, refusal)
         sent = 0
         try:
-            async for word in script.words(asked.model, count, asked.sampling.seed):
+            async for word in self._fake.words(asked.model, count, asked.sampling.seed):
                 if sent == script.cut_after:
                     return
                 if sent == script.fault_after:

@@ -65,8 +65,8 @@ def test_load_in_both_loops(target: str) -> None:
         told = json.loads(done.stdout)
         assert told["schema"] == "dyno.load/1"
         assert (told["summary"]["completed"], told["summary"]["output_tokens"]) == (8, 32)
-        assert told["summary"]["first_token"]["p50"] >= 0.01
-        assert told["summary"]["per_token"]["p50"] >= 0.9 * 0.002
+        assert told["summary"]["first_token"]["p50"] >= 0.9 * 0.01
+        assert told["summary"]["per_token"]["count"] == 8
 
 
 def test_load_prints_a_table_and_keeps_the_trace(fake_process: ServerProcess, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_an_interrupted_load_shows_what_it_has(fake_process: ServerProcess) -> N
     arguments = ("--target", fake_process.http, "--model", "fast", "--rate", "20", "--requests", "1000", "--json")
     with start("load", *arguments) as process:
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(2.0)
+            process.wait(4.0)  # long enough to be under way on any machine
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
     assert process.returncode == 130

@@ -74,6 +74,14 @@ def test_a_machine_that_drifts_is_seldom_taken_for_a_difference() -> None:
     assert wrong / len(verdicts) < 0.15
 
 
+def test_rounds_of_unequal_length_weigh_by_their_requests() -> None:
+    long, short = Round(np.ones(9), np.full(9, 2.0)), Round(np.ones(1), np.full(1, 8.0))
+    found = compare("total", [long, short] * 2)  # one draw in sixteen has short rounds alone
+    assert found.pairs == 20
+    assert found.ratio == pytest.approx(2.0)
+    assert (found.ratio_interval.low, found.ratio_interval.high) == pytest.approx((2.0, 8.0))
+
+
 def test_rows_are_paired_by_number_and_the_lost_ones_left_out() -> None:
     baseline = [record(0, 0.1), record(1, 0.2, error="lost"), record(2, 0.3)]
     other = [record(2, 0.6), record(0, 0.4), record(1, 0.5), record(3, 0.7)]

@@ -14,8 +14,10 @@ from client.load.statistics import summarise
 from client.load.trace import Trace, TraceRow
 from tests.client.fake_server import FakeServer
 
-FIRST, GAP, TOKENS = 0.06, 0.02, 5
-SLACK = 0.03  # what a busy machine may add
+FIRST, GAP, TOKENS = 0.1, 0.03, 5
+WHOLE = FIRST + (TOKENS - 1) * GAP
+EARLY = 0.003  # what clocks may take off, in seconds
+CLOSE = 0.02  # how far apart the clocks of the two ends may be on a busy machine
 
 
 def load(count: int, arrivals: Drawn, **bounds: float) -> Load:
@@ -29,27 +31,36 @@ def slow(fake: FakeServer) -> FakeServer:
     return fake
 
 
-@pytest.mark.usefixtures("slow")
-async def test_known_delays_come_back(client: Client) -> None:
+async def test_known_delays_come_back(client: Client, slow: FakeServer) -> None:
     result = await run(client, load(10, Constant(50.0)))
     summary = summarise(result.records, result.seconds)
     assert (summary.completed, summary.errors) == (10, 0)
-    assert FIRST <= summary.first_token.p50 < FIRST + SLACK
-    assert GAP <= summary.per_token.p50 < GAP + SLACK / 2
-    assert pytest.approx(summary.inter_token.mean, abs=SLACK / 2) == GAP
-    whole = FIRST + (TOKENS - 1) * GAP
-    assert whole <= summary.total.p50 < whole + SLACK
+    # A busy machine can only add to what the server waits; twice as much would be our mistake.
+    assert FIRST - EARLY <= summary.first_token.p50 < 2 * FIRST
+    assert GAP - EARLY <= summary.per_token.p50 < 2 * GAP
+    assert GAP - EARLY <= summary.inter_token.mean < 2 * GAP
+    assert WHOLE - EARLY <= summary.total.p50 < 2 * WHOLE
     # The last request is due after 9 / 50 s and takes as long as the others.
-    assert summary.output_rate == pytest.approx(10 * TOKENS / (9 / 50 + whole), rel=0.15)
+    assert 9 / 50 + WHOLE - EARLY <= result.seconds < 2 * (9 / 50 + WHOLE)
+    assert summary.output_rate == pytest.approx(10 * TOKENS / result.seconds)
     assert summary.inter_token.count == 10 * (TOKENS - 1)
     assert result.trace_hash == load(10, Constant(50.0)).trace.hash
 
 
+async def test_every_instant_is_the_servers_own(client: Client, slow: FakeServer) -> None:
+    result = await run(client, load(6, Closed(2)))
+    for record in result.records:
+        arrived, *words = slow.times[record.row]
+        told = [t - record.sent for t in record.arrivals]
+        assert told == pytest.approx([t - arrived for t in words], abs=CLOSE)
+        assert record.end - record.arrivals[-1] < CLOSE
+
+
 @pytest.mark.usefixtures("slow")
 async def test_open_loop_sends_when_due_whatever_is_in_flight(client: Client) -> None:
-    result = await run(client, load(10, Constant(100.0)))
-    assert [r.intended for r in result.records] == pytest.approx([i / 100 for i in range(10)])
-    assert all(0 <= r.lag < SLACK for r in result.records)
+    result = await run(client, load(10, Constant(200.0)))
+    assert [r.intended for r in result.records] == pytest.approx([i / 200 for i in range(10)])
+    assert all(0 <= r.lag < FIRST for r in result.records)
     assert max(r.sent for r in result.records) < min(r.end for r in result.records)
 
 
@@ -75,8 +86,7 @@ async def test_closed_loop_keeps_so_many_in_flight(client: Client) -> None:
     result = await run(client, load(9, Closed(3)))
     most = max(_in_flight(result, record.sent) for record in result.records)
     assert most == 3
-    whole = FIRST + (TOKENS - 1) * GAP
-    assert 3 * whole <= result.seconds < 3 * (whole + SLACK)
+    assert result.seconds >= 3 * (WHOLE - EARLY)
     assert [r.row for r in result.records] == list(range(9))
 
 
@@ -102,8 +112,8 @@ async def test_a_request_over_its_time_is_an_error(client: Client, fake: FakeSer
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("arrivals", [Closed(1), Constant(10.0)], ids=["closed", "open"])
 async def test_nothing_is_sent_after_the_time_is_up(client: Client, arrivals: Drawn) -> None:
-    result = await run(client, load(50, arrivals, seconds=0.25))
-    assert 1 < len(result.records) < 5
+    result = await run(client, load(50, arrivals, seconds=0.5))
+    assert 1 < len(result.records) < 8
     assert all(r.ok for r in result.records)
 
 
