@@ -27,6 +27,10 @@ class TransportObserver(Protocol):
         ...
 
 
+class WriteStalled(ConnectionError):
+    """What was written for a client has waited too long to be taken."""
+
+
 def new_id() -> str:
     """An id of a call: unguessable, and nobody else's."""
     return secrets.token_hex(12)
@@ -56,8 +60,11 @@ class HttpWatch:
             if message["type"] == "http.response.start":
                 code = message["status"]
                 message["headers"] = [*message["headers"], header]
-            async with asyncio.timeout(self._stalled_write_seconds):
-                await send(message)
+            try:
+                async with asyncio.timeout(self._stalled_write_seconds):
+                    await send(message)
+            except TimeoutError:
+                raise WriteStalled("the client does not read its answer") from None
 
         try:
             await self._app(scope, receive, watched)

@@ -53,7 +53,6 @@ class ScriptRunner(FakeRunner):
         self.script = [*script, VOCAB - 1]
 
     def _draw(self, row: Row) -> tuple[int, Row]:
-        _, row = super()._draw(row)
         said = len(row.request.outputs)
         return self.script[min(said, len(self.script) - 1)], row
 
@@ -124,7 +123,7 @@ class Harness:
     async def settled(self, seconds: float = 5.0) -> None:
         """Nothing of any request is left: not in the service, not in an engine, not in a cache."""
         async with asyncio.timeout(seconds):
-            while not self._idle():
+            while not self._idle():  # noqa: ASYNC110  (the engine's thread has nobody to tell)
                 await asyncio.sleep(0.005)
         for model in self.models.values():
             model.engine.check()
@@ -141,7 +140,7 @@ class Harness:
 
 
 def settings(**more: Any) -> Settings:
-    return Settings(**{"model": ("fake",), "port": 0, "grpc_port": 0, "debug": True} | more)
+    return Settings(**{"model": ("fake",), "port": 0, "grpc_port": 0, "debug": True, **more})
 
 
 @contextlib.asynccontextmanager

@@ -66,8 +66,8 @@ class GenerationAnswer(Response):
             if not begun:
                 raise
             last = writer.error(error)
-        except (OSError, TimeoutError):
-            raise  # the connection, not the generation
+        except ConnectionError:
+            raise  # there is nobody to be told
         except Exception as error:
             if not begun:
                 raise

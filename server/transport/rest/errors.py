@@ -59,8 +59,6 @@ STATUS: dict[type[ServiceError], tuple[int, str]] = {
     Unavailable: (503, "server_error"),
     DeadlineExceeded: (504, "server_error"),
 }
-# The rest of the body is not read after these; on a connection that stays open it would be taken for the next request.
-CLOSING = (BodyTimeout, BodyTooLarge, UnsupportedMediaType)
 
 
 def status_of(error: ServiceError) -> tuple[int, str]:
@@ -77,7 +75,7 @@ def error_response(error: ServiceError, headers: dict[str, str] | None = None) -
     headers = dict(headers or {})
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
-    if isinstance(error, CLOSING):
+    if isinstance(error, BodyTimeout):
         headers["connection"] = "close"
     body = orjson.dumps(error_body(error))
     return Response(body, status_of(error)[0], headers, media_type="application/json")
@@ -100,6 +98,8 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def on_bug(request: Request, error: Exception) -> Response:
+    if isinstance(error, ConnectionError):  # the client's doing, and nobody reads this response
+        return Response(status_code=500)
     return error_response(internal_error(request.state.request_id, error))
 
 

@@ -19,6 +19,11 @@ REASONS = {
 }
 
 
+LINGER_SECONDS = 2.0
+"""How long what a client still sends is thrown away after an answer that did not wait for it. A connection closed on
+unread bytes is reset, and the client never sees the answer."""
+
+
 class Refused(Exception):
     """Stops the parser; `protocol._refusal` says why."""
 
@@ -36,6 +41,9 @@ class GuardedHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._chunks = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._in_body = False
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._refused = False  # nothing more is read from this connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -45,9 +53,12 @@ class GuardedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_arrived()
+        self._stop_lingering()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         self._head_bytes += len(data) if self._in_head else 0
         super().data_received(data)
         if self._in_head and self._head_bytes > self.limits.head_bytes + self.limits.request_line_bytes:
@@ -74,7 +85,7 @@ class GuardedHttp(HttpToolsProtocol):
             self._refuse(*self._head_refusal())
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._in_body = False, True
         self._head_arrived()
         self.scope["dyno.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
@@ -84,6 +95,16 @@ class GuardedHttp(HttpToolsProtocol):
         self._chunks += 1
         if self._chunks > self.limits.body_chunks:
             self._refuse(400, "too_many_chunks", f"a body may come in at most {self.limits.body_chunks} chunks")
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        self._stop_lingering()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._in_body and not self.transport.is_closing():
+            self._linger()
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that no application sees."""
@@ -96,7 +117,10 @@ class GuardedHttp(HttpToolsProtocol):
         )
         self.observer.answered("rest", UNKNOWN, str(status))
         self.transport.write(head.encode() + body)
-        self.transport.close()
+        self.transport.write_eof()
+        self._refused = True
+        self._head_arrived()
+        self._linger()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         self._refusal = (status, code, message)
@@ -107,6 +131,15 @@ class GuardedHttp(HttpToolsProtocol):
         message = f"headers may be at most {limits.head_count} and have at most {limits.head_bytes} bytes"
         return 431, "headers_too_large", message
 
+    def _linger(self) -> None:
+        self._stop_lingering()
+        self._linger_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+    def _stop_lingering(self) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.limits.head_seconds, self._head_late)
 
@@ -116,7 +149,7 @@ class GuardedHttp(HttpToolsProtocol):
             self._head_timer = None
 
     def _head_late(self) -> None:
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self._refused:
             seconds = self.limits.head_seconds
             self._refusal = (408, "head_timeout", f"the head of the request did not arrive within {seconds:g} s")
             self.send_400_response("")

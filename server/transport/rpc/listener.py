@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
-
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -14,28 +11,12 @@ from dyno.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to
 from server.limits import Limits
 from server.service import GenerationService
 from server.transport.listening import AddressInUse
+from server.transport.rpc.gate import Gate
 from server.transport.rpc.servicer import Servicer
-from server.transport.watch import UNKNOWN, TransportObserver
-
-Details: TypeAlias = grpc.HandlerCallDetails
+from server.transport.watch import TransportObserver
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 IDENTITY_ONLY = 1  # bit set of the compressions that are understood
-
-
-class UnknownMethods(grpc.aio.ServerInterceptor):
-    """Counts calls of methods that do not exist; the servicer counts its own."""
-
-    def __init__(self, observer: TransportObserver) -> None:
-        self._observer = observer
-
-    async def intercept_service(
-        self, continuation: Callable[[Details], Awaitable[Any]], handler_call_details: Details
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            self._observer.answered("grpc", UNKNOWN, grpc.StatusCode.UNIMPLEMENTED.name)
-        return handler
 
 
 class RpcListener:
@@ -43,7 +24,7 @@ class RpcListener:
 
     def __init__(self, service: GenerationService, observer: TransportObserver, *, reflects: bool) -> None:
         self._server = grpc.aio.server(
-            interceptors=(UnknownMethods(observer),),
+            interceptors=(Gate(observer),),
             options=channel_options(service.limits),
             compression=grpc.Compression.NoCompression,
         )

@@ -1,0 +1,66 @@
+"""What happens to a gRPC call before the servicer sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from server.errors import InvalidRequest
+from server.transport.rpc.errors import abort
+from server.transport.watch import UNKNOWN, TransportObserver
+
+Details: TypeAlias = grpc.HandlerCallDetails
+
+
+class MalformedMessage(InvalidRequest):
+    code = "malformed_message"
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Refuses messages that cannot be read, and counts these and calls of methods that do not exist.
+
+    Left to itself, grpc.aio answers an unreadable message with UNKNOWN and a Python exception in words.
+    """
+
+    def __init__(self, observer: TransportObserver) -> None:
+        self._observer = observer
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Any]], handler_call_details: Details
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            self._observer.answered("grpc", UNKNOWN, grpc.StatusCode.UNIMPLEMENTED.name)
+            return None
+        if handler.request_streaming:
+            return handler
+        name = handler_call_details.method.rpartition("/")[2]
+        return handler._replace(
+            request_deserializer=_reading(handler.request_deserializer),
+            unary_unary=handler.unary_unary and self._guarded(name, handler.unary_unary),
+            unary_stream=handler.unary_stream and self._guarded(name, handler.unary_stream),
+        )
+
+    def _guarded(self, name: str, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            if not isinstance(request, MalformedMessage):
+                return await method(request, context)
+            self._observer.answered("grpc", name, grpc.StatusCode.INVALID_ARGUMENT.name)
+            return await abort(context, request)
+
+        return guarded
+
+
+def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A deserialiser that gives a MalformedMessage for what it cannot read."""
+
+    def read(raw: bytes) -> Any:
+        try:
+            return deserialize(raw)
+        except DecodeError:
+            return MalformedMessage("the message is not one of this method's requests, or its text is not UTF-8")
+
+    return read

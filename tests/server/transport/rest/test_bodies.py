@@ -1,0 +1,294 @@
+"""Bodies that are not what REST takes: each gets OpenAI's error, the field at fault, and nothing reaches an engine."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from server.transport.rest.schema import IGNORED, UNSUPPORTED, ChatBody, CompletionBody, MessageBody
+from tests.server.kit import Harness
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+GOOD = {"model": "fake", "prompt": "abc", "max_tokens": 2}
+CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+JSON = {"content-type": "application/json"}
+
+NOT_JSON = {
+    "empty": b"",
+    "null": b"null",
+    "list": b"[]",
+    "string": b'"x"',
+    "number": b"123",
+    "truncated": b'{"model": "fake", "prompt": "a',
+    "trailing": b'{"prompt": "a"} x',
+    "byte order mark": b'\xef\xbb\xbf{"prompt": "a"}',
+    "utf-16": '{"prompt": "a"}'.encode("utf-16"),
+    "not utf-8": b'{"prompt": "\xff\xfe"}',
+    "half a surrogate": b'{"prompt": "\\ud800"}',
+    "half a surrogate as key": b'{"\\ud800": 1}',
+    "NaN": b'{"prompt": "a", "temperature": NaN}',
+    "Infinity": b'{"prompt": "a", "temperature": -Infinity}',
+    "overflow": b'{"prompt": "a", "temperature": 1e400}',
+    "long integer": b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}",
+    "deep": b'{"prompt": ' + b"[" * 33 + b"]" * 33 + b"}",
+    "very deep": b'{"prompt": ' + b"[" * 100_000,
+    "deep objects": b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    "many keys": json.dumps({str(i): i for i in range(50_000)}).encode(),
+    "comment": b'{"prompt": "a" /* no */}',
+    "single quotes": b"{'prompt': 'a'}",
+}
+
+
+async def post(server: Harness, path: str, data: bytes, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    async with server.session.post(server.url + path, data=io.BytesIO(data), headers=headers or JSON) as response:
+        assert response.headers["content-type"] == "application/json"
+        assert "server" not in response.headers
+        assert len(response.headers["x-request-id"]) == 24
+        return response.status, await response.json()
+
+
+async def refused(server: Harness, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    status, answer = await post(server, path, json.dumps(body).encode())
+    assert status == 400, answer
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+    assert answer["error"]["type"] == "invalid_request_error"
+    error: dict[str, Any] = answer["error"]
+    return error
+
+
+@pytest.mark.parametrize("case", NOT_JSON)
+async def test_what_is_not_a_json_object_is_refused(case: str, server: Harness) -> None:
+    status, answer = await post(server, "/v1/completions", NOT_JSON[case])
+    assert status == 400
+    assert answer["error"]["type"] == "invalid_request_error"
+    assert len(answer["error"]["message"]) < 300
+
+
+async def test_a_key_given_twice_is_refused(server: Harness) -> None:
+    status, answer = await post(server, "/v1/completions", b'{"prompt": "a", "seed": 1, "seed": 2}')
+    assert (status, answer["error"]["param"]) == (400, "seed")
+
+
+async def test_nesting_up_to_the_limit_is_read(server: Harness) -> None:
+    deep: Any = "x"
+    for _ in range(30):
+        deep = [deep]
+    error = await refused(server, "/v1/completions", GOOD | {"prompt": deep})
+    assert error["param"] == "prompt", "too deep for a prompt, not for JSON"
+
+
+WRONG: dict[str, list[Any]] = {
+    "string": [1, True, [], {}],
+    "integer": ["1", 1.5, True, [], {}, 1e308],
+    "number": ["1", True, [], {}],
+    "boolean": [0, 1, "true", "yes", [], {}],
+    "array": [1, True, {}, "x"],
+    "object": [1, True, [], "x"],
+}
+
+
+def wrong_values(shape: type[CompletionBody | ChatBody]) -> list[tuple[str, Any]]:
+    """(field, value of a type that it may not have) for every field, from its schema."""
+    properties = shape.model_json_schema()["properties"]
+    found = []
+    for name, schema in properties.items():
+        if name in UNSUPPORTED or name in ("stop", "logit_bias", "prompt", "messages"):
+            continue
+        kinds = {option.get("type", "object") for option in schema.get("anyOf", [schema])} - {"null"}
+        found += [(name, value) for kind in kinds for value in WRONG[kind]]
+    return found
+
+
+@pytest.mark.parametrize(("field", "value"), wrong_values(CompletionBody), ids=str)
+async def test_a_value_of_another_type_is_refused(field: str, value: Any, server: Harness) -> None:
+    error = await refused(server, "/v1/completions", GOOD | {field: value})
+    assert error["param"] == field
+    assert field in error["message"]
+
+
+@pytest.mark.parametrize(("field", "value"), [x for x in wrong_values(ChatBody) if "logprobs" in x[0] or "max" in x[0]])
+async def test_a_value_of_another_type_is_refused_in_chat(field: str, value: Any, server: Harness) -> None:
+    assert (await refused(server, "/v1/chat/completions", CHAT | {field: value}))["param"] == field
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "min_tokens", "top_k", "seed", "n", "logprobs"])
+@pytest.mark.parametrize("value", [-(2**63) - 1, 2**63, 2**64, 10**400])
+async def test_an_integer_of_any_size_is_refused_in_words(field: str, value: int, server: Harness) -> None:
+    error = await refused(server, "/v1/completions", GOOD | {field: value})
+    assert error["param"] == field
+    assert len(error["message"]) < 300
+
+
+@pytest.mark.parametrize("prompt", [None, 1, {}, [1, "a"], ["a", 1], [[1], "a"], [True], [1.5], [[1.0]], [None]])
+async def test_a_prompt_of_another_shape_is_refused(prompt: Any, server: Harness) -> None:
+    error = await refused(server, "/v1/completions", GOOD | {"prompt": prompt})
+    assert error["param"] == "prompt"
+    assert "list of token ids" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("stop", 1),
+        ("stop", [1]),
+        ("stop", {}),
+        ("logit_bias", [1]),
+        ("logit_bias", {"a": 1}),
+        ("logit_bias", {"1": "x"}),
+    ],
+)
+async def test_stop_and_bias_of_another_shape_are_refused(field: str, value: Any, server: Harness) -> None:
+    assert (await refused(server, "/v1/completions", GOOD | {field: value}))["param"] == field
+
+
+@pytest.mark.parametrize(
+    "name", ["prmpt", "Temperature", "chat_template", "cache_salt", "a\nb", "__proto__", "x" * 500]
+)
+async def test_an_unknown_field_is_refused_by_name(name: str, server: Harness) -> None:
+    error = await refused(server, "/v1/completions", GOOD | {name: "x"})
+    assert error["code"] == "unknown_field"
+    assert error["param"].startswith(name[:3].replace("\n", "\\n"))
+    assert "\n" not in error["message"] and len(error["message"]) < 300
+
+
+@pytest.mark.parametrize("body", [{}, {"model": "fake"}, {"prompt": None}])
+async def test_a_prompt_is_needed(body: dict[str, Any], server: Harness) -> None:
+    assert (await refused(server, "/v1/completions", body))["param"] == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"content": "x"}, "messages[0].role"),
+        ({"role": "user"}, "messages[0].content"),
+        ({"role": "user", "content": None}, "messages[0].content"),
+        ({"role": "user", "content": 3}, "messages[0].content"),
+        ({"role": "user", "content": ["x"]}, "messages[0].content"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://localhost/x"}}]}, "messages"),
+        ({"role": "user", "content": "x", "chat_template": "{{ 1 }}"}, "messages[0].chat_template"),
+        ({"role": "user", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls"),
+        ("x", "messages[0]"),
+    ],
+    ids=str,
+)
+async def test_a_message_of_another_shape_is_refused(message: Any, param: str, server: Harness) -> None:
+    assert (await refused(server, "/v1/chat/completions", CHAT | {"messages": [message]}))["param"] == param
+
+
+UNWANTED = {
+    "tools": [{"type": "function"}],
+    "functions": [{}],
+    "tool_choice": "required",
+    "function_call": {"name": "f"},
+    "response_format": {"type": "json_schema", "json_schema": {}},
+    "audio": {"voice": "x"},
+    "modalities": ["text", "audio"],
+    "prediction": {},
+    "web_search_options": {},
+}
+
+
+@pytest.mark.parametrize("field", UNWANTED)
+async def test_what_is_not_offered_is_refused_by_name(field: str, server: Harness) -> None:
+    for path, body in (("/v1/completions", GOOD), ("/v1/chat/completions", CHAT)):
+        error = await refused(server, path, body | {field: UNWANTED[field]})
+        assert (error["code"], error["param"]) == ("unsupported", field)
+
+
+@pytest.mark.parametrize(("field", "value"), [("suffix", "x"), ("echo", True), ("best_of", 2)])
+async def test_what_completions_do_not_offer_is_refused_by_name(field: str, value: Any, server: Harness) -> None:
+    error = await refused(server, "/v1/completions", GOOD | {field: value})
+    assert (error["code"], error["param"]) == ("unsupported", field)
+
+
+async def test_what_asks_for_nothing_is_allowed(server: Harness) -> None:
+    """Every optional field as null, every unsupported field with its harmless value, every ignored field with some."""
+    some = {"metadata": {"a": "b"}, "store": True, "parallel_tool_calls": False}
+    ignored = {name: some.get(name, "auto") for name in IGNORED}
+    for path, good, shape in (("/v1/completions", GOOD, CompletionBody), ("/v1/chat/completions", CHAT, ChatBody)):
+        nulls = {name: None for name, field in shape.model_fields.items() if not field.is_required()} | good
+        status, answer = await post(server, path, json.dumps(nulls).encode())
+        assert status == 200, answer
+        harmless = {name: values[-1] for name, values in UNSUPPORTED.items() if name in shape.model_fields}
+        status, answer = await post(server, path, json.dumps(good | harmless | ignored).encode())
+        assert status == 200, answer
+
+
+async def test_an_answer_can_be_sent_back_as_a_message(server: Harness) -> None:
+    """SDKs do so, with every field of theirs."""
+    echo = dict.fromkeys(MessageBody.model_fields) | {"role": "assistant", "content": ""}
+    messages = [*CHAT["messages"], echo, {"role": "user", "content": [{"type": "text", "text": "and?"}]}]  # type: ignore[misc]
+    status, answer = await post(server, "/v1/chat/completions", json.dumps(CHAT | {"messages": messages}).encode())
+    assert status == 200, answer
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"stream_options": {"include_usage": True}},
+        {"stream": True, "stream_options": True},
+        {"stream": True, "stream_options": {"include": 1}},
+        {"dyno": True},
+        {"dyno": {"routing": "all"}},
+        {"dyno": {"depth": 1}},
+    ],
+    ids=str,
+)
+async def test_options_of_the_answer_are_checked_too(body: dict[str, Any], server: Harness) -> None:
+    await refused(server, "/v1/completions", GOOD | body)
+
+
+@pytest.mark.parametrize("body", [{"top_logprobs": 2}, {"logprobs": False, "top_logprobs": 2}])
+async def test_top_logprobs_need_logprobs(body: dict[str, Any], server: Harness) -> None:
+    assert (await refused(server, "/v1/chat/completions", CHAT | body))["param"] == "top_logprobs"
+
+
+async def test_two_limits_that_disagree_are_refused(server: Harness) -> None:
+    error = await refused(server, "/v1/chat/completions", CHAT | {"max_completion_tokens": 3})
+    assert error["param"] == "max_completion_tokens"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "text/plain"},
+        {"content-type": "multipart/form-data; boundary=x"},
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "application/json; charset=utf-16"},
+        {"content-type": ""},
+        JSON | {"content-encoding": "gzip"},
+    ],
+    ids=str,
+)
+async def test_another_media_type_is_refused(headers: dict[str, str], server: Harness) -> None:
+    status, answer = await post(server, "/v1/completions", json.dumps(GOOD).encode(), headers)
+    assert (status, answer["error"]["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "media", ["application/json", "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"']
+)
+async def test_json_by_any_of_its_names_is_read(media: str, server: Harness) -> None:
+    assert (await post(server, "/v1/completions", json.dumps(GOOD).encode(), {"content-type": media}))[0] == 200
+
+
+async def test_a_body_over_the_limit_is_refused(server: Harness) -> None:
+    status, answer = await post(server, "/v1/completions", b" " * ((1 << 20) + 1))
+    assert (status, answer["error"]["code"]) == (413, "body_too_large")
+    assert str(1 << 20) in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
+async def test_every_route_with_a_body_reads_it_the_same_way(path: str, server: Harness) -> None:
+    for raw in NOT_JSON.values():
+        assert (await post(server, path, raw))[0] == 400
+    assert (await post(server, path, b"{}", {"content-type": "text/plain"}))[0] == 415
+
+
+async def test_nothing_of_all_this_is_left(server: Harness) -> None:
+    await server.settled()
