@@ -86,7 +86,7 @@ class StepStats:
     number: int
     seconds: float  # whole step
     forward_seconds: float  # inside the model
-    rows: int
+    rows: int  # 0 when nothing was run, and only requests that left are told of
     prefill_tokens: int  # tokens of rows still catching up with their prompt
     decode_tokens: int  # tokens of rows that feed back one output
     recomputed_tokens: int
