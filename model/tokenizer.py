@@ -174,8 +174,10 @@ class ChatTemplate:
 class ByteTokenizer(Tokenizer):
     """Every byte is a token, 256 ends a text: the tokenizer of tests and of architectures without one."""
 
-    def __init__(self, vocab_size: int = 257) -> None:
-        self.eos_ids = frozenset({256})
+    LEAST = 257  # tokens a vocabulary must have
+
+    def __init__(self, vocab_size: int = LEAST) -> None:
+        self.eos_ids = frozenset({self.LEAST - 1})
         self.vocab_size = vocab_size
         self._template = None
         self._pieces = [bytes([i]) for i in range(256)] + [b""] * (vocab_size - 256)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 import torch
 
-from model import zoo
-from model.cache import cache_entries
+from model import presets, zoo
+from model.accounting import BYTES, cache_bytes_per_token, parameters
 from model.checkpoint import native
 from model.codec import load_architecture
 from model.config import Architecture
@@ -17,9 +19,11 @@ from model.kernels import packed
 from model.tokenizer import ByteTokenizer, Tokenizer
 from model.transformer import Transformer
 from server.engine.engine import Engine
-from server.engine.runner import Room, ModelRunner
+from server.engine.runner import ModelRunner, Room
 from server.engine.stats import Observer
 from server.models import ServedModel
+
+log = structlog.get_logger()
 
 DEFAULT_CACHE_BYTES = 1 << 30
 DEFAULT_CACHE_TOKENS = 1 << 16
@@ -27,6 +31,10 @@ DEFAULT_CACHE_TOKENS = 1 << 16
 
 class UnknownModel(ValueError):
     """A name that stands for nothing; the message says what was looked for."""
+
+
+class TooLarge(ValueError):
+    """Random weights of this size do not fit into this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,55 +59,66 @@ def split_spec(spec: str) -> tuple[str, str]:
 
 
 def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedModel:
-    """Build what SPEC names: a zoo model, a checkpoint folder or an architecture file, each also as ID=….
+    """Build what SPEC names: a zoo model, a checkpoint folder, an architecture file or a preset, each also as ID=….
 
-    Raises UnknownModel, ConfigError or CheckpointError with a message for the operator.
+    Raises UnknownModel, TooLarge, ConfigError or CheckpointError with a message for the operator.
     """
     name, source = split_spec(spec)
     model, tokenizer = _find(source, options)
     architecture = model.architecture
-    parameters = count_parameters(model)
+    _tell(name, architecture)
     packed.pack(model)
-    room = Room(_cache_tokens(architecture, options), options.max_rows, options.max_batch_tokens)
     engine = Engine(
         name,
-        ModelRunner(model, room, tokenizer.vocab_size),
+        ModelRunner(
+            model,
+            Room(_cache_tokens(architecture, options), options.max_rows, options.max_batch_tokens),
+            tokenizer.vocab_size,
+        ),
         observer=observer,
         max_batch_tokens=options.max_batch_tokens,
         max_rows=options.max_rows,
     )
-    return ServedModel(name, architecture, tokenizer, engine, options.dtype, parameters)
-
-
-def count_parameters(model: Transformer) -> tuple[int, int]:
-    """(all parameters, those one token uses)."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    idle = 0
-    for name, parameter in model.named_parameters():
-        if ".experts." in name:
-            block = model.architecture.blocks[int(name.split(".")[1])]
-            moe = next(branch for branch in block.branches if hasattr(branch, "active"))
-            idle += parameter.numel() // moe.experts * (moe.experts - moe.active)
-    return total, total - idle
+    counts = parameters(architecture)
+    return ServedModel(name, architecture, tokenizer, engine, options.dtype, (counts.total, counts.active))
 
 
 def _find(source: str, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
-    dtype = getattr(torch, options.dtype)
-    folder = zoo.folder(source) or Path(source)
-    if (folder / "architecture.json").exists():
-        return native.load(folder, dtype), Tokenizer.load(folder)
-    if folder.suffix in (".toml", ".json") and folder.is_file():
-        architecture = load_architecture(folder)
-        model = random_model(architecture, options.seed, dtype).eval().requires_grad_(False)
-        return model, ByteTokenizer(architecture.vocab)
-    raise UnknownModel(
-        f"model {source!r}: no zoo model ({', '.join(zoo.names())}), checkpoint folder or architecture file"
-    )
+    path = zoo.folder(source) or Path(source)
+    if path.is_dir():
+        return native.load(path, getattr(torch, options.dtype)), Tokenizer.load(path)
+    if path.is_file() and path.suffix in (".toml", ".json"):
+        return _random(source, load_architecture(path), options)
+    try:
+        return _random(source, presets.load(source), options)
+    except presets.UnknownPreset as error:
+        known = ", ".join(zoo.names())
+        raise UnknownModel(f"model {source!r}: no folder, no zoo model ({known}), and {error}") from None
+
+
+def _random(source: str, architecture: Architecture, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
+    """Random weights from the seed, and bytes for tokens."""
+    if options.scale is not None:
+        architecture = presets.scaled(architecture, options.scale)
+    if architecture.vocab < ByteTokenizer.LEAST:
+        raise UnknownModel(f"model {source!r}: vocab={architecture.vocab} is too small for {ByteTokenizer.LEAST} bytes")
+    needed = parameters(architecture).total * BYTES[options.dtype]
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        sizes = f"{needed / 1e9:.1f} GB of weights, this machine has {there / 1e9:.1f} GB"
+        raise TooLarge(f"model {source!r}: {sizes}; add --scale {' or --scale '.join(presets.SCALES)}")
+    model = random_model(architecture, options.seed, getattr(torch, options.dtype)).eval().requires_grad_(False)
+    return model, ByteTokenizer(architecture.vocab)
+
+
+def _tell(name: str, architecture: Architecture) -> None:
+    if architecture.encoder is None and any(block.needs_memory for block in architecture.blocks):
+        log.info("cross-attention layers are left out: no memory is given", model=name)
 
 
 def _cache_tokens(architecture: Architecture, options: BuildOptions) -> int:
     if options.cache_tokens is not None:
         return options.cache_tokens
-    entry = sum(entry.numbers for entry in cache_entries(architecture)) * getattr(torch, options.dtype).itemsize
-    most = min(options.max_rows * architecture.context, DEFAULT_CACHE_TOKENS, DEFAULT_CACHE_BYTES // max(entry, 1))
+    token_bytes = max(1, cache_bytes_per_token(architecture, options.dtype))
+    most = min(options.max_rows * architecture.context, DEFAULT_CACHE_TOKENS, DEFAULT_CACHE_BYTES // token_bytes)
     return max(most, architecture.context)
