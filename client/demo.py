@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -23,6 +26,7 @@ from client.show import facts_view
 DENSE, EXPERTS = "tales-dense", "tales-moe"
 PROMPT = "Once upon a time there was a little"
 TOKENS = 60
+LOAD_SECONDS = 25
 
 
 async def show(console: Console) -> None:
@@ -52,16 +56,27 @@ async def _generate(console: Console, title: str, target: str) -> talk.Heard:
     return heard
 
 
+@contextmanager
+def _at_most() -> Iterator[asyncio.Event]:
+    """On a slow machine the load is cut short, and says so: a demonstration should not take minutes."""
+    stop = asyncio.Event()
+    timer = asyncio.get_running_loop().call_later(LOAD_SECONDS, stop.set)
+    try:
+        yield stop
+    finally:
+        timer.cancel()
+
+
 async def _compare(console: Console, target: str) -> None:
     """A closed loop on both models of the one server, turn and turn about."""
     console.rule("One load on both architectures", align="left")
     experiment = Experiment(
         name="demo",
         architectures=(Architecture("dense", DENSE, target), Architecture("experts", EXPERTS, target)),
-        workload=Workload(requests=16, output_tokens=32, prompt_tokens=64),
+        workload=Workload(requests=12, output_tokens=24, prompt_tokens=64),
         levels=(Closed(4),),
         repeats=2,
     )
     with progress(console) as bar:
-        results = await measure(experiment, watcher=Screen(experiment, bar))
+        results = await measure(experiment, stopping=_at_most, watcher=Screen(experiment, bar))
     console.print(report.view(conclude(results)), "")

@@ -110,8 +110,8 @@ def prompt_length(prompt: str | list[int] | list[dict[str, str]]) -> int:
 class FakeServer:
     """Both listeners, on free ports.
 
-    `seen` has (transport, request) of every generation, in order of arrival. `times` has by seed when one arrived and when
-    each of its words was ready, by `time.perf_counter`: what a client should measure, however busy the machine.
+    `seen` has (transport, request) of every generation, in order of arrival. `times` has by seed when one arrived and
+    when each of its words was ready, by `time.perf_counter`: what a client should measure, however busy the machine.
     """
 
     def __init__(self, script: Script | None = None) -> None:

@@ -170,6 +170,41 @@ def test_an_interrupted_load_shows_what_it_has(fake_process: ServerProcess) -> N
     assert "Traceback" not in err
 
 
+COMPARISON = """
+[[architectures]]
+name = "fast"
+model = "fast"
+target = "TARGET"
+[[architectures]]
+name = "slow"
+model = "slow"
+target = "TARGET"
+[workload]
+requests = 20
+output_tokens = 20
+[arrivals]
+kind = "constant"
+rates = [20]
+"""
+
+
+def test_an_interrupted_comparison_keeps_its_report(fake_process: ServerProcess, tmp_path: Path) -> None:
+    file, out = tmp_path / "long.toml", tmp_path / "out"
+    file.write_text(COMPARISON.replace("TARGET", fake_process.http))
+    with start("compare", str(file), "--out", str(out)) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(4.0)
+        process.send_signal(signal.SIGINT)
+        shown, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "stopped early" in shown
+    assert "Traceback" not in err
+    told = json.loads((out / "results.json").read_text())
+    assert told["interrupted"]
+    assert 0 < len(told["cells"]) < 10
+    assert (out / "report.html").exists()
+
+
 def test_an_interrupted_generation_ends_quietly(fake_process: ServerProcess) -> None:
     with start("generate", "hi", "--target", fake_process.http, "--model", "slow", "--max-tokens", "256") as process:
         assert process.stdout is not None

@@ -14,6 +14,8 @@ from client.load.arrivals import Closed, Constant, Gamma, Poisson
 from client.load.statistics import Objective
 from client.load.workload import Prompts, Workload
 
+EXAMPLES = Path(experiments.__file__).parent / "examples"
+
 LEAST = """
 [[architectures]]
 model = "a"
@@ -105,6 +107,11 @@ def test_a_file_that_is_no_toml_is_told(tmp_path: Path) -> None:
     path.write_text("name = ")
     with pytest.raises(ExperimentError, match="is not TOML"):
         read(path)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_example_can_be_read(path: Path) -> None:
+    assert len(read(path).architectures) >= 2
 
 
 def test_an_experiment_is_called_like_its_file(tmp_path: Path) -> None:
