@@ -8,13 +8,14 @@ import platform
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model import bpe, corpus, training
+from model.checkpoint import convert as conversion
 from model.checkpoint import native
 from model.codec import architecture_from_dict
 from model.config import ConfigError
@@ -80,6 +81,27 @@ def evaluate(
     tokens = corpus.tokenise(text, Tokenizer.load(checkpoint))
     quality = bits_per_byte(model, tokens, length or model.architecture.context)
     typer.echo(json.dumps({"bits_per_byte": quality, "tokens": len(tokens.ids) - 1, "bytes": tokens.text_bytes}))
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Checkpoint folder, or org/name of the Hugging Face hub.")],
+    out: Annotated[Path, typer.Argument(help="New folder.")],
+    dtype: Annotated[
+        Literal["stored", "float32", "bfloat16", "float16"], typer.Option(help="Of parameters.")
+    ] = "stored",
+) -> None:
+    """Write a Hugging Face directory as a checkpoint of ours, or one of ours as a directory (Llama-, Mixtral-like)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task("reading")
+        kind, written = conversion.convert(
+            source,
+            out,
+            None if dtype == "stored" else getattr(torch, dtype),
+            lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    typer.echo(f"{out}: {kind}, {str(written).removeprefix('torch.')}")
 
 
 def _card(name: str, trainer: training.Trainer, train_tokens: corpus.Tokens, quality: float) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Settings:
     def only(self, key: str, *allowed: Any) -> None:
         """Refuse any value but these; an absent key is fine."""
         if self.has(key) and self._data[key] not in allowed:
-            raise self.refusal(key, f"not supported; only {', '.join(map(repr, allowed))}")
+            raise self.refusal(key, f"not supported; only {', '.join(map(repr, allowed)) or 'null'}")
 
     def wholes(self, key: str, count: int) -> list[int] | None:
         """A list of `count` whole numbers (true counts as 1); None when the key is absent or its list is empty."""

@@ -16,6 +16,7 @@ from model.checkpoint.error import CheckpointError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLED = frozenset({".bin", ".pt", ".pth", ".pkl", ".ckpt"})
+PICKLED_REFUSED = "pickled weights can run code and are never read; convert them to safetensors"
 LONGEST_JSON = 64 * 1024 * 1024
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
 """Bytes of one element by safetensors' name of its type; every other type has one."""
@@ -108,7 +109,7 @@ def _files(folder: Path) -> tuple[list[Path], frozenset[str]]:
         raise CheckpointError(f"{len(found)} .safetensors files and no {INDEX} that says which belong together")
     pickled = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLED)
     if pickled:
-        raise CheckpointError(f"{pickled[0]}: pickled weights can run code and are never read; convert to safetensors")
+        raise CheckpointError(f"{pickled[0]}: {PICKLED_REFUSED}")
     raise CheckpointError(f"no {SINGLE} and no {INDEX} in the folder")
 
 

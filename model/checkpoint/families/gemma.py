@@ -42,7 +42,8 @@ def gemma2(s: Settings) -> Architecture:
 
 
 def gemma3(s: Settings) -> Architecture:
-    """Five layers with a window and a rotation of their own to one without."""
+    """Five layers with a window and a rotation of their own to one without. Its scores have no soft cap."""
+    s.only("attn_logit_softcapping")
     turns = {
         "full_attention": rotary_by_kind(s, "full_attention", 1e6),
         "sliding_attention": rotary_by_kind(s, "sliding_attention", 1e4, "rope_local_base_freq"),

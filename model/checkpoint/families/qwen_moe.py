@@ -96,7 +96,7 @@ def ernie4_5_moe(s: Settings) -> Architecture:
     moe = MoE(experts(s, "moe_num_experts", "num_experts"), chosen, FeedForward(hidden, kind), router, shared)
     sparse, dense = _ernie_sparse(s), feed_forward(s, bias)
     stack = blocks(s, lambda i: (attention, moe if sparse(i) else dense), norm)
-    return decoder(s, stack, norm, head(s, tied=True))
+    return decoder(s, stack, norm, head(s, tied=True, bias=bias))
 
 
 def _ernie_sparse(s: Settings) -> Callable[[int], bool]:
