@@ -44,6 +44,16 @@ class ServedModel:
     engine: Engine
     dtype: str
     parameters: tuple[int, int]
+    answer_start: tuple[int, ...] = ()  # with an encoder: ids that every answer begins with; the prompt is its source
+
+    @property
+    def longest_source(self) -> int:
+        """Most tokens a prompt may have that the encoder reads."""
+        return min(self.architecture.context, self.engine.source_tokens)
+
+    def placed(self, ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A prompt's ids as (source of the encoder, what the decoder continues)."""
+        return (ids, self.answer_start) if self.answer_start else ((), ids)
 
     @property
     def longest(self) -> int:

@@ -13,7 +13,7 @@ from server.limits import Limits
 from server.models import ServedModel
 from server.text import StopString, VisibleText
 from server.textwork import TextWork
-from server.validation import SEED_BITS, check_call, choice_seed, fitting_sampling
+from server.validation import SEED_BITS, check_call, check_source, choice_seed, fitting_sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,16 @@ class Preparation:
         self, id: str, call: GenerateCall, model: ServedModel, ids: tuple[int, ...], arrived: float, first: int
     ) -> list[Request]:
         """The n requests of one prompt."""
-        sampling = fitting_sampling(call, model, len(ids), lambda: secrets.randbits(SEED_BITS))
+        source, prompt = model.placed(ids)
+        check_source(model, source)
+        sampling = fitting_sampling(call, model, len(prompt), lambda: secrets.randbits(SEED_BITS))
         longest = self.limits.request_seconds
         deadline = arrived + (longest if call.seconds is None else min(call.seconds, longest))
         return [
             Request(
                 id=f"{id}-{first + choice}",
-                prompt=ids,
+                prompt=prompt,
+                source=source,
                 sampling=dataclasses.replace(sampling, seed=choice_seed(sampling.seed, choice)),
                 arrived=arrived,
                 deadline=deadline,

@@ -178,6 +178,13 @@ def fitting_sampling(
     )
 
 
+def check_source(model: ServedModel, source: Sequence[int]) -> None:
+    """What an encoder is to read."""
+    if source and len(source) > model.longest_source:
+        message = f"a prompt of {len(source)} tokens exceeds the {model.longest_source} that the encoder can take"
+        raise ContextLengthExceeded(message, param="prompt")
+
+
 def choice_seed(seed: int, index: int) -> int:
     """Each of a call's n choices draws on its own; the first one as if it were alone."""
     return (seed + index * GOLDEN) % (1 << SEED_BITS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -39,6 +41,7 @@ class RpcListener:
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises AddressInUse."""
         await self.set_serving(False)
+        _check_free(host, port)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             port = self._server.add_insecure_port(address)
@@ -60,6 +63,14 @@ class RpcListener:
     async def stop(self, grace: float) -> None:
         """Refuse new calls; cut those that are left after `grace` seconds."""
         await self._server.stop(grace)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Try the port with a socket of our own first: the library, refused, writes to stderr itself."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError:
+        raise AddressInUse("gRPC", host, port) from None
 
 
 def channel_options(limits: Limits) -> list[tuple[str, int]]:

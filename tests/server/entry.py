@@ -1,0 +1,42 @@
+"""A server process over fakes: `python -m tests.server.entry` with the server's flags; model names choose the fake."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+from server import logs
+from server.app import StartupError, run
+from server.config import load
+from server.engine.stats import Observer
+from server.models import ServedModel
+from tests.server.kit import ModelOf, fake_model
+
+MODELS: dict[str, ModelOf] = {
+    "fake": fake_model("fake"),
+    "slow": fake_model("slow", sleep=0.02),
+}
+
+
+def build(names: tuple[str, ...], observer: Observer) -> list[ServedModel]:
+    """`late` takes a second to load, `bad` cannot be loaded."""
+    if "bad" in names:
+        raise StartupError("model bad: the file ends too early")
+    if "late" in names:
+        time.sleep(1.0)
+    return [MODELS.get(name, MODELS["fake"])(observer) for name in names]
+
+
+def main() -> int:
+    settings = load(sys.argv[1:])
+    logs.configure(settings.log_level)
+    try:
+        return asyncio.run(run(settings, lambda observer: build(settings.model, observer)))
+    except StartupError as error:
+        print(f"dyno serve: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Settings come from flags, variables and a file, and nothing in them is passed over in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.config import Settings, SettingsError, load, unknown_variables
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(Settings.model_fields):
+        monkeypatch.delenv(f"DYNO_{name.upper()}", raising=False)
+
+
+def test_flags_come_before_variables_and_these_before_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "dyno.toml"
+    file.write_text('model = ["from-file"]\nport = 1\ngrpc_port = 2\nmax_rows = 3\n')
+    monkeypatch.setenv("DYNO_PORT", "4")
+    monkeypatch.setenv("DYNO_GRPC_PORT", "5")
+    settings = load(["--config", str(file), "--grpc-port", "6"])
+    assert (settings.model, settings.max_rows, settings.port, settings.grpc_port) == (("from-file",), 3, 4, 6)
+    assert settings.max_batch_tokens == 512, "the default"
+
+
+def test_several_models_in_a_flag_a_variable_and_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert load(["--model", "a", "--model", "b=org/c"]).model == ("a", "b=org/c")
+    monkeypatch.setenv("DYNO_MODEL", "a, b=org/c")
+    assert load([]).model == ("a", "b=org/c")
+    file = tmp_path / "dyno.toml"
+    file.write_text('model = ["x", "y"]')
+    monkeypatch.delenv("DYNO_MODEL")
+    monkeypatch.setenv("DYNO_CONFIG", str(file))
+    assert load([], {"DYNO_CONFIG": str(file)}).model == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "model: at least one is needed"),
+        (["--port", "99999"], "port: Input should be less than or equal to 65535, got '99999'"),
+        (["--dtype", "float8"], "dtype: Input should be 'float32' or 'bfloat16', got 'float8'"),
+        (["--max-rows", "0"], "max_rows: Input should be greater than 0"),
+        (["--drain-seconds", "-1"], "drain_seconds"),
+        (["--host", "0.0.0.0"], "host: 0.0.0.0 is open to others; say --allow-unauthenticated"),
+        (["--host", "example.org"], "--allow-unauthenticated"),
+        (["--port", "8000", "--grpc-port", "8000"], "grpc_port: 8000 is the REST port already"),
+        (["--host", "0.0.0.0", "--allow-unauthenticated", "--faults", "engine.step:raise:1"], "only on loopback"),
+        (["--config", "/nowhere/dyno.toml"], "settings file /nowhere/dyno.toml: No such file or directory"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_is_wrong_is_said_in_one_line(flags: list[str], words: str) -> None:
+    model = [] if not flags else ["--model", "m"]
+    with pytest.raises(SettingsError) as wrong:
+        load([*model, *flags])
+    assert words in str(wrong.value) and "\n" not in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prot = 1", "unknown setting 'prot'"),
+        ("[server]\nport = 1", "unknown setting 'server'"),
+        ("port = ", "settings file"),
+    ],
+)
+def test_a_file_with_anything_else_in_it_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "dyno.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=words):
+        load(["--model", "m", "--config", str(file)])
+
+
+@pytest.mark.parametrize("flag", ["--nonsense", "--mod", "--grpc_port"])
+def test_an_unknown_flag_ends_the_process(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        load(["--model", "m", flag, "1"])
+    assert end.value.code == 2
+    assert flag in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_variable_that_nothing_reads_is_noticed() -> None:
+    environment = {"DYNO_PROT": "1", "DYNO_PORT": "1", "DYNO_CONFIG": "x", "PATH": ""}
+    assert unknown_variables(environment) == ["DYNO_PROT"]
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("127.1.2.3", True), ("::", False)]
+)
+def test_what_is_loopback(host: str, loopback: bool) -> None:
+    settings = load(["--model", "m", "--host", host, "--allow-unauthenticated"])
+    assert settings.loopback is loopback
+    assert settings.reflects is loopback, "reflection is on where only this machine can ask"
+
+
+def test_limits_follow_the_settings() -> None:
+    limits = load(["--model", "m", "--queue", "7", "--queue-seconds", "8", "--request-seconds", "9"]).limits
+    assert (limits.queue, limits.queue_seconds, limits.request_seconds) == (7, 8.0, 9.0)
+
+
+def test_every_flag_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load(["--help"])
+    told = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in told for name in Settings.model_fields)

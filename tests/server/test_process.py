@@ -1,0 +1,214 @@
+"""A server process from its first line to its exit code: start, readiness, drain, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from dyno.inference.v1 import inference_pb2 as pb
+from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ROOT = Path(__file__).parents[2]
+LONG = {"model": "slow", "prompt": "abc", "max_tokens": 40, "ignore_eos": True, "stream": True}
+
+
+@dataclass
+class Server:
+    process: asyncio.subprocess.Process
+    url: str
+    target: str
+    session: aiohttp.ClientSession
+
+    async def status(self, path: str) -> int:
+        async with self.session.get(self.url + path) as response:
+            return response.status
+
+    async def ready(self) -> None:
+        async with asyncio.timeout(10):
+            while await self.status("/readyz") != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    async def exit_code(self) -> int:
+        return await asyncio.wait_for(self.process.wait(), 10)
+
+    async def sse(self, **more: Any) -> bytes:
+        """A streamed completion, as it came."""
+        async with self.session.post(f"{self.url}/v1/completions", json=LONG | more) as response:
+            return await response.read()
+
+
+async def launch(*flags: str) -> asyncio.subprocess.Process:
+    command = [sys.executable, "-m", "tests.server.entry", "--port", "0", "--grpc-port", "0", *flags]
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=pipe, stderr=pipe)
+
+
+@asynccontextmanager
+async def serving(*flags: str) -> AsyncIterator[Server]:
+    """A server process that listens; it is killed at the end if it still runs."""
+    process = await launch(*flags)
+    assert process.stdout is not None
+    try:
+        line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+        found = re.fullmatch(r"listening http=(\S+) grpc=(\S+)\n", line)
+        assert found, line
+        async with aiohttp.ClientSession() as session:
+            yield Server(process, f"http://{found[1]}", found[2], session)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_a_drain_lets_what_is_in_flight_finish() -> None:
+    async with serving("--model", "slow") as server, grpc.aio.insecure_channel(server.target) as channel:
+        await server.ready()
+        stub, health = InferenceServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+        sampling = pb.SamplingParameters(max_tokens=40, ignore_eos=True)
+        request = pb.GenerateRequest(model="slow", prompt="abc", sampling=sampling)
+        messages = aiter(stub.StreamGenerate(pb.StreamGenerateRequest(request=request)))
+        watch = health.Watch(health_pb2.HealthCheckRequest())  # must not hold up the end
+        streams = [asyncio.create_task(server.sse()) for _ in range(4)]
+        await anext(messages)
+        server.signal()
+        await asyncio.sleep(0.1)
+        assert await server.status("/readyz") == 503
+        assert await server.status("/livez") == 200
+        async with server.session.post(f"{server.url}/v1/completions", json=LONG) as response:
+            assert response.status == 503 and response.headers["retry-after"] == "1"
+            assert (await response.json())["error"]["code"] == "draining"
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.Generate(request)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        for raw in await asyncio.gather(*streams):
+            assert raw.endswith(b"data: [DONE]\n\n") and raw.count(b"data: ") == 41
+        last = [message async for message in messages][-1]
+        assert last.finished.usage.completion_tokens == 40
+        assert await server.exit_code() == 0
+        watch.cancel()
+
+
+async def test_a_drain_that_takes_too_long_ends_streams_as_failed() -> None:
+    drain = ("--drain-seconds", "0.3")
+    async with serving("--model", "slow", *drain) as server, grpc.aio.insecure_channel(server.target) as channel:
+        await server.ready()
+        sampling = pb.SamplingParameters(max_tokens=200, ignore_eos=True)
+        request = pb.GenerateRequest(model="slow", prompt="abc", sampling=sampling)
+        messages = aiter(InferenceServiceStub(channel).StreamGenerate(pb.StreamGenerateRequest(request=request)))
+        await anext(messages)
+        stream = asyncio.create_task(server.sse(max_tokens=200))
+        await asyncio.sleep(0.2)
+        began = time.monotonic()
+        server.signal()
+        raw = await stream
+        assert b"[DONE]" not in raw
+        last = json.loads(raw.rstrip().rsplit(b"data: ", 1)[1])
+        assert last["error"]["code"] == "draining"
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            async for _ in messages:
+                pass
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await server.exit_code() == 0
+        assert time.monotonic() - began < 0.3 + 2
+
+
+async def test_a_second_signal_ends_it_fast() -> None:
+    async with serving("--model", "slow") as server:
+        await server.ready()
+        stream = asyncio.create_task(server.sse(max_tokens=200))
+        await asyncio.sleep(0.2)
+        began = time.monotonic()
+        server.signal(signal.SIGINT)
+        await asyncio.sleep(0.1)
+        server.signal(signal.SIGTERM)
+        await server.exit_code()
+        assert time.monotonic() - began < 2
+        assert b"[DONE]" not in await stream
+
+
+async def test_an_idle_server_ends_at_once_and_its_ports_are_free() -> None:
+    async with serving("--model", "fake") as server:
+        await server.ready()
+        began = time.monotonic()
+        server.signal()
+        assert await server.exit_code() == 0
+        assert time.monotonic() - began < 1.5
+        port = server.url.rpartition(":")[2]
+    process = await launch("--model", "fake", "--port", port)
+    assert process.stdout is not None
+    assert f":{port} " in (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+    process.kill()
+    await process.communicate()
+
+
+async def test_it_answers_while_it_loads_and_ends_when_told_to() -> None:
+    async with serving("--model", "late") as server:
+        assert await server.status("/livez") == 200
+        async with server.session.get(f"{server.url}/readyz") as response:
+            assert response.status == 503 and (await response.json())["error"]["code"] == "loading"
+        async with server.session.post(f"{server.url}/v1/completions", json={"prompt": "x"}) as response:
+            assert response.status == 503 and "retry-after" in response.headers
+        await server.ready()
+    async with serving("--model", "late") as server:
+        server.signal()
+        assert await server.exit_code() == 0
+
+
+async def complaint(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
+    _, stderr = await asyncio.wait_for(process.communicate(), 20)
+    return process.returncode, stderr.decode()
+
+
+async def test_a_model_that_cannot_be_loaded_is_one_clear_line() -> None:
+    assert await complaint(await launch("--model", "bad")) == (1, "dyno serve: model bad: the file ends too early\n")
+
+
+async def real(*flags: str, **environment: str) -> tuple[int | None, str]:
+    """How `python -m server` itself ends with these flags, before any model is looked for."""
+    command = [sys.executable, "-m", "server", *flags]
+    pipe = asyncio.subprocess.PIPE
+    env = {**os.environ, **environment}
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=pipe, stderr=pipe, env=env)
+    return await complaint(process)
+
+
+async def test_a_port_in_use_is_one_clear_line() -> None:
+    async with serving("--model", "fake") as server:
+        ports = [server.url.rpartition(":")[2], server.target.rpartition(":")[2]]
+        rest, rpc = await asyncio.gather(
+            real("--model", "x", "--port", ports[0], "--grpc-port", "0"),
+            real("--model", "x", "--port", "0", "--grpc-port", ports[1]),
+        )
+        for (code, words), transport, port in zip((rest, rpc), ("REST", "gRPC"), ports, strict=True):
+            assert code == 1
+            start = f"dyno serve: cannot listen on 127.0.0.1 port {port} for {transport}: in use"
+            assert words.startswith(start) and words.count("\n") == 1, words
+
+
+async def test_wrong_settings_are_one_clear_line() -> None:
+    assert await real("--model", "x", "--port", "x") == (
+        2,
+        "dyno serve: port: Input should be a valid integer, unable to parse string as an integer, got 'x'\n",
+    )
+    code, words = await real(DYNO_MODEL="x", DYNO_HOST="0.0.0.0")
+    assert code == 2 and words.count("\n") == 1 and "--allow-unauthenticated" in words
