@@ -50,8 +50,8 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """Changes to single logits: `bias` is added at (rows, tokens); then repetition divides what is positive and
-    multiplies what is negative at its own (rows, tokens)."""
+    """Changes to single logits: repetition divides what is positive and multiplies what is negative at its own (rows,
+    tokens); then `bias` is added at (rows, tokens)."""
 
     rows: list[int]
     tokens: list[int]

@@ -85,6 +85,8 @@ class Tokenizer:
         self.vocab_size: int = backend.get_vocab_size()
         self._pieces = _byte_pieces(backend)
         self._template = ChatTemplate(template, special or {}) if template else None
+        # A second one for what templates write: one whose setting changes would be for a moment open to other threads.
+        self._markup = tokenizers.Tokenizer.from_str(backend.to_str()) if template else backend
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -124,15 +126,9 @@ class Tokenizer:
             raise ValueError("this model has no chat template")
         ids: list[int] = []
         for text, plain in self._template.render(messages):
-            ids += self._encode_part(text, plain)
+            backend = self._backend if plain else self._markup
+            ids += backend.encode(text, add_special_tokens=False).ids
         return ids
-
-    def _encode_part(self, text: str, plain: bool) -> list[int]:
-        self._backend.encode_special_tokens = plain
-        try:
-            return list(self._backend.encode(text, add_special_tokens=False).ids)
-        finally:
-            self._backend.encode_special_tokens = True
 
 
 class ChatTemplate:
@@ -161,7 +157,7 @@ class ChatTemplate:
         marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
         try:
             text = self._template.render(messages=marked, add_generation_prompt=True, **self._special)
-        except (TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is a program of others: it may fail as it likes
             raise ValueError(f"messages: the chat template refused them: {error}") from None
         parts: list[tuple[str, bool]] = []
         for piece in text.split("\ue000"):
