@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from client.api import GenerateRequest, Sampling, StreamCut, Unreachable
+from client.connect import connect
 from client.launch import LaunchError, ServerProcess, command, environment
 
 pytestmark = pytest.mark.usefixtures("fake_processes")
@@ -80,3 +83,17 @@ def test_a_file_of_the_user_is_not_taken_for_ours(tmp_path: Path, monkeypatch: p
     done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "the wrong one" not in done.stdout
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+async def test_a_server_that_is_killed_cuts_the_stream(transport: str) -> None:
+    async with (
+        ServerProcess(["--model", "a", "--gap", "0.05"]) as server,
+        connect(getattr(server, transport)) as client,
+    ):
+        assert server.pid is not None
+        with pytest.raises(StreamCut, match="broke before the answer was whole"):
+            async for _ in client.generate(GenerateRequest("hi", "a", Sampling(max_tokens=200))):
+                os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(Unreachable):
+            await client.models()
