@@ -126,9 +126,10 @@ async def _until(event: asyncio.Event) -> None:
 
 async def warm_up(loop: EngineLoop, model: ServedModel) -> None:
     """One generation through the engine, before anybody is let in. Raises StartupError."""
-    prompt = tuple(model.tokenizer.encode(WARM_UP_TEXT))[: max(1, model.longest - WARM_UP_TOKENS)]
+    text = tuple(model.tokenizer.encode(WARM_UP_TEXT))[: max(1, model.longest - WARM_UP_TOKENS)]
+    source, prompt = model.placed(text)
     sampling = Sampling(max_tokens=min(WARM_UP_TOKENS, model.longest - len(prompt)), temperature=0.0)
-    request = Request("warm-up", prompt, sampling, arrived=time.monotonic(), cache_salt=b"warm-up")
+    request = Request("warm-up", prompt, sampling, time.monotonic(), cache_salt=b"warm-up", source=source)
     async for delta in loop.submit(model.name, request):
         if delta.stats is not None and delta.stats.outcome is Outcome.ERROR:
             raise StartupError(f"model {model.name} fails: {delta.error}")

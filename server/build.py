@@ -80,7 +80,8 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
         max_rows=options.max_rows,
     )
     counts = parameters(architecture)
-    return ServedModel(name, architecture, tokenizer, engine, options.dtype, (counts.total, counts.active))
+    start = (min(tokenizer.eos_ids, default=0),) if architecture.encoder else ()
+    return ServedModel(name, architecture, tokenizer, engine, options.dtype, (counts.total, counts.active), start)
 
 
 def _find(source: str, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
