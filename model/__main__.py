@@ -20,9 +20,11 @@ from model.checkpoint import native
 from model.codec import architecture_from_dict
 from model.config import ConfigError
 from model.evaluation import bits_per_byte
+from model.inspect import inspect
 from model.tokenizer import Tokenizer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(inspect)
 Corpus = Annotated[
     Path, typer.Option(help="Folder with stories.train.jsonl.gz and stories.valid.jsonl.gz.", exists=True)
 ]

@@ -93,9 +93,9 @@ def _multiplied(value: Attention, width: int) -> int:
         own = (inner + heads.kv * heads.dim * (1 if heads.shared_value else 2)) * width
     if value.gate is not None:
         own += width * (inner if value.gate.over == "element" else heads.query)
-    return (
-        own + inner * width + (0 if value.indexer is None else indexer_parameters(value, width) - 2 * value.indexer.dim)
-    )
+    if value.indexer is not None:
+        own += indexer_parameters(value, width) - 2 * value.indexer.dim
+    return own + inner * width
 
 
 def _scores(value: Attention, start: int, stop: int) -> int:

@@ -1,0 +1,239 @@
+"""python -m model inspect: architecture cards side by side, with a drawing of each model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from model import drawing, presets, zoo
+from model.accounting import (
+    BYTES,
+    Operations,
+    Parameters,
+    Weights,
+    cache_bytes,
+    cache_bytes_per_token,
+    flops_per_token,
+    parameters,
+)
+from model.card import LENGTHS, card
+from model.codec import load_architecture
+from model.config import Architecture, ConfigError
+from model.describe import describe
+from model.presets import SCALES, Preset
+
+LABELS, COLUMN = 16, 30  # columns of the terminal for the labels, and at least for each model
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One model on the card; `preset` only where it is one as published."""
+
+    name: str
+    title: str
+    architecture: Architecture
+    words: dict[str, str]
+    counted: Parameters
+    dtype: str
+    preset: Preset | None = None
+
+
+def inspect(
+    names: Annotated[list[str] | None, typer.Argument(help="Presets, zoo models, files or folders.")] = None,
+    scale: Annotated[str | None, typer.Option(help=f"A small model of the same shape: {', '.join(SCALES)}.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of objects instead of the card.")] = False,
+    dtype: Annotated[str, typer.Option(help=f"Of weights and cache: {', '.join(BYTES)}.")] = "bfloat16",
+) -> None:
+    """What architectures are and cost: attention, positions, experts, parameters, cache, operations, and a drawing.
+
+    Without names: what there is.
+    """
+    if dtype not in BYTES:
+        raise ConfigError(f"dtype: {dtype!r} is not one of {', '.join(BYTES)}")
+    subjects = [_subject(name, scale, dtype) for name in names or ()]
+    if as_json:
+        cards = [{**card(s.name, s.architecture, dtype, s.preset), "scale": scale} for s in subjects]
+        typer.echo(json.dumps(cards or known(), indent=1, ensure_ascii=False))
+    elif subjects:
+        print_cards(subjects, Console(highlight=False))
+    else:
+        typer.echo("\n".join(known()))
+
+
+def known() -> list[str]:
+    """Names that can be inspected without a file: the zoo's, then the presets'."""
+    return [*zoo.names(), *presets.names()]
+
+
+def find(name: str) -> tuple[Architecture, Preset | None]:
+    """What NAME stands for: a zoo model, a preset, an architecture file, or a folder with an architecture.json.
+
+    ConfigError when it stands for nothing.
+    """
+    path = zoo.folder(name) or Path(name)
+    if (path / "architecture.json").is_file():
+        return load_architecture(path / "architecture.json"), None
+    if path.suffix in (".toml", ".json") and path.is_file():
+        return load_architecture(path), None
+    if path.is_dir():
+        raise ConfigError(f"{name}: the folder has no architecture.json")
+    preset = presets.find(name)
+    return preset.architecture, preset
+
+
+def _subject(name: str, scale: str | None, dtype: str) -> Subject:
+    architecture, preset = find(name)
+    known_as = title = name if preset is None else preset.name
+    if scale is not None:
+        architecture, title, preset = presets.scaled(architecture, scale), f"{known_as} ({scale})", None
+    return Subject(known_as, title, architecture, describe(architecture), parameters(architecture), dtype, preset)
+
+
+def print_cards(subjects: Sequence[Subject], console: Console) -> None:
+    """Tables of as many models as the terminal has room for, then their drawings."""
+    for few in _chunks(subjects, max(1, (console.width - LABELS) // COLUMN)):
+        console.print(_table(few))
+    for few in _chunks(subjects, max(1, (console.width + 2) // (drawing.WIDTH + 2))):
+        console.print(_drawings(few))
+
+
+def _chunks(subjects: Sequence[Subject], size: int) -> list[Sequence[Subject]]:
+    return [subjects[i : i + size] for i in range(0, len(subjects), size)]
+
+
+def _table(subjects: Sequence[Subject]) -> Table:
+    table = Table(box=None, expand=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", style="dim", width=LABELS - 2)
+    for subject in subjects:
+        table.add_column(subject.title, ratio=1, max_width=60)
+    for section in ROWS:
+        for label, words in section.items():
+            cells = [words(subject) for subject in subjects]
+            if any(cells):
+                table.add_row(label, *(cell or "–" for cell in cells))
+        table.add_row()
+    return table
+
+
+def _drawings(subjects: Sequence[Subject]) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for _ in subjects:
+        grid.add_column(width=drawing.WIDTH, no_wrap=True)
+    grid.add_row(*(Text(subject.title, style="bold") for subject in subjects))
+    grid.add_row(*(Text("\n".join(drawing.draw(subject.architecture))) for subject in subjects))
+    return grid
+
+
+def count(number: float) -> str:
+    """671,026,404,352 → "671 B", 37,550,000,000 → "37.6 B"."""
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{_three(number / scale)} {unit}"
+    return f"{number:g} "
+
+
+def size(number: float) -> str:
+    """Bytes in binary units: 70,272 → "68.6 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{_three(number)} {unit}"
+        number /= 1024
+    return f"{_three(number)} TiB"
+
+
+def _three(number: float) -> str:
+    """At least three digits, without an exponent."""
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
+
+
+def _shares(parts: Weights | Operations) -> str:
+    """The parts by weight, those under half a per cent left out."""
+    shares = {name.replace("_", "-"): number / parts.total for name, number in asdict(parts).items()}
+    ordered = sorted(shares.items(), key=lambda share: -share[1])
+    return ", ".join(f"{name} {share:.0%}" for name, share in ordered if share >= 0.005)
+
+
+def _origin(subject: Subject) -> str:
+    preset = subject.preset
+    return "" if preset is None else f"{preset.year}, {preset.source}"
+
+
+def _sizes(subject: Subject) -> str:
+    value = subject.architecture
+    return f"{value.width:,} wide, context {value.context:,}, vocabulary {value.vocab:,}"
+
+
+def _active(subject: Subject) -> str:
+    total, active = subject.counted.total, subject.counted.active
+    return "all" if active == total else f"{count(active)} ({active / total:.1%})"
+
+
+def _published(subject: Subject) -> str:
+    if subject.preset is None or subject.preset.published.total is None:
+        return ""
+    published = subject.preset.published
+    total = "the same to the digit" if published.exact else count(subject.preset.published.total)
+    active = "" if published.active is None else f", {count(published.active)} active"
+    return f"{total}{active}{f' ({published.note})' if published.note else ''}"
+
+
+def _cached(length: int) -> Callable[[Subject], str]:
+    return lambda subject: size(cache_bytes(subject.architecture, length, subject.dtype)) + _beyond(subject, length)
+
+
+def _flops(length: int) -> Callable[[Subject], str]:
+    def words(subject: Subject) -> str:
+        operations = flops_per_token(subject.architecture, length)
+        total = count(operations.total).replace("B", "G")
+        return f"{total}FLOP{_beyond(subject, length)}: {_shares(operations)}"
+
+    return words
+
+
+def _beyond(subject: Subject, length: int) -> str:
+    return " (beyond its context)" if length > subject.architecture.context else ""
+
+
+def _words(key: str) -> Callable[[Subject], str]:
+    return lambda subject: subject.words[key]
+
+
+ROWS: tuple[dict[str, Callable[[Subject], str]], ...] = (
+    {
+        "from": _origin,
+        "layers": _words("layers"),
+        "sizes": _sizes,
+    },
+    {
+        "attention": _words("attention"),
+        "sees": _words("sees"),
+        "positions": _words("position"),
+        "norms": _words("block"),
+        "feed-forward": _words("feed_forward"),
+        "experts": _words("experts"),
+        "head": _words("head"),
+    },
+    {
+        "parameters": lambda subject: f"{count(subject.counted.total)} ({subject.counted.total:,})",
+        "active": _active,
+        "  less tables": lambda subject: count(subject.counted.active_without_embeddings),
+        "  they are in": lambda subject: _shares(subject.counted.all),
+        "published": _published,
+        "weights": lambda subject: f"{size(subject.counted.total * BYTES[subject.dtype])} in {subject.dtype}",
+    },
+    {
+        "cache a token": lambda subject: size(cache_bytes_per_token(subject.architecture, subject.dtype)),
+        "  at 4,096": _cached(4096),
+        "  at 32,768": _cached(32768),
+    },
+    {f"FLOPs at {length:,}": _flops(length) for length in LENGTHS},
+    {"note": lambda subject: "" if subject.preset is None else subject.preset.note},
+)
