@@ -137,6 +137,7 @@ class FakeServer:
         app.add_routes(
             [
                 web.get("/readyz", self._readyz),
+                web.get("/seen", self._seen),
                 web.get("/v1/models", self._models),
                 web.post("/v1/completions", self._generate),
                 web.post("/v1/chat/completions", self._generate),
@@ -160,6 +161,10 @@ class FakeServer:
 
     async def _readyz(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.ready else 503)
+
+    async def _seen(self, request: web.Request) -> web.Response:
+        """How many generations there were; for tests in another process."""
+        return web.Response(text=str(len(self.seen)))
 
     async def _models(self, request: web.Request) -> web.Response:
         data = [{"id": name, "object": "model", "max_model_len": 256, "dyno": CARD} for name in self.script.models]
