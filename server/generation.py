@@ -62,7 +62,7 @@ class Generation:
     @property
     def prompt_tokens(self) -> int:
         """Tokens of all prompts; a prompt with several continuations counts once."""
-        return sum(len(choice.request.prompt) for choice in self.choices[:: self.call.n or 1])
+        return sum(choice.request.num_prompt_tokens for choice in self.choices[:: self.call.n or 1])
 
     @property
     def started(self) -> bool:

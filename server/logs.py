@@ -19,7 +19,8 @@ SHARED: Sequence[Processor] = (
 def configure(level: str) -> None:
     """Send our own records and those of the libraries to stderr. Libraries only speak up from WARNING on."""
     number = logging.getLevelNamesMapping()[level.upper()]
-    end: list[Processor] = [structlog.dev.ConsoleRenderer()]
+    # Plain tracebacks: those with the values of variables would show what users wrote.
+    end: list[Processor] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     if not sys.stderr.isatty():
         end = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

@@ -53,13 +53,15 @@ class HttpWatch:
         request_id = new_id()
         scope["state"] = {"request_id": request_id, "arrived": self._clock()}
         header = (b"x-request-id", request_id.encode())
-        code = CLIENT_GONE
+        code, complete = CLIENT_GONE, False
 
         async def watched(message: Message) -> None:
-            nonlocal code
+            nonlocal code, complete
             if message["type"] == "http.response.start":
                 code = message["status"]
                 message["headers"] = [*message["headers"], header]
+            else:
+                complete = not message.get("more_body", False)
             try:
                 async with asyncio.timeout(self._stalled_write_seconds):
                     await send(message)
@@ -69,9 +71,10 @@ class HttpWatch:
         try:
             await self._app(scope, receive, watched)
         except Exception as error:
-            # An answer was begun and cannot be ended; its connection is cut, so that it never looks complete.
-            log.warning("answer cut off", id=request_id, why=type(error).__name__)
-            scope.get("dyno.abort", _nothing)()
+            # Starlette raises again what it has answered. An answer that cannot be ended must not look complete.
+            if not complete:
+                log.warning("answer cut off", id=request_id, why=type(error).__name__)
+                scope.get("dyno.abort", _nothing)()
         finally:
             self._observer.answered("rest", _template(scope), str(code))
 

@@ -7,11 +7,18 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 import pytest_asyncio
+import structlog
 
 from tests.server.callers import Caller, RestCaller, RpcCaller
 from tests.server.kit import Harness, fake_model, running
 
 SCRIPT = "Hänsel und Gretel, 🐻 und der Wolf. END of it".encode()
+
+
+@pytest.fixture(autouse=True, scope="package")
+def plain_tracebacks() -> None:
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, renderer])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

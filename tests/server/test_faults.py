@@ -1,0 +1,129 @@
+"""Faults of ours: told as such, without a word of what is inside, and only to those they concern."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server.app import StartupError
+from server.engine.request import Request
+from server.engine.step import DeviceLost, Row, Step
+from server.models import ServedModel
+from tests.fakes import continuation
+from tests.server.callers import Caller, Refused, RestCaller, RpcCaller
+from tests.server.kit import VOCAB, Harness, ModelOf, fake_model, running
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+POISON = b"poison"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+SECRET = "weights at /srv/secret 0x7f00"
+
+
+def poisoned(request: Request) -> bool:
+    return bytes(request.prompt[: len(POISON)]) == POISON
+
+
+def failing(step: Step) -> None:
+    if any(poisoned(row.request) for row in step.rows):
+        raise RuntimeError(SECRET)
+
+
+def without_a_number(row: Row) -> bool:
+    return poisoned(row.request)
+
+
+def dying(step: Step) -> None:
+    if any(poisoned(row.request) and row.request.outputs for row in step.rows):
+        raise DeviceLost(SECRET)
+
+
+def untellable() -> ModelOf:
+    """A model whose tokenizer cannot read what the model says."""
+
+    def build(observer: Any) -> ServedModel:
+        model = fake_model()(observer)
+        model.tokenizer._pieces = model.tokenizer._pieces[:10]  # type: ignore[index]
+        return model
+
+    return build
+
+
+async def health_of(channel: grpc.aio.Channel) -> int:
+    health = health_pb2_grpc.HealthStub(channel)
+    status: int = (await health.Check(health_pb2.HealthCheckRequest())).status  # type: ignore[attr-defined]
+    return status
+
+
+def caller_of(transport: str, server: Harness, channel: grpc.aio.Channel) -> Caller:
+    return RestCaller(server) if transport == "rest" else RpcCaller(channel)
+
+
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
+@pytest.mark.parametrize("fault", [{"fault": failing}, {"nan": without_a_number}], ids=["exception", "nan"])
+async def test_a_request_that_the_model_fails_on_is_alone_with_it(transport: str, fault: dict[str, Any]) -> None:
+    async with running(fake_model(sleep=0.005, **fault)) as server, grpc.aio.insecure_channel(server.target) as channel:
+        caller = caller_of(transport, server, channel)
+        others = [asyncio.create_task(caller.stream(prompt=f"p{i}", max_tokens=20)) for i in range(4)]
+        await asyncio.sleep(0.05)
+        for call in (caller.whole, caller.stream):
+            with pytest.raises(Refused) as refused:
+                await call(prompt=POISON.decode(), max_tokens=5)
+            assert refused.value.kind == "internal" and refused.value.code == "internal_error"
+            assert "secret" not in refused.value.message and "nan" not in refused.value.message
+        for i, [told] in enumerate(await asyncio.gather(*others)):
+            assert told.tokens == continuation(f"p{i}".encode(), 20, VOCAB)
+        await server.settled()
+        assert await server.total("dyno_requests_total", outcome="error") == 2
+
+
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
+async def test_an_unexpected_error_of_the_service_tells_its_id_only(transport: str) -> None:
+    async with running(untellable()) as server, grpc.aio.insecure_channel(server.target) as channel:
+        caller = caller_of(transport, server, channel)
+        for call in (caller.whole, caller.stream):
+            with pytest.raises(Refused) as refused:
+                await call(prompt="abc", max_tokens=50, temperature=0)
+            assert refused.value.code == "internal_error"
+            assert "IndexError" not in refused.value.message and "its id is" in refused.value.message
+        await server.settled()
+        async with server.session.post(f"{server.url}/detokenize", json={"tokens": [100]}) as response:
+            assert response.status == 500
+            assert response.headers["x-request-id"] in (await response.json())["error"]["message"]
+
+
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
+async def test_a_dead_engine_is_told_to_everybody(transport: str) -> None:
+    model = fake_model(sleep=0.005, fault=dying)
+    async with running(model) as server, grpc.aio.insecure_channel(server.target) as channel:
+        caller = caller_of(transport, server, channel)
+        other = asyncio.create_task(caller.stream(prompt="innocent", max_tokens=200, ignore_eos=True))
+        await asyncio.sleep(0.05)
+        with pytest.raises(Refused) as refused:
+            await caller.stream(prompt=POISON.decode(), max_tokens=200)
+        assert refused.value.code == "engine_down" and refused.value.begun
+        with pytest.raises(Refused):
+            await other
+        async with asyncio.timeout(2):
+            while server.app.service.alive or await health_of(channel) == SERVING:
+                await asyncio.sleep(0.02)
+        for path, status in (("/livez", 503), ("/readyz", 503), ("/metrics", 200)):
+            async with server.session.get(server.url + path) as response:
+                assert response.status == status
+                assert "secret" not in await response.text()
+        with pytest.raises(Refused) as refused:
+            await caller.whole(prompt="abc")
+        assert (refused.value.kind, refused.value.code) == ("unavailable", "engine_down")
+
+
+async def test_a_model_that_fails_its_warm_up_is_not_served() -> None:
+    def broken(step: Step) -> None:
+        raise RuntimeError("no such kernel")
+
+    with pytest.raises(StartupError, match=r"model fake fails: .*no such kernel"):
+        async with running(fake_model(fault=broken)):
+            pass

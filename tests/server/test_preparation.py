@@ -1,0 +1,135 @@
+"""From a call to the engine's requests: defaults, seeds, arrival, deadline; and where texts are tokenised."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from server.call import GenerateCall, SamplingWishes
+from server.engine.request import Request, Sampling
+from server.errors import QueueFull
+from server.limits import Limits
+from server.models import ServedModel
+from server.preparation import Preparation
+from server.textwork import LONG_TEXT, TextWork
+from tests.fakes import Recorder
+from tests.server.kit import CONTEXT, VOCAB, fake_model
+
+
+def model(**more: Any) -> ServedModel:
+    return fake_model(**more)(Recorder())
+
+
+async def prepared(call: GenerateCall, served: ServedModel | None = None) -> list[Request]:
+    texts = TextWork(4)
+    try:
+        return await Preparation(Limits(), texts).requests("id", call, served or model(), arrived=100.0)
+    finally:
+        texts.close()
+
+
+async def test_what_is_not_asked_for_has_the_documented_default() -> None:
+    [request] = await prepared(GenerateCall(None, ("abc",)))
+    seed = request.sampling.seed
+    assert request.sampling == Sampling(max_tokens=16, seed=seed, stop_ids=frozenset({VOCAB - 1}))
+    assert (request.id, request.prompt, request.stop) == ("id-0", (97, 98, 99), None)
+    assert (request.arrived, request.deadline) == (100.0, 100.0 + Limits().request_seconds)
+
+
+async def test_what_is_asked_for_reaches_the_engine() -> None:
+    wishes = SamplingWishes(
+        max_tokens=9,
+        min_tokens=2,
+        temperature=0.5,
+        top_k=3,
+        top_p=0.9,
+        min_p=0.1,
+        presence_penalty=1.0,
+        frequency_penalty=-1.0,
+        repetition_penalty=1.5,
+        logit_bias=((1, 2.0),),
+        seed=5,
+        stop_token_ids=(7,),
+        ignore_eos=True,
+    )
+    [request] = await prepared(GenerateCall("fake", ("abc",), wishes, logprobs=4))
+    assert request.sampling == Sampling(9, 2, 0.5, 3, 0.9, 0.1, 1.0, -1.0, 1.5, ((1, 2.0),), 5, 4, frozenset({7}))
+
+
+@pytest.mark.parametrize(("temperature", "used"), [(0.0, 0.0), (1e-45, 0.0), (1e-6, 0.0), (0.001, 0.001)])
+async def test_a_temperature_near_zero_is_the_greedy_limit(temperature: float, used: float) -> None:
+    [request] = await prepared(GenerateCall(None, ("abc",), SamplingWishes(temperature=temperature)))
+    assert request.sampling.temperature == used
+
+
+async def test_a_call_without_a_limit_may_fill_what_context_and_cache_allow() -> None:
+    for blocks, longest in ((65, CONTEXT), (17, 64)):
+        [request] = await prepared(GenerateCall(None, ("abc",), fill_context=True), model(blocks=blocks))
+        assert request.sampling.max_tokens == longest - 3
+
+
+async def test_choices_draw_each_on_its_own_and_the_same_each_time() -> None:
+    call = GenerateCall(None, ("abc", "de"), SamplingWishes(seed=42), n=4)
+    seeds = [request.sampling.seed for request in await prepared(call)]
+    assert seeds == [request.sampling.seed for request in await prepared(call)]
+    assert seeds[0] == 42 and len(set(seeds[:4])) == 4 and seeds[:4] == seeds[4:]
+    for extreme in (-(2**63), -1, 2**63 - 1):
+        [request] = await prepared(GenerateCall(None, ("abc",), SamplingWishes(seed=extreme)))
+        assert 0 <= request.sampling.seed < 2**63
+
+
+async def test_without_a_seed_every_request_has_a_fresh_one() -> None:
+    seeds = {request.sampling.seed for _ in range(20) for request in await prepared(GenerateCall(None, ("abc",)))}
+    assert len(seeds) == 20
+
+
+@pytest.mark.parametrize(("seconds", "deadline"), [(3.0, 103.0), (1e9, 700.0), (-1.0, 99.0), (None, 700.0)])
+async def test_the_nearer_deadline_counts(seconds: float | None, deadline: float) -> None:
+    [request] = await prepared(GenerateCall(None, ("abc",), seconds=seconds))
+    assert request.deadline == deadline
+
+
+async def test_each_choice_has_a_stop_condition_of_its_own() -> None:
+    one, other = await prepared(GenerateCall(None, ("abc",), SamplingWishes(stop=("xy",)), n=2))
+    assert one.stop is not None and other.stop is not None
+    assert [one.stop.push(ord("x")), other.stop.push(ord("y")), one.stop.push(ord("y"))] == [False, False, True]
+
+
+async def test_short_texts_are_done_at_once_and_long_ones_beside_the_loop() -> None:
+    texts = TextWork(2)
+    assert await texts.run(LONG_TEXT, threading.current_thread) is threading.current_thread()
+    assert await texts.run(LONG_TEXT + 1, threading.current_thread) is not threading.current_thread()
+    texts.close()
+
+
+async def test_never_two_texts_at_once() -> None:
+    texts, inside = TextWork(8), []
+
+    def work() -> None:
+        inside.append("in")
+        time.sleep(0.02)
+        assert inside.pop() == "in" and not inside
+
+    await asyncio.gather(*(texts.run(size, work) for size in (LONG_TEXT + 1, 1, LONG_TEXT + 1, 1)))
+    assert (await texts.run(1, threading.current_thread)) is threading.current_thread(), "free again"
+    texts.close()
+
+
+async def test_who_leaves_makes_room() -> None:
+    texts, gate = TextWork(2), threading.Event()
+    waiting = [asyncio.create_task(texts.run(LONG_TEXT + 1, gate.wait)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull):
+        await texts.run(LONG_TEXT + 1, gate.wait)
+    waiting[1].cancel()
+    await asyncio.wait(waiting[1:])
+    await asyncio.sleep(0.01)
+    late = asyncio.create_task(texts.run(1, lambda: 7))
+    await asyncio.sleep(0)
+    gate.set()
+    assert await late == 7 and await waiting[0]
+    texts.close()
