@@ -50,7 +50,7 @@ def test_a_server_that_ends_at_once_is_reported_with_its_last_words() -> None:
 
 def test_a_server_that_never_gets_ready_is_given_up_and_stopped() -> None:
     server = ServerProcess(["--model", "a", "--never-ready"], ready_seconds=2.5)
-    with pytest.raises(LaunchError, match="not ready within 2.5 s"):
+    with pytest.raises(LaunchError, match=r"not ready within 2\.5 s"):
         server.start()
     assert gone(server.pid)
 
