@@ -124,7 +124,7 @@ def summary(
         id=request.id,
         model=model,
         outcome=outcome,
-        prompt_tokens=len(request.prompt) + len(request.source),
+        prompt_tokens=request.num_prompt_tokens,
         completion_tokens=len(request.outputs),
         cached_tokens=account.cached_tokens,
         recomputed_tokens=account.recomputed_tokens,

@@ -108,7 +108,7 @@ class Engine:
         account = Account(request.arrived, RouteLog(self._mixtures) if self._mixtures else None)
         entry = self._live[request.id] = Entry(request, self._cache.holding(), account)
         self._scheduler.add(entry)
-        self._guard(self._observer.received, self.name, len(request.prompt) + len(request.source))
+        self._guard(self._observer.received, self.name, request.num_prompt_tokens)
         why = refusal(request, self.capacity_tokens, self.source_tokens)
         if why:
             self._finish(entry, Outcome.ERROR, self._clock(), error=why)

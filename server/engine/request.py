@@ -70,6 +70,11 @@ class Request:
     num_computed: int = 0
 
     @property
+    def num_prompt_tokens(self) -> int:
+        """What the user's prompt came to, the encoder's part and the decoder's."""
+        return len(self.source) + len(self.prompt)
+
+    @property
     def num_tokens(self) -> int:
         return len(self.prompt) + len(self.outputs)
 

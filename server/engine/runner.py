@@ -58,7 +58,10 @@ class ModelRunner:
             MixtureShape(layer, moe.experts, moe.active, moe.router.capacity is not None)
             for layer, moe in model.architecture.mixtures
         )
-        self.memory, self._sources = self._make_memory() if model.architecture.encoder else (None, None)
+        self.memory: CacheGroup | None = None
+        self._sources: PagedCache | None = None
+        if model.architecture.encoder is not None:
+            self.memory, self._sources = self._make_memory()
 
     @property
     def block_size(self) -> int:
