@@ -151,9 +151,10 @@ def _choose(kinds: list[type], data: dict[str, Any], path: str) -> type:
     names = {tag(kind): kind for kind in kinds}
     if len(kinds) == 1 and data.get("type", tag(kinds[0])) == tag(kinds[0]):
         return kinds[0]
-    if data.get("type") not in names:
-        raise ConfigError(f"{_join(path, 'type')}: {data.get('type')!r} is not one of {', '.join(names)}")
-    return names[data["type"]]
+    wanted = data.get("type")
+    if not isinstance(wanted, str) or wanted not in names:
+        raise ConfigError(f"{_join(path, 'type')}: {wanted!r} is not one of {', '.join(names)}")
+    return names[wanted]
 
 
 def _decode_plain(hint: Any, data: Any, path: str) -> Any:

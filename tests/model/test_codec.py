@@ -1,0 +1,238 @@
+"""Architectures as data: every one comes back, and what is wrong is named by its path."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.codec import architecture_from_dict, architecture_to_dict, load_architecture
+from model.config import (
+    Architecture,
+    Attention,
+    Block,
+    Buckets,
+    ConfigError,
+    CrossAttention,
+    Encoder,
+    FeedForward,
+    Grouped,
+    Indexer,
+    Latent,
+    MoE,
+    ProportionalScaling,
+    Rotary,
+    Router,
+    RouterLoss,
+    Window,
+)
+from tests.model.cases import CASES, LATENT
+
+LOCAL = Block((Attention(Grouped(2, 1, 4), Rotary(), Window(3)), FeedForward(8)))
+GLOBAL = Block((Attention(Grouped(2, 1, 4)), FeedForward(8)))
+BEYOND = {
+    "encoder": Architecture(
+        9, 8, 16, (Block((Attention(Grouped(2, 2, 4), Buckets()), CrossAttention(Grouped(2, 1, 4)), FeedForward(8))),),
+        encoder=Encoder((GLOBAL, GLOBAL, Block((FeedForward(8),))), norm=None),
+    ),
+    "indexer": Architecture(9, 8, 16, (Block((Attention(LATENT, Rotary(), indexer=Indexer(2, 6, 4)),)),)),
+    "proportional": Architecture(
+        9, 8, 16, (Block((Attention(Grouped(1, 1, 8), Rotary(fraction=0.5, scaling=ProportionalScaling(2.0))),)),)
+    ),
+    "losses": Architecture(
+        9, 8, 16, (Block((MoE(2, 1, FeedForward(3), Router(loss=RouterLoss(0.1, 0.2, 0.3, 0.4))),)),)
+    ),
+    "local and global": Architecture(9, 8, 16, ((LOCAL,) * 5 + (GLOBAL,)) * 4 + (LOCAL,) * 2),
+    "latent alone": Architecture(9, 8, 16, (Block((Attention(Latent(1, 4, 4, 0, 4)),)),)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", [*CASES.values(), *BEYOND.values()], ids=[*CASES, *BEYOND])
+def test_every_architecture_comes_back(architecture: Architecture) -> None:
+    data = json.loads(json.dumps(architecture_to_dict(architecture)))
+    assert architecture_from_dict(data) == architecture
+
+
+def test_only_what_differs_from_its_default_is_written() -> None:
+    architecture = BEYOND["local and global"]
+    data = architecture_to_dict(architecture)
+    assert data == {
+        "vocab": 9,
+        "width": 8,
+        "context": 16,
+        "layers": data["layers"],
+        "blocks": {
+            "local": {
+                "branches": [
+                    {
+                        "type": "attention",
+                        "heads": {"type": "grouped", "query": 2, "kv": 1, "dim": 4},
+                        "position": {"type": "rotary"},
+                        "span": {"type": "window", "size": 3},
+                    },
+                    {"type": "feed_forward", "hidden": 8},
+                ]
+            },
+            "global": {
+                "branches": [
+                    {"type": "attention", "heads": {"type": "grouped", "query": 2, "kv": 1, "dim": 4}},
+                    {"type": "feed_forward", "hidden": 8},
+                ]
+            },
+        },
+    }
+    assert data["layers"] == ["(local*5 global)*4", "local*2"]
+
+
+# ---------------------------------------------------------------------------------------------- what is wrong
+
+
+def good() -> dict[str, Any]:
+    return {
+        "vocab": 9,
+        "width": 8,
+        "context": 16,
+        "layers": ["a*2"],
+        "blocks": {
+            "a": {
+                "branches": [
+                    {
+                        "type": "attention",
+                        "heads": {"type": "grouped", "query": 2, "kv": 1, "dim": 4},
+                        "position": {"type": "rotary", "scaling": {"type": "linear_scaling", "factor": 2.0}},
+                        "softcap": 5.0,
+                    },
+                    {"type": "moe", "experts": 4, "active": 2, "expert": {"hidden": 3}},
+                ],
+                "norm": {"kind": "layer"},
+            }
+        },
+    }
+
+
+BRANCH = ("blocks", "a", "branches", 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "item", "message"),
+    [
+        (("vocab",), "nine", "vocab: expected int, got 'nine'"),
+        (("vocab",), 9.5, "vocab: expected int, got 9.5"),
+        (("vocab",), True, "vocab: expected int, got True"),
+        (("vocab",), 0, "architecture: vocab must be positive, got 0"),
+        (("depth",), 3, "depth: unknown field; known are vocab, width"),
+        (("head",), [], "head: expected Head, got []"),
+        (("head",), {"tied": 1}, "head.tied: expected bool, got 1"),
+        (("layers",), ["b"], "layers: 'b' is none of the blocks a"),
+        (("layers",), ["a*"], "layers: 'a*' is not a pattern"),
+        (("layers",), ["a*9999"], "layers: 9999 layers are more than 4096"),
+        (("layers",), 7, "layers: expected patterns"),
+        (("layers",), [], "layers: expected patterns"),
+        (("blocks",), ["a"], "blocks: expected a table"),
+        (("blocks", "a"), None, "blocks.a: expected a table"),
+        (("blocks", "a", "branches"), {}, "blocks.a.branches: expected a list, got {}"),
+        (("blocks", "a", "branches"), [], "blocks.a: branches must not be empty"),
+        (("blocks", "a", "norm", "kind"), "batch", "blocks.a.norm.kind: expected one of rms, layer, got 'batch'"),
+        (("blocks", "a", "norm", "eps"), -1, "blocks.a.norm: eps must be positive, got -1"),
+        ((*BRANCH, "type"), "conv", "blocks.a.branches[0].type: 'conv' is not one of attention"),
+        ((*BRANCH, "type"), [], "blocks.a.branches[0].type: [] is not one of attention"),
+        ((*BRANCH, "heads", "kv"), 3, "blocks.a.branches[0].heads: kv=3 does not divide query=2"),
+        ((*BRANCH, "heads"), {"type": "grouped", "query": 2}, "blocks.a.branches[0].heads.kv: required field"),
+        ((*BRANCH, "position", "scaling", "factor"), "2", "blocks.a.branches[0].position.scaling.factor: exp"),
+        ((*BRANCH, "position", "fraction"), 0.3, "blocks.a.branches[0]: fraction=0.3 of dim=4 rotates 1 dimensions"),
+        ((*BRANCH, "span"), "full", "blocks.a.branches[0].span: expected"),
+        (("blocks", "a", "branches", 1, "expert", "activation"), "tanh", "blocks.a.branches[1].expert.activation: "),
+        (("blocks", "a", "branches", 1, "active"), 5, "blocks.a.branches[1]: active=5 exceeds experts=4"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_path_and_what_was_found(place: tuple[Any, ...], item: Any, message: str) -> None:
+    data = good()
+    inner: Any = data
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = item
+    with pytest.raises(ConfigError) as error:
+        architecture_from_dict(data)
+    assert str(error.value).startswith(message)
+
+
+def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 9) | st.floats() | st.text(max_size=3) | st.just("none"),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "kind", "x"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(list(places(good()))[1:]), JUNK)
+def test_junk_anywhere_is_a_config_error_or_an_architecture(place: tuple[Any, ...], junk: Any) -> None:
+    data = good()
+    inner: Any = data
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = copy.deepcopy(junk)
+    try:
+        read = architecture_from_dict(data)
+    except ConfigError:
+        return
+    assert architecture_from_dict(architecture_to_dict(read)) == read
+
+
+@pytest.mark.parametrize("junk", [None, 3, [], "x", {}, {"blocks": {}}], ids=repr)
+def test_what_is_no_architecture_at_all(junk: Any) -> None:
+    with pytest.raises(ConfigError):
+        architecture_from_dict(junk)
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+TOML = """
+vocab = 9
+width = 8
+context = 16
+layers = ["(local*2 global)*3"]
+norm = "none"
+[[blocks.local.branches]]
+type = "attention"
+heads = {type = "grouped", query = 2, kv = 1, dim = 4}
+span = {type = "window", size = 3}
+[blocks.global]
+branches = [{type = "feed_forward", hidden = 8, activation = {limit = 7}}]
+"""
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("kind", ["toml", "json"])
+def test_files_of_both_kinds_hold_the_same(tmp_path: Path, kind: str, wrapped: bool) -> None:
+    toml = tmp_path / "a.toml"
+    inside = "[architecture]" + TOML.replace("[blocks.", "[architecture.blocks.")
+    toml.write_text(inside if wrapped else TOML)
+    architecture = load_architecture(toml)
+    assert architecture.norm is None and len(architecture.blocks) == 9
+    assert architecture.blocks[2].branches[0].activation.limit == 7.0  # type: ignore[union-attr]
+    if kind == "json":
+        data = architecture_to_dict(architecture)
+        (tmp_path / "a.json").write_text(json.dumps({"architecture": data} if wrapped else data))
+        assert load_architecture(tmp_path / "a.json") == architecture
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", "{"), ("a.toml", "vocab ="), ("a.json", "[]"), ("a.json", "3")])
+def test_broken_files_are_config_errors(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError):
+        load_architecture(tmp_path / name)
