@@ -19,11 +19,11 @@ class Row(NamedTuple):
 
     request: Request
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     tables: tuple[tuple[int, ...], ...]
     """Per cache group, the block holding each block_size positions from 0; 0 stands for a block already given back."""
     prior: np.ndarray | None = None
-    """For models whose routers have a capacity: (mixture layers, experts), how many tokens before `start` chose each."""
+    """For routers with a capacity: (mixture layers, experts), how many tokens before `start` chose each."""
     source: tuple[int, ...] = ()
     """The blocks that hold the memory of the request's source."""
     encodes: bool = False
