@@ -55,8 +55,8 @@ def test_parameters_are_stored_in_bfloat16_and_buffers_are_not(tmp_path: Path) -
         assert {b.dtype for b in loaded.buffers()} == {torch.float32}, "positions and corrections stay exact"
 
 
-# bfloat16 has 8 bits of precision. Measured, of the largest logit: a mean error of 0.1 to 0.3 %, and single logits off by
-# up to 6 %, where two experts or a soft cap stand on an edge.
+# bfloat16 has 8 bits of precision. Measured, of the largest logit: a mean error of 0.1 to 0.3 %, and single logits off
+# by up to 6 %, where two experts or a soft cap stand on an edge.
 MEAN, MOST = 0.005, 0.03
 
 
