@@ -69,16 +69,19 @@ class Generation:
         """Whether the engine has computed anything for it."""
         return any(c.ended or c.request.num_computed > 0 or c.request.outputs for c in self.choices)
 
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """Every piece of every choice, in order within a choice. Raises ServiceError when a choice cannot end well."""
+    async def pieces(self, merged: bool = False) -> AsyncIterator[Piece]:
+        """Every piece of every choice, in order within a choice. Raises ServiceError when a choice cannot end well.
+
+        `merged`: what has piled up for a reader slower than the engine comes as one piece.
+        """
         if len(self.choices) > 1:
-            async for choice, delta in self._merged():
+            async for choice, delta in self._interleaved():
                 yield self._piece(choice, delta)
             return
         choice = self.choices[0]
         try:
             async for delta in choice.stream:
-                yield self._piece(choice, delta)
+                yield self._piece(choice, await _with_pending(choice, delta) if merged else delta)
         except EngineFault as fault:
             raise self._engine_down(fault) from None
 
@@ -106,7 +109,7 @@ class Generation:
             if not choice.ended:
                 choice.stream.cancel(outcome)
 
-    async def _merged(self) -> AsyncIterator[tuple[Choice, Delta]]:
+    async def _interleaved(self) -> AsyncIterator[tuple[Choice, Delta]]:
         """The choices' deltas as they come, until every choice has ended."""
         arrivals: asyncio.Queue[tuple[Choice, Delta] | EngineFault] = asyncio.Queue()
         self._readers = [asyncio.create_task(_forward(choice, arrivals)) for choice in self.choices]
@@ -140,6 +143,15 @@ class Generation:
     def _engine_down(self, fault: EngineFault) -> ServiceError:
         log.error("engine fault", id=self.id, model=self.model.name, why=str(fault))
         return self._failure or EngineDown("the engine stopped while it worked on this request", retry_after=1)
+
+
+async def _with_pending(choice: Choice, delta: Delta) -> Delta:
+    """A delta with those that came after it and wait already."""
+    while choice.stream.pending:
+        more = await anext(choice.stream)
+        tokens, logprobs = delta.tokens + more.tokens, delta.logprobs + more.logprobs
+        delta = Delta(more.request, tokens, logprobs, more.stats, more.routes, more.error)
+    return delta
 
 
 async def _forward(choice: Choice, arrivals: asyncio.Queue[tuple[Choice, Delta] | EngineFault]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
 import structlog
+
+from server.transport.stall import StallGuard
 
 log = structlog.get_logger()
 
@@ -25,10 +26,6 @@ class TransportObserver(Protocol):
     def answered(self, transport: str, method: str, code: str) -> None:
         """A call got its answer. `method` and `code` are from closed sets."""
         ...
-
-
-class WriteStalled(ConnectionError):
-    """What was written for a client has waited too long to be taken."""
 
 
 def new_id() -> str:
@@ -62,14 +59,11 @@ class HttpWatch:
                 message["headers"] = [*message["headers"], header]
             else:
                 complete = not message.get("more_body", False)
-            try:
-                async with asyncio.timeout(self._stalled_write_seconds):
-                    await send(message)
-            except TimeoutError:
-                raise WriteStalled("the client does not read its answer") from None
+            await guard.write(send(message))
 
         try:
-            await self._app(scope, receive, watched)
+            with StallGuard(self._stalled_write_seconds) as guard:
+                await self._app(scope, receive, watched)
         except Exception as error:
             # Starlette raises again what it has answered. An answer that cannot be ended must not look complete.
             if not complete:

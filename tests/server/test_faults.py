@@ -109,7 +109,7 @@ async def test_a_dead_engine_is_told_to_everybody(transport: str) -> None:
         with pytest.raises(Refused):
             await other
         async with asyncio.timeout(2):
-            while server.app.service.alive or await health_of(channel) == SERVING:
+            while server.app.service.alive or await health_of(channel) == SERVING:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         for path, status in (("/livez", 503), ("/readyz", 503), ("/metrics", 200)):
             async with server.session.get(server.url + path) as response:

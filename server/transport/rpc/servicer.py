@@ -16,6 +16,7 @@ from server.errors import ServiceError
 from server.service import GenerationService
 from server.transport.rpc import convert
 from server.transport.rpc.errors import abort, internal_error, status_of
+from server.transport.stall import StallGuard, WriteStalled
 from server.transport.watch import TransportObserver, new_id
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ class Servicer(InferenceServiceServicer):
         self._observer = observer
 
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:  # type: ignore[override]
-        stalled = self._service.limits.stalled_write_seconds
+        guard = StallGuard(self._service.limits.stalled_write_seconds)
         async with self._answering(context, "StreamGenerate") as id:
             call = self._call(request.request, context)
-            async with self._service.generate(id, call) as generation:
-                async for piece in generation.pieces():
-                    async with asyncio.timeout(stalled):
-                        await context.write(convert.stream_response(id, piece, call.routing))
+            with guard:
+                async with self._service.generate(id, call) as generation:
+                    async for piece in generation.pieces(merged=True):
+                        await guard.write(context.write(convert.stream_response(id, piece, call.routing)))
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         async with self._answering(context, "Generate") as id:
@@ -84,9 +85,9 @@ class Servicer(InferenceServiceServicer):
         except asyncio.CancelledError:
             code = _hung_up(context)
             raise
-        except TimeoutError:  # the caller does not read what is written
+        except WriteStalled as stalled:
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
-            await context.abort(code, "the answer was not read in time")
+            await context.abort(code, str(stalled))
         except Exception as error:
             code = grpc.StatusCode.INTERNAL
             await abort(context, internal_error(id, error))
