@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,8 @@ def written(name: str, text: str) -> Callable[[Path], Any]:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (with_tensors(lambda t: t.pop("norm.weight")), "model.safetensors: 1 missing tensors, the first is norm.w"),
-        (with_tensors(lambda t: t.update(x=torch.zeros(1))), "model.safetensors: 1 surplus tensors, the first is x"),
+        (with_tensors(lambda t: t.pop("norm.weight")), "model.safetensors: … missing tensor … norm.weight"),
+        (with_tensors(lambda t: t.update(x=torch.zeros(1))), "model.safetensors: … surplus tensor … x"),
         (
             with_tensors(lambda t: t.update({"norm.weight": torch.zeros(3)})),
             "model.safetensors: norm.weight has shape (3,), the architecture asks for (28,)",
@@ -122,7 +123,7 @@ def test_a_broken_folder_is_a_checkpoint_error_that_names_the_file(
     harm(tmp_path)
     with pytest.raises(CheckpointError) as error:
         native.load(tmp_path, torch.float32)
-    assert message in str(error.value)
+    assert re.search(".*".join(map(re.escape, message.split(" … "))), str(error.value))
     assert str(tmp_path) not in str(error.value), "where the folder lies is nobody's business but the user's"
 
 
