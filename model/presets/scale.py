@@ -18,13 +18,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from model import config
 from model.config import Architecture, Attention, Block, ConfigError
 from model.pattern import segments
 
 Value = TypeVar("Value")
+Position: TypeAlias = config.Rotary | config.Alibi | config.Buckets | None
 LEAST_REACH = 16
 
 
@@ -122,7 +123,7 @@ class _Shrink:
             value,
             heads=smaller,
             span=span if isinstance(span, config.Full) else replace(span, size=self._reach(span.size)),
-            position=self._rotary(value.position) if isinstance(value.position, config.Rotary) else value.position,
+            position=self._position(value.position, smaller),
             scale=_score_scale(value.scale, heads.dim, smaller.dim),
             temperature=None if temperature is None else replace(temperature, floor=self._reach(temperature.floor)),
             indexer=None if value.indexer is None else self._indexer(value.indexer),
@@ -148,11 +149,17 @@ class _Shrink:
         heads = min(value.heads, self.scale.heads)
         return replace(value, heads=heads, dim=self._dim(value.dim), top_k=self._reach(value.top_k))
 
-    def _rotary(self, value: config.Rotary) -> config.Rotary:
-        scaling = value.scaling
+    def _position(self, value: Position, heads: config.Grouped | config.Latent) -> Position:
+        """A rotary fraction is moved to the next one that turns an even number of dimensions."""
+        if not isinstance(value, config.Rotary):
+            return value
+        scaling, fraction = value.scaling, value.fraction
         if isinstance(scaling, config.YarnScaling | config.Llama3Scaling):
             scaling = replace(scaling, original_context=self._reach(scaling.original_context))
-        return replace(value, scaling=scaling)
+        dim = heads.rotary_dim if isinstance(heads, config.Latent) else heads.dim
+        if value.rotated(dim) % 2 or not value.rotated(dim):
+            fraction = _rounded_up(_near(dim * fraction, 2, dim) / dim)
+        return replace(value, fraction=fraction, scaling=scaling)
 
     def _feed_forward(self, value: config.FeedForward) -> config.FeedForward:
         return replace(value, hidden=_near(value.hidden * self.width / self.whole.width, 4, value.hidden))
@@ -202,3 +209,8 @@ def _score_scale(scale: float | None, dim: int, smaller: int) -> float | None:
 def _near(size: float, step: int, most: int) -> int:
     """The multiple of `step` next to size, at least one, and never above `most`."""
     return min(most, max(step, round(size / step) * step))
+
+
+def _rounded_up(fraction: float) -> float:
+    """To six digits, so that its product with a dimension does not fall below the whole number it came from."""
+    return math.ceil(fraction * 1e6) / 1e6
