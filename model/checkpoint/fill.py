@@ -92,7 +92,8 @@ def _fill(model: Transformer, plan: Sequence[Piece], weights: Weights, progress:
 
 def _check_names(label: str, kind: str, names: set[str]) -> None:
     if names:
-        raise CheckpointError(f"{label}: {len(names)} {kind} tensors, the first is {min(names)}")
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise CheckpointError(f"{label}: {kind} tensor {min(names)}{others}")
 
 
 def _check_piece(piece: Piece, region: tuple[int, ...], weights: Weights) -> None:

@@ -47,7 +47,8 @@ class Weights:
             self._read_header(file)
         lost = sorted(promised - set(self.tensors))
         if lost:
-            raise CheckpointError(f"{INDEX}: {len(lost)} of its tensors are in no shard, the first is {lost[0]}")
+            others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise CheckpointError(f"{INDEX}: no shard holds the tensor {lost[0]}{others}")
         self._open: tuple[Path, Any] | None = None
 
     def read(self, name: str) -> Tensor:

@@ -19,7 +19,7 @@ from model.checkpoint.families import (
 )
 from model.checkpoint.families.family import Family
 
-FAMILIES: dict[str, Family] = {
+_UNSORTED: dict[str, Family] = {
     **bloom.FAMILIES,
     **cohere.FAMILIES,
     **deepseek.FAMILIES,
@@ -34,3 +34,4 @@ FAMILIES: dict[str, Family] = {
     **olmo.FAMILIES,
     **qwen_moe.FAMILIES,
 }
+FAMILIES = {name: _UNSORTED[name] for name in sorted(_UNSORTED)}

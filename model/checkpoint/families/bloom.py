@@ -43,7 +43,7 @@ def bloom(s: Settings) -> Architecture:
     norm, feed = layer_norm(s), FeedForward(4 * width(s), "gelu_tanh", gated=False, bias=True)
     attention = Attention(grouped(s, bias=True, kv=query_heads(s)), Alibi(), out_bias=True)
     stack = blocks(s, lambda i: (attention, feed), norm)
-    return decoder(s, stack, norm, head(s, tied=True), Embedding(norm=norm), length=2048)
+    return decoder(s, stack, norm, head(s, tied=True), Embedding(norm=norm))
 
 
 def mpt(s: Settings) -> Architecture:
@@ -76,7 +76,7 @@ def falcon(s: Settings) -> Architecture:
     parallel = s.flag("parallel_attn", default=True)
     shared = parallel and _falcon_norms(s) == 1
     stack = blocks(s, lambda i: (attention, feed), norm, parallel=parallel, shared_norm=shared)
-    return decoder(s, stack, norm, head(s, tied=True), length=2048)
+    return decoder(s, stack, norm, head(s, tied=True))
 
 
 def _falcon_heads(s: Settings) -> Grouped:

@@ -37,8 +37,9 @@ def layers(settings: Settings) -> int:
     return settings.whole("num_hidden_layers", "n_layer", "n_layers", most=MOST_LAYERS)
 
 
-def context(settings: Settings, default: int | None = None) -> int:
-    return settings.whole("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", default=default)
+def context(settings: Settings) -> int:
+    """The longest sequence; the oldest files do not say it, their models have this one."""
+    return settings.whole("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", default=2048)
 
 
 def experts(settings: Settings, *keys: str) -> int:
@@ -223,8 +224,7 @@ def decoder(
     norm: config.Norm | None,
     head: config.Head,
     embedding: config.Embedding | None = None,
-    length: int | None = None,
 ) -> Architecture:
-    """The whole model around its blocks; `length` is its context where the file may not say it."""
-    size, vocab = context(settings, length), settings.whole("vocab_size")
-    return Architecture(vocab, width(settings), size, blocks, embedding or config.Embedding(), norm, head)
+    """The whole model around its blocks."""
+    vocab, embedding = settings.whole("vocab_size"), embedding or config.Embedding()
+    return Architecture(vocab, width(settings), context(settings), blocks, embedding, norm, head)

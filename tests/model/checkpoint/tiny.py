@@ -1,0 +1,58 @@
+"""Tiny models of the reference library with every number drawn, saved as it saves them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from tests.model.checkpoint.cases import CASES
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def tiny_model(case: str, seed: int = 0, **changes: Any) -> Any:
+    """The reference's model of a case, eager, float32, every parameter and persistent buffer random."""
+    kind, settings = CASES[case]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="torch.nn.init")  # empty tensors
+        model = transformers.AutoModelForCausalLM.from_config(
+            getattr(transformers, f"{kind}Config")(**settings | changes),
+            # Eager Falcon adds ALiBi twice, in its mask and again in its attention.
+            attn_implementation="sdpa" if settings.get("alibi") else "eager",
+            experts_implementation="eager",
+        )
+    return randomised(model.eval().requires_grad_(False), seed)
+
+
+def randomised(model: Any, seed: int) -> Any:
+    """Vectors around 0.5, matrices of more than unit gain: nothing is so small that a mistake hides behind it."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        scale, shift = (
+            (0.7, 0.5) if tensor.dim() == 1 else (1.0 if "emb" in name else 1.5 * tensor.shape[-1] ** -0.5, 0)
+        )
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale + shift)
+    return model
+
+
+def logits_of(model: Any, tokens: Tensor) -> Tensor:
+    """(texts, length, vocab) of the reference, without its cache."""
+    logits: Tensor = model(tokens, use_cache=False).logits
+    return logits
+
+
+def draw_tokens(vocab: int, texts: int = 2, length: int = 19, seed: int = 0) -> Tensor:
+    return torch.randint(vocab, (texts, length), generator=torch.Generator().manual_seed(seed))
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file; None takes a key out."""
+    data = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
