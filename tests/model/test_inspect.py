@@ -1,0 +1,224 @@
+"""Architecture cards: what scripts read, and what people see in narrow and wide terminals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from model import describe, drawing, presets, zoo
+from model.codec import architecture_from_dict, architecture_to_dict
+from model.config import ConfigError
+from model.inspect import inspect
+
+EVERY = pytest.mark.parametrize("name", presets.names())
+
+app = typer.Typer()
+app.command()(inspect)
+
+
+def run(*arguments: str, columns: int = 80) -> Result:
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": str(columns)}, catch_exceptions=True)
+
+
+def cards(*arguments: str) -> list[dict[str, Any]]:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    found: list[dict[str, Any]] = json.loads(result.stdout)
+    return found
+
+
+def test_what_scripts_rely_on() -> None:
+    mixtral, deepseek = cards("mixtral-8x7b", "deepseek-v3")
+    assert mixtral["name"] == "mixtral-8x7b"
+    assert mixtral["parameters"] == {
+        "total": 46_702_792_704,
+        "active": 12_879_925_248,
+        "active_without_embeddings": 12_617_781_248,
+    }
+    assert mixtral["cache_bytes_per_token"] == 131_072
+    assert set(mixtral["flops_per_token"]) == {"1024", "32768"}
+    assert mixtral["flops_per_token"]["1024"] == pytest.approx(26.03e9, rel=1e-3)
+    assert architecture_from_dict(mixtral["architecture"]) == presets.load("mixtral-8x7b")
+    assert deepseek["parameters"]["total"] == 671_026_404_352
+    assert deepseek["published"]["active"] == 37_000_000_000
+    assert sum(mixtral["parameters_by_part"].values()) == mixtral["parameters"]["total"]
+
+
+def test_a_type_changes_bytes_only() -> None:
+    (half,), (single,) = cards("llama-7b"), cards("llama-7b", "--dtype", "float32")
+    assert single["cache_bytes_per_token"] == 2 * half["cache_bytes_per_token"]
+    assert single["parameters"] == half["parameters"]
+
+
+def test_a_scale_is_no_published_size() -> None:
+    (tiny,) = cards("deepseek-v3", "--scale", "tiny")
+    assert tiny["name"] == "deepseek-v3" and tiny["scale"] == "tiny" and tiny["published"] is None
+    assert tiny["parameters"]["total"] < 10_000_000
+
+
+@pytest.mark.parametrize("form", ["file.json", "file.toml", "folder"])
+def test_architectures_that_are_files(form: str, tmp_path: Path) -> None:
+    data = architecture_to_dict(presets.scaled(presets.load("mixtral"), "tiny"))
+    path = tmp_path / form
+    if form == "folder":
+        path.mkdir()
+        (path / "architecture.json").write_text(json.dumps(data))
+    elif form == "file.json":
+        path.write_text(json.dumps(data))
+    else:
+        path.write_text(toml(data))
+    (card,) = cards(str(path))
+    assert card["parameters"]["total"] == cards("mixtral", "--scale", "tiny")[0]["parameters"]["total"]
+
+
+def toml(data: dict[str, Any]) -> str:
+    """Every value of the outermost table on one line."""
+
+    def inline(value: Any) -> str:
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{json.dumps(key)} = {inline(item)}" for key, item in value.items()) + "}"
+        return "[" + ", ".join(map(inline, value)) + "]" if isinstance(value, list) else json.dumps(value)
+
+    return "\n".join(f"{key} = {inline(value)}" for key, value in data.items())
+
+
+def test_the_zoo_comes_before_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    (folder / "card.json").write_text("{}")
+    (folder / "architecture.json").write_text(json.dumps(architecture_to_dict(presets.load("phi-2"))))
+    monkeypatch.setattr(zoo, "HERE", tmp_path)
+    assert cards("gpt2")[0]["parameters"]["total"] == 2_779_683_840
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gtp2"], "close ones are"),
+        (["no/such/file.toml"], "is not a preset"),
+        (["gpt2", "--scale", "huge"], "'huge' is not one of tiny"),
+        (["gpt2", "--dtype", "int3"], "dtype: 'int3' is not one of float32"),
+        (["."], "the folder has no architecture.json"),
+    ],
+)
+def test_what_cannot_be_inspected(arguments: list[str], message: str) -> None:
+    error = run(*arguments).exception
+    assert isinstance(error, ConfigError) and message in str(error)
+
+
+def test_without_names_it_lists_them() -> None:
+    assert run().stdout.split() == [*zoo.names(), *presets.names()]
+    assert json.loads(run("--json").stdout)[-1] == presets.names()[-1]
+
+
+# ---------------------------------------------------------------------------------------------- what people see
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_cards_stand_side_by_side_as_far_as_there_is_room(columns: int) -> None:
+    names = ["gpt2-small", "mixtral-8x7b", "deepseek-v3"]
+    lines = run(*names, columns=columns).stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    together = [line.split() for line in lines if line.split() and set(line.split()) <= set(names)]
+    one, other = names[:2], names[2:]
+    assert together == ([one, other, one, other] if columns == 80 else [names, names])
+    text = "\n".join(lines)
+    for figure in ("(124,439,808)", "12.9 B (27.6%)", "68.6 KiB", "experts 97%", "12: dense*12", "dense*3 sparse*58"):
+        assert figure in text
+
+
+def test_a_length_beyond_the_context_is_marked() -> None:
+    text = " ".join(run("gpt2", columns=140).stdout.split())
+    assert "GFLOP (beyond its context): scores 83%" in text and "MFLOP: feed-forward" in text
+
+
+@EVERY
+def test_every_model_can_be_drawn(name: str) -> None:
+    architecture = presets.load(name)
+    lines = drawing.draw(architecture)
+    assert max(map(len, lines)) <= drawing.WIDTH
+    stacks = [architecture.blocks, architecture.encoder.blocks if architecture.encoder else ()]
+    distinct = [block for stack in stacks for block in dict.fromkeys(stack)]
+    assert sum(line.startswith("─┼─ ") for line in lines) == len(distinct)
+    additions = sum(1 if block.parallel else len(block.branches) for block in distinct)
+    assert sum("⊕" in line for line in lines) == additions
+    assert all(describe.describe(architecture)[key] for key in ("attention", "position", "layers"))
+
+
+def drawn(name: str) -> str:
+    return "\n".join(drawing.draw_block(presets.load(name).blocks[-1]))
+
+
+def test_a_serial_block() -> None:
+    assert (
+        drawn("llama-7b")
+        == (
+            """
+ │
+ ├──▶ RMS norm
+ │    ┌────────────────────────────┐
+ │    │ multi-head attention       │
+ │    │ 32 heads of 128            │
+ │    │ rotary, base 10,000        │
+ │    │ sees everything before     │
+ │    │ caches 8,192 numbers       ├─┐
+ │    └────────────────────────────┘ │
+ ⊕◀──────────────────────────────────┘
+ │
+ ├──▶ RMS norm
+ │    ┌────────────────────────────┐
+ │    │ feed-forward               │
+ │    │ gated silu, 11,008 wide    ├─┐
+ │    └────────────────────────────┘ │
+ ⊕◀──────────────────────────────────┘
+ │"""[1:]
+        )
+    )
+
+
+def test_a_parallel_block_with_one_norm() -> None:
+    assert (
+        drawn("falcon-7b")
+        == (
+            """
+ │
+ ├──▶ layer norm
+ │  │ ┌────────────────────────────┐
+ │  ├▶│ multi-query attention      │
+ │  │ │ 71 heads of 64 share 1 key │
+ │  │ │   and value                │
+ │  │ │ rotary, base 10,000        │
+ │  │ │ sees everything before     │
+ │  │ │ caches 128 numbers         ├─┐
+ │  │ └────────────────────────────┘ │
+ │  │ ┌────────────────────────────┐ │
+ │  └▶│ feed-forward               │ │
+ │    │ gelu, 18,176 wide          ├─┤
+ │    └────────────────────────────┘ │
+ ⊕◀──────────────────────────────────┘
+ │"""[1:]
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("gemma-2-2b", " ⊕◀─ RMS norm ◀──────────────────────┘"),
+        ("olmo-2-7b", " ├───▶│ multi-head attention       │"),
+        ("transformer", " ⊕◀──────────────────────────────────┘\n │\n ▼ layer norm\n │"),
+        ("granite-moe", " ⊕◀─ × 0.22 ◀────────────────────────┘"),
+        ("gpt-neox-20b", " │  ├▶ layer norm"),
+        ("mixtral", " │    │ ■■□□□□□□                   │"),
+        ("deepseek-v3", " │    │ + shared expert 2,048 wide │"),
+        ("llama-3.2-vision", " │    │ caches 2,048 numbers       ├─┐"),
+    ],
+)
+def test_what_is_special_is_drawn(name: str, part: str) -> None:
+    assert part in drawn(name)
