@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (AddressInUse, StartupError, ValueError, OSError) as error:
         log.debug("could not start", exc_info=True)
         return _complain(str(error), 1)
+    except Exception as error:
+        log.debug("could not start", exc_info=True)
+        return _complain(f"{type(error).__name__}: {error}", 1)
 
 
 def build(settings: Settings, observer: Observer) -> list[ServedModel]:

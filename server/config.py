@@ -70,8 +70,9 @@ class Settings(BaseSettings):
             raise ValueError("model: at least one is needed, for instance --model tales-dense")
         if not self.loopback and not self.allow_unauthenticated:
             raise ValueError(f"host: {self.host} is open to others; say --allow-unauthenticated if that is meant")
-        if self.faults and not self.loopback:
-            raise ValueError(f"faults: only on loopback, host is {self.host}")
+        if self.faults:
+            where = "there are no fault points" if self.loopback else f"only on loopback, and host is {self.host}"
+            raise ValueError(f"faults: {where}")
         if self.port == self.grpc_port != 0:
             raise ValueError(f"grpc_port: {self.grpc_port} is the REST port already")
         return self

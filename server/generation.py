@@ -65,6 +65,11 @@ class Generation:
         return sum(choice.request.num_prompt_tokens for choice in self.choices[:: self.call.n or 1])
 
     @property
+    def ended(self) -> int:
+        """How many choices came to their end."""
+        return sum(choice.ended for choice in self.choices)
+
+    @property
     def started(self) -> bool:
         """Whether the engine has computed anything for it."""
         return any(c.ended or c.request.num_computed > 0 or c.request.outputs for c in self.choices)

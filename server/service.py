@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
 from typing import Protocol
 
+import structlog
+
 from server.call import GenerateCall
 from server.engine.loop import EngineFault, EngineLoop
 from server.engine.request import Outcome, Request
@@ -30,6 +32,8 @@ from server.models import ServedModel
 from server.preparation import Preparation, visible_text
 from server.textwork import TextWork
 from server.validation import check_text, check_token_ids
+
+log = structlog.get_logger()
 
 REJECTED = "rejected"
 
@@ -146,6 +150,7 @@ class GenerationService:
             timer.cancel()
             generation.close(self.clock())
             self.active.discard(generation)
+            log.debug("call ended", id=id, model=generation.model.name, user=call.user, ended=generation.ended)
             if not self.active:
                 self._quiet.set()
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import ipaddress
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import orjson
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,6 +31,15 @@ Scrape: TypeAlias = Callable[[str], tuple[bytes, str]]
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
+class PlainRoute(APIRoute):
+    """Hands the request to the endpoint as it is: bodies are read within limits there, and FastAPI's own handler looks
+    up the endpoint's source code when it is called for the first time."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
+
+
 @dataclass(slots=True)
 class Routes:
     """The endpoints. `debug_state` None: /debug/state does not exist."""
@@ -40,7 +50,7 @@ class Routes:
     _scraping: asyncio.Task[tuple[bytes, str]] | None = None
 
     def router(self) -> APIRouter:
-        router = APIRouter()
+        router = APIRouter(route_class=PlainRoute)
         _add(router, "/v1/completions", self.completions, "POST", CompletionBody)
         _add(router, "/v1/chat/completions", self.chat, "POST", ChatBody)
         _add(router, "/tokenize", self.tokenize, "POST", TokenizeBody)
@@ -133,7 +143,10 @@ def _add(
     if body is not None:
         content = {"application/json": {"schema": body.model_json_schema()}}
         extra = {"requestBody": {"required": True, "content": content}}
-    router.add_api_route(path, endpoint, methods=methods.split(), response_model=None, openapi_extra=extra)
+    first, *others = methods.split()
+    router.add_api_route(path, endpoint, methods=[first], response_model=None, openapi_extra=extra)
+    for method in others:
+        router.add_api_route(path, endpoint, methods=[method], response_model=None, include_in_schema=False)
 
 
 def _json(data: Any) -> Response:
