@@ -6,11 +6,14 @@ import codecs
 import json
 import secrets
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import tokenizers
-from jinja2 import TemplateError
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
@@ -93,7 +96,7 @@ class Tokenizer:
         """Read tokenizer.json and, when there, tokenizer_config.json and generation_config.json."""
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         settings = _read_json(folder / "tokenizer_config.json")
-        template = settings.get("chat_template")
+        template = _default_template(settings.get("chat_template"))
         if template is None and (folder / "chat_template.jinja").exists():
             template = (folder / "chat_template.jinja").read_text()
         special = {
@@ -139,8 +142,10 @@ class ChatTemplate:
     def __init__(self, source: str, special: dict[str, str]) -> None:
         if len(source) > self.LONGEST:
             raise ValueError(f"chat template has {len(source)} characters, at most {self.LONGEST} are taken")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
+        )
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
         self._special = special
         try:
             self._template = environment.from_string(source)
@@ -156,7 +161,9 @@ class ChatTemplate:
         marks = {f"\ue000{nonce}.{i}\ue001": message["content"] for i, message in enumerate(messages)}
         marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
         try:
-            text = self._template.render(messages=marked, add_generation_prompt=True, **self._special)
+            text = self._template.render(
+                messages=marked, add_generation_prompt=True, tools=None, documents=None, **self._special
+            )
         except Exception as error:  # a template is a program of others: it may fail as it likes
             raise ValueError(f"messages: the chat template refused them: {error}") from None
         parts: list[tuple[str, bool]] = []
@@ -182,8 +189,29 @@ class ByteTokenizer(Tokenizer):
         return list(text.encode("utf-8", "replace"))
 
 
+class _Generation(Extension):
+    """{% generation %}…{% endgeneration %} marks the assistant's words for training; here it is what stands inside."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def _refuse(message: str) -> None:
     raise TemplateError(message)
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _default_template(said: Any) -> str | None:
+    """One template, or the one called default of several with names."""
+    if isinstance(said, list):
+        return next((item["template"] for item in said if item.get("name") == "default"), None)
+    return None if said is None else str(said)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

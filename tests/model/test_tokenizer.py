@@ -256,6 +256,28 @@ def test_a_refusal_says_why() -> None:
         chat_tokenizer(template).render_chat([{"role": "assistant", "content": "hi"}])
 
 
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{% for m in messages %}{% generation %}[{{ m.content }}]{% endgeneration %}{% endfor %}", "[hi]"),
+        ("{% for m in messages * 3 %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}", "hi"),
+        ("{% if tools is not none or documents is not none %}no{% endif %}{{ messages[0].content }}", "hi"),
+        ("{{ strftime_now('%Y') | length }}", "4"),
+    ],
+)
+def test_what_published_templates_use(template: str, expected: str) -> None:
+    tokenizer = chat_tokenizer(template)
+    assert tokenizer.decode(tokenizer.render_chat([{"role": "user", "content": "hi"}])) == expected
+
+
+def test_of_several_templates_the_default_is_taken(tmp_path: Path) -> None:
+    chat_tokenizer("{{ 'x' }}", tmp_path)
+    named = [{"name": "tool_use", "template": "b"}, {"name": "default", "template": "a"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.decode(tokenizer.render_chat(ONE)) == "a"
+
+
 def test_no_template_no_chat() -> None:
     for tokenizer in (ByteTokenizer(), chat_tokenizer(None)):
         assert not tokenizer.chat
