@@ -133,7 +133,7 @@ class GroupedAttention(_Attention):
 
 def _head_norm(value: config.QKNorm | None, heads: int, dim: int) -> nn.Module:
     if value is None or value.over == "head":
-        return build_norm(value and value.norm, dim)
+        return build_norm(None if value is None else value.norm, dim)
     return build_norm(value.norm, dim * heads) if value.over == "width" else build_norm(value.norm, dim, heads)
 
 
