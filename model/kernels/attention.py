@@ -98,14 +98,18 @@ def make_open_sight(query: Tensor, key: Tensor, dtype: torch.dtype) -> Sight:
 
 
 def select(key: Tensor, sight: Sight, chosen: Selection) -> tuple[Tensor, Sight]:
-    """Keys without their last I numbers, and a sight of only the `top_k` keys of highest Σ_j weight_j relu(q_j · k)."""
+    """Keys without their last I numbers, and a sight of only the `top_k` keys of highest Σ_j weight_j relu(q_j · k).
+
+    Of equal ones the earlier are kept, so that the choice does not depend on where keys lie.
+    """
     key, small = key.split((key.shape[-1] - chosen.query.shape[-1], chosen.query.shape[-1]), dim=-1)
     if key.shape[2] <= chosen.top_k:
         return key, sight
     query, weights = (x.float().unflatten(0, (len(key), -1)) for x in (chosen.query, chosen.weights))
     products = torch.einsum("bqji,bli->bqjl", query, small.squeeze(1).float()).relu()
     worth = torch.einsum("bqjl,bqj->bql", products, weights)[:, None] + sight.mask.float()
-    left = torch.ones_like(worth, dtype=torch.bool).scatter(-1, worth.topk(chosen.top_k, dim=-1).indices, False)
+    best = worth.argsort(dim=-1, descending=True, stable=True)[..., : chosen.top_k]
+    left = torch.ones_like(worth, dtype=torch.bool).scatter(-1, best, False)
     return key, replace(sight, mask=sight.mask.masked_fill(left, float("-inf")), triangle=False)
 
 

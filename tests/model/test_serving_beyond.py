@@ -46,6 +46,20 @@ def test_served_as_uncached(architecture: Architecture, kernel: str) -> None:
                 assert float((row - expected[position]).abs().max() / expected.abs().max()) < 2e-5
 
 
+def test_of_equal_keys_an_indexer_takes_the_earlier() -> None:
+    """Small heads often score nothing at all; the choice then must not hang on where the keys lie."""
+    architecture = CASES["sparse selection"]
+    transformer = random_model(architecture)
+    for layer in transformer.blocks:
+        layer.branches[0].indexer.weights.weight.zero_()  # type: ignore[index,union-attr]
+    engine = HandEngine(transformer, seed=2)
+    text = engine.add(random_tokens(architecture, 17, 1), prompt=9)
+    engine.finish()
+    expected = transformer(dense_input(architecture, torch.tensor([text.tokens]))).logits
+    for position, rows in text.logits.items():
+        torch.testing.assert_close(rows[0], expected[position], atol=1e-4, rtol=1e-4)
+
+
 def test_an_indexer_chooses() -> None:
     """The case above would also pass if everything were kept."""
     architecture = CASES["sparse selection"]
