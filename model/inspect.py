@@ -25,6 +25,7 @@ from model.accounting import (
     parameters,
 )
 from model.card import LENGTHS, card
+from model.checkpoint import huggingface
 from model.codec import load_architecture
 from model.config import Architecture, ConfigError
 from model.describe import describe
@@ -74,17 +75,19 @@ def known() -> list[str]:
 
 
 def find(name: str) -> tuple[Architecture, Preset | None]:
-    """What NAME stands for: a zoo model, a preset, an architecture file, or a folder with an architecture.json.
+    """What NAME stands for: a zoo model, a preset, an architecture file, a checkpoint folder of ours or of the hub.
 
-    ConfigError when it stands for nothing.
+    ConfigError when it stands for nothing, CheckpointError when the folder is of an unknown kind.
     """
     path = zoo.folder(name) or Path(name)
     if (path / "architecture.json").is_file():
         return load_architecture(path / "architecture.json"), None
+    if (path / "config.json").is_file():
+        return huggingface.read_architecture(path), None
     if path.suffix in (".toml", ".json") and path.is_file():
         return load_architecture(path), None
     if path.is_dir():
-        raise ConfigError(f"{name}: the folder has no architecture.json")
+        raise ConfigError(f"{name}: the folder has neither architecture.json nor config.json")
     preset = presets.find(name)
     return preset.architecture, preset
 

@@ -77,6 +77,13 @@ def test_architectures_that_are_files(form: str, tmp_path: Path) -> None:
     assert card["parameters"]["total"] == cards("mixtral", "--scale", "tiny")[0]["parameters"]["total"]
 
 
+def test_a_folder_of_the_hub(tmp_path: Path) -> None:
+    llama = {"model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008}
+    llama |= {"num_hidden_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
+    (tmp_path / "config.json").write_text(json.dumps(llama))
+    assert cards(str(tmp_path))[0]["parameters"]["total"] == 6_738_415_616
+
+
 def toml(data: dict[str, Any]) -> str:
     """Every value of the outermost table on one line."""
 
@@ -104,7 +111,7 @@ def test_the_zoo_comes_before_presets(tmp_path: Path, monkeypatch: pytest.Monkey
         (["no/such/file.toml"], "is not a preset"),
         (["gpt2", "--scale", "huge"], "'huge' is not one of tiny"),
         (["gpt2", "--dtype", "int3"], "dtype: 'int3' is not one of float32"),
-        (["."], "the folder has no architecture.json"),
+        (["."], "the folder has neither architecture.json nor config.json"),
     ],
 )
 def test_what_cannot_be_inspected(arguments: list[str], message: str) -> None:
