@@ -113,6 +113,7 @@ class RestCaller:
                     continue
                 event = json.loads(line.removeprefix(b"data: "))
                 if "error" in event:
+                    assert (await response.content.read()).strip() == b"", "an error is the last word"
                     raise refused(0, event, {}, begun=True)
                 yield event
             assert done, "the stream ended without [DONE]"
