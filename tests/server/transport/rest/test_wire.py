@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from server.limits import Limits
+from server.transport.rest import wire
 from tests.server.kit import Harness, fake_model, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -138,6 +139,17 @@ async def test_slow_heads_and_bodies_are_cut_off() -> None:
                 await asyncio.sleep(0.3)
 
 
+async def test_a_body_that_never_comes_does_not_hold_the_connection(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "LINGER_SECONDS", 0.2)
+    for raw in (HEAD + b"content-length: 10000000000\r\n\r\n", b"GET /" + b"x" * 9000):
+        async with connection(server) as (reader, writer):
+            writer.write(raw)
+            assert (await answer(reader))[0] in (413, 414)
+            assert await rest_of(reader) == b""
+
+
 async def test_more_connections_than_allowed_are_dropped() -> None:
     async with running(fake_model(), limits=Limits(connections=3)) as server:
         held = [await asyncio.open_connection("127.0.0.1", server.app.http_port) for _ in range(3)]
@@ -163,6 +175,8 @@ async def test_a_reader_that_stops_reading_is_cut_off() -> None:
             await reader.readuntil(b"data: ")
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             await server.settled(30)
+            open_now = server.app._http._server.server_state.connections
+            assert len(open_now) == 1, "only the one that was used to look"
             writer.transport.resume_reading()  # type: ignore[attr-defined]
             assert not (await rest_of(reader)).endswith(b"0\r\n\r\n")
         assert await server.total("dyno_requests_total", outcome="cancelled") == 1
