@@ -166,6 +166,15 @@ def test_the_uniform_numbers_are_uniform_and_apart() -> None:
         assert len(set(numbers)) == 10_000
 
 
+@pytest.mark.parametrize(
+    ("seed", "index", "number"),
+    [(0, 0, 0.6524484863740322), (1, 2, 0.7095306023074913), (2**64 - 1, 7, 0.5014352239054358)],
+)
+def test_the_uniform_numbers_stay_what_they_are(seed: int, index: int, number: float) -> None:
+    """A user who keeps a seed keeps the text, from one version to the next."""
+    assert uniform(seed, index) == number
+
+
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**20))
 def test_a_uniform_number_is_below_one_and_fixed(seed: int, index: int) -> None:
     assert 0 <= uniform(seed, index) < 1

@@ -12,6 +12,7 @@ from model.config import Architecture
 from model.kernels import native
 from model.reference import logits_of
 from server.engine.request import Sampling
+from server.engine.runner import ModelRunner
 from tests.model.cases import MIXED_CASES, SPAN_CASES
 from tests.model.parity import assert_text, assert_texts, prepared, waiting
 from tests.model.randomise import random_model, random_tokens
@@ -78,6 +79,22 @@ def test_the_greedy_token_and_its_log_probabilities_are_the_models() -> None:
     assert [found.chosen, *(p for _, p in found.top)] == pytest.approx(
         [float(best.values[0]), *best.values.tolist()], abs=1e-4
     )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_logits_without_a_token_are_never_drawn(temperature: float) -> None:
+    """A vocabulary padded to a round number: the padding is as if it were not there."""
+    model, (tokens, *_), [(logits, _), *_] = prepared(DENSE)
+    engine = HandEngine(model)
+    engine.runner = ModelRunner(model, engine.runner.room, vocab=3)
+    for seed in range(20):
+        how = Sampling(9, temperature=temperature, seed=seed, logprobs=3)
+        text = engine.add(tokens, prompt=len(tokens), sampling=how)
+        result = engine.step([(text, 99)])
+        (drawn,), (found,) = result.tokens, result.logprobs
+        assert drawn < 3 and found is not None
+        assert sum(math.exp(log) for _, log in found.top) == pytest.approx(1.0, abs=1e-5)
+        assert temperature or drawn == int(logits[-1, :3].argmax())
 
 
 # ---------------------------------------------------------------------------------------------- what lies in old pages
