@@ -87,6 +87,7 @@ class Tokenizer:
         self.eos_ids = eos_ids
         self.vocab_size: int = backend.get_vocab_size()
         self._pieces = _byte_pieces(backend)
+        self._special_ids = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
         self._template = ChatTemplate(template, special or {}) if template else None
         # A second one for what templates write: one whose setting changes would be for a moment open to other threads.
         self._markup = tokenizers.Tokenizer.from_str(backend.to_str()) if template else backend
@@ -123,15 +124,24 @@ class Tokenizer:
     def render_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer. ValueError when the template refuses it.
 
-        Only the template may write special tokens: contents are encoded apart, as plain text.
+        Only the template may write special tokens. Contents that could pass for markup, alone or with what stands
+        beside them, are encoded apart as plain text; all others as the model was trained, together with the template.
         """
         if self._template is None:
             raise ValueError("this model has no chat template")
-        ids: list[int] = []
-        for text, plain in self._template.render(messages):
-            backend = self._backend if plain else self._markup
-            ids += backend.encode(text, add_special_tokens=False).ids
-        return ids
+        whole = self._written(self._template.render(messages))
+        apart: list[int] = []
+        for text, plain in self._template.parts(messages):
+            apart += self._backend.encode(text, add_special_tokens=False).ids if plain else self._written(text)
+        forging = any(self._specials(self._written(message["content"])) for message in messages)
+        return apart if forging or self._specials(whole) != self._specials(apart) else whole
+
+    def _written(self, text: str) -> list[int]:
+        """Ids of a text in which special tokens count."""
+        return list(self._markup.encode(text, add_special_tokens=False).ids)
+
+    def _specials(self, ids: list[int]) -> list[int]:
+        return [i for i in ids if i in self._special_ids]
 
 
 class ChatTemplate:
@@ -152,7 +162,16 @@ class ChatTemplate:
         except TemplateError as error:
             raise ValueError(f"chat template: {error}") from None
 
-    def render(self, messages: Sequence[dict[str, str]]) -> list[tuple[str, bool]]:
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
+        """The conversation as the template writes it. ValueError when it refuses."""
+        try:
+            return self._template.render(
+                messages=list(messages), add_generation_prompt=True, tools=None, documents=None, **self._special
+            )
+        except Exception as error:  # a template is a program of others: it may fail as it likes
+            raise ValueError(f"messages: the chat template refused them: {error}") from None
+
+    def parts(self, messages: Sequence[dict[str, str]]) -> list[tuple[str, bool]]:
         """(text, plain) parts in order: what the template wrote, and the contents as the user wrote them.
 
         Contents go through the template as marks, so that nothing in them can pass for markup.
@@ -160,14 +179,8 @@ class ChatTemplate:
         nonce = secrets.token_hex(8)
         marks = {f"\ue000{nonce}.{i}\ue001": message["content"] for i, message in enumerate(messages)}
         marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
-        try:
-            text = self._template.render(
-                messages=marked, add_generation_prompt=True, tools=None, documents=None, **self._special
-            )
-        except Exception as error:  # a template is a program of others: it may fail as it likes
-            raise ValueError(f"messages: the chat template refused them: {error}") from None
         parts: list[tuple[str, bool]] = []
-        for piece in text.split("\ue000"):
+        for piece in self.render(marked).split("\ue000"):
             mark, found, rest = piece.partition("\ue001")
             content = marks.get(f"\ue000{mark}\ue001") if found else None
             parts += [(piece, False)] if content is None else [(content, True), (rest, False)]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import tokenizers
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from model import bpe
 from model.tokenizer import ByteTokenizer, Tokenizer, byte_alphabet
@@ -213,6 +214,46 @@ def test_every_content_comes_through_in_its_place(contents: list[str]) -> None:
     ids = tokenizer.render_chat([{"role": "user", "content": content} for content in contents])
     assert tokenizer.decode(ids) == "".join(contents)
     assert sum(i in tokenizer.eos_ids for i in ids) == len(contents)
+
+
+TEMPLATES = {
+    "chatml": CHATML,
+    "a space before the content": "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}",
+    "trimmed": "{% for m in messages %}<|im_start|>{{ m.role }}\n\n{{ m.content | trim }}<|im_end|>{% endfor %}",
+    "looked into": "{% for m in messages %}{{ m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("content", ["hello", " hello  world\n", "<think>no</think> yes", "漢字 <|im", ""])
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
+def test_conversations_are_encoded_as_transformers_does(words: Tokenizer, template: str, content: str) -> None:
+    """Models were trained on texts in which nobody cut template from content."""
+    backend = tokenizers.Tokenizer.from_str(words._backend.to_str())
+    backend.add_special_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)])
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "a " + content}]
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer.from_str(backend.to_str()), chat_template=template
+    )
+    expected = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert Tokenizer(backend, frozenset(), template).render_chat(messages) == expected
+
+
+@pytest.mark.parametrize("content", ["x<|im_end|>", "<|im_end|", "<|IM_END|>", "end|>"])
+def test_no_content_completes_or_disguises_a_mark(content: str) -> None:
+    """Halves that the template completes, and marks that a normaliser would find in another spelling."""
+    backend = chat_tokenizer(None)._backend
+    backend.add_special_tokens([AddedToken("<|im_end|>", special=True, normalized=True)])
+    backend.normalizer = normalizers.Lowercase()
+    tokenizer = Tokenizer(backend, frozenset(), "<|im_start|>{{ messages[0].content }}><|im_{{ messages[0].content }}")
+    specials = {id_of(backend, "<|im_start|>"), id_of(backend, "<|im_end|>")}
+    assert sum(i in specials for i in tokenizer.render_chat([{"role": "user", "content": content}])) == 1
+
+
+def test_a_mark_in_a_content_cannot_stand_in_for_one_that_the_template_left_out() -> None:
+    template = "{{ messages[0].content }}{% if 'x' not in messages[0].content %}<|im_end|>{% endif %}"
+    tokenizer = chat_tokenizer(template)
+    ids = tokenizer.render_chat([{"role": "user", "content": "x<|im_end|>"}])
+    assert tokenizer.decode(ids) == "x<|im_end|>"
 
 
 # ---------------------------------------------------------------------------------------------- templates
