@@ -16,8 +16,8 @@ from typing import Any
 import structlog
 
 from server.config import Settings
-from server.engine.loop import EngineLoop
-from server.engine.request import Outcome, Request, Sampling
+from server.engine.loop import EngineFault, EngineLoop
+from server.engine.request import Request, Sampling
 from server.errors import Draining
 from server.limits import Limits
 from server.metrics import PrometheusObserver
@@ -30,7 +30,7 @@ from server.transport.rpc.listener import RpcListener
 
 log = structlog.get_logger()
 
-LAST_WORDS_SECONDS = 1.0  # for answers that are written but not yet sent
+LAST_WORDS_SECONDS = 0.7  # for answers that are written but not yet sent, and for the last step
 FAST_EXIT_SECONDS = 1.5
 READINESS_PERIOD = 0.25
 WARM_UP_TEXT = "Once upon a time"
@@ -96,7 +96,8 @@ class Application:
             self._follower.cancel()
         await asyncio.gather(self._http.stop(LAST_WORDS_SECONDS), self._rpc.stop(LAST_WORDS_SECONDS))
         if self.loop is not None:
-            await self.loop.stop()
+            with contextlib.suppress(TimeoutError):  # a step that stands still is left behind
+                await asyncio.wait_for(self.loop.stop(), LAST_WORDS_SECONDS)
         self.service.close()
 
     def state(self) -> dict[str, Any]:
@@ -130,9 +131,12 @@ async def warm_up(loop: EngineLoop, model: ServedModel) -> None:
     source, prompt = model.placed(text)
     sampling = Sampling(max_tokens=min(WARM_UP_TOKENS, model.longest - len(prompt)), temperature=0.0)
     request = Request("warm-up", prompt, sampling, time.monotonic(), cache_salt=b"warm-up", source=source)
-    async for delta in loop.submit(model.name, request):
-        if delta.stats is not None and delta.stats.outcome is Outcome.ERROR:
-            raise StartupError(f"model {model.name} fails: {delta.error}")
+    try:
+        deltas = [delta async for delta in loop.submit(model.name, request)]
+    except EngineFault as fault:
+        raise StartupError(f"model {model.name} fails: {fault}") from None
+    if deltas[-1].error:
+        raise StartupError(f"model {model.name} fails: {deltas[-1].error}")
 
 
 class Signals:

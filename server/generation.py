@@ -93,7 +93,7 @@ class Generation:
     async def whole(self) -> list[WholeChoice]:
         """Every choice, complete, by index."""
         parts: list[list[Piece]] = [[] for _ in self.choices]
-        async for piece in self.pieces():
+        async for piece in self.pieces(merged=True):
             parts[piece.index].append(piece)
         return [_join(pieces) for pieces in parts]
 
@@ -146,7 +146,7 @@ class Generation:
         return InternalError(self.id)
 
     def _engine_down(self, fault: EngineFault) -> ServiceError:
-        log.error("engine fault", id=self.id, model=self.model.name, why=str(fault))
+        log.debug("engine fault", id=self.id, model=self.model.name, why=str(fault))
         return self._failure or EngineDown("the engine stopped while it worked on this request", retry_after=1)
 
 

@@ -26,8 +26,10 @@ class StallGuard:
 
     async def write(self, sending: Awaitable[None]) -> None:
         self._since = self._loop.time()
-        await sending
-        self._since = None
+        try:
+            await sending
+        finally:
+            self._since = None
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()

@@ -120,9 +120,10 @@ async def test_a_dead_engine_is_told_to_everybody(transport: str) -> None:
         assert (refused.value.kind, refused.value.code) == ("unavailable", "engine_down")
 
 
-async def test_a_model_that_fails_its_warm_up_is_not_served() -> None:
+@pytest.mark.parametrize("error", [RuntimeError, DeviceLost])
+async def test_a_model_that_fails_its_warm_up_is_not_served(error: type[Exception]) -> None:
     def broken(step: Step) -> None:
-        raise RuntimeError("no such kernel")
+        raise error("no such kernel")
 
     with pytest.raises(StartupError, match=r"model fake fails: .*no such kernel"):
         async with running(fake_model(fault=broken)):
