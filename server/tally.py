@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
 
 import numpy as np
 
@@ -42,8 +43,10 @@ class Buckets:
         self.sum += value
 
     def observe_all(self, values: Iterable[float]) -> None:
+        bounds, counts = self.bounds, self.counts
         for value in values:
-            self.observe(value)
+            counts[bisect_left(bounds, value)] += 1
+            self.sum += value
 
     @property
     def count(self) -> int:
@@ -67,7 +70,8 @@ class EngineTally:
         self.step_time, self.forward_time = Buckets(FIRST_TOKEN), Buckets(FIRST_TOKEN)
         self.step_tokens, self.step_rows = Buckets(SIZES), Buckets(SIZES)
         self.entropy, self.imbalance = Buckets(SHARES), Buckets(IMBALANCES)
-        self.experts = [np.zeros(count, np.int64) for count in experts]
+        self._expert_tokens = np.zeros(sum(experts), np.int64)  # one layer after another
+        self.experts = np.split(self._expert_tokens, list(accumulate(experts))[:-1]) if experts else []
 
     def step(self, stats: StepStats) -> None:
         self.running, self.waiting, self.groups = stats.running, stats.waiting, stats.groups
@@ -84,8 +88,9 @@ class EngineTally:
         self.forward_time.observe(stats.forward_seconds)
         self.step_tokens.observe(stats.prefill_tokens + stats.decode_tokens)
         self.step_rows.observe(stats.rows)
-        for layer, tokens in zip(self.experts, stats.expert_tokens, strict=True):
-            layer += np.asarray(tokens, np.int64)
+        if self.experts:
+            tokens = chain.from_iterable(stats.expert_tokens)
+            self._expert_tokens += np.fromiter(tokens, np.int64, len(self._expert_tokens))
 
     def finish(self, stats: RequestStats) -> None:
         self.outcomes[stats.outcome] += 1
