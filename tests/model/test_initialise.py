@@ -1,0 +1,48 @@
+"""Random weights: fixed by their seed, of the right sizes, with everything that should be neutral neutral."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.config import Architecture
+from model.dense import dense_input
+from model.initialise import random_model
+from model.norm import Norm
+from tests.model.cases import CASES, MIXED_CASES
+
+MIXED = pytest.mark.parametrize("architecture", MIXED_CASES.values(), ids=MIXED_CASES.keys())
+
+
+@MIXED
+def test_a_seed_fixes_the_weights(architecture: Architecture) -> None:
+    one, same, other = (random_model(architecture, seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+@MIXED
+def test_norms_begin_as_identities_and_everything_else_small(architecture: Architecture) -> None:
+    model = random_model(architecture, 0)
+    for module in model.modules():
+        if isinstance(module, Norm) and module.weight is not None:
+            assert torch.all(module.weight + module.value.offset == 1)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and "norm" not in name:
+            into_residual = name.endswith(("out.weight", "down.weight", "experts.down"))
+            expected = 0.02 / (2 * len(model.blocks)) ** 0.5 if into_residual else 0.02
+            assert parameter.std().item() == pytest.approx(expected, rel=0.25), name
+        elif "norm" not in name:
+            assert not parameter.any(), name
+
+
+def test_fresh_logits_are_nearly_even() -> None:
+    architecture = CASES["heads: grouped-query"]
+    step = dense_input(architecture, torch.arange(20)[None])
+    assert random_model(architecture, 0)(step).logits.abs().max() < 1
+
+
+def test_parameters_take_the_type_and_buffers_stay_float32() -> None:
+    model = random_model(CASES["experts: correction"], 0, torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert {b.dtype for b in model.buffers()} == {torch.float32}
