@@ -22,6 +22,7 @@ from tests.model.cases import MIXED_CASES
 from tests.model.randomise import random_model, random_tokens
 
 SIZE = 4  # tokens a page
+SPANS: list[Span] = [Full(), Window(1), Window(6), Chunk(5)]
 compiled = pytest.mark.skipif(native.library() is None, reason="no compiler here")
 
 
@@ -50,7 +51,7 @@ def test_the_compiled_decode_equals_the_plain_one(data: st.DataObject) -> None:
     latent = draw(st.booleans())
     inner = draw(st.integers(1, dim)) if latent else draw(st.integers(1, 40))
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
-    span = draw(st.sampled_from([Full(), Window(1), Window(6), Chunk(5)]))
+    span = draw(st.sampled_from(SPANS))
     positions = draw(st.lists(st.integers(0, 30), min_size=1, max_size=5))
     heads = kv * group
     scores = Scores(
