@@ -21,7 +21,7 @@ TEXTS = ((15, 11), (9, 4), (7, 1))  # (tokens, how many of them are prompt)
 Expected = tuple[Tensor, tuple[Routed, ...]]
 
 
-@functools.lru_cache(maxsize=8)
+@functools.cache
 def prepared(architecture: Architecture) -> tuple[Transformer, list[tuple[int, ...]], list[Expected]]:
     """A random model, three texts, and what the reference says of each."""
     model = random_model(architecture)
