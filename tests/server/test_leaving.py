@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 
@@ -27,7 +28,7 @@ async def gone_within(server: Harness, seconds: float) -> None:
 async def test_hanging_up_a_stream_ends_its_requests(caller: Caller, server: Harness, n: int) -> None:
     before = await server.total("dyno_requests_total", outcome="cancelled")
     await hang_up_after(caller, 3, **LONG, n=n)
-    await gone_within(server, 0.5)
+    await gone_within(server, 1.0)
     assert await server.total("dyno_requests_total", outcome="cancelled") == before + n
 
 
@@ -35,7 +36,7 @@ async def test_hanging_up_a_stream_ends_its_requests(caller: Caller, server: Har
 async def test_leaving_before_a_whole_answer_ends_its_requests(caller: Caller, server: Harness, n: int) -> None:
     before = await server.total("dyno_requests_total", outcome="cancelled")
     await leave_unanswered(caller, 0.1, **LONG, n=n)
-    await gone_within(server, 0.5)
+    await gone_within(server, 1.0)
     assert await server.total("dyno_requests_total", outcome="cancelled") == before + n
 
 
@@ -57,7 +58,7 @@ async def test_choices_that_are_left_when_one_has_ended_are_freed(caller: Caller
         if len(seen) == 4:
             break
     await stream.aclose()  # type: ignore[attr-defined]
-    await gone_within(server, 0.5)
+    await gone_within(server, 1.0)
 
 
 async def test_complete_answers_cancel_nothing(caller: Caller, server: Harness) -> None:
@@ -75,10 +76,10 @@ async def test_leaving_at_any_moment_loses_nothing(caller: Caller, server: Harne
         if chance.random() < 0.5:
             await leave_unanswered(caller, chance.uniform(0, 0.2), **LONG | {"max_tokens": 12})
             return
-        with_limit = asyncio.wait_for(caller.stream(**LONG | {"max_tokens": 12}), chance.uniform(0, 0.2))
-        await asyncio.wait([asyncio.ensure_future(with_limit)])
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(caller.stream(**LONG | {"max_tokens": 12}), chance.uniform(0, 0.2))
 
-    await asyncio.gather(*(one() for _ in range(32)), return_exceptions=True)
+    await asyncio.gather(*(one() for _ in range(32)))
     await server.settled()
     received = await server.total("dyno_requests_received_total", model="slow") - before
     assert 0 < received <= 32
@@ -92,7 +93,7 @@ async def test_a_deadline_ends_the_request_here_too(channel: grpc.aio.Channel, s
         with pytest.raises(Refused) as refused:
             await call(**LONG, seconds=seconds)
         assert refused.value.kind == "deadline"
-    await gone_within(server, 0.5)
+    await gone_within(server, 1.0)
     assert await server.total("dyno_requests_total", outcome="deadline") == before + 2
 
 
