@@ -117,10 +117,14 @@ class Rotary:
         positive(theta=self.theta)
         check(0 < self.fraction <= 1, f"fraction must be in (0, 1], got {self.fraction}")
 
+    def counted(self, dim: int) -> int:
+        """Over how many of a head's `dim` dimensions the frequencies are spread."""
+        return dim if isinstance(self.scaling, ProportionalScaling) else int(dim * self.fraction)
+
     def rotated(self, dim: int) -> int:
         """How many of a head's `dim` dimensions stand in the pairs that are turned (by nothing, in the tail of a
-        proportional scaling)."""
-        return dim if isinstance(self.scaling, ProportionalScaling) else int(dim * self.fraction)
+        proportional scaling): an odd count takes one more."""
+        return self.counted(dim) + self.counted(dim) % 2
 
 
 @dataclass(frozen=True)
@@ -326,8 +330,8 @@ class Attention:
             dim = self.heads.rotary_dim if isinstance(self.heads, Latent) else self.heads.dim
             turned = self.position.rotated(dim)
             check(
-                turned > 0 and turned % 2 == 0,
-                f"fraction={self.position.fraction} of dim={dim} rotates {turned} dimensions; an even number is needed",
+                0 < turned <= dim,
+                f"fraction={self.position.fraction} of dim={dim} rotates {turned} dimensions; it must be 2 to {dim}",
             )
 
     @property

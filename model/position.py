@@ -14,16 +14,16 @@ from model import config
 
 def inverse_frequencies(rotary: config.Rotary, dim: int) -> Tensor:
     """Radians a position turns each pair of the first rotated dimensions of a head of `dim`; float32 (rotated / 2,)."""
-    turned = rotary.rotated(dim)
-    index = torch.arange(0, turned, 2, dtype=torch.float32, device="cpu")  # real even in a model on the meta device
-    plain = 1.0 / rotary.theta ** (index / turned)
+    counted = rotary.counted(dim)
+    index = torch.arange(0, counted, 2, dtype=torch.float32, device="cpu")  # real even in a model on the meta device
+    plain = 1.0 / rotary.theta ** (index / counted)
     match rotary.scaling:
         case None:
             return plain
         case config.LinearScaling(factor):
             return plain / factor
         case config.YarnScaling():
-            return _yarn(plain, rotary.scaling, rotary.theta, turned)
+            return _yarn(plain, rotary.scaling, rotary.theta, counted)
         case config.Llama3Scaling():
             return _llama3(plain, rotary.scaling)
         case config.ProportionalScaling(factor):

@@ -157,7 +157,7 @@ class _Shrink:
         if isinstance(scaling, config.YarnScaling | config.Llama3Scaling):
             scaling = replace(scaling, original_context=self._reach(scaling.original_context))
         dim = heads.rotary_dim if isinstance(heads, config.Latent) else heads.dim
-        if value.rotated(dim) % 2 or not value.rotated(dim):
+        if value.counted(dim) % 2 or not value.counted(dim):
             fraction = _rounded_up(_near(dim * fraction, 2, dim) / dim)
         return replace(value, fraction=fraction, scaling=scaling)
 

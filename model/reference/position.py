@@ -27,8 +27,9 @@ def turned(x: Tensor, position: object) -> Tensor:
 def pairs(value: config.Rotary, dim: int) -> Iterator[tuple[int, int, float]]:
     """(dimension, its partner, radians a position) of every pair that turns (arXiv:2104.09864 §3.2)."""
     size = int(dim * value.fraction)
-    for i in range(size // 2):
-        first, second = (i, i + size // 2) if value.layout == "half" else (2 * i, 2 * i + 1)
+    count = (size + 1) // 2
+    for i in range(count):
+        first, second = (i, i + count) if value.layout == "half" else (2 * i, 2 * i + 1)
         yield first, second, scaled(value.theta ** (-2 * i / size), i, size, value)
 
 

@@ -127,6 +127,7 @@ POSITION_CASES = {
     "rotary, interleaved": turning(layout="interleaved"),
     "rotary, theta": turning(theta=50.0),
     "rotary, fraction": turning(fraction=0.6),
+    "rotary, fraction of an odd count": turning(fraction=0.5),
     "rotary, fraction, interleaved": turning(fraction=0.4, layout="interleaved"),
     "rotary, linear": turning(scaling=LinearScaling(4.0)),
     "rotary, yarn": turning(scaling=YarnScaling(8.0, 64, beta_fast=8)),

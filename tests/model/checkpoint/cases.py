@@ -133,6 +133,7 @@ FAMILIES: dict[str, dict[str, Case]] = {
             "hidden_act": "gelu_fast",
             "rope_parameters": plain(rope_theta=3e4, partial_rotary_factor=0.75),
         },
+        odd_part={"rope_parameters": plain(partial_rotary_factor=0.7)},
         linear_tied={"rope_parameters": linear(partial_rotary_factor=0.5), "tie_word_embeddings": True},
     ),
     "gptj": variants(
@@ -457,6 +458,7 @@ FAMILIES: dict[str, dict[str, Case]] = {
         BASE,
         plain={},
         biases={"attention_bias": True, "mlp_bias": True, "head_dim": 12, "tie_word_embeddings": True},
+        odd_part={"head_dim": 10},
     ),
 }
 CASES: dict[str, Case] = {
