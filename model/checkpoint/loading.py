@@ -79,4 +79,4 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
     try:
         return Tokenizer.load(folder)
     except Exception as error:  # the tokenizers library raises nothing narrower
-        raise CheckpointError(f"{TOKENIZER}: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{TOKENIZER} and its settings: {str(error).splitlines()[0]}") from None

@@ -5,17 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from model.checkpoint.families.family import Family
-from model.checkpoint.families.parts import (
-    activation,
-    blocks,
-    decoder,
-    grouped,
-    head,
-    layer_norm,
-    query_heads,
-    rotary,
-    width,
-)
+from model.checkpoint.families.parts import activation, blocks, decoder, grouped, head, layer_norm, query_heads, width
+from model.checkpoint.families.rotation import rotary
 from model.checkpoint.layout import FeedForwardNames, GroupedNames, Layout
 from model.checkpoint.settings import Settings
 from model.config import Alibi, Architecture, Attention, Embedding, FeedForward, Grouped

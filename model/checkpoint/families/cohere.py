@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from model.checkpoint.families.family import Family
-from model.checkpoint.families.llama import feed_forward
 from model.checkpoint.families.parts import (
     blocks,
     decoder,
     every,
+    feed_forward,
     grouped,
     head,
     kinds,
     layer_norm,
     layers,
-    rotary,
     window,
 )
+from model.checkpoint.families.rotation import rotary
 from model.checkpoint.layout import Layout
 from model.checkpoint.settings import Settings
 from model.config import Architecture, Attention, Norm, QKNorm

@@ -7,21 +7,20 @@ from collections.abc import Callable
 from typing import Literal
 
 from model.checkpoint.families.family import Family
-from model.checkpoint.families.llama import feed_forward
 from model.checkpoint.families.parts import (
     activation,
     blocks,
     decoder,
     experts,
+    feed_forward,
     grouped,
     head,
     layers,
     query_heads,
     rms,
-    rotary,
-    yarn_scale,
 )
 from model.checkpoint.families.qwen_moe import APART, shared_names
+from model.checkpoint.families.rotation import rotary, yarn_scale
 from model.checkpoint.layout import LatentNames, Layout, MixtureNames
 from model.checkpoint.settings import Settings
 from model.config import Architecture, Attention, FeedForward, Groups, Latent, MoE, QKNorm, Router, YarnScaling

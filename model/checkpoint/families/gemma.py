@@ -3,20 +3,8 @@
 from __future__ import annotations
 
 from model.checkpoint.families.family import Family
-from model.checkpoint.families.parts import (
-    activation,
-    blocks,
-    decoder,
-    every,
-    grouped,
-    head,
-    kinds,
-    rms,
-    rotary,
-    rotary_by_kind,
-    width,
-    window,
-)
+from model.checkpoint.families.parts import activation, blocks, decoder, every, grouped, head, kinds, rms, width, window
+from model.checkpoint.families.rotation import rotary, rotary_by_kind
 from model.checkpoint.layout import Layout
 from model.checkpoint.settings import Settings
 from model.config import Architecture, Attention, Block, Embedding, FeedForward, Norm, QKNorm, Rotary

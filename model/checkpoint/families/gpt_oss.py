@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from model.checkpoint.experts import alternating, quantised
 from model.checkpoint.families.family import Family
-from model.checkpoint.families.parts import (
-    blocks,
-    decoder,
-    every,
-    experts,
-    grouped,
-    head,
-    kinds,
-    rms,
-    rotary,
-    window,
-)
+from model.checkpoint.families.parts import blocks, decoder, every, experts, grouped, head, kinds, rms, window
+from model.checkpoint.families.rotation import rotary
 from model.checkpoint.layout import Layout, MixtureNames
 from model.checkpoint.settings import Settings
 from model.config import Architecture, Attention, ClampedGate, FeedForward, MoE, Router

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from model.checkpoint.experts import stacked
 from model.checkpoint.families.family import Family
-from model.checkpoint.families.llama import feed_forward
-from model.checkpoint.families.parts import blocks, decoder, experts, grouped, head, rms, rotary
+from model.checkpoint.families.parts import blocks, decoder, experts, feed_forward, grouped, head, rms
+from model.checkpoint.families.rotation import rotary
 from model.checkpoint.layout import Layout, MixtureNames
 from model.checkpoint.settings import Settings
 from model.config import Architecture, Attention, Embedding, FeedForward, MoE

@@ -7,25 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from model.checkpoint.families.family import Family
-from model.checkpoint.families.parts import (
-    activation,
-    blocks,
-    decoder,
-    grouped,
-    head,
-    kinds,
-    layers,
-    rms,
-    rotary,
-    window,
-)
+from model.checkpoint.families.parts import blocks, decoder, feed_forward, grouped, head, kinds, layers, rms, window
+from model.checkpoint.families.rotation import rotary
 from model.checkpoint.layout import FeedForwardNames, GroupedNames, Layout
 from model.checkpoint.settings import Settings
 from model.config import Architecture, Attention, FeedForward, Grouped, QKNorm, Span
-
-
-def feed_forward(s: Settings, bias: bool = False) -> FeedForward:
-    return FeedForward(s.whole("intermediate_size"), activation(s), bias=bias)
 
 
 def uniform(s: Settings, attention: Attention, eps: float = 1e-6, bias: bool = False) -> Architecture:

@@ -5,18 +5,8 @@ from __future__ import annotations
 from model.checkpoint.experts import stacked
 from model.checkpoint.families.family import Family
 from model.checkpoint.families.llama import turning_layers
-from model.checkpoint.families.parts import (
-    activation,
-    blocks,
-    decoder,
-    experts,
-    grouped,
-    head,
-    kinds,
-    layers,
-    rms,
-    rotary,
-)
+from model.checkpoint.families.parts import activation, blocks, decoder, experts, grouped, head, kinds, layers, rms
+from model.checkpoint.families.rotation import rotary
 from model.checkpoint.layout import FeedForwardNames, Layout, MixtureNames
 from model.checkpoint.settings import Settings
 from model.config import (

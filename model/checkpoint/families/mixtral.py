@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from model.checkpoint.experts import apart, flattened
 from model.checkpoint.families.family import Family
-from model.checkpoint.families.llama import feed_forward
 from model.checkpoint.families.neox import fraction_of
 from model.checkpoint.families.parts import (
     activation,
     blocks,
     decoder,
     experts,
+    feed_forward,
     grouped,
     head,
     rms,
-    rotary,
     window,
 )
+from model.checkpoint.families.rotation import rotary
 from model.checkpoint.layout import GroupedNames, Layout, MixtureNames
 from model.checkpoint.settings import Settings
 from model.config import Architecture, Attention, FeedForward, MoE, Norm, QKNorm, Router

@@ -7,17 +7,8 @@ from dataclasses import replace
 
 from model.checkpoint.families.family import Family
 from model.checkpoint.families.gpt import four_times
-from model.checkpoint.families.parts import (
-    activation,
-    blocks,
-    decoder,
-    grouped,
-    head,
-    layer_norm,
-    query_heads,
-    rotary,
-    window,
-)
+from model.checkpoint.families.parts import activation, blocks, decoder, grouped, head, layer_norm, query_heads, window
+from model.checkpoint.families.rotation import rotary
 from model.checkpoint.layout import FeedForwardNames, GroupedNames, Layout
 from model.checkpoint.settings import Settings
 from model.config import Architecture, Attention, FeedForward, QKNorm, Rotary

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from model.checkpoint.experts import apart
 from model.checkpoint.families.family import Family
-from model.checkpoint.families.llama import feed_forward
 from model.checkpoint.families.parts import (
     blocks,
     decoder,
     every,
     experts,
+    feed_forward,
     grouped,
     head,
     kinds,
     rms,
-    rotary,
-    rotary_by_kind,
     window,
 )
+from model.checkpoint.families.rotation import rotary, rotary_by_kind
 from model.checkpoint.layout import Layout, MixtureNames
 from model.checkpoint.settings import Settings
 from model.config import Architecture, Attention, MoE, Norm, QKNorm, Router

@@ -7,19 +7,20 @@ from dataclasses import replace
 
 from model.checkpoint.experts import apart
 from model.checkpoint.families.family import Family
-from model.checkpoint.families.llama import feed_forward, switched_windows
+from model.checkpoint.families.llama import switched_windows
 from model.checkpoint.families.parts import (
     activation,
     blocks,
     decoder,
     experts,
+    feed_forward,
     grouped,
     head,
     layers,
     rms,
-    rotary,
     window,
 )
+from model.checkpoint.families.rotation import rotary
 from model.checkpoint.layout import FeedForwardNames, GroupedNames, Layout, MixtureNames
 from model.checkpoint.settings import Settings
 from model.config import Architecture, Attention, FeedForward, MoE, QKNorm, Rotary, Router

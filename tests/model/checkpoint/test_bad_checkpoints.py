@@ -200,7 +200,7 @@ ONE_FILE: dict[str, tuple[Damage, str]] = {
         "config.json: rope_parameters.full_attention={'rope_type': 'default'}: not supported",
     ),
     "long values are cut": (config(hidden_act="x" * 10_000), "config.json: hidden_act='" + "x" * 76 + "...: not"),
-    "tokenizer broken": (overwrite("tokenizer.json", "{}"), "tokenizer.json: "),
+    "tokenizer broken": (overwrite("tokenizer.json", "{}"), "tokenizer.json and its settings: "),
     "tokenizer in another form": (
         overwrite("tokenizer.model", "x"),
         "tokenizer.model: only tokenizer.json is read; save the tokenizer in its fast form",

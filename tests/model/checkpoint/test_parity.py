@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ PROMPT = 9
 
 def test_every_type_that_loads_is_tried() -> None:
     assert set(FAMILIES) == set(TRIED)
+
+
+def test_the_page_names_every_type_that_loads() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    assert set(re.findall(r"`(\w+)`", "".join(table))) - {"model_type"} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("case", CASES)
