@@ -231,7 +231,7 @@ def test_conversations_are_encoded_as_transformers_does(words: Tokenizer, templa
     backend = tokenizers.Tokenizer.from_str(words._backend.to_str())
     backend.add_special_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)])
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "a " + content}]
-    theirs = transformers.PreTrainedTokenizerFast(
+    theirs = transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizers.Tokenizer.from_str(backend.to_str()), chat_template=template
     )
     expected = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
