@@ -23,8 +23,8 @@ from server.engine.step import CacheGroup, MixtureShape, Step, StepResult, Token
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much cache a runner allocates for itself: `tokens` positions of full span, and as much of a window as `rows` requests
-    can look back on while a step of `batch_tokens` passes."""
+    """How much cache a runner allocates for itself: `tokens` positions of full span, and as much of a window as `rows`
+    requests can look back on while a step of `batch_tokens` passes."""
 
     tokens: int
     rows: int
@@ -155,6 +155,3 @@ def _logprobs(logits: Tensor, tokens: Tensor, requests: list[Request]) -> tuple[
     for i, count, own, best, logs in rows:
         found[i] = TokenLogprobs(own, tuple(zip(best[:count], logs[:count], strict=True)))
     return tuple(found)
-
-
-
