@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 import torch
+from rich.console import Console
+from rich.progress import Progress
 
 from model import presets, zoo
 from model.accounting import BYTES, cache_bytes_per_token, parameters
-from model.checkpoint import native
+from model.checkpoint import hub
+from model.checkpoint.loading import load_any
 from model.codec import load_architecture
 from model.config import Architecture
 from model.initialise import random_model
@@ -59,7 +63,8 @@ def split_spec(spec: str) -> tuple[str, str]:
 
 
 def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedModel:
-    """Build what SPEC names: a zoo model, a checkpoint folder, an architecture file or a preset, each also as ID=….
+    """Build what SPEC names: a zoo model, a checkpoint folder (ours or Hugging Face's), org/name on the hub, an
+    architecture file or a preset; each also as ID=….
 
     Raises UnknownModel, TooLarge, ConfigError or CheckpointError with a message for the operator.
     """
@@ -86,15 +91,25 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
 
 def _find(source: str, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
     path = zoo.folder(source) or Path(source)
-    if path.is_dir():
-        return native.load(path, getattr(torch, options.dtype)), Tokenizer.load(path)
     if path.is_file() and path.suffix in (".toml", ".json"):
         return _random(source, load_architecture(path), options)
+    if path.exists() or hub.is_name(source):
+        return _load(path if path.exists() else source, options)
     try:
         return _random(source, presets.load(source), options)
     except presets.UnknownPreset as error:
         known = ", ".join(zoo.names())
         raise UnknownModel(f"model {source!r}: no folder, no zoo model ({known}), and {error}") from None
+
+
+def _load(source: str | Path, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
+    """A checkpoint; one without a tokenizer is served on bytes."""
+    with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(f"loading {Path(source).name}", total=None)
+        loaded = load_any(
+            source, getattr(torch, options.dtype), lambda done, total: progress.update(bar, completed=done, total=total)
+        )
+    return loaded.model, loaded.tokenizer or ByteTokenizer(loaded.architecture.vocab)
 
 
 def _random(source: str, architecture: Architecture, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
