@@ -131,6 +131,17 @@ def test_the_dyno_command_offers_this_command(command: str) -> None:
     assert answer.exit_code == 0, answer.output
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", ".ci/run"])
+def test_what_a_page_tells_people_to_make_can_be_made(page: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = (ROOT / page).read_text()
+    assert set(re.findall(r"(?:^|`|\$ )make ([a-z-]+)", text, re.MULTILINE)) - targets == set()
+
+
+def test_the_embedded_models_are_small_enough_to_ship() -> None:
+    assert sum(path.stat().st_size for path in (ROOT / "model" / "zoo").rglob("*.safetensors")) < 40e6
+
+
 def test_one_version_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert importlib.metadata.version("dyno") == project["version"]

@@ -37,6 +37,13 @@ def test_the_server_starts_with_what_compose_gives_it() -> None:
     assert [settings.port, settings.grpc_port] == [int(p) for p in artifacts.stages()["server"].last("EXPOSE").split()]
 
 
+def test_the_models_that_are_served_ship_with_dyno() -> None:
+    image = artifacts.exec_form(artifacts.stages()["server"].last("CMD"))
+    (made,) = re.findall(r"^MODELS := (.*)$", (artifacts.ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = {*artifacts.services()["dyno"]["command"], *image, *made.split()} - {"--model"}
+    assert named <= set(zoo.names())
+
+
 def test_the_image_alone_names_a_model_and_does_not_serve_everybody_unasked() -> None:
     image = artifacts.stages()["server"]
     assert artifacts.exec_form(image.last("CMD"))[0] == "--model"
