@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from model import zoo
 from server import config
 from server.config import PREFIX, Settings
 from tests.deploy import artifacts
