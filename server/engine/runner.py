@@ -23,8 +23,8 @@ from server.engine.step import CacheGroup, MixtureShape, Step, StepResult, Token
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much cache a runner allocates: `tokens` positions of full span, and as much of a window as `rows` requests can
-    look back on while a step of `batch_tokens` passes."""
+    """How much cache a runner allocates: `tokens` positions of full span, and of a window what `rows` requests can look
+    back on while a step of `batch_tokens` passes."""
 
     tokens: int
     rows: int

@@ -1,0 +1,191 @@
+"""Attention as values: spans, heads, what is done to scores and outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from model.values.base import Norm, check, positive
+from model.values.position import Alibi, Buckets, Rotary
+
+
+@dataclass(frozen=True)
+class Full:
+    """A query sees every position up to its own."""
+
+    def first_visible(self, position: int) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A query sees `size` positions, its own included."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        positive(size=self.size)
+
+    def first_visible(self, position: int) -> int:
+        return max(0, position - self.size + 1)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A query sees its own chunk of `size` positions, up to itself."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        positive(size=self.size)
+
+    def first_visible(self, position: int) -> int:
+        return position // self.size * self.size
+
+
+Span: TypeAlias = Full | Window | Chunk
+
+
+# ---------------------------------------------------------------------------------------------- attention
+
+
+@dataclass(frozen=True)
+class QKNorm:
+    """A norm on queries and keys, before or after the rotation: over each head with one weight for all (`head`) or a
+    weight for each (`each`), or over the whole projected width."""
+
+    norm: Norm = Norm()
+    over: Literal["head", "each", "width"] = "head"
+    after_rotation: bool = False
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Grouped-query heads (arXiv:2305.13245): kv == query is multi-head, kv == 1 is multi-query."""
+
+    query: int
+    kv: int
+    dim: int
+    bias: bool = False
+    qk_norm: QKNorm | None = None
+    clip: float | None = None
+    shared_value: bool = False  # no value projection: the key projection's output serves
+    value_norm: Norm | None = None
+
+    def __post_init__(self) -> None:
+        positive(query=self.query, kv=self.kv, dim=self.dim)
+        check(self.query % self.kv == 0, f"kv={self.kv} does not divide query={self.query}")
+        if self.clip is not None:
+            positive(clip=self.clip)
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Multi-head latent attention (arXiv:2405.04434): a token stores one latent and one rotary key.
+
+    A head's query and key have `plain_dim` dimensions without and `rotary_dim` with rotation, its value `value_dim`.
+    """
+
+    query: int
+    kv_rank: int
+    plain_dim: int
+    rotary_dim: int
+    value_dim: int
+    query_rank: int | None = None
+    norm: Norm = Norm(eps=1e-6)
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        positive(query=self.query, kv_rank=self.kv_rank, plain_dim=self.plain_dim, value_dim=self.value_dim)
+        check(self.rotary_dim >= 0, f"rotary_dim must not be negative, got {self.rotary_dim}")
+        if self.query_rank is not None:
+            positive(query_rank=self.query_rank)
+
+    @property
+    def dim(self) -> int:
+        return self.plain_dim + self.rotary_dim
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Queries grow with position: q *= 1 + weight * ln(1 + floor((i + 1) / floor)) (Llama 4)."""
+
+    floor: float
+    weight: float
+
+    def __post_init__(self) -> None:
+        positive(floor=self.floor)
+
+
+@dataclass(frozen=True)
+class OutputGate:
+    """A sigmoid gate on the attention output, computed from the branch's input; `bias` is one number a head."""
+
+    over: Literal["head", "element"] = "head"
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class Indexer:
+    """Learned sparse selection (DeepSeek-V3.2): small heads score all visible keys, the best `top_k` are attended."""
+
+    heads: int
+    dim: int
+    top_k: int
+
+    def __post_init__(self) -> None:
+        positive(heads=self.heads, dim=self.dim, top_k=self.top_k)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A self-attention branch. `scale` None means head dimension ** -0.5."""
+
+    heads: Grouped | Latent
+    position: Rotary | Alibi | Buckets | None = None
+    span: Span = Full()
+    scale: float | None = None
+    softcap: float | None = None
+    sinks: bool = False
+    temperature: Temperature | None = None
+    gate: OutputGate | None = None
+    out_bias: bool = False
+    indexer: Indexer | None = None
+
+    def __post_init__(self) -> None:
+        check(
+            self.indexer is None or (isinstance(self.heads, Latent) and self.heads.query_rank is not None),
+            "indexer needs latent heads with a query_rank",
+        )
+        if self.softcap is not None:
+            positive(softcap=self.softcap)
+        if isinstance(self.position, Rotary):
+            dim = self.heads.rotary_dim if isinstance(self.heads, Latent) else self.heads.dim
+            turned = self.position.rotated(dim)
+            check(
+                0 < turned <= dim,
+                f"fraction={self.position.fraction} of dim={dim} rotates {turned} dimensions; it must be 2 to {dim}",
+            )
+
+    @property
+    def softmax_scale(self) -> float:
+        return self.heads.dim**-0.5 if self.scale is None else self.scale
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """Attention from the sequence to a memory: an encoder's output, or states of an image. Nothing is causal in it."""
+
+    heads: Grouped
+    scale: float | None = None
+    out_bias: bool = False
+
+    def __post_init__(self) -> None:
+        heads = self.heads
+        check(heads.qk_norm is None or heads.qk_norm.over == "head", "a cross_attention norms its heads one by one")
+        plain = heads.clip is None and heads.value_norm is None and not heads.shared_value
+        check(plain, "a cross_attention has neither clip nor value_norm nor shared_value")
+
+    @property
+    def softmax_scale(self) -> float:
+        return self.heads.dim**-0.5 if self.scale is None else self.scale
