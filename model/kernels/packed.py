@@ -1,4 +1,4 @@
-"""Linear layers with weights laid out once for this processor's matrix units (oneDNN), for bfloat16 on CPUs.
+"""Linear layers with weights laid out once for this processor's vector and matrix units (oneDNN), on CPUs.
 
 A pass over a built model: `pack(model)` replaces what it can and leaves the rest as it is. Plain layers lay the weight
 out again at every call, which is most of their time when a step has few tokens.
@@ -17,9 +17,11 @@ from model.transformer import Transformer
 HINT = 32  # rows the layout is chosen for; measured equal to the others from 1 to 512 rows
 
 
-def supported() -> bool:
-    """Whether this build of PyTorch has the packed layer and this processor has a use for it."""
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def supported(dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch has the packed layer for weights of this type and the processor a use for it."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 def lay_out(weight: Tensor) -> Tensor:
@@ -64,12 +66,10 @@ class PackedExperts(nn.Module):
 
 
 def pack(model: Transformer) -> int:
-    """Replace every bfloat16 linear layer and expert stack; returns how many. 0 where that is not supported.
+    """Replace every linear layer and expert stack; returns how many. 0 where that is not supported.
 
     The plain weights are gone, but for an embedding that also serves as the head.
     """
-    if not supported():
-        return 0
     count = 0
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -90,4 +90,4 @@ def _packed(module: nn.Module) -> nn.Module | None:
 
 
 def _fits(weight: Tensor) -> bool:
-    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    return weight.device.type == "cpu" and supported(weight.dtype)
