@@ -9,6 +9,7 @@ from typing import Any
 
 from model import codec
 from model.cache import cache_entries
+from model.card import card
 from model.config import Architecture, Attention, FeedForward, Latent, Learned, MoE, Sinusoidal
 from model.tokenizer import Tokenizer
 from server.engine.engine import Engine
@@ -32,6 +33,7 @@ class ModelCard:
     feed_forward: str
     dtype: str
     architecture: dict[str, Any] = field(hash=False)
+    card: dict[str, Any] = field(hash=False)  # what `dyno inspect --json` tells of it, the architecture left out
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class ServedModel:
             feed_forward=feed_forward_words(self.architecture),
             dtype=self.dtype,
             architecture=codec.architecture_to_dict(self.architecture),
+            card={k: v for k, v in card(self.name, self.architecture, self.dtype).items() if k != "architecture"},
         )
 
 

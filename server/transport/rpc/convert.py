@@ -211,4 +211,5 @@ def model_message(card: ModelCard) -> pb.Model:
         feed_forward=card.feed_forward,
         architecture_json=orjson.dumps(card.architecture).decode(),
         dtype=card.dtype,
+        card_json=orjson.dumps(card.card).decode(),
     )

@@ -297,7 +297,7 @@ class SamplingParameters(_message.Message):
     frequency_penalty: _builtins.float
     """Subtracted once for each time a token was generated; -2 to 2, unset means 0."""
     repetition_penalty: _builtins.float
-    """Divides positive and multiplies negative logits of tokens seen in prompt or output; (0, 2], unset means 1."""
+    """Divides positive and multiplies negative logits of tokens seen in prompt or output; 0.01 to 2, unset means 1."""
     seed: _builtins.int
     """Fixes the draw; unset means a fresh one each time."""
     ignore_eos: _builtins.bool
@@ -1100,6 +1100,7 @@ class Model(_message.Message):
     FEED_FORWARD_FIELD_NUMBER: _builtins.int
     ARCHITECTURE_JSON_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    CARD_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The name it is served under."""
     context: _builtins.int
@@ -1124,6 +1125,8 @@ class Model(_message.Message):
     """The whole architecture as JSON."""
     dtype: _builtins.str
     """Type the weights are served in: float32 or bfloat16."""
+    card_json: _builtins.str
+    """What `dyno inspect --json` tells: parameters by part, operations a token, a description in words; as JSON."""
     def __init__(
         self,
         *,
@@ -1139,10 +1142,11 @@ class Model(_message.Message):
         feed_forward: _builtins.str = ...,
         architecture_json: _builtins.str = ...,
         dtype: _builtins.str = ...,
+        card_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_parameters", b"active_parameters", "architecture_json", b"architecture_json", "attention", b"attention", "cache_bytes_per_token", b"cache_bytes_per_token", "chat", b"chat", "context", b"context", "dtype", b"dtype", "feed_forward", b"feed_forward", "id", b"id", "position", b"position", "total_parameters", b"total_parameters", "vocab", b"vocab"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_parameters", b"active_parameters", "architecture_json", b"architecture_json", "attention", b"attention", "cache_bytes_per_token", b"cache_bytes_per_token", "card_json", b"card_json", "chat", b"chat", "context", b"context", "dtype", b"dtype", "feed_forward", b"feed_forward", "id", b"id", "position", b"position", "total_parameters", b"total_parameters", "vocab", b"vocab"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

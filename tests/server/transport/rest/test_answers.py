@@ -215,6 +215,10 @@ async def test_models_have_their_cards(server: Harness) -> None:
     assert (card["total_parameters"], card["active_parameters"], card["chat"]) == (2000, 1000, True)
     assert card["cache_bytes_per_token"] == 2 * (4 + 4) * 4
     assert card["architecture"]["width"] == 8
+    assert (
+        card["card"]["cache_bytes_per_token"] == card["cache_bytes_per_token"]
+        and card["card"]["flops_per_token"]["1024"]
+    )
     status, answer = await get(server, "/v1/models/nobody")
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
 

@@ -79,6 +79,7 @@ async def test_models_have_their_cards(channel: grpc.aio.Channel, server: Harnes
     async with server.session.get(f"{server.url}/v1/models/chat") as response:
         card = (await response.json())["dyno"]
     assert orjson.loads(one.architecture_json) == card["architecture"]
+    assert orjson.loads(one.card_json) == card["card"]
     assert one.attention == card["attention"] and one.feed_forward == card["feed_forward"]
     error = await failure(stub.GetModel(pb.GetModelRequest(model="nobody")))
     assert error.code() is grpc.StatusCode.NOT_FOUND
