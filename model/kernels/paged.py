@@ -83,10 +83,15 @@ def decode(
 def plain(
     query: Tensor, keys: Tensor, values: Tensor | None, value_dim: int, pages: Pages, scores: Scores, scratch: Scratch
 ) -> Tensor:
-    """Copy the pages together, then attend."""
-    gathered = scratch.gather("keys", keys, pages.table)
-    seen = gathered[..., :value_dim] if values is None else scratch.gather("values", values, pages.table)
-    return attend(query.unsqueeze(2), gathered, seen, pages.sight(query.dtype), scores).squeeze(2)
+    """Copy the pages together, then attend. What lies behind a row's last position may be no number: it counts as 0."""
+    sight = pages.sight(query.dtype)
+    unwritten = (sight.key > sight.query).transpose(2, 3)
+    gathered = scratch.gather("keys", keys, pages.table).masked_fill(unwritten, 0)
+    if values is None:
+        seen = gathered[..., :value_dim]
+    else:
+        seen = scratch.gather("values", values, pages.table).masked_fill(unwritten, 0)
+    return attend(query.unsqueeze(2), gathered, seen, sight, scores).squeeze(2)
 
 
 def _compiled(

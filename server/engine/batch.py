@@ -86,7 +86,7 @@ def _prefill(offset: int, row: Row, table: tuple[int, ...], span: Span, page_siz
     fresh = row.start == 0
     pages = torch.tensor([table[first : (stop - 1) // page_size + 1]])
     query = torch.arange(row.start, stop)[None]
-    keys = query if fresh else torch.arange(first * page_size, (first + pages.shape[1]) * page_size)[None]
+    keys = query if fresh else torch.arange(first * page_size, stop)[None]
     return Prefill(offset, offset + row.count, pages, make_sight(span, query, keys, dtype, triangle=fresh), fresh)
 
 

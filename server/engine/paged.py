@@ -119,5 +119,6 @@ class PagedView:
                 keys[..., : self.cache.entries[layer].value_dim] if value is None else value[own].transpose(0, 1)[None]
             )
         else:
-            keys, values = self.cache.gather(layer, part.table)
+            length = part.sight.key.shape[-1]  # behind it nobody has written yet: what lies there may be no number
+            keys, values = (copy[:, :, :length] for copy in self.cache.gather(layer, part.table))
         return attend(query[own].transpose(0, 1)[None], keys, values, part.sight, scores.at(own))[0].transpose(0, 1)
