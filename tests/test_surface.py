@@ -22,7 +22,7 @@ from dyno.inference.v1 import inference_pb2
 ROOT = Path(__file__).parent.parent
 CONTRACT = Path("dyno/inference/v1/inference.proto")
 LONGEST_FUNCTION = 60
-LONGEST_FILE = {"model": 300, "server": 300, "client": 300, "tests": 400}  # a table of cases may be long
+LONGEST_FILE = {"model": 300, "server": 300, "client": 300, "tests": 400}  # tests are lists, and read like lists
 
 # The rooms that scripts, documents and people rely on finding where the plan puts them.
 ROOMS = {
