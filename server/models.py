@@ -8,13 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from model import codec
-from model.cache import cache_entries
+from model.accounting import cache_bytes_per_token
 from model.card import card
 from model.config import Architecture, Attention, FeedForward, Latent, Learned, MoE, Sinusoidal
 from model.tokenizer import Tokenizer
 from server.engine.engine import Engine
-
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +82,6 @@ class ServedModel:
             architecture=codec.architecture_to_dict(self.architecture),
             card={k: v for k, v in card(self.name, self.architecture, self.dtype).items() if k != "architecture"},
         )
-
-
-def cache_bytes_per_token(architecture: Architecture, dtype: str) -> int:
-    """Cache one token takes while every layer still sees it."""
-    return sum(entry.numbers for entry in cache_entries(architecture)) * BYTES[dtype]
 
 
 def attention_words(architecture: Architecture) -> str:

@@ -40,6 +40,18 @@ class Pages:
         return self.last[:, None], self.starts[:, None] + torch.arange(self.table.shape[1] * self.size)
 
     @cached_property
+    def _unwritten(self) -> tuple[Tensor, Tensor]:
+        """(row, place among the gathered positions) of everything behind a row's last position."""
+        last, positions = self._positions
+        row, place = (positions > last).nonzero(as_tuple=True)
+        return row, place
+
+    def clear(self, gathered: Tensor) -> Tensor:
+        """The copy (R, K, n * P, D) of these pages, zero where nobody has written for the row."""
+        gathered.transpose(1, 2)[self._unwritten] = 0
+        return gathered
+
+    @cached_property
     def _sights(self) -> dict[torch.dtype, Sight]:
         return {}
 
@@ -85,12 +97,8 @@ def plain(
 ) -> Tensor:
     """Copy the pages together, then attend. What lies behind a row's last position may be no number: it counts as 0."""
     sight = pages.sight(query.dtype)
-    unwritten = (sight.key > sight.query).transpose(2, 3)
-    gathered = scratch.gather("keys", keys, pages.table).masked_fill(unwritten, 0)
-    if values is None:
-        seen = gathered[..., :value_dim]
-    else:
-        seen = scratch.gather("values", values, pages.table).masked_fill(unwritten, 0)
+    gathered = pages.clear(scratch.gather("keys", keys, pages.table))
+    seen = gathered[..., :value_dim] if values is None else pages.clear(scratch.gather("values", values, pages.table))
     return attend(query.unsqueeze(2), gathered, seen, sight, scores).squeeze(2)
 
 
