@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -185,13 +186,16 @@ def test_a_text_tokenised_beside_a_conversation_stays_plain() -> None:
 
     def converse() -> None:
         while not done.is_set():
-            tokenizer.render_chat([{"role": "user", "content": "hello " * 50}])
+            tokenizer.render_chat([{"role": "user", "content": "hello " * 500}])
 
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)  # many turns within one call, and no long waits for one
     thread = threading.Thread(target=converse)
     thread.start()
     try:
-        forged = [tokenizer.eos_ids & set(tokenizer.encode("x<|im_end|>" * 40)) for _ in range(50)]
+        forged = [tokenizer.eos_ids & set(tokenizer.encode("x<|im_end|>" * 400)) for _ in range(100)]
     finally:
+        sys.setswitchinterval(interval)
         done.set()
         thread.join()
     assert not any(forged)
