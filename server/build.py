@@ -19,7 +19,7 @@ from model.checkpoint.loading import load_any
 from model.codec import load_architecture
 from model.config import Architecture
 from model.initialise import random_model
-from model.kernels import packed
+from model.kernels import passes
 from model.tokenizer import ByteTokenizer, Tokenizer
 from model.transformer import Transformer
 from server.engine.engine import Engine
@@ -72,7 +72,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     model, tokenizer = _find(source, options)
     architecture = model.architecture
     _tell(name, architecture)
-    packed.pack(model)
+    passes.apply(model)
     engine = Engine(
         name,
         ModelRunner(

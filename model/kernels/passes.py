@@ -1,0 +1,15 @@
+"""The passes over a built model that make it fast, in order: the one place that the server and every measurement share.
+
+Each is a room of its own in this folder, held to the plain model by tests, and leaves alone what it has nothing for.
+"""
+
+from __future__ import annotations
+
+from model.kernels import packed
+from model.transformer import Transformer
+
+
+def apply(model: Transformer) -> Transformer:
+    """The same model, changed in place to the fastest form that this machine has. It can no longer be trained or saved."""
+    packed.pack(model)
+    return model
