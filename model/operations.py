@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from model import config
-from model.config import Architecture, Attention, Beside, Branch, CrossAttention, FeedForward, MoE
-from model.footprint import BYTES, memory_bytes, reach
+from model.config import Architecture, Attention, Beside, Branch, CrossAttention, FeedForward, MoE, Span
+from model.footprint import BYTES, memory_bytes
 from model.parameters import Parts, indexer_parameters
 
 
@@ -98,25 +98,37 @@ def _multiplied(value: Attention, width: int) -> int:
     return own + inner * width
 
 
-def _scores(value: Attention, start: int, stop: int) -> int:
-    """Products of queries with keys, and of weights with values."""
-    heads, seen = value.heads, reach(value.span, stop)
-    choosing = 0
-    if value.indexer is not None:
-        choosing = 2 * value.indexer.heads * value.indexer.dim * _pairs(start, stop, seen)
-        seen = min(seen, value.indexer.top_k)
+def score_costs(value: Attention) -> tuple[tuple[int | None, int], ...]:
+    """What looking at one position costs a token, as (how many it looks at at most, operations each): the products of
+    queries with keys and of weights with values, and before them those of an indexer, which looks at all."""
+    heads, most = value.heads, None
     both = 2 * heads.kv_rank + heads.rotary_dim if isinstance(heads, config.Latent) else 2 * heads.dim
-    return 2 * heads.query * both * _pairs(start, stop, seen) + choosing
+    choosing: tuple[tuple[int | None, int], ...] = ()
+    if value.indexer is not None:
+        choosing = ((None, 2 * value.indexer.heads * value.indexer.dim),)
+        most = value.indexer.top_k
+    return ((most, 2 * heads.query * both), *choosing)
 
 
-def _pairs(start: int, stop: int, most: int) -> int:
+def positions_seen(span: Span, start: int, stop: int, most: int | None = None) -> int:
     """How many positions the queries at positions start to stop see together, each at most `most`."""
+    if isinstance(span, config.Window):
+        most = span.size if most is None else min(most, span.size)
 
     def below(count: int) -> int:
-        short = min(count, most)
-        return short * (short + 1) // 2 + (count - short) * most
+        if isinstance(span, config.Chunk):
+            return count // span.size * triangle(span.size) + triangle(count % span.size)
+        return triangle(count)
+
+    def triangle(count: int) -> int:
+        short = count if most is None else min(count, most)
+        return short * (short + 1) // 2 + (count - short) * short
 
     return below(stop) - below(start)
+
+
+def _scores(value: Attention, start: int, stop: int) -> int:
+    return sum(each * positions_seen(value.span, start, stop, most) for most, each in score_costs(value))
 
 
 def _matrices(value: FeedForward, width: int) -> int:

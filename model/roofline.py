@@ -60,22 +60,29 @@ def roofline(
 
 
 def weight_bytes_per_step(architecture: Architecture, batch: int, dtype: str = "bfloat16") -> float:
-    """Weights that a decode step of `batch` tokens reads, as expected where experts are chosen evenly.
+    """Weights that a decode step of `batch` tokens reads, as expected where experts are chosen evenly."""
+    always, each = weights_read(architecture)
+    experts = sum(
+        distinct_experts(moe, batch) * feed_forward_parameters(moe.expert, architecture.width)
+        for _, moe in architecture.mixtures
+    )
+    return (always + batch * each + experts) * BYTES[dtype]
+
+
+def weights_read(architecture: Architecture) -> tuple[int, int]:
+    """Numbers that every step reads whatever it computes, and those it reads for each token; routed experts are extra.
 
     Tables of tokens and of positions are read in as many rows as there are tokens; one that is also the head is read
-    whole.
+    whole. An encoder, and the weights that only a new memory is multiplied with, are no part of a step.
     """
     counted, width = parameters(architecture), architecture.width
     read = counted.total - counted.encoder - counted.all.positions - _memory_side(architecture)
+    read -= sum(moe.experts * feed_forward_parameters(moe.expert, width) for _, moe in architecture.mixtures)
     tables = 1 if counted.all.positions else 0
     if not architecture.head.tied:
         read -= counted.all.embedding
         tables += 1
-    idle = sum(
-        (moe.experts - distinct_experts(moe, batch)) * feed_forward_parameters(moe.expert, width)
-        for _, moe in architecture.mixtures
-    )
-    return (read - idle + tables * batch * width) * BYTES[dtype]
+    return read, tables * width
 
 
 def distinct_experts(moe: MoE, batch: int) -> float:

@@ -1,0 +1,140 @@
+"""What a forward pass costs, from counts that are cheap to take while it runs: a table made once for each served model.
+
+The closed formulas of model/accounting.py, taken apart into what a pass, a token, a looked-at position and a touched
+expert each cost, so that adding up costs a few multiplications a row. No torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from model.cache import cache_entries
+from model.config import Architecture, Span
+from model.footprint import BYTES, memory_bytes
+from model.operations import Operations, encoding_flops, flops_per_token, positions_seen, score_costs
+from model.parameters import feed_forward_parameters, parameters
+from model.roofline import weights_read
+
+Price = tuple[Span, int | None, int]
+"""(span, most positions, what each position costs)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Operations and bytes of one model as it is served.
+
+    A row is a request's tokens of one forward pass, positions [start, stop). It reads what the cache held before of
+    everything its tokens see, once, and writes its own entries; a pass reads its weights once for all rows.
+    """
+
+    token: Operations = Operations()
+    """Of one token with the weights: no scores, no head."""
+    head: int = 0
+    """Operations of the logits of one position."""
+    scores: tuple[Price, ...] = ()
+    """Operations of looking at one position."""
+    reads: tuple[Price, ...] = ()
+    """Cache bytes of one position that is looked back on."""
+    entry: int = 0
+    """Cache bytes that a token writes."""
+    weights: int = 0
+    """Bytes of the weights that every pass reads; routed experts are extra."""
+    row: int = 0
+    """Bytes of the rows of tables (of tokens, of positions) that one token reads."""
+    experts: tuple[int, ...] = ()
+    """Bytes of one expert of each mixture layer."""
+    state: int = 0
+    """Cache bytes of one state of an encoder's memory; 0 without one."""
+    crossing: int = 0
+    """Operations of one token looking at one state."""
+    parameters: int = 0
+    """All of them."""
+    expert_parameters: tuple[tuple[int, int], ...] = ()
+    """(number of experts, parameters of each) of each mixture layer."""
+    architecture: Architecture | None = None
+
+    @classmethod
+    def of(cls, architecture: Architecture, weight_bytes: int, cache_bytes: int) -> Costs:
+        """`weight_bytes`, `cache_bytes`: bytes of one number of the weights and of the cache."""
+        architecture = without_memory(architecture)
+        width, alone = architecture.width, flops_per_token(architecture, 1, memory=0)
+        always, each = weights_read(architecture)
+        sizes = tuple((moe.experts, feed_forward_parameters(moe.expert, width)) for _, moe in architecture.mixtures)
+        entries = cache_entries(architecture)
+        held = Counter[Span]()
+        for entry in entries:
+            held[entry.span] += entry.numbers * cache_bytes
+        return cls(
+            token=replace(alone, scores=0, head=0),
+            head=alone.head,
+            scores=_score_prices(architecture),
+            reads=tuple((span, None, size) for span, size in held.items()),
+            entry=sum(held.values()),
+            weights=always * weight_bytes,
+            row=each * weight_bytes,
+            experts=tuple(size * weight_bytes for _, size in sizes),
+            state=memory_bytes(architecture, 1) // BYTES["bfloat16"] * cache_bytes,
+            crossing=flops_per_token(architecture, 1, memory=1).scores - alone.scores,
+            parameters=parameters(architecture).total,
+            expert_parameters=sizes,
+            architecture=architecture,
+        )
+
+    def looked(self, start: int, stop: int) -> tuple[int, int]:
+        """(operations of the scores, cache bytes read) of a row."""
+        scores = read = 0
+        if stop - start == 1:
+            for span, most, each in self.scores:
+                seen = stop - span.first_visible(start)
+                scores += each * (seen if most is None or seen < most else most)
+        else:
+            for span, most, each in self.scores:
+                scores += each * positions_seen(span, start, stop, most)
+        for span, _, each in self.reads:
+            read += each * (start - span.first_visible(start))
+        return scores, read
+
+    def operations(self, tokens: int, logits: int, scores: int) -> Operations:
+        """Of `tokens`, `logits` of which have logits, with the scores that `looked` gave."""
+        one = self.token
+        return Operations(
+            one.projections * tokens,
+            scores,
+            one.feed_forward * tokens,
+            one.experts * tokens,
+            one.router * tokens,
+            self.head * logits,
+        )
+
+    def encoding(self, states: int) -> Operations:
+        """Of an encoder that reads a source, and of the memory that is kept of it."""
+        assert self.architecture is not None and self.architecture.encoder is not None, "there is no encoder"
+        return encoding_flops(self.architecture, states)
+
+    def weight_bytes(self, tokens: int, distinct: Sequence[int]) -> int:
+        """What a pass of so many tokens reads; `distinct`: how many experts of each mixture layer it touches."""
+        touched = sum(count * size for count, size in zip(distinct, self.experts, strict=True))
+        return self.weights + tokens * self.row + touched
+
+    def touched(self, distinct: Sequence[int]) -> int:
+        """All parameters but the routed experts that are not among the `distinct` of each mixture layer."""
+        sizes = zip(distinct, self.expert_parameters, strict=True)
+        return self.parameters - sum((experts - count) * size for count, (experts, size) in sizes)
+
+
+def without_memory(architecture: Architecture) -> Architecture:
+    """The part that runs: without an encoder there is no memory, and blocks that only look at one are left out."""
+    if architecture.encoder is not None:
+        return architecture
+    return replace(architecture, blocks=tuple(block for block in architecture.blocks if not block.needs_memory))
+
+
+def _score_prices(architecture: Architecture) -> tuple[Price, ...]:
+    """Branches that look equally far are one price."""
+    prices = Counter[tuple[Span, int | None]]()
+    for attention in architecture.attentions:
+        for most, each in score_costs(attention):
+            prices[attention.span, most] += each
+    return tuple((span, most, each) for (span, most), each in prices.items())
