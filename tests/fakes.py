@@ -11,7 +11,7 @@ import numpy as np
 from model.config import Full, Span
 from server.engine.request import Request, Routes, Sampling
 from server.engine.stats import RequestStats, StepStats
-from server.engine.step import CacheGroup, MixtureShape, Row, Step, StepResult, TokenLogprobs
+from server.engine.step import CacheGroup, Failure, MixtureShape, Pick, Row, Step, StepResult, TokenLogprobs
 
 Slot = tuple[int, int]  # (token, position), what the fake keeps of a token in each cache group
 
@@ -128,27 +128,27 @@ class FakeRunner:
         self.steps.append(step)
         for row in step.rows:
             self._store(row)
-        drawn = [self._draw(row) for row in step.rows if row.samples]
-        failed = {index: "nan" for index, row in enumerate(step.rows) if self._nan(row)}
-        logprobs = tuple(_logprobs(row.request, token) for token, row in drawn)
-        return StepResult(tuple(token for token, _ in drawn), logprobs, self._routes(step), failed, self._step_seconds)
+        picked = [(row, pick) for row in step.rows for pick in row.picks]
+        tokens = tuple(self._draw(row, pick) if pick.known is None else pick.known for row, pick in picked)
+        logprobs = tuple(_logprobs(pick.request, token) for (_, pick), token in zip(picked, tokens, strict=True))
+        failed = {index: Failure("nan", row.start) for index, row in enumerate(step.rows) if self._nan(row)}
+        return StepResult(tokens, logprobs, self._routes(step), failed, self._step_seconds)
 
     def _store(self, row: Row) -> None:
-        request = row.request
-        assert row.count > 0 and row.start + row.count <= request.num_tokens, "computes what is not known"
-        for position, token in enumerate(request.tokens(row.start, row.start + row.count), row.start):
+        assert row.count > len(row.drafts) and len(row.tokens) == row.count, "computes what is not known"
+        assert row.samples or not row.drafts, "guesses before everything known is computed"
+        for position, token in enumerate(row.tokens, row.start):
             for index in range(len(self.groups)):
                 self._memory[index][self._slot(row, index, position)] = (token, position)
 
-    def _draw(self, row: Row) -> tuple[int, Row]:
-        last = row.start + row.count - 1
-        total = last
+    def _draw(self, row: Row, pick: Pick) -> int:
+        total = last = pick.position
         for index, group in enumerate(self.groups):
             for position in range(group.span.first_visible(last), last + 1):
                 token, written = self._memory[index][self._slot(row, index, position)]
                 assert written == position, f"{row.request.id} reads position {position}, finds {written}"
                 total += token
-        return total % self.vocab, row
+        return total % self.vocab
 
     def _slot(self, row: Row, index: int, position: int) -> int:
         block, offset = divmod(position, self.block_size)
@@ -162,7 +162,8 @@ class FakeRunner:
         parts = []
         for row in step.rows:
             stop = row.start + row.count
-            parts.append(routes_of(row.request.tokens(0, stop), row.start, stop, self.mixtures))
+            tokens = [*row.request.tokens(0, row.start), *row.tokens]
+            parts.append(routes_of(tokens, row.start, stop, self.mixtures))
         return Routes.join(parts)
 
 

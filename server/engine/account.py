@@ -88,14 +88,21 @@ class Tally:
     prefill_tokens: int = 0
     decode_tokens: int = 0
     recomputed_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     first_tokens: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
 
-    def ran(self, row: Row) -> None:
-        if row.count == 1 and row.start >= len(row.request.prompt):
-            self.decode_tokens += 1
+    def ran(self, row: Row, accepted: int = 0) -> None:
+        """A row was computed, and so many of its drafts were right; those that were not are no tokens of anybody."""
+        known = row.count - len(row.drafts)
+        if known == 1 and row.start >= len(row.request.prompt):
+            self.decode_tokens += 1 + accepted
         else:
-            self.prefill_tokens += row.count
+            self.prefill_tokens += known
+            self.decode_tokens += accepted
+        self.drafted_tokens += len(row.drafts)
+        self.accepted_tokens += accepted
 
     def drew(self, account: Account) -> None:
         gap = account.drew(self.now)

@@ -14,8 +14,8 @@ from model.kernels.paged import Pages
 from model.moe import Loads
 from model.sampling import Draw, Edits, uniform
 from server.engine.paged import Decode, GroupView, Prefill
-from server.engine.request import Request, Sampling
-from server.engine.step import Row, Step
+from server.engine.request import Sampling
+from server.engine.step import Pick, Row, Step
 
 NOTHING = -1  # position of a padded or freed key
 
@@ -28,7 +28,7 @@ def tokens_of(step: Step) -> Tensor:
         if row.count == 1 and row.start >= len(request.prompt):
             ids.append(request.outputs[row.start - len(request.prompt)])
         else:
-            ids += request.tokens(row.start, row.start + row.count)
+            ids += row.tokens
     return torch.tensor(ids)
 
 
@@ -38,9 +38,23 @@ def positions_of(step: Step) -> Tensor:
     return torch.from_numpy(np.concatenate([np.arange(row.start, row.start + row.count) for row in step.rows]))
 
 
-def last_tokens(step: Step) -> Tensor:
-    """Index of each row's last token among the step's tokens (rows,)."""
-    return torch.from_numpy(np.cumsum([row.count for row in step.rows]) - 1)
+def select(step: Step) -> Tensor:
+    """Indices, among the step's tokens, of those whose logits are computed: all that are wanted, and of a row that
+    wants none the last, so that a failing row is found at once."""
+    stops = np.cumsum([row.count for row in step.rows])
+    widths = [len(row.wanted) or 1 for row in step.rows]
+    if len(widths) == sum(widths):
+        return torch.from_numpy(stops - 1)
+    return torch.from_numpy(np.concatenate([np.arange(b - n, b) for b, n in zip(stops, widths, strict=True)]))
+
+
+def selected(step: Step) -> list[tuple[int, int]]:
+    """(row, position) of each token that `select` names."""
+    found: list[tuple[int, int]] = []
+    for index, row in enumerate(step.rows):
+        stop = row.start + row.count
+        found += [(index, position) for position in row.wanted or range(stop - 1, stop)]
+    return found
 
 
 def group_view(step: Step, group: int, span: Span, page_size: int, dtype: torch.dtype) -> GroupView:
@@ -100,37 +114,37 @@ def loads_of(step: Step, experts: int, mixtures: int) -> Loads:
     return Loads(torch.from_numpy(sequence), torch.from_numpy(prior))
 
 
-def draw_of(requests: Sequence[Request]) -> Draw:
-    """How each request's next token is drawn."""
-    all_sampling = [request.sampling for request in requests]
+def draw_of(picks: Sequence[Pick]) -> Draw:
+    """How the token after each pick is drawn: by seed and number of the output, whatever else is in the step."""
+    all_sampling = [pick.request.sampling for pick in picks]
     return Draw(
         [s.temperature for s in all_sampling],
         [s.top_k for s in all_sampling],
         [s.top_p for s in all_sampling],
         [s.min_p for s in all_sampling],
-        [uniform(r.sampling.seed, len(r.outputs)) if r.sampling.temperature > 0 else 0.0 for r in requests],
+        [uniform(s.seed, p.number) if s.temperature > 0 else 0.0 for s, p in zip(all_sampling, picks, strict=True)],
     )
 
 
-def edits_of(requests: Sequence[Request]) -> Edits:
-    """Penalties, biases and forbidden end tokens of every request, as changes to single logits."""
+def edits_of(picks: Sequence[Pick]) -> Edits:
+    """Penalties, biases and forbidden end tokens of every pick, as changes to single logits."""
     edits = Edits([], [], [], [], [], [])
-    for row, request in enumerate(requests):
-        sampling = request.sampling
+    for row, pick in enumerate(picks):
+        sampling = pick.request.sampling
         if sampling.logit_bias:
             _extend(edits, row, [t for t, _ in sampling.logit_bias], [b for _, b in sampling.logit_bias])
-        if len(request.outputs) < sampling.min_tokens:
+        if pick.number < sampling.min_tokens:
             _extend(edits, row, list(sampling.stop_ids), [float("-inf")] * len(sampling.stop_ids))
-        _penalise(edits, row, request, sampling)
+        _penalise(edits, row, pick, sampling)
     return edits
 
 
-def _penalise(edits: Edits, row: int, request: Request, sampling: Sampling) -> None:
-    if request.outputs and (sampling.presence_penalty or sampling.frequency_penalty):
-        ids, counts = np.unique(request.outputs, return_counts=True)
+def _penalise(edits: Edits, row: int, pick: Pick, sampling: Sampling) -> None:
+    if pick.number > 0 and (sampling.presence_penalty or sampling.frequency_penalty):
+        ids, counts = np.unique(pick.outputs, return_counts=True)
         _extend(edits, row, ids.tolist(), (-sampling.presence_penalty - sampling.frequency_penalty * counts).tolist())
     if sampling.repetition_penalty != 1:
-        seen = list({*request.prompt, *request.outputs})
+        seen = list({*pick.request.prompt, *pick.outputs})
         edits.repeated_rows.extend([row] * len(seen))
         edits.repeated_tokens.extend(seen)
         edits.repetition.extend([sampling.repetition_penalty] * len(seen))

@@ -1,11 +1,15 @@
-"""When a request ends: before it begins, because it can never be served, or with a token. No torch here."""
+"""What a step gives a request, and when a request ends: before it begins, because it can never be served, or with a
+token. No torch here."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from server.engine.isolation import describe
 from server.engine.request import Outcome, Request
+from server.engine.step import Failure, Row, TokenLogprobs
 
 log = logging.getLogger(__name__)
 
@@ -39,3 +43,36 @@ def verdict(request: Request, token: int) -> tuple[Outcome | None, str]:
             log.warning("a stop condition failed", exc_info=True)
             return Outcome.ERROR, describe(fault)
     return (Outcome.LENGTH if said >= sampling.max_tokens else None), ""
+
+
+class Answer(NamedTuple):
+    """What a step gave a request: its next tokens and, when it ends with them, how."""
+
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs | None, ...] = ()
+    outcome: Outcome | None = None
+    error: str = ""
+    accepted: int = 0  # drafts that the draws confirmed and that came before the end
+
+
+def take(row: Row, draws: Sequence[tuple[int, TokenLogprobs | None]], failure: Failure | None) -> Answer:
+    """Append to the request what was drawn after its last known token and, as long as each draft is what was drawn in
+    its place, after the drafts. What stands behind a wrong draft or behind the end was never said.
+
+    `failure` counts from its position on: one behind a wrong draft is nobody's.
+    """
+    if not draws:
+        return Answer() if failure is None else Answer((), (), Outcome.ERROR, failure.why)
+    request, known = row.request, row.start + row.count - len(row.drafts)
+    tokens: list[int] = []
+    logprobs: list[TokenLogprobs | None] = []
+    for (token, logprob), draft in zip(draws, (*row.drafts, None), strict=True):
+        if failure is not None and failure.position < known + len(tokens):
+            return Answer(tuple(tokens), tuple(logprobs), Outcome.ERROR, failure.why, accepted=len(tokens))
+        request.outputs.append(token)
+        tokens.append(token)
+        logprobs.append(logprob)
+        outcome, error = verdict(request, token)
+        if outcome is not None or token != draft:
+            break
+    return Answer(tuple(tokens), tuple(logprobs), outcome, error, accepted=len(tokens) - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from model.routing import expert_loads
 from server.engine import isolation
 from server.engine.account import Account, Tally, summary
-from server.engine.ending import refusal, verdict
+from server.engine.ending import Answer, refusal, take
 from server.engine.request import Outcome, Request, Routes
 from server.engine.routes import RouteLog, layer_routing
 from server.engine.scheduler import Entry, Scheduler, Seat
@@ -111,14 +112,14 @@ class Engine:
         self._guard(self._observer.received, self.name, request.num_prompt_tokens)
         why = refusal(request, self.capacity_tokens, self.source_tokens)
         if why:
-            self._finish(entry, Outcome.ERROR, self._clock(), error=why)
+            self._finish(entry, Answer(outcome=Outcome.ERROR, error=why), self._clock())
 
     def cancel(self, request_id: str, outcome: Outcome = Outcome.CANCELLED) -> None:
         """End a request now, wherever it is; its last delta comes with the next step. Unknown ids are ignored: the
         request may just have ended by itself."""
         entry = self._live.get(request_id)
         if entry is not None:
-            self._finish(entry, outcome, self._clock())
+            self._finish(entry, Answer(outcome=outcome), self._clock())
 
     def cancel_all(self) -> None:
         """End every request as cancelled."""
@@ -159,7 +160,7 @@ class Engine:
     def _expire(self, now: float) -> None:
         late = [e for e in self._live.values() if e.request.deadline is not None and now >= e.request.deadline]
         for entry in late:
-            self._finish(entry, Outcome.DEADLINE, now)
+            self._finish(entry, Answer(outcome=Outcome.DEADLINE), now)
 
     def _watch_progress(self, seats: list[Seat]) -> None:
         # One empty step can happen when an allocation is made to fail; two in a row would go on for ever.
@@ -172,73 +173,70 @@ class Engine:
         result = ran.result
         if result is None:
             for seat in ran.seats:
-                self._finish(seat.entry, Outcome.ERROR, tally.now, error=ran.fault)
+                self._finish(seat.entry, Answer(outcome=Outcome.ERROR, error=ran.fault), tally.now)
             return
-        self._record_routes(ran.seats, result.routes, tally)
         tally.forward_seconds += result.forward_seconds
-        draws = zip(result.tokens, result.logprobs, strict=True)
+        found = iter(zip(result.tokens, result.logprobs, strict=True))
+        at = 0  # among the tokens of the step
+        wrong: list[int] = []  # which of them were drafted and not confirmed
         for index, seat in enumerate(ran.seats):
-            tally.ran(seat.row)
-            draw = next(draws) if seat.row.samples else None
-            if index in result.failed:
-                self._fail(seat, result.failed[index], tally)
-                continue
-            tally.recomputed_tokens += self._scheduler.computed(seat)
-            if draw is not None:
-                self._token(seat.entry, *draw, tally)
+            row, known = seat.row, seat.entry.request.num_tokens
+            picked = list(islice(found, len(row.wanted)))
+            draws = picked if row.select is None else picked[max(0, known - 1 - row.wanted.start) :]
+            answer = take(row, draws, result.failed.get(index))
+            right = row.count - len(row.drafts) + answer.accepted
+            if right < row.count:
+                wrong += range(at + right, at + row.count)
+            self._record_routes(seat, result.routes, at, right)
+            self._give(seat, answer, right, tally)
+            at += row.count
+        self._record_loads(result.routes, wrong, tally)
 
-    def _record_routes(self, seats: list[Seat], routes: Routes | None, tally: Tally) -> None:
+    def _record_routes(self, seat: Seat, routes: Routes | None, at: int, count: int) -> None:
+        """Note how a seat's tokens, `count` from `at` on among those of the step, were routed."""
+        notes = seat.entry.account.routes
+        if routes is not None and notes is not None:
+            notes.write(seat.row.start, routes.experts[at : at + count], routes.gates[at : at + count])
+
+    def _record_loads(self, routes: Routes | None, wrong: list[int], tally: Tally) -> None:
         if routes is None or not self._mixtures:
             return
-        loads = self._guard(expert_loads, routes.experts, self._most_experts)
+        experts = np.delete(routes.experts, wrong, axis=0) if wrong else routes.experts
+        loads = self._guard(expert_loads, experts, self._most_experts)
         if loads is not None:
             tally.loads += loads[0]
-        at = 0
-        for seat in seats:
-            stop = at + seat.row.count
-            if (notes := seat.entry.account.routes) is not None:
-                notes.write(seat.row.start, routes.experts[at:stop], routes.gates[at:stop])
-            at = stop
 
-    def _fail(self, seat: Seat, why: str, tally: Tally) -> None:
-        """End a request whose row has no token. What it computed still counts, but nobody shall find its blocks."""
-        tally.recomputed_tokens += seat.entry.account.computed(seat.row.start, seat.row.start + seat.row.count)
-        self._finish(seat.entry, Outcome.ERROR, tally.now, error=why)
-
-    def _token(self, entry: Entry, token: int, logprob: TokenLogprobs | None, tally: Tally) -> None:
-        """One more token of a request: its times, and whether it is the last."""
-        entry.request.outputs.append(token)
-        tally.drew(entry.account)
-        outcome, error = verdict(entry.request, token)
-        if outcome is None:
-            self._deltas.append(Delta(entry.request, (token,), (logprob,)))
+    def _give(self, seat: Seat, answer: Answer, right: int, tally: Tally) -> None:
+        """Enter what a step gave a request: `right` of the seat's tokens are computed and confirmed."""
+        entry, row = seat.entry, seat.row
+        tally.ran(row, answer.accepted)
+        for _ in answer.tokens:
+            tally.drew(entry.account)
+        if answer.outcome is Outcome.ERROR:  # what it computed still counts, but nobody shall find its blocks
+            tally.recomputed_tokens += entry.account.computed(row.start, row.start + right)
         else:
-            self._finish(entry, outcome, tally.now, tokens=(token,), logprobs=(logprob,), error=error)
+            tally.recomputed_tokens += self._scheduler.computed(seat, right)
+        if answer.outcome is not None:
+            self._finish(entry, answer, tally.now)
+        elif answer.tokens:
+            self._deltas.append(Delta(entry.request, answer.tokens, answer.logprobs))
 
-    def _finish(
-        self,
-        entry: Entry,
-        outcome: Outcome,
-        now: float,
-        *,
-        tokens: tuple[int, ...] = (),
-        logprobs: tuple[TokenLogprobs | None, ...] = (),
-        error: str = "",
-    ) -> None:
+    def _finish(self, entry: Entry, answer: Answer, now: float) -> None:
         """Take a request out and leave its last delta for the end of the step."""
+        assert answer.outcome is not None, "a request ends somehow"
         del self._live[entry.request.id]
-        self._scheduler.remove(entry, discard=outcome is Outcome.ERROR)
+        self._scheduler.remove(entry, discard=answer.outcome is Outcome.ERROR)
         routes = None if entry.account.routes is None else entry.account.routes.all()
         stats = summary(
             self.name,
             entry.request,
             entry.account,
-            outcome,
+            answer.outcome,
             now,
             cache_bytes=entry.holding.peak_bytes,
             routing=self._routing(entry.account),
         )
-        self._deltas.append(Delta(entry.request, tokens, logprobs, stats, routes, error))
+        self._deltas.append(Delta(entry.request, answer.tokens, answer.logprobs, stats, routes, answer.error))
         self._guard(self._observer.finished, stats)
 
     def _routing(self, account: Account) -> tuple[LayerRouting, ...]:

@@ -17,8 +17,8 @@ from model.transformer import StepInput, Transformer
 from server.engine import batch
 from server.engine.memory import memory_entries, step_memory
 from server.engine.paged import PagedCache, PagedView
-from server.engine.request import Request, Routes
-from server.engine.step import CacheGroup, MixtureShape, Step, StepResult, TokenLogprobs
+from server.engine.request import Routes
+from server.engine.step import CacheGroup, Failure, MixtureShape, Pick, Step, StepResult, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class ModelRunner:
         return self.room.page_size
 
     def run(self, step: Step) -> StepResult:
-        """Compute every row's tokens and draw the next one of each row that samples."""
+        """Compute every row's tokens, and draw or score what follows those whose logits are wanted."""
         with torch.inference_mode():
             inputs = self._inputs(step)
             started = time.monotonic()
@@ -76,10 +76,10 @@ class ModelRunner:
             forward_seconds = time.monotonic() - started
             logits = out.logits[:, : self.vocab]
             bad = (~torch.isfinite(logits.sum(-1))).nonzero().flatten().tolist()
-            for index in bad:
-                self._scrub(step, index)
+            failed = _failures(step, bad) if bad else {}
+            for index, failure in failed.items():
+                self._scrub(step, index, failure.position)
             tokens, logprobs = self._sample(step, logits.nan_to_num() if bad else logits)
-            failed = dict.fromkeys(bad, "the model's output is not a number")
             return StepResult(tokens, logprobs, self._routes(out.routings), failed, forward_seconds)
 
     def _make_memory(self) -> tuple[CacheGroup, PagedCache]:
@@ -105,18 +105,24 @@ class ModelRunner:
             loads = batch.loads_of(step, max(m.experts for m in self.mixtures), len(self.mixtures))
         view = PagedView(self.cache, views, self.group_of)
         sources = None if self._sources is None else step_memory(self.model, self._sources, step)
-        return StepInput(batch.tokens_of(step), batch.positions_of(step), view, batch.last_tokens(step), loads, sources)
+        return StepInput(batch.tokens_of(step), batch.positions_of(step), view, batch.select(step), loads, sources)
 
     def _sample(self, step: Step, logits: Tensor) -> tuple[tuple[int, ...], tuple[TokenLogprobs | None, ...]]:
-        wanted = [i for i, row in enumerate(step.rows) if row.samples]
-        if not wanted:
+        """What follows each pick. logits: of every token that `batch.select` names."""
+        picks = [pick for row in step.rows for pick in row.picks]
+        if not picks:
             return (), ()
-        requests = [step.rows[i].request for i in wanted]
-        if len(wanted) < len(logits):
-            logits = logits[wanted]
-        edits = batch.edits_of(requests)
-        tokens = sampling.sample(sampling.edit(logits, edits) if edits else logits, batch.draw_of(requests))
-        return tuple(tokens.tolist()), _logprobs(logits, tokens, requests)
+        if len(picks) < len(logits):
+            logits = logits[[i for i, (row, at) in enumerate(batch.selected(step)) if at in step.rows[row].wanted]]
+        known = [pick.known for pick in picks]
+        drawn = [i for i, token in enumerate(known) if token is None]
+        if len(drawn) == len(picks):
+            tokens = _draw(logits, picks)
+        else:
+            tokens = torch.tensor([0 if token is None else token for token in known])
+            if drawn:
+                tokens[drawn] = _draw(logits[drawn], [picks[i] for i in drawn])
+        return tuple(tokens.tolist()), _logprobs(logits, tokens, picks)
 
     def _routes(self, routings: tuple[Routing, ...]) -> Routes | None:
         """Expert ids and gates of every token of the step, layers of smaller top-k padded."""
@@ -133,9 +139,12 @@ class ModelRunner:
             gates[:, i, : routing.gates.shape[1]] = routing.gates.float().numpy()
         return Routes(experts, gates)
 
-    def _scrub(self, step: Step, index: int) -> None:
-        """Zero what a failed row wrote in this step."""
-        alone = Step(step.number, (step.rows[index],))
+    def _scrub(self, step: Step, index: int, position: int) -> None:
+        """Zero what a failed row wrote in this step from `position` on, or all of it where nothing before was looked
+        at. What is before a bad draft is good, and stays."""
+        row = step.rows[index]
+        start = position if position > min(row.wanted, default=position) else row.start
+        alone = Step(step.number, (row._replace(start=start, count=row.start + row.count - start),))
         for i, group in enumerate(self.groups):
             slots = batch.group_view(alone, i, group.span, self.room.page_size, self.dtype).slots
             for layer, owner in enumerate(self.group_of):
@@ -143,13 +152,27 @@ class ModelRunner:
                     self.cache.scrub(layer, slots)
 
 
-def _logprobs(logits: Tensor, tokens: Tensor, requests: list[Request]) -> tuple[TokenLogprobs | None, ...]:
-    """Log-probabilities for the rows that asked, None for the others."""
-    asked = [i for i, request in enumerate(requests) if request.sampling.logprobs is not None]
-    found: list[TokenLogprobs | None] = [None] * len(requests)
+def _failures(step: Step, bad: list[int]) -> dict[int, Failure]:
+    """For every row with a position that is no number, the first of them; `bad`: indices of tokens selected."""
+    failed: dict[int, Failure] = {}
+    places = batch.selected(step)
+    for row, position in (places[index] for index in bad):
+        failed.setdefault(row, Failure("the model's output is not a number", position))
+    return failed
+
+
+def _draw(logits: Tensor, picks: list[Pick]) -> Tensor:
+    edits = batch.edits_of(picks)
+    return sampling.sample(sampling.edit(logits, edits) if edits else logits, batch.draw_of(picks))
+
+
+def _logprobs(logits: Tensor, tokens: Tensor, picks: list[Pick]) -> tuple[TokenLogprobs | None, ...]:
+    """Log-probabilities for the picks of requests that asked, None for the others."""
+    asked = [i for i, pick in enumerate(picks) if pick.request.sampling.logprobs is not None]
+    found: list[TokenLogprobs | None] = [None] * len(picks)
     if not asked:
         return tuple(found)
-    counts = [requests[i].sampling.logprobs or 0 for i in asked]
+    counts = [picks[i].request.sampling.logprobs or 0 for i in asked]
     chosen, ids, values = sampling.log_probabilities(logits[asked], tokens[asked], max(counts))
     rows = zip(asked, counts, chosen.tolist(), ids.tolist(), values.tolist(), strict=True)
     for i, count, own, best, logs in rows:

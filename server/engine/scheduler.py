@@ -74,10 +74,11 @@ class Scheduler:
         self._top_up(self._catch_up(behind) + self._admit())
         return [self._seat(entry, count) for entry, count in self._plan.items()]
 
-    def computed(self, seat: Seat) -> int:
-        """A seat's tokens are in the cache; returns how many of them were computed again."""
+    def computed(self, seat: Seat, count: int | None = None) -> int:
+        """A seat's tokens are in the cache, and the first `count` of them (None: all) are the request's own, not wrong
+        drafts; returns how many of these were computed again."""
         entry, row = seat.entry, seat.row
-        entry.request.num_computed = stop = row.start + row.count
+        entry.request.num_computed = stop = row.start + (row.count if count is None else count)
         entry.holding.encoded = True
         self._cache.computed(entry.request, entry.holding, entry.account.routes)
         return entry.account.computed(row.start, stop)

@@ -14,6 +14,17 @@ from server.engine.request import Request, Routes
 class Row(NamedTuple):
     """One request's part of a step: positions [start, start + count) are computed.
 
+    |<- computed before ->|<- known tokens ->|<- drafts ->|
+                        start      request.num_tokens    start + count
+
+    Drafts are tokens that are only guessed to follow; they are computed like the others, and what is drawn before each
+    confirms it or not. `select` says whose logits are wanted: from that position on, every one of the row. Where the
+    next token is known (a prompt whose log-probabilities were asked for), it is scored, and where not, it is drawn:
+
+    prompt 3 4 5, all known, select None    wanted: 2          draws the token at 3
+    prompt 3 4 5, all known, select 0       wanted: 0, 1, 2    scores 4 and 5, draws the token at 3
+    then 6 7, drafts 8 9, start 4           wanted: 4, 5, 6    draws after 7, after 7 8 and after 7 8 9
+
     A tuple, because one is made for every row of every step, and a frozen dataclass takes three times as long.
     """
 
@@ -28,11 +39,59 @@ class Row(NamedTuple):
     """The blocks that hold the memory of the request's source."""
     encodes: bool = False
     """Whether the source must be read into these blocks first."""
+    drafts: tuple[int, ...] = ()
+    """The last tokens of the row, when they are guesses. Only a row that reaches the last known token has any."""
+    select: int | None = None
+    """The first position whose logits are wanted; None: that of the last known token."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids of the row's tokens."""
+        known = self.request.tokens(self.start, self.start + self.count - len(self.drafts))
+        return [*known, *self.drafts] if self.drafts else known
 
     @property
     def samples(self) -> bool:
-        """Whether this row ends at the last known token, so that a next one is drawn."""
-        return self.start + self.count == self.request.num_tokens
+        """Whether this row reaches the last known token, so that a next one is drawn."""
+        return self.start + self.count - len(self.drafts) == self.request.num_tokens
+
+    @property
+    def wanted(self) -> range:
+        """The positions whose logits are wanted."""
+        first = self.request.num_tokens - 1 if self.select is None else self.select
+        return range(max(self.start, first), self.start + self.count)
+
+    @property
+    def picks(self) -> list[Pick]:
+        """One for each wanted position, in order."""
+        known, drafts = self.request.num_tokens - 1, self.drafts
+        return [Pick(self.request, position, drafts[: max(0, position - known)]) for position in self.wanted]
+
+
+class Pick(NamedTuple):
+    """A position whose logits are wanted: the token that follows is drawn, or scored where it is known."""
+
+    request: Request
+    position: int
+    drafted: tuple[int, ...] = ()
+    """What was guessed to stand between the last known token and the one that follows."""
+
+    @property
+    def known(self) -> int | None:
+        """The token that follows, if the request has it already."""
+        after = self.position + 1
+        return self.request.tokens(after, after + 1)[0] if after < self.request.num_tokens else None
+
+    @property
+    def number(self) -> int:
+        """Which output the token that follows is, from 0; a token of the prompt is negative."""
+        return self.position + 1 - len(self.request.prompt)
+
+    @property
+    def outputs(self) -> list[int]:
+        """The outputs before the token that is to be drawn."""
+        outputs = self.request.outputs
+        return [*outputs, *self.drafted] if self.drafted else outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +112,24 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...] = ()
 
 
+class Failure(NamedTuple):
+    """What the model gave at a position, and so behind it, cannot be used."""
+
+    why: str
+    position: int
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step gave. `tokens` and `logprobs` have one entry for each row that samples, in row order."""
+    """What a step gave. `tokens` and `logprobs` have one entry for each pick of each row, in order: the token drawn
+    after that position or, where it was known, that one."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprobs | None, ...]
     routes: Routes | None = None
     """One row for each token of the step, rows in order; None for a model without experts."""
-    failed: dict[int, str] = field(default_factory=dict)
-    """Index of a row in the step → why it has no token (for instance "nan"); its entry in `tokens` is meaningless."""
+    failed: dict[int, Failure] = field(default_factory=dict)
+    """Index of a row in the step → from where on it has no tokens; their entries in `tokens` are meaningless."""
     forward_seconds: float = 0.0
 
 

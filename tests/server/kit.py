@@ -18,7 +18,7 @@ from server.app import Application
 from server.config import Settings
 from server.engine.engine import Engine
 from server.engine.stats import Observer
-from server.engine.step import CacheGroup, MixtureShape, Row
+from server.engine.step import CacheGroup, MixtureShape, Pick, Row
 from server.limits import Limits
 from server.models import ServedModel
 from tests.fakes import FakeRunner
@@ -53,9 +53,8 @@ class ScriptRunner(FakeRunner):
         super().__init__(**more)
         self.script = [*script, VOCAB - 1]
 
-    def _draw(self, row: Row) -> tuple[int, Row]:
-        said = len(row.request.outputs)
-        return self.script[min(said, len(self.script) - 1)], row
+    def _draw(self, row: Row, pick: Pick) -> int:
+        return self.script[min(pick.number, len(self.script) - 1)]
 
 
 def architecture(*, moe: bool = True, context: int = CONTEXT) -> Architecture:

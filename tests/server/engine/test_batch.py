@@ -11,15 +11,21 @@ import torch
 from model.sampling import edit, uniform
 from server.engine.batch import draw_of, edits_of
 from server.engine.request import Request, Sampling
+from server.engine.step import Pick
 
 
 def request(outputs: tuple[int, ...] = (), prompt: tuple[int, ...] = (0, 1), **sampling: Any) -> Request:
     return Request("r", prompt, Sampling(9, **sampling), arrived=0.0, outputs=list(outputs))
 
 
+def picks(*requests: Request) -> list[Pick]:
+    """The next token of each."""
+    return [Pick(request, request.num_tokens - 1) for request in requests]
+
+
 def edited(*requests: Request) -> list[list[float]]:
     logits = torch.tensor([[1.0, -1.0, 2.0, 0.5]]).repeat(len(requests), 1)
-    rows: list[list[float]] = edit(logits, edits_of(requests)).tolist()
+    rows: list[list[float]] = edit(logits, edits_of(picks(*requests))).tolist()
     return rows
 
 
@@ -54,13 +60,13 @@ def test_a_row_is_changed_by_its_own_request_alone() -> None:
 
 
 def test_plain_requests_change_nothing() -> None:
-    assert not edits_of([request((2, 3)), request()])
+    assert not edits_of(picks(request((2, 3)), request()))
 
 
 @pytest.mark.parametrize("outputs", [(), (2,), (2, 3, 2)])
 def test_the_draw_depends_on_seed_and_number_of_the_output_alone(outputs: tuple[int, ...]) -> None:
     one, other = request(outputs, seed=5), request(tuple(reversed(outputs)), (3, 3, 3), seed=5, top_k=2)
     greedy = request(outputs, seed=5, temperature=0.0)
-    draw = draw_of([one, other, greedy])
+    draw = draw_of(picks(one, other, greedy))
     assert draw.uniform == [uniform(5, len(outputs))] * 2 + [0.0]
     assert (draw.temperature, draw.top_k) == ([1.0, 1.0, 0.0], [0, 2, 0])
