@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -19,8 +19,15 @@ from server.transport.listening import AddressInUse
 log = structlog.get_logger()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 after a drain, 1 when the server could not do its work, 2 when the settings are wrong."""
+Build = Callable[[Settings, Observer], list[ServedModel]]
+
+
+def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> int:
+    """The exit code: 0 after a drain, 1 when the server could not do its work, 2 when the settings are wrong.
+
+    `build` None: the models that the settings name.
+    """
+    made = build or build_models
     try:
         settings = load(sys.argv[1:] if arguments is None else arguments)
     except SettingsError as error:
@@ -29,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in unknown_variables():
         log.warning("variable is not read by anything", name=name)
     try:
-        return asyncio.run(run(settings, lambda observer: build(settings, observer)))
+        return asyncio.run(run(settings, lambda observer: made(settings, observer)))
     except (AddressInUse, StartupError, ValueError, OSError) as error:
         log.debug("could not start", exc_info=True)
         return _complain(str(error), 1)
@@ -38,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{type(error).__name__}: {error}", 1)
 
 
-def build(settings: Settings, observer: Observer) -> list[ServedModel]:
+def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
     """The models of the settings. What needs torch is imported here, once the listeners are up."""
     # A thread that waits for the others spins for so many rounds before it sleeps. The usual 300,000 starve whoever
     # shares the cores, the other thread of the same step included: measured 10 to 20 times slower on busy cores.
