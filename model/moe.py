@@ -19,11 +19,13 @@ from model.norm import build_norm
 @dataclass(frozen=True, slots=True)
 class Routing:
     """What a router decided: experts (T, k) int64 in order of choice, ~id where the expert had no room; gates (T, k)
-    their weights; logits (T, E) float32 as scored."""
+    their weights; logits (T, E) float32 as scored; ranked (T, k + 1) what the choice was made by: the chosen in order,
+    then the best that was not, 0 where there was none to choose."""
 
     experts: Tensor
     gates: Tensor
     logits: Tensor
+    ranked: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +55,35 @@ class Router(nn.Module):
         value = self.value.router
         bias = None if self.bias is None else self.bias.float()
         logits = F.linear(self.norm(self._jittered(x)).float(), self.weight.float(), bias)
-        experts, gates = self._choose(logits)
+        experts, gates, ranked = self._choose(logits)
         if value.normalise:
             gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
         if self.gain is not None:
             gates = gates * (1 + self.gain.float())[experts]
-        return Routing(experts, gates * value.scale, logits)
+        return Routing(experts, gates * value.scale, logits, ranked)
 
-    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """logits (T, E) → experts and their scores, both (T, k)."""
+    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """logits (T, E) → experts and their scores, both (T, k), and what the choice was made by (T, k + 1)."""
         value = self.value.router
         if isinstance(value.score, config.SparseMixer):
-            return mix_sparsely(logits, self.value.active, value.score.tolerance)
+            return *mix_sparsely(logits, self.value.active, value.score.tolerance), self._rank(logits)[1]
         scores = _score(value.score, logits)
         choice = scores if self.correction is None else scores + self.correction.float()
         if value.groups is not None:
             choice = limit_to_groups(choice, value.groups)
-        experts = choice.topk(self.value.active, dim=-1).indices
-        return experts, scores.gather(-1, experts)
+        experts, ranked = self._rank(choice)
+        if value.groups is not None:
+            ranked = ranked.nan_to_num(neginf=0.0)
+        return experts, scores.gather(-1, experts), ranked
+
+    def _rank(self, choice: Tensor) -> tuple[Tensor, Tensor]:
+        """choice (T, E) → the best experts (T, k), and what they and the next one have (T, k + 1)."""
+        active = self.value.active
+        if active == self.value.experts:
+            best = choice.topk(active, dim=-1)
+            return best.indices, F.pad(best.values, (0, 1))
+        best = choice.topk(active + 1, dim=-1)
+        return best.indices[:, :active], best.values
 
     def _jittered(self, x: Tensor) -> Tensor:
         jitter = self.value.router.loss.jitter
@@ -159,7 +172,7 @@ class MoE(nn.Module):
             assert loads is not None, "a router with a capacity needs the loads of its sequences"
             limit = capacity.per_expert(self.value.experts)
             kept = drop_over_capacity(routing.experts, limit, loads.sequence, loads.prior[self.layer])
-            routing = Routing(kept, routing.gates * (kept >= 0), routing.logits)
+            routing = Routing(kept, routing.gates * (kept >= 0), routing.logits, routing.ranked)
         y = self._mix(x, routing)
         return (y if self.shared is None else y + self._shared(x)), routing
 

@@ -49,6 +49,31 @@ def test_softmax_and_normalise_is_softmax_over_the_chosen_logits() -> None:
     assert (routing.gates.diff(dim=-1) <= 0).all(), "experts stand in order of choice"
 
 
+def test_the_rank_ends_with_the_best_expert_that_was_not_chosen() -> None:
+    module = mixture(replace(EXPERTS, active=2))
+    routing = module(inputs(), None)[1]
+    ordered = routing.logits.softmax(-1).sort(descending=True)
+    assert torch.equal(routing.experts, ordered.indices[:, :2])
+    assert torch.equal(routing.ranked, ordered.values[:, :3])
+
+
+def test_the_rank_ends_with_nothing_where_nothing_could_be_chosen() -> None:
+    every = mixture(EXPERTS)(inputs(), None)[1]
+    assert every.ranked.shape == (40, 7) and not every.ranked[:, -1].any()
+    grouped = mixture(replace(EXPERTS, active=2, router=RouterValue(groups=Groups(3, 1))))(inputs(), None)[1]
+    assert grouped.ranked.shape == (40, 3) and not grouped.ranked[:, -1].any()
+
+
+def test_a_correction_counts_in_the_rank_and_not_in_the_gates() -> None:
+    module = mixture(replace(EXPERTS, active=1, router=RouterValue("sigmoid", correction=True, normalise=False)))
+    assert module.router.correction is not None
+    module.router.correction.zero_()[3] = -9.0
+    routing = module(inputs(), None)[1]
+    scores = routing.logits.sigmoid()
+    others = scores[:, [0, 1, 2, 4, 5]].sort(descending=True).values
+    assert torch.equal(routing.ranked, others[:, :2]) and torch.equal(routing.gates, others[:, :1])
+
+
 def test_one_group_and_all_groups_are_no_groups() -> None:
     plain = mixture(replace(EXPERTS, active=2))
     for groups in (Groups(3, 3), Groups(1, 1), Groups(6, 6, "max")):
@@ -138,7 +163,7 @@ def test_a_dropped_token_keeps_only_its_residual() -> None:
 
 def routing(logits: Tensor, active: int = 1) -> Routing:
     scores, experts = logits.softmax(-1).topk(active)
-    return Routing(experts, scores, logits)
+    return Routing(experts, scores, logits, logits.softmax(-1).topk(active + 1).values)
 
 
 def test_the_balance_loss_is_one_when_even_and_the_number_of_experts_at_collapse() -> None:
@@ -146,7 +171,9 @@ def test_the_balance_loss_is_one_when_even_and_the_number_of_experts_at_collapse
     even = 50.0 * torch.eye(4).repeat(8, 1)
     assert balance_loss(routing(even), 4).item() == pytest.approx(1.0)
     assert balance_loss(routing(50.0 * torch.eye(4)[:1].repeat(8, 1)), 4).item() == pytest.approx(4.0)
-    indifferent = Routing(torch.tensor([[0, 1], [2, 3]]), torch.full((2, 2), 0.5), torch.zeros(2, 4))
+    indifferent = Routing(
+        torch.tensor([[0, 1], [2, 3]]), torch.full((2, 2), 0.5), torch.zeros(2, 4), torch.full((2, 3), 0.25)
+    )
     assert balance_loss(indifferent, 4).item() == pytest.approx(1.0), "whatever the top-k"
 
 
