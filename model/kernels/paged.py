@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.config import Span
-from model.kernels import native
+from model.kernels import flex, native
 from model.kernels.attention import Scores, Sight, attend, make_sight
 
 KINDS = (torch.float32, torch.bfloat16)
@@ -37,7 +37,9 @@ class Pages:
 
     @cached_property
     def _positions(self) -> tuple[Tensor, Tensor]:
-        return self.last[:, None], self.starts[:, None] + torch.arange(self.table.shape[1] * self.size)
+        return self.last[:, None], self.starts[:, None] + torch.arange(
+            self.table.shape[1] * self.size, device=self.table.device
+        )
 
     @cached_property
     def _unwritten(self) -> tuple[Tensor, Tensor]:
@@ -48,8 +50,26 @@ class Pages:
 
     def clear(self, gathered: Tensor) -> Tensor:
         """The copy (R, K, n * P, D) of these pages, zero where nobody has written for the row."""
+        if gathered.is_cuda:  # finding places would make the host wait for the card
+            last, positions = self._positions
+            return gathered.masked_fill_((positions > last)[:, None, :, None], 0)
         gathered.transpose(1, 2)[self._unwritten] = 0
         return gathered
+
+    def part(self, rows: int) -> Pages:
+        """The first rows alone: without those that only fill a step up to a size that kernels were built for."""
+        of = self.table, self.starts, self.first, self.last
+        return Pages(self.span, self.size, *(x[:rows] for x in of))
+
+    @cached_property
+    def _blocks(self) -> dict[int, flex.Blocks]:
+        return {}
+
+    def blocks(self, total: int) -> flex.Blocks:
+        """The same for a kernel that sees a pool of `total` pages whole; built only where it runs."""
+        if total not in self._blocks:
+            self._blocks[total] = flex.blocks(self, total)
+        return self._blocks[total]
 
     @cached_property
     def _sights(self) -> dict[torch.dtype, Sight]:
@@ -73,6 +93,9 @@ class Scratch:
         rows, count = table.shape
         size, heads, dim = pool.shape[1:]
         needed = table.numel() * pool[0].numel()
+        if pool.is_cuda:  # PyTorch keeps a card's memory by itself
+            copied = pool.flatten(1).index_select(0, table.flatten())
+            return copied.view(rows, count * size, heads, dim).transpose(1, 2)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < needed or buffer.dtype != pool.dtype:
             buffer = self._buffers[name] = pool.new_empty(needed + needed // 4)
@@ -89,6 +112,10 @@ def decode(
     known = query.dtype in KINDS and query.device.type == "cpu" and scores.bias is None and scores.selection is None
     if known and native.library() is not None:
         return _compiled(query, keys, values, value_dim, pages, scores)
+    if query.is_cuda and flex.fits(query, keys, value_dim, scores):
+        return flex.decode(query, keys, values, value_dim, pages, scores)
+    if len(query) < len(pages.table):
+        pages = pages.part(len(query))
     return plain(query, keys, values, value_dim, pages, scores, scratch)
 
 
