@@ -1,4 +1,4 @@
-"""python -m model: train, evaluate and inspect models without a server."""
+"""python -m model: train, evaluate, inspect and measure models without a server."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import model.waiting  # isort: skip  # noqa: F401  # before torch
+
 import torch
 import typer
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model import bpe, corpus, training
+from model import bpe, corpus, share, training
 from model.checkpoint import convert as conversion
 from model.checkpoint import native
 from model.codec import architecture_from_dict
@@ -25,6 +27,7 @@ from model.tokenizer import Tokenizer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(inspect)
+app.command("roofline")(share.command)
 Corpus = Annotated[
     Path, typer.Option(help="Folder with stories.train.jsonl.gz and stories.valid.jsonl.gz.", exists=True)
 ]

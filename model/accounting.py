@@ -10,10 +10,13 @@ from model.parameters import Parameters, Weights, parameters
 from model.roofline import (
     Machine,
     Roofline,
+    StepWork,
     distinct_experts,
     largest_batch,
     largest_context,
+    prefill_roofline,
     roofline,
+    step_work,
     weight_bytes_per_step,
 )
 
@@ -23,6 +26,7 @@ __all__ = [
     "Operations",
     "Parameters",
     "Roofline",
+    "StepWork",
     "Weights",
     "cache_bytes",
     "cache_bytes_per_token",
@@ -34,6 +38,8 @@ __all__ = [
     "largest_context",
     "memory_bytes",
     "parameters",
+    "prefill_roofline",
     "roofline",
+    "step_work",
     "weight_bytes_per_step",
 ]

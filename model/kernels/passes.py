@@ -10,6 +10,6 @@ from model.transformer import Transformer
 
 
 def apply(model: Transformer) -> Transformer:
-    """The same model, changed in place to the fastest form that this machine has. It can no longer be trained or saved."""
+    """The same model, changed in place to the fastest form this machine has; it can no longer be trained or saved."""
     packed.pack(model)
     return model

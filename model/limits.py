@@ -1,0 +1,121 @@
+"""The two limits of this machine, measured: bytes it reads a second, and operations it multiplies matrices with.
+
+Reading depends on how much is read: weights that stay in the processor's cache are read several times as fast. So it is
+measured for a size, the next power of two. What was measured is kept on disk for this machine, its PyTorch and its
+threads; `python -m model roofline` measures anew.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from model import machine
+from model.kernels import packed
+from model.roofline import Machine
+from model.timing import repeat
+
+log = logging.getLogger(__name__)
+
+SMALLEST, LARGEST = 1 << 20, 1 << 30  # bytes that reading is measured with
+COLUMNS = 1 << 10
+SHAPES = ((1024, 768, 3072), (1024, 1024, 1024), (1024, 2048, 5632), (2048, 2048, 2048))  # rows, in, out
+BRIEF_SHAPES = ((512, 768, 3072),)
+
+
+class Limits:
+    """Measures a limit when it is first asked for, unless it is known from the disk."""
+
+    def __init__(self, folder: Path | None = None, *, brief: bool = False, fresh: bool = False) -> None:
+        """brief: in well under half a second, with less memory, a little less exactly. fresh: measure even what is
+        known."""
+        self.brief = brief
+        name = f"{machine.fingerprint()}-{torch.get_num_threads()}.json"
+        self._path = (folder or machine.folder("limits")) / name
+        self._known = {"read": {}, "multiply": {}} if fresh else _load(self._path)
+
+    def bandwidth(self, size: float) -> float:
+        """Bytes a second when `size` bytes are read over and over."""
+        wanted = size_class(size)
+        if self.brief and str(wanted) not in self._known["read"]:
+            wanted = min(wanted, size_class(4 * machine.last_cache()), LARGEST // 4)
+        return self._measured("read", str(wanted), lambda: read_rate(wanted, 0.1 if self.brief else 0.5))
+
+    def rate(self, dtype: str) -> float:
+        """Operations a second of matrix products in this type, at the best of several sizes."""
+        shapes, budget = (BRIEF_SHAPES, 0.05) if self.brief else (SHAPES, 1.2)
+        return self._measured("multiply", dtype, lambda: matrix_rate(getattr(torch, dtype), shapes, budget))
+
+    def machine(self, size: float, dtype: str) -> Machine:
+        """The roofs over a model of so many bytes of weights."""
+        return Machine(machine.memory(), self.bandwidth(size), self.rate(dtype))
+
+    def _measured(self, kind: str, key: str, measure: Callable[[], float]) -> float:
+        if key not in self._known[kind]:
+            self._known[kind][key] = measure()
+            self._save()
+        return self._known[kind][key]
+
+    def _save(self) -> None:
+        """What others have found meanwhile stays; a file is replaced whole, so that nobody reads half of one."""
+        kept = {kind: {**found, **self._known[kind]} for kind, found in _load(self._path).items()}
+        try:
+            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False) as file:
+                json.dump(kept, file)
+            Path(file.name).replace(self._path)
+        except OSError as error:
+            log.warning("the machine's limits are not kept: %s", error)
+
+
+def size_class(size: float) -> int:
+    """The power of two from `size` on, within what is measured and an eighth of the memory."""
+    most = min(LARGEST, machine.memory() // 8)
+    found = SMALLEST
+    while found < size and found * 2 <= most:
+        found *= 2
+    return found
+
+
+def read_rate(size: int, budget: float) -> float:
+    """Bytes a second of reading `size` bytes: the better of a sum and of a product with a vector, as decoding does."""
+    with torch.inference_mode():
+        table = torch.ones(size // 4 // COLUMNS, COLUMNS)
+        vector = table[0].clone()
+        readers: tuple[Callable[[], object], ...] = (table.sum, lambda: table @ vector)
+        return size / min(repeat(reader, budget / len(readers)).best for reader in readers)
+
+
+def matrix_rate(dtype: torch.dtype, shapes: tuple[tuple[int, int, int], ...], budget: float) -> float:
+    """Operations a second of the best shape, with the weight as it is and laid out for the processor. Shapes for which
+    no time is left are passed over; the first one is always tried."""
+    ends, best = time.perf_counter() + budget, 0.0
+    with torch.inference_mode():
+        for shape in shapes:
+            if not best or time.perf_counter() < ends:
+                best = max(best, _products(dtype, *shape, budget / len(shapes)))
+    return best
+
+
+def _products(dtype: torch.dtype, rows: int, width: int, out: int, budget: float) -> float:
+    x, weight = torch.randn(rows, width).to(dtype), torch.randn(out, width).to(dtype)
+    ways: list[Callable[[], object]] = [lambda: F.linear(x, weight)]
+    if packed.supported(dtype):
+        laid = packed.lay_out(weight)
+        ways.append(lambda: packed.packed_linear(x, laid, None))
+    return 2 * rows * width * out / min(repeat(way, budget / len(ways), least=2).best for way in ways)
+
+
+def _load(path: Path) -> dict[str, dict[str, float]]:
+    """What is known; nothing where the file is missing or not ours."""
+    try:
+        found = json.loads(path.read_text())
+        return {kind: {str(k): float(v) for k, v in found[kind].items()} for kind in ("read", "multiply")}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return {"read": {}, "multiply": {}}

@@ -1,0 +1,76 @@
+"""Which machine this is, in a few words and as a key, and where what is measured and built for it is kept. No torch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+@functools.cache
+def words() -> str:
+    """For people: "AMD EPYC, 2 cores, 25 GB, torch 2.13.0"."""
+    return f"{processor().get('model name', platform.machine())}, {cores()} cores, {memory() / 1e9:.0f} GB, {_torch()}"
+
+
+@functools.cache
+def fingerprint() -> str:
+    """Changes with the processor, the cores this process may use, the memory and PyTorch: figures of another one are
+    not comparable."""
+    found = processor()
+    parts = (platform.machine(), found.get("model name", ""), found.get("flags", found.get("Features", "")))
+    digest = hashlib.sha256("\0".join((*parts, str(cores()), f"{memory() >> 30}", _torch())).encode())
+    return digest.hexdigest()[:16]
+
+
+def processor() -> dict[str, str]:
+    """What Linux tells of the first processor; empty elsewhere."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def last_cache() -> int:
+    """Bytes of the processor's largest cache; 32 MiB where it does not tell."""
+    sizes = [0]
+    for path in CACHES.glob("index*/size"):
+        text = path.read_text().strip()
+        number, unit = text.rstrip("KM"), text[-1:]
+        sizes.append(int(number) * {"K": 1 << 10, "M": 1 << 20}.get(unit, 1))
+    return max(sizes) or 32 << 20
+
+
+def folder(room: str) -> Path:
+    """A folder of the user's cache, made where missing, readable by nobody else; a temporary one where that fails."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    try:
+        found = Path(base) / "dyno" / room
+        found.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(found, os.W_OK):
+            return found
+    except (OSError, RuntimeError):
+        pass
+    return Path(tempfile.mkdtemp(prefix=f"dyno-{room}-"))
+
+
+def _torch() -> str:
+    return f"torch {version('torch')}"

@@ -1,0 +1,112 @@
+"""One decode step, or one prefill, of a built model, repeated for the stopwatch without a server.
+
+Decoding goes through the same attention over pages as serving does, prefill through the same attention over a fresh
+prompt. Shape letters: R rows, n pages a row, P tokens a page.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from model.cache import CacheEntry, cache_entries
+from model.config import Architecture, Span
+from model.dense import dense_input
+from model.kernels.attention import Scores
+from model.kernels.paged import Pages, Scratch, decode
+from model.moe import Loads
+from model.timing import Timing, repeat
+from model.transformer import StepInput, Transformer
+
+PAGE = 16
+VARIANTS = 8  # inputs that repeats take in turn, so that a router does not choose the same experts every time
+
+
+class SteadyView:
+    """CacheView of `rows` sequences, each computing the token at position `length - 1`; pages lie one after another."""
+
+    def __init__(self, entries: tuple[CacheEntry, ...], rows: int, length: int, model: Transformer) -> None:
+        weight = model.embedding.weight
+        self.entries, self.rows, self.length, self.device = entries, rows, length, weight.device
+        self.scratch = Scratch()
+        self._pages: dict[Span, Pages] = {}
+        self.keys = [self._pool(entry, entry.key_dim, weight) for entry in entries]
+        self.values = [None if e.value_in_key else self._pool(e, e.value_dim, weight) for e in entries]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, scores: Scores) -> Tensor:
+        keys, values, pages = self.keys[layer], self.values[layer], self.pages(self.entries[layer].span)
+        slots = pages.table[:, -1] * PAGE + (self.length - 1) % PAGE
+        keys.flatten(0, 1).index_copy_(0, slots, key)
+        if values is not None and value is not None:
+            values.flatten(0, 1).index_copy_(0, slots, value)
+        return decode(query, keys, values, self.entries[layer].value_dim, pages, scores, self.scratch)
+
+    def pages(self, span: Span) -> Pages:
+        """What every row sees through layers of this span; page 0 stays unused, as in a served cache."""
+        if span not in self._pages:
+            last, first = self.length - 1, span.first_visible(self.length - 1)
+            count = last // PAGE - first // PAGE + 1
+            table = 1 + torch.arange(self.rows * count, device=self.device).view(self.rows, count)
+            whole = torch.zeros(self.rows, dtype=torch.long, device=self.device)
+            self._pages[span] = Pages(span, PAGE, table, whole + first // PAGE * PAGE, whole + first, whole + last)
+        return self._pages[span]
+
+    def _pool(self, entry: CacheEntry, dim: int, weight: Tensor) -> Tensor:
+        """Written, not just asked for: memory that nobody wrote is read for nothing."""
+        count = 1 + self.pages(entry.span).table.numel()
+        return weight.new_full((count, PAGE, entry.heads, dim), 0.01)
+
+
+def time_decode(model: Transformer, rows: int, length: int, budget: float) -> Timing:
+    """Seconds of a decode step of `rows` sequences at this length."""
+    return _time(model, steady_inputs(model, rows, length), budget)
+
+
+def time_prefill(model: Transformer, length: int, budget: float) -> Timing:
+    """Seconds of a prompt of `length` tokens in one forward, with the logits of its last token."""
+    return _time(model, prompt_inputs(model, length), budget)
+
+
+def steady_inputs(model: Transformer, rows: int, length: int) -> list[StepInput]:
+    """Decode steps of other tokens over the same cache."""
+    view = SteadyView(cache_entries(model.architecture), rows, length, model)
+    device = model.embedding.weight.device
+    positions = torch.full((rows,), length - 1, device=device)
+    loads = _loads(model.architecture, rows)
+    return [StepInput(tokens, positions, view, loads=loads) for tokens in _tokens(model, rows, device)]
+
+
+def prompt_inputs(model: Transformer, length: int) -> list[StepInput]:
+    last = torch.tensor([length - 1], device=model.embedding.weight.device)
+    drawn = _tokens(model, length, last.device)
+    return [replace(dense_input(model.architecture, tokens[None]), select=last) for tokens in drawn]
+
+
+def _time(model: Transformer, inputs: list[StepInput], budget: float) -> Timing:
+    turn = itertools.cycle(inputs)
+
+    def step() -> None:
+        model(next(turn))
+        if model.embedding.weight.is_cuda:
+            torch.cuda.synchronize()
+
+    with torch.inference_mode():
+        return repeat(step, budget)
+
+
+def _tokens(model: Transformer, count: int, device: torch.device) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(VARIANTS):
+        yield torch.randint(model.architecture.vocab, (count,), generator=generator).to(device)
+
+
+def _loads(architecture: Architecture, rows: int) -> Loads | None:
+    mixtures = [moe for _, moe in architecture.mixtures]
+    if not any(moe.router.capacity for moe in mixtures):
+        return None
+    prior = torch.zeros(len(mixtures), rows, max(moe.experts for moe in mixtures), dtype=torch.long)
+    return Loads(torch.arange(rows), prior)

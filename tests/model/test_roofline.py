@@ -1,0 +1,174 @@
+"""What a machine can do and what a model makes of it: formulas of a step by hand, the stopwatch, limits on disk, and the
+command on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from model import limits, presets, share, steady, timing
+from model.__main__ import app
+from model.accounting import (
+    BYTES,
+    Machine,
+    flops_per_token,
+    parameters,
+    prefill_roofline,
+    roofline,
+    step_work,
+    weight_bytes_per_step,
+)
+from model.config import Window
+from model.dense import dense_input
+from model.initialise import random_model
+from model.limits import Limits, size_class
+
+MACHINE = Machine(memory=80e9, bandwidth=2e12, flops=300e12)
+
+
+# ------------------------------------------------------------------------------------------------------ formulas
+
+
+def test_a_prefill_computes_the_logits_of_its_last_token_only() -> None:
+    llama = presets.load("llama-2-7b")
+    one = prefill_roofline(llama, MACHINE, 1)
+    assert (one.seconds, one.flops) == (roofline(llama, MACHINE, 1, 1).seconds, flops_per_token(llama, 1).total)
+    long = prefill_roofline(llama, MACHINE, 1024)
+    everything = sum(flops_per_token(llama, length).total for length in range(1, 1025))
+    assert long.flops == everything - 1023 * 2 * 32000 * 4096
+    assert long.bound == "compute" and long.tokens_per_second == pytest.approx(1024 * 300e12 / long.flops)
+
+
+@pytest.mark.parametrize("name", ["llama-2-7b", "gpt2"])
+def test_the_work_of_a_dense_step_is_its_weights(name: str) -> None:
+    work = step_work(presets.load(name), "float32")
+    assert work.expert_bytes == () and work.read(()) == weight_bytes_per_step(presets.load(name), 0, "float32")
+    inner = flops_per_token(presets.load(name), 1)
+    assert work.flops(tokens=10, rows=2) == 10 * (inner.total - inner.scores - inner.head) + 2 * inner.head
+
+
+def test_a_mixture_reads_the_experts_that_were_chosen() -> None:
+    mixtral = presets.load("mixtral")
+    work, layers = step_work(mixtral), len(mixtral.mixtures)
+    expert = 3 * 4096 * 14336 * BYTES["bfloat16"]
+    assert work.expert_bytes == (expert,) * layers
+    everything = work.read(((1,) * 8,) * layers)
+    assert everything == 2 * (parameters(mixtral).total - parameters(mixtral).all.embedding)
+    assert everything - work.read(((9, 0, 0, 0, 0, 0, 0, 0),) * layers) == 7 * layers * expert
+
+
+# ----------------------------------------------------------------------------------------------------- measuring
+
+
+def test_a_stopwatch_keeps_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(float(second) for second in range(1000))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    calls: list[int] = []
+    assert len(timing.repeat(lambda: calls.append(1), budget=0.0).seconds) == 3 and len(calls) == 4
+    assert len(timing.repeat(lambda: None, budget=1e9, most=7).seconds) == 7
+
+
+def test_a_timing_in_a_few_numbers() -> None:
+    timed = timing.Timing((1.0, 2.0, 3.0, 4.0, 50.0))
+    assert (timed.best, timed.typical, timed.median, timed.spread) == (1.0, 2.0, 3.0, 1.0)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """What was measured, with limits that are quick to find."""
+    found: list[object] = []
+
+    def read(size: int, budget: float) -> float:
+        found.append(size)
+        return 1e10 + size
+
+    def multiply(dtype: torch.dtype, shapes: object, budget: float) -> float:
+        found.append(dtype)
+        return 1e12
+
+    monkeypatch.setattr(limits, "read_rate", read)
+    monkeypatch.setattr(limits, "matrix_rate", multiply)
+    yield found
+
+
+def test_limits_are_measured_once_and_kept(tmp_path: Path, measured: list[object]) -> None:
+    first = Limits(tmp_path)
+    assert first.bandwidth(3e6) == first.bandwidth(4 << 20) == 1e10 + (4 << 20)
+    assert first.rate("bfloat16") == 1e12
+    assert measured == [4 << 20, torch.bfloat16]
+    again = Limits(tmp_path).machine(4 << 20, "bfloat16")
+    assert (again.bandwidth, again.flops) == (1e10 + (4 << 20), 1e12) and len(measured) == 2
+    assert Limits(tmp_path, fresh=True).rate("bfloat16") == 1e12 and len(measured) == 3
+
+
+def test_a_file_that_is_not_ours_is_measured_over(tmp_path: Path, measured: list[object]) -> None:
+    Limits(tmp_path).bandwidth(1)
+    (path,) = tmp_path.iterdir()
+    for broken in ("", "[]", '{"read": 3}', '{"read": {"1048576": "x"}, "multiply": {}}'):
+        path.write_text(broken)
+        Limits(tmp_path).bandwidth(1)
+        assert json.loads(path.read_text())["read"] == {"1048576": 1e10 + (1 << 20)}
+
+
+def test_a_brief_look_reads_less_but_believes_what_is_known(tmp_path: Path, measured: list[object]) -> None:
+    Limits(tmp_path, brief=True).bandwidth(900e6)
+    assert measured[0] == min(size_class(4 * limits.machine.last_cache()), 256 << 20) or measured == [1 << 30]
+    Limits(tmp_path).bandwidth(900e6)
+    assert Limits(tmp_path, brief=True).bandwidth(900e6) == 1e10 + size_class(900e6)
+
+
+def test_rates_are_those_of_a_computer() -> None:
+    assert 1e8 < limits.read_rate(4 << 20, 0.01) < 1e14
+    assert 1e7 < limits.matrix_rate(torch.float32, ((32, 64, 64),), 0.01) < 1e16
+
+
+# ------------------------------------------------------------------------------------------------------- a model
+
+
+@pytest.mark.parametrize("name", ["mixtral", "deepseek-v3", "gemma-2-2b", "switch-base-8"])
+def test_a_steady_step_is_the_models_own(name: str) -> None:
+    """With nothing before it, a token has the logits of a sequence of one."""
+    tiny = presets.scaled(presets.load(name), "tiny")
+    if tiny.encoder is not None:
+        with pytest.raises(share.ConfigError, match="only predicted"):
+            share.build(name, tiny, "float32")
+        return
+    model = random_model(tiny, 0).eval().requires_grad_(False)
+    (step, *_) = steady.steady_inputs(model, rows=3, length=1)
+    alone = model(dense_input(tiny, step.tokens[:, None])).logits
+    torch.testing.assert_close(model(step).logits, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_a_window_is_read_and_no_more() -> None:
+    tiny = presets.scaled(presets.load("mistral-7b"), "tiny")
+    (span,) = {attention.span for attention in tiny.attentions}
+    assert isinstance(span, Window)
+    view = steady.SteadyView(steady.cache_entries(tiny), 2, 5 * span.size, random_model(tiny, 0))
+    pages = view.pages(span)
+    assert pages.first.tolist() == [4 * span.size] * 2 and pages.last.tolist() == [5 * span.size - 1] * 2
+    assert pages.table.shape[1] <= span.size // steady.PAGE + 2
+
+
+def test_the_command_tells_what_is_possible_and_what_was_reached(measured: list[object], tmp_path: Path) -> None:
+    environment = {"XDG_CACHE_HOME": str(tmp_path)}
+    flags = ["--streams", "2", "--prompt", "8", "--seconds", "0.01", "--json", "--dtype", "float32"]
+    answer = CliRunner().invoke(app, ["roofline", "mixtral", "--scale", "tiny", *flags], env=environment)
+    assert answer.exit_code == 0, answer.output
+    told = json.loads(answer.output)
+    decode, prefill = told["models"]["mixtral"]["steps"]
+    assert set(told["limits"]) == {"read", "bfloat16", "float32"}
+    assert (decode["step"], prefill["step"]) == ("decode 2", "prefill 8")
+    for step in (decode, prefill):
+        assert step["tokens_per_second"] == pytest.approx(step["share"] * step["best_tokens_per_second"])
+    shown = CliRunner().invoke(app, ["roofline", "mixtral", "--scale", "tiny", "--predict"], env=environment)
+    assert "decode 32" in shown.output and "a token reads" in shown.output
+
+
+def test_a_model_too_large_is_only_predicted(measured: list[object], tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, ["roofline", "deepseek-v3"], env={"XDG_CACHE_HOME": str(tmp_path)})
+    assert isinstance(answer.exception, share.ConfigError) and "--predict" in str(answer.exception)
