@@ -28,6 +28,8 @@ class Account:
     cached_tokens: int = 0
     recomputed_tokens: int = 0
     preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     steps: int = 0
     batch_rows: int = 0  # summed over the steps
 
@@ -136,6 +138,8 @@ def summary(
         cached_tokens=account.cached_tokens,
         recomputed_tokens=account.recomputed_tokens,
         preemptions=account.preemptions,
+        drafted_tokens=account.drafted_tokens,
+        accepted_tokens=account.accepted_tokens,
         steps=account.steps,
         mean_batch=account.batch_rows / account.steps if account.steps else 0.0,
         cache_bytes=cache_bytes,

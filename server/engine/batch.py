@@ -60,7 +60,7 @@ def selected(step: Step) -> list[tuple[int, int]]:
 def group_view(step: Step, group: int, span: Span, page_size: int, dtype: torch.dtype) -> GroupView:
     """Places of a step's tokens in one cache group."""
     offset, slots = 0, []
-    decodes: list[tuple[int, Row]] = []
+    decodes: list[tuple[int, Row]] = []  # one token each
     prefills: list[Prefill] = []
     for row in step.rows:
         table = row.tables[group]
@@ -69,7 +69,10 @@ def group_view(step: Step, group: int, span: Span, page_size: int, dtype: torch.
             slots.append(np.array([table[row.start // page_size] * page_size + row.start % page_size]))
         else:
             slots.append(_slots(table, row, page_size))
-            prefills.append(_prefill(offset, row, table, span, page_size, dtype))
+            if row.drafts:  # few tokens, which read their pages in place like single ones
+                decodes += ((offset + i, row._replace(start=row.start + i, count=1)) for i in range(row.count))
+            else:
+                prefills.append(_prefill(offset, row, table, span, page_size, dtype))
         offset += row.count
     decode = _decode(decodes, group, span, page_size) if decodes else None
     return GroupView(torch.from_numpy(np.concatenate(slots)), decode, tuple(prefills))

@@ -12,6 +12,7 @@ import numpy as np
 from model.routing import expert_loads
 from server.engine import isolation
 from server.engine.account import Account, Tally, summary
+from server.engine.drafting import Drafting, MakeDrafter, PromptLookup
 from server.engine.ending import Answer, refusal, take
 from server.engine.request import Outcome, Request, Routes
 from server.engine.routes import RouteLog, layer_routing
@@ -39,7 +40,8 @@ class Delta(NamedTuple):
 class Engine:
     """Continues requests together, a step at a time. One thread owns it; every method is called on that thread.
 
-    max_batch_tokens: most tokens of one step; max_rows: most requests of one step. `clock` gives seconds.
+    max_batch_tokens: most tokens of one step; max_rows: most requests of one step; speculate: most tokens that
+    `drafter` guesses for a request in one step, 0 for none. `clock` gives seconds.
     """
 
     def __init__(
@@ -52,8 +54,11 @@ class Engine:
         max_rows: int = 64,
         clock: Callable[[], float] = time.monotonic,
         prefix_cache: bool = True,
+        speculate: int = 0,
+        drafter: MakeDrafter = PromptLookup,
     ) -> None:
         self.name = name
+        self._speculate, self._drafter = speculate, drafter
         self._guard = isolation.Guard()
         self._runner = runner
         self._observer = observer
@@ -107,7 +112,8 @@ class Engine:
         if request.id in self._live:
             raise ValueError(f"request {request.id!r} is already here")
         account = Account(request.arrived, RouteLog(self._mixtures) if self._mixtures else None)
-        entry = self._live[request.id] = Entry(request, self._cache.holding(), account)
+        drafting = Drafting(self._drafter(request), self._speculate) if self._speculate else None
+        entry = self._live[request.id] = Entry(request, self._cache.holding(), account, drafting=drafting)
         self._scheduler.add(entry)
         self._guard(self._observer.received, self.name, request.num_prompt_tokens)
         why = refusal(request, self.capacity_tokens, self.source_tokens)
@@ -210,6 +216,8 @@ class Engine:
         """Enter what a step gave a request: `right` of the seat's tokens are computed and confirmed."""
         entry, row = seat.entry, seat.row
         tally.ran(row, answer.accepted)
+        if row.drafts:
+            entry.judge(len(row.drafts), answer.accepted)
         for _ in answer.tokens:
             tally.drew(entry.account)
         if answer.outcome is Outcome.ERROR:  # what it computed still counts, but nobody shall find its blocks
@@ -262,5 +270,7 @@ class Engine:
             expert_tokens=tally.expert_tokens(self._mixtures),
             first_tokens=tuple(tally.first_tokens),
             gaps=tuple(tally.gaps),
+            drafted_tokens=tally.drafted_tokens,
+            accepted_tokens=tally.accepted_tokens,
         )
         self._guard(self._observer.stepped, stats)

@@ -25,7 +25,8 @@ class Ran:
 
 
 def run(runner: Runner, number: int, seats: list[Seat]) -> list[Ran]:
-    """Run the seats as one step; when that raises, run halves, until the fault is alone with the row that causes it.
+    """Run the seats as one step; when that raises, run halves, until the fault is alone with the row that causes it,
+    and that row without its drafts, which nobody may fail for.
 
     Running a row twice is safe: it writes the same entries to the same places. DeviceLost is nobody's: it is raised.
     """
@@ -34,6 +35,10 @@ def run(runner: Runner, number: int, seats: list[Seat]) -> list[Ran]:
     except DeviceLost:
         raise
     except Exception as fault:
+        if len(seats) == 1 and seats[0].row.drafts:
+            log.warning("a request made the model fail with its drafts; it goes on without", exc_info=True)
+            seats[0].entry.drafting = None
+            return run(runner, number, [seats[0].undrafted])
         if len(seats) == 1:
             log.warning("a request made the model fail", exc_info=True)
             return [Ran(seats, None, describe(fault))]

@@ -2,7 +2,8 @@
 
 There is no prefill phase and no decode phase. Every request has num_computed and num_tokens; a step hands out a budget
 of tokens so that the first catches up with the second. Long prompts in chunks, cached prefixes and preemption (which
-only sets num_computed back to 0) all follow from this.
+only sets num_computed back to 0) all follow from this; so does speculation, which computes tokens beyond num_tokens
+and lets both lengths move up by those that turn out right.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from server.engine.account import Account
+from server.engine.drafting import Drafting
 from server.engine.request import Request
 from server.engine.step import Row
 from server.engine.tables import Cache, Holding
@@ -25,6 +27,14 @@ class Entry:
     holding: Holding
     account: Account
     running: bool = False
+    drafting: Drafting | None = None
+
+    def judge(self, drafted: int, accepted: int) -> None:
+        """So many tokens were guessed for the request in a step, and so many of them were right."""
+        self.account.drafted_tokens += drafted
+        self.account.accepted_tokens += accepted
+        if self.drafting is not None:
+            self.drafting.judge(accepted)
 
 
 class Seat(NamedTuple):
@@ -33,9 +43,16 @@ class Seat(NamedTuple):
     entry: Entry
     row: Row
 
+    @property
+    def undrafted(self) -> Seat:
+        """The same without guesses."""
+        row = self.row
+        return Seat(self.entry, row._replace(count=row.count - len(row.drafts), drafts=()))
+
 
 class Scheduler:
-    """First come, first served, in this order: requests that need one token, those that need more, those that wait.
+    """First come, first served, in this order: requests that need one token, those that need more, those that wait; and
+    what none of them can use goes to drafts, which take no block that anybody waits for.
 
     running + waiting is always in order of arrival: only the youngest running request is ever preempted, and it becomes
     the head of the queue; nobody overtakes the head, so it cannot starve. A request is let in only when all that run
@@ -51,6 +68,7 @@ class Scheduler:
         self.preempted = 0  # in the step under way
         self._left = 0
         self._plan: dict[Entry, int] = {}
+        self._drafts: dict[Entry, tuple[int, ...]] = {}
 
     def add(self, entry: Entry) -> None:
         self.waiting.append(entry)
@@ -69,9 +87,10 @@ class Scheduler:
 
     def schedule(self) -> list[Seat]:
         """The rows of the next step. Empty when there is no request; otherwise that is a fault."""
-        self._left, self._plan, self.preempted = self._max_batch_tokens, {}, 0
+        self._left, self._plan, self._drafts, self.preempted = self._max_batch_tokens, {}, {}, 0
         behind = self._feed_back()
         self._top_up(self._catch_up(behind) + self._admit())
+        self._speculate()
         return [self._seat(entry, count) for entry, count in self._plan.items()]
 
     def computed(self, seat: Seat, count: int | None = None) -> int:
@@ -155,6 +174,20 @@ class Scheduler:
                     self._plan[entry] = count + more
                     self._left -= more
 
+    def _speculate(self) -> None:
+        """Let requests that feed back one output guess what follows, as far as tokens are left and blocks are idle."""
+        for entry in self._plan:
+            request, drafting = entry.request, entry.drafting
+            if drafting is None or not request.outputs or request.num_uncomputed != 1:
+                continue
+            most = min(self._left, request.sampling.max_tokens - len(request.outputs) - 1)
+            if self.waiting:
+                most = min(most, entry.holding.room * self._cache.block_size - request.num_tokens)
+            drafts = drafting.draft(most)
+            if drafts and self._cache.extend(entry.holding, request.num_tokens + len(drafts)):
+                self._drafts[entry] = drafts
+                self._left -= len(drafts)
+
     def _grant(self, entry: Entry, count: int) -> bool:
         """Give `count` tokens, at the cost of the youngest where blocks are short; False when it is itself that."""
         while not self._cache.extend(entry.holding, entry.request.num_computed + count):
@@ -180,5 +213,7 @@ class Scheduler:
         start, log, holding = entry.request.num_computed, entry.account.routes, entry.holding
         prior = None if log is None else log.prior(start)
         encodes = bool(holding.source) and not holding.encoded
-        row = Row(entry.request, start, count, holding.frozen, prior, tuple(holding.source), encodes)
+        drafts = self._drafts.get(entry, ())
+        count += len(drafts)
+        row = Row(entry.request, start, count, holding.frozen, prior, tuple(holding.source), encodes, drafts)
         return Seat(entry, row)

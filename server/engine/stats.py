@@ -67,6 +67,8 @@ class RequestStats:
     latency: Latency
     routed_tokens: int  # tokens the routing below speaks of
     routing: tuple[LayerRouting, ...]  # empty for a model without experts
+    drafted_tokens: int = 0  # guessed and computed beside the request's own
+    accepted_tokens: int = 0  # of these, became outputs without a step of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class StepStats:
     forward_seconds: float  # inside the model
     rows: int  # 0 when nothing was run, and only requests that left are told of
     prefill_tokens: int  # tokens of rows still catching up with their prompt
-    decode_tokens: int  # tokens of rows that feed back one output
+    decode_tokens: int  # tokens of rows that feed back one output, and accepted drafts
     recomputed_tokens: int
     preemptions: int
     running: int
@@ -96,7 +98,9 @@ class StepStats:
     groups: tuple[GroupUse, ...]
     expert_tokens: tuple[tuple[int, ...], ...]  # per mixture layer, tokens each expert processed in this step
     first_tokens: tuple[float, ...]  # time to first token of requests that got it in this step
-    gaps: tuple[float, ...]  # inter-token gaps closed in this step
+    gaps: tuple[float, ...]  # inter-token gaps closed in this step; tokens that came together are 0 apart
+    drafted_tokens: int = 0  # computed as a guess; those that were right are decode tokens, the others nobody's
+    accepted_tokens: int = 0
 
 
 class Observer(Protocol):
