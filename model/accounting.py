@@ -10,13 +10,11 @@ from model.parameters import Parameters, Weights, parameters
 from model.roofline import (
     Machine,
     Roofline,
-    StepWork,
     distinct_experts,
     largest_batch,
     largest_context,
     prefill_roofline,
     roofline,
-    step_work,
     weight_bytes_per_step,
 )
 
@@ -26,7 +24,6 @@ __all__ = [
     "Operations",
     "Parameters",
     "Roofline",
-    "StepWork",
     "Weights",
     "cache_bytes",
     "cache_bytes_per_token",
@@ -40,6 +37,5 @@ __all__ = [
     "parameters",
     "prefill_roofline",
     "roofline",
-    "step_work",
     "weight_bytes_per_step",
 ]

@@ -6,7 +6,6 @@ the arithmetic (arXiv:2402.16363). Nothing real is faster; how far below it some
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.config import Architecture, CrossAttention, MoE
@@ -68,37 +67,6 @@ def prefill_roofline(architecture: Architecture, machine: Machine, length: int, 
     needed = operations.total - operations.head + operations.head // length
     seconds = (weights + cached) / machine.bandwidth, needed / machine.flops
     return Roofline(length, weights, cached, needed, *seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class StepWork:
-    """What the weights cost one step, whatever its tokens are; what attention makes of the cache comes on top.
-
-    `weight_bytes` are read by every step, of `expert_bytes` (one expert of each mixture layer) what tokens chose.
-    `token_flops` are the products of a token with weights, `row_flops` those of a row's last token with the head.
-    """
-
-    weight_bytes: int
-    expert_bytes: tuple[int, ...]
-    token_flops: int
-    row_flops: int
-
-    def read(self, expert_tokens: Sequence[Sequence[int]]) -> int:
-        """Bytes of weights of a step in which the experts of every mixture layer had so many tokens."""
-        chosen = (len(layer) - layer.count(0) for layer in expert_tokens)
-        return self.weight_bytes + sum(map(int.__mul__, self.expert_bytes, chosen))
-
-    def flops(self, tokens: int, rows: int) -> int:
-        """Products with weights of a step of so many tokens, in so many rows."""
-        return tokens * self.token_flops + rows * self.row_flops
-
-
-def step_work(architecture: Architecture, dtype: str = "bfloat16") -> StepWork:
-    """The same for every step. Left out: rows of tables, and what an encoder does."""
-    width, one = architecture.width, flops_per_token(architecture, 1)
-    experts = tuple(feed_forward_parameters(moe.expert, width) * BYTES[dtype] for _, moe in architecture.mixtures)
-    always = round(weight_bytes_per_step(architecture, 0, dtype))
-    return StepWork(always, experts, one.total - one.head - one.scores, one.head)
 
 
 def weight_bytes_per_step(architecture: Architecture, batch: int, dtype: str = "bfloat16") -> float:

@@ -1,5 +1,4 @@
-"""What a machine can do and what a model makes of it: formulas of a step by hand, the stopwatch, limits on disk, and the
-command on a tiny model."""
+"""What a machine can do and what a model makes of it: a prefill by hand, the stopwatch, limits on disk, the command."""
 
 from __future__ import annotations
 
@@ -13,16 +12,7 @@ from typer.testing import CliRunner
 
 from model import limits, presets, share, steady, timing
 from model.__main__ import app
-from model.accounting import (
-    BYTES,
-    Machine,
-    flops_per_token,
-    parameters,
-    prefill_roofline,
-    roofline,
-    step_work,
-    weight_bytes_per_step,
-)
+from model.accounting import Machine, flops_per_token, prefill_roofline, roofline
 from model.config import Window
 from model.dense import dense_input
 from model.initialise import random_model
@@ -42,24 +32,6 @@ def test_a_prefill_computes_the_logits_of_its_last_token_only() -> None:
     everything = sum(flops_per_token(llama, length).total for length in range(1, 1025))
     assert long.flops == everything - 1023 * 2 * 32000 * 4096
     assert long.bound == "compute" and long.tokens_per_second == pytest.approx(1024 * 300e12 / long.flops)
-
-
-@pytest.mark.parametrize("name", ["llama-2-7b", "gpt2"])
-def test_the_work_of_a_dense_step_is_its_weights(name: str) -> None:
-    work = step_work(presets.load(name), "float32")
-    assert work.expert_bytes == () and work.read(()) == weight_bytes_per_step(presets.load(name), 0, "float32")
-    inner = flops_per_token(presets.load(name), 1)
-    assert work.flops(tokens=10, rows=2) == 10 * (inner.total - inner.scores - inner.head) + 2 * inner.head
-
-
-def test_a_mixture_reads_the_experts_that_were_chosen() -> None:
-    mixtral = presets.load("mixtral")
-    work, layers = step_work(mixtral), len(mixtral.mixtures)
-    expert = 3 * 4096 * 14336 * BYTES["bfloat16"]
-    assert work.expert_bytes == (expert,) * layers
-    everything = work.read(((1,) * 8,) * layers)
-    assert everything == 2 * (parameters(mixtral).total - parameters(mixtral).all.embedding)
-    assert everything - work.read(((9, 0, 0, 0, 0, 0, 0, 0),) * layers) == 7 * layers * expert
 
 
 # ----------------------------------------------------------------------------------------------------- measuring
