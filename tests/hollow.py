@@ -1,6 +1,6 @@
-"""A server process whose model computes nothing: `python -m tests.hollow` with the server's flags, and these before them:
+"""A server process whose model computes nothing: `python -m tests.hollow` with the server's flags and these:
 
-    --forward-ms 25    what the hollow forward takes, in operations of torch that hold all threads
+    --forward-ms 25    what the hollow forward takes, in small operations of torch on --threads (1) threads
     --experts 8        16 mixture layers of so many experts, two active; 0 for a dense model
     --observer off     nobody hears of steps and requests
     --switch-ms 5      how long a thread may keep the others waiting for the interpreter
@@ -43,7 +43,7 @@ PLACES = {
     "step": "server.engine.engine:Engine.step",
     "schedule": "server.engine.scheduler:Scheduler.schedule",
     "inputs": "server.engine.runner:ModelRunner._inputs",
-    "forward": "tests.hollow:Hollow.forward",
+    "forward": f"{__name__}:Hollow.forward",
     "sample": "server.engine.runner:ModelRunner._sample",
     "routes": "server.engine.runner:ModelRunner._routes",
     "settle": "server.engine.engine:Engine._settle",
@@ -68,7 +68,7 @@ class Hollow(nn.Module):
         letters = torch.randint(LETTERS.start, LETTERS.stop, (rows,), generator=torch.Generator().manual_seed(0))
         self.logits = torch.randn(rows, VOCAB).index_put_((torch.arange(rows), letters), torch.tensor(20.0))
         self.routings = tuple(_routing(mixture, tokens) for _, mixture in architecture.mixtures)
-        self._x, self._y = torch.randn(1 << 16), torch.empty(1 << 16)
+        self._x, self._y = torch.randn(1 << 15), torch.empty(1 << 15)
         self._operations = self._count(forward_ms)
 
     def forward(self, step: StepInput) -> StepOutput:
@@ -138,7 +138,7 @@ class Phases:
 def find(place: str) -> tuple[Any, str]:
     """What holds a function, and its name there."""
     module, _, path = place.partition(":")
-    owner: Any = importlib.import_module("__main__" if module == __name__ else module)
+    owner: Any = importlib.import_module(module)
     *outer, attribute = path.split(".")
     for name in outer:
         owner = getattr(owner, name)
@@ -151,6 +151,7 @@ def architecture(experts: int) -> Architecture:
 
 
 def build(settings: Settings, observer: Observer, options: argparse.Namespace) -> list[ServedModel]:
+    torch.set_num_threads(settings.threads or 1)
     shape = architecture(options.experts)
     room = Room(max(65_536, settings.max_rows * 1024), settings.max_rows, settings.max_batch_tokens)
     hollow = Hollow(shape, settings.max_rows, settings.max_batch_tokens, options.forward_ms)

@@ -2,6 +2,7 @@
 
     python -m tests.bench.step_overhead [--streams 1 32 256] [--transports rest grpc] [--forward-ms 0 25] [--seconds 4]
     python -m tests.bench.step_overhead --against observer=off      # the same twice in turn, with another flag
+    python -m tests.bench.step_overhead --against tree=/other/copy  # the same twice in turn, with other code
 
 The server is a real process whose model computes nothing (tests/hollow.py); a closed loop of streams asks it for 128
 tokens after 128. Processor time is told, by phase and by thread, in microseconds a step: it drifts less than wall time
@@ -32,6 +33,7 @@ from dyno.inference.v1 import inference_pb2 as pb
 PROMPT, OUTPUT = 128, 128
 STREAMS_A_CHANNEL = 64
 ROOT = Path(__file__).parents[2]
+HEADERS = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 METHOD = "/dyno.inference.v1.InferenceService/StreamGenerate"
 
 
@@ -65,11 +67,12 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serving(*flags: str) -> AsyncIterator[Server]:
+async def serving(*flags: str, tree: Path = ROOT) -> AsyncIterator[Server]:
+    """`tree`: where the server's code is."""
     command = [sys.executable, "-m", "tests.hollow", "--port", "0", "--grpc-port", "0", "--log-level", "error", *flags]
-    environment = os.environ | {"GOMP_SPINCOUNT": "10000"}
+    environment = os.environ | {"GOMP_SPINCOUNT": "10000", "PYTHONPATH": str(tree / "proto")}
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE, limit=1 << 20
+        *command, cwd=tree, env=environment, stdout=asyncio.subprocess.PIPE, limit=1 << 20
     )
     assert process.stdout is not None
     try:
@@ -127,8 +130,7 @@ class Load:
             for turn in range(sys.maxsize):
                 prompt = _prompt(index, turn)
                 body = json.dumps({"prompt": prompt, "max_tokens": OUTPUT, "temperature": 0, "stream": True}).encode()
-                head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-                writer.write(f"{head}\r\n\r\n".encode() + body)
+                writer.write(HEADERS + b"content-length: %d\r\n\r\n" % len(body) + body)
                 data = b""
                 while not data.endswith(b"0\r\n\r\n"):
                     data = await reader.read(1 << 16)
@@ -234,25 +236,31 @@ async def table(options: argparse.Namespace, flags: Sequence[str]) -> None:
 
 
 async def against(options: argparse.Namespace, flags: Sequence[str]) -> None:
-    """Two servers in turn, that differ in one flag: the median ratio of the second to the first."""
+    """Two servers in turn that differ in one flag or in their code: the median ratio of the second to the first."""
     name, _, value = options.against.partition("=")
+    more, tree = ((), Path(value)) if name == "tree" else ((f"--{name}", value), ROOT)
     for forward in options.forward_ms:
         for streams in options.streams:
             common = ("--forward-ms", str(forward), "--max-rows", str(max(streams, 8)), *flags)
-            async with serving(*common) as one, serving(*common, f"--{name}", value) as other:
+            async with serving(*common) as one, serving(*common, *more, tree=tree) as other:
                 for transport in options.transports:
-                    speed, cost = [], []
-                    for _ in range(options.rounds):
-                        first, second = [
-                            await measure(server, transport, streams, options.seconds) for server in (one, other)
-                        ]
-                        speed.append(second.tokens / second.seconds / first.tokens * first.seconds)
-                        cost.append(second.us_a_token / first.us_a_token)
-                    print(
-                        f"{transport} {streams} streams, forward {forward} ms, {options.against}: "
-                        f"tokens/s x {statistics.median(speed):.3f}, processor time outside x {statistics.median(cost):.3f}",
-                        flush=True,
-                    )
+                    await _compare(options, transport, streams, one, other)
+
+
+async def _compare(options: argparse.Namespace, transport: str, streams: int, one: Server, other: Server) -> None:
+    speed, cost, outside = [], [], []
+    for _ in range(options.rounds):
+        first = await measure(one, transport, streams, options.seconds)
+        second = await measure(other, transport, streams, options.seconds)
+        speed.append(second.tokens / second.seconds / first.tokens * first.seconds)
+        cost.append(second.us_a_token / first.us_a_token)
+        outside.append((first.outside, second.outside))
+    middle = [statistics.median(side) for side in zip(*outside, strict=True)]
+    print(
+        f"{transport}, {streams} streams, {options.against}: tokens/s x {statistics.median(speed):.3f}, processor "
+        f"time outside the forward pass x {statistics.median(cost):.3f}, outside {middle[0]:.1%} -> {middle[1]:.1%}",
+        flush=True,
+    )
 
 
 def main() -> None:
