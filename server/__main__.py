@@ -61,6 +61,7 @@ def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
         max_rows=settings.max_rows,
         seed=settings.seed,
         scale=settings.scale,
+        measure_machine=settings.measure_machine,
     )
     models = [build_model(spec, options, observer) for spec in settings.model]
     names = [model.name for model in models]

@@ -72,7 +72,7 @@ class Application:
         for model in models:
             await warm_up(self.loop, model)
             layers = [(block, mixture.experts) for block, mixture in model.architecture.mixtures]
-            self.observer.declare(model.card, layers)
+            self.observer.declare(model.card, layers, model.roofs)
         self.service.serve(models, self.loop)
         self._follower = asyncio.create_task(self._follow_readiness())
 

@@ -20,6 +20,8 @@ from model.codec import load_architecture
 from model.config import Architecture
 from model.initialise import random_model
 from model.kernels import passes
+from model.limits import Limits
+from model.roofline import Machine
 from model.tokenizer import ByteTokenizer, Tokenizer
 from model.transformer import Transformer
 from server.engine.engine import Engine
@@ -51,6 +53,7 @@ class BuildOptions:
     max_rows: int = 64
     seed: int = 0
     scale: str | None = None
+    measure_machine: bool = False
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -73,6 +76,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     architecture = model.architecture
     _tell(name, architecture)
     passes.apply(model)
+    roofs = _roofs(architecture, options) if options.measure_machine else None
     engine = Engine(
         name,
         ModelRunner(
@@ -86,7 +90,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     )
     counts = parameters(architecture)
     start = (min(tokenizer.eos_ids, default=0),) if architecture.encoder else ()
-    return ServedModel(name, architecture, tokenizer, engine, options.dtype, (counts.total, counts.active), start)
+    return ServedModel(name, architecture, tokenizer, engine, options.dtype, (counts.total, counts.active), start, roofs)
 
 
 def _find(source: str, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
@@ -125,6 +129,18 @@ def _random(source: str, architecture: Architecture, options: BuildOptions) -> t
         raise TooLarge(f"model {source!r}: {sizes}; add --scale {' or --scale '.join(presets.SCALES)}")
     model = random_model(architecture, options.seed, getattr(torch, options.dtype)).eval().requires_grad_(False)
     return model, ByteTokenizer(architecture.vocab)
+
+
+def _roofs(architecture: Architecture, options: BuildOptions) -> Machine | None:
+    """What this machine can do for a model of this size; not knowing it costs the metrics and nothing else."""
+    try:
+        roofs = Limits(brief=True).machine(parameters(architecture).total * BYTES[options.dtype], options.dtype)
+    except (RuntimeError, OSError, MemoryError) as error:
+        log.warning("the machine was not measured", error=str(error))
+        return None
+    rates = {"reads_gb_per_second": round(roofs.bandwidth / 1e9, 1), "multiplies_tflops": round(roofs.flops / 1e12, 3)}
+    log.info("this machine", dtype=options.dtype, **rates)
+    return roofs
 
 
 def _tell(name: str, architecture: Architecture) -> None:

@@ -24,6 +24,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from model.roofline import Machine
 from model.routing import entropy, imbalance
 from server.engine.stats import GroupUse, RequestStats, StepStats
 from server.models import ModelCard
@@ -43,6 +44,7 @@ class Watched:
     card: ModelCard
     layers: tuple[tuple[int, int], ...]
     tally: EngineTally
+    roofs: Machine | None = None
 
 
 class PrometheusObserver(Collector):
@@ -63,10 +65,11 @@ class PrometheusObserver(Collector):
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
-    def declare(self, card: ModelCard, layers: Iterable[tuple[int, int]]) -> None:
-        """Count this model from now on; `layers`: block index and number of experts of every mixture layer."""
+    def declare(self, card: ModelCard, layers: Iterable[tuple[int, int]], roofs: Machine | None = None) -> None:
+        """Count this model from now on; `layers`: block index and number of experts of every mixture layer; `roofs`:
+        what the machine can do for it, where that was measured."""
         shape = tuple(layers)
-        self._watched[card.id] = Watched(card, shape, EngineTally([experts for _, experts in shape]))
+        self._watched[card.id] = Watched(card, shape, EngineTally([experts for _, experts in shape]), roofs)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """What a scrape gets, and its content type, in the format that `accept` prefers."""
@@ -128,11 +131,21 @@ class PrometheusObserver(Collector):
         yield parameters
         yield self._card("dyno_model_cache_bytes_per_token", "Cache of one token.", lambda c: c.cache_bytes_per_token)
         yield self._card("dyno_model_context_tokens", "Longest prompt plus output.", lambda c: c.context)
+        yield self._roof("dyno_machine_read_bytes_per_second", "As measured over as many bytes.", lambda r: r.bandwidth)
+        yield self._roof("dyno_machine_matrix_flops_per_second", "As measured in its type.", lambda r: r.flops)
 
     def _card(self, name: str, text: str, read: Callable[[ModelCard], float]) -> Metric:
         family = GaugeMetricFamily(name, text, labels=["model"])
         for model, watched in self._watched.items():
             family.add_metric([model], read(watched.card))
+        return family
+
+    def _roof(self, name: str, text: str, read: Callable[[Machine], float]) -> Metric:
+        """What this machine can do at best for a model; no series where it was not measured."""
+        family = GaugeMetricFamily(name, text, labels=["model"])
+        for model, watched in self._watched.items():
+            if watched.roofs is not None:
+                family.add_metric([model], read(watched.roofs))
         return family
 
     def _requests(self) -> Iterator[Metric]:

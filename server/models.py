@@ -11,6 +11,7 @@ from model import codec
 from model.accounting import cache_bytes_per_token
 from model.card import card
 from model.config import Architecture, Attention, FeedForward, Latent, Learned, MoE, Sinusoidal
+from model.roofline import Machine
 from model.tokenizer import Tokenizer
 from server.engine.engine import Engine
 
@@ -45,6 +46,7 @@ class ServedModel:
     dtype: str
     parameters: tuple[int, int]
     answer_start: tuple[int, ...] = ()  # with an encoder: ids that every answer begins with; the prompt is its source
+    roofs: Machine | None = None  # what this machine can do with a model of this size and type, where it was measured
 
     @property
     def longest_source(self) -> int:
