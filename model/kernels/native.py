@@ -1,4 +1,4 @@
-"""Builds native.cpp for this machine the first time it is wanted, keeps the library on disk, and loads it.
+"""Builds the C++ kernels (native/) for this machine the first time they are wanted, keeps the library, and loads it.
 
 Nothing here is needed to run: without a compiler the plain path serves, and one log line says so.
 """
@@ -17,10 +17,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("native.cpp")
+FOLDER = Path(__file__).with_name("native")
 # Sums may be regrouped for the vector units; NaN and infinity keep their meaning.
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math")
 SECONDS = 120
@@ -40,15 +41,29 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+@functools.cache
+def linear_types() -> frozenset[torch.dtype]:
+    """The types in which the library has linear layers: those that the processor has vector units for."""
+    built = library()
+    features = 0 if built is None else int(built.dyno_features())
+    return frozenset(dtype for bit, dtype in ((1, torch.float32), (2, torch.bfloat16)) if features & bit)
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a tensor's numbers begin; None for no tensor."""
+    return None if tensor is None else tensor.data_ptr()
+
+
 def _build(path: Path) -> None:
     """Compile beside the target and move into place, so that no process ever loads half a library."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         raise OSError("no C++ compiler (g++) is installed")
+    log.info("building the compiled kernels for this machine, once")
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         built = Path(scratch) / path.name
         objects = str(built.with_suffix(".o"))
-        _run(compiler, *FLAGS, "-fno-math-errno", "-c", str(SOURCE), "-o", objects)
+        _run(compiler, *FLAGS, "-fno-math-errno", "-c", str(FOLDER / "native.cpp"), "-o", objects)
         _run(compiler, "-shared", objects, *_openmp(), "-o", str(built))
         built.rename(path)
 
@@ -77,8 +92,10 @@ def _folder() -> Path:
 
 
 def _key() -> str:
-    """Changes with the source, the flags, the processor and PyTorch."""
-    digest = hashlib.sha256(SOURCE.read_bytes())
+    """Changes with the sources, the flags, the processor and PyTorch."""
+    digest = hashlib.sha256()
+    for source in sorted(FOLDER.iterdir()):
+        digest.update(source.read_bytes())
     for part in (*FLAGS, platform.machine(), _processor(), torch.__version__):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:24]

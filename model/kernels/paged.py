@@ -16,8 +16,10 @@ from torch import Tensor
 from model.config import Span
 from model.kernels import flex, native
 from model.kernels.attention import Scores, Sight, attend, make_sight
+from model.kernels.native import address
 
 KINDS = (torch.float32, torch.bfloat16)
+_TABLES = ("pages", "starts", "firsts", "lasts")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,12 @@ class Pages:
         return self._blocks[total]
 
     @cached_property
+    def call(self) -> _Call:
+        """The call of the compiled kernel for these pages; every layer fills in the rest."""
+        tables = (address(t) for t in (self.table, self.starts, self.first, self.last))
+        return _Call(page_size=self.size, table_width=self.table.shape[1], **dict(zip(_TABLES, tables, strict=True)))
+
+    @cached_property
     def _sights(self) -> dict[torch.dtype, Sight]:
         return {}
 
@@ -104,14 +112,40 @@ class Scratch:
         return copied.view(rows, count * size, heads, dim).transpose(1, 2)
 
 
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What the tokens of a step leave in the pools: key (T, K, D) and value (T, K, V), None where it lies in the key,
+    at flat slots (page * P + offset)."""
+
+    key: Tensor
+    value: Tensor | None
+    slots: Tensor
+
+    def store(self, keys: Tensor, values: Tensor | None) -> None:
+        """Write them into pools (pages, P, K, …)."""
+        keys.flatten(0, 1).index_copy_(0, self.slots, self.key)
+        if values is not None:
+            assert self.value is not None
+            values.flatten(0, 1).index_copy_(0, self.slots, self.value)
+
+
 def decode(
-    query: Tensor, keys: Tensor, values: Tensor | None, value_dim: int, pages: Pages, scores: Scores, scratch: Scratch
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor | None,
+    value_dim: int,
+    pages: Pages,
+    scores: Scores,
+    scratch: Scratch,
+    fresh: Entries | None = None,
 ) -> Tensor:
     """query (R, H, D), keys (pages, P, K, D), values (pages, P, K, V) or None where they are the keys' first V numbers
-    → (R, H, V)."""
+    → (R, H, V). fresh: what the same rows add to the pools before."""
     known = query.dtype in KINDS and query.device.type == "cpu" and scores.bias is None and scores.selection is None
     if known and native.library() is not None:
-        return _compiled(query, keys, values, value_dim, pages, scores)
+        return _compiled(query, keys, values, value_dim, pages, scores, fresh)
+    if fresh is not None:
+        fresh.store(keys, values)
     if query.is_cuda and flex.fits(query, keys, value_dim, scores):
         return flex.decode(query, keys, values, value_dim, pages, scores)
     if len(query) < len(pages.table):
@@ -129,32 +163,51 @@ def plain(
     return attend(query.unsqueeze(2), gathered, seen, sight, scores).squeeze(2)
 
 
+class _Call(ctypes.Structure):
+    """native/native.cpp: PagedCall."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "heads", "kv_heads", "key_dim", "value_dim", "page_size")),
+        *((name, ctypes.c_int64) for name in ("table_width", "stored_dim", "query_stride")),
+        *((name, ctypes.c_void_p) for name in ("pages", "starts", "firsts", "lasts", "slopes", "sinks")),
+        *((name, ctypes.c_float) for name in ("scale", "softcap")),
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
+        *((name, ctypes.c_int64) for name in ("key_stride", "value_stride")),
+        *((name, ctypes.c_void_p) for name in ("slots", "keys", "values", "out")),
+    )
+
+
 def _compiled(
-    query: Tensor, keys: Tensor, values: Tensor | None, value_dim: int, pages: Pages, scores: Scores
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor | None,
+    value_dim: int,
+    pages: Pages,
+    scores: Scores,
+    fresh: Entries | None,
 ) -> Tensor:
     library = native.library()
     assert library is not None
-    query = query.contiguous()
+    query = _by_rows(query)
     rows, heads, dim = query.shape
     out = query.new_empty(rows, heads, value_dim)
+    call: _Call = pages.call
+    call.rows, call.heads, call.kv_heads, call.key_dim, call.value_dim = rows, heads, keys.shape[2], dim, value_dim
     stored = keys if values is None else values
-    shape = (ctypes.c_int64 * 8)(
-        rows, heads, keys.shape[2], dim, value_dim, keys.shape[1], pages.table.shape[1], stored.shape[3]
-    )
+    call.stored_dim, call.query_stride = stored.shape[3], query.stride(0)
     sinks = None if scores.sinks is None else scores.sinks.float()
-    library.dyno_paged_decode(
-        ctypes.c_int(query.dtype == torch.bfloat16),
-        shape,
-        *map(_pointer, (query, keys, stored, pages.table, pages.starts, pages.first, pages.last)),
-        ctypes.c_float(scores.scale),
-        ctypes.c_float(scores.softcap or 0.0),
-        _pointer(scores.slopes),
-        _pointer(sinks),
-        _pointer(out),
-        ctypes.c_int(torch.get_num_threads()),
-    )
+    call.slopes, call.sinks = address(scores.slopes), address(sinks)
+    call.scale, call.softcap = scores.scale, scores.softcap or 0.0
+    call.query, call.keys, call.values, call.out = map(address, (query, keys, stored, out))
+    call.slots = None
+    if fresh is not None:
+        key, value = _by_rows(fresh.key), None if values is None or fresh.value is None else _by_rows(fresh.value)
+        call.key, call.value, call.slots = address(key), address(value), address(fresh.slots)
+        call.key_stride, call.value_stride = key.stride(0), 0 if value is None else value.stride(0)
+    library.dyno_paged_decode(int(query.dtype == torch.bfloat16), ctypes.byref(call), torch.get_num_threads())
     return out
 
 
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def _by_rows(x: Tensor) -> Tensor:
+    """x (T, heads, dim) with the numbers of a token beside each other; tokens may be further apart."""
+    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.cache import CacheEntry
 from model.kernels.attention import Scores, Sight, attend
-from model.kernels.paged import Pages, Scratch, decode
+from model.kernels.paged import Entries, Pages, Scratch, decode
 
 
 class PagedCache:
@@ -34,11 +34,7 @@ class PagedCache:
 
     def store(self, layer: int, slots: Tensor, key: Tensor, value: Tensor | None) -> None:
         """Write entries of tokens at flat slots (page * P + offset)."""
-        self.keys[layer].flatten(0, 1).index_copy_(0, slots, key)
-        values = self.values[layer]
-        if values is not None:
-            assert value is not None
-            values.flatten(0, 1).index_copy_(0, slots, value)
+        Entries(key, value, slots).store(self.keys[layer], self.values[layer])
 
     def gather(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of keys and values of pages (R, n) as (R, heads, n * P, dim), good until the next call."""
@@ -94,9 +90,9 @@ class PagedView:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, scores: Scores) -> Tensor:
         group = self.groups[self.group_of[layer]]
-        self.cache.store(layer, group.slots, key, value)
         if not group.prefills and group.decode is not None:
-            return self._decode(layer, query, group.decode, scores)
+            return self._decode(layer, query, group.decode, scores, Entries(key, value, group.slots))
+        self.cache.store(layer, group.slots, key, value)
         out = query.new_empty(*query.shape[:2], self.cache.entries[layer].value_dim)
         if group.decode is not None:
             rows = group.decode.tokens
@@ -105,9 +101,9 @@ class PagedView:
             out[part.start : part.stop] = self._prefill(layer, query, key, value, part, scores)
         return out
 
-    def _decode(self, layer: int, query: Tensor, part: Decode, scores: Scores) -> Tensor:
+    def _decode(self, layer: int, query: Tensor, part: Decode, scores: Scores, fresh: Entries | None = None) -> Tensor:
         cache, dim = self.cache, self.cache.entries[layer].value_dim
-        return decode(query, cache.keys[layer], cache.values[layer], dim, part.pages, scores, cache.scratch)
+        return decode(query, cache.keys[layer], cache.values[layer], dim, part.pages, scores, cache.scratch, fresh)
 
     def _prefill(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, part: Prefill, scores: Scores

@@ -1,0 +1,172 @@
+// What surrounds attention in a block, each half in one parallel region: norm, projections, rotation before it; projection,
+// residual, norm and feed-forward after it.
+#pragma once
+
+#include <cmath>
+
+#include "linear.h"
+
+namespace dyno {
+
+struct Norm {
+  const float* weight;  // null: none
+  const float* bias;
+  float eps;
+  int32_t centred;  // layer norm, else RMS norm
+};
+
+// One row, `width` a multiple of 16, normalised; put(at, 16 numbers) takes the result.
+template <typename X, typename Put>
+inline void normalise(const Norm& norm, const X* x, int64_t width, Put put) {
+  __m512 total = _mm512_setzero_ps(), squares = total;
+  if (norm.centred) {
+    for (int64_t i = 0; i < width; i += 16) total = _mm512_add_ps(total, load(x + i));
+  }
+  const __m512 mean = _mm512_set1_ps(norm.centred ? _mm512_reduce_add_ps(total) / width : 0.0f);
+  for (int64_t i = 0; i < width; i += 16) {
+    const __m512 d = _mm512_sub_ps(load(x + i), mean);
+    squares = _mm512_fmadd_ps(d, d, squares);
+  }
+  const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / width + norm.eps));
+  for (int64_t i = 0; i < width; i += 16) {
+    __m512 y = _mm512_mul_ps(_mm512_sub_ps(load(x + i), mean), scale);
+    if (norm.weight) y = _mm512_mul_ps(y, _mm512_loadu_ps(norm.weight + i));
+    if (norm.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(norm.bias + i));
+    put(i, y);
+  }
+}
+
+struct Attention {
+  Norm before;
+  Weight qkv;
+  const Norm* query_norm;  // over each head, before the rotation; null: none
+  const Norm* key_norm;
+  int64_t heads, kv_heads, dim, turned;  // `turned`: dimensions that rotate, 0 where none does
+  int64_t interleaved;                   // pairs are neighbours, else a half apart
+};
+
+struct FeedForward {
+  Norm before;
+  Weight up, down;
+  int64_t activation, gated, hidden;  // gated: panels of `up` hold 16 gates and then their 16 values
+};
+
+// Rotate one head in place by cos and sin (turned / 2 each).
+template <typename X>
+inline void rotate(X* head, const X* cos, const X* sin, int64_t turned, bool interleaved) {
+  const int64_t half = turned / 2, step = interleaved ? 2 : 1, other = interleaved ? 1 : half;
+  for (int64_t i = 0; i < half; ++i) {
+    X *first = head + i * step, *second = first + other;
+    const float x = widen(*first), y = widen(*second), c = widen(cos[i]), s = widen(sin[i]);
+    narrow(x * c - y * s, first);
+    narrow(y * c + x * s, second);
+  }
+}
+
+// x (rows, width) → out (rows, (heads + 2 kv_heads) dim): queries, keys and values, placed.
+template <typename X>
+void enter(const Attention& a, int64_t rows, const X* x, const X* cos, const X* sin, X* out, int threads) {
+  const int64_t width = a.qkv.depth, placed = a.heads + a.kv_heads;
+  const Operand<X> normed{room<X>(rows * width, 0), width, Blocks(rows)};
+  std::atomic<int64_t> turn{0};
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for
+    for (int64_t row = 0; row < rows; ++row) {
+      const auto pen = normed.pen(row);
+      normalise(a.before, x + row * width, width, [&](int64_t at, __m512 y) { pen.put(at, y); });
+    }
+    share(a.qkv, normed, turn, threads, Place<X>{out, a.qkv.columns});
+    if (a.turned || a.query_norm) {
+#pragma omp barrier
+#pragma omp for collapse(2) schedule(static)
+      for (int64_t row = 0; row < rows; ++row)
+        for (int64_t h = 0; h < placed; ++h) {
+          X* head = out + row * a.qkv.columns + h * a.dim;
+          if (const Norm* norm = h < a.heads ? a.query_norm : a.key_norm)
+            normalise(*norm, head, a.dim, [&](int64_t at, __m512 y) { store(head + at, y); });
+          if (a.turned)
+            rotate(head, cos + row * a.turned / 2, sin + row * a.turned / 2, a.turned, a.interleaved != 0);
+        }
+    }
+  }
+}
+
+template <typename X>
+struct Gate {  // activate(gate) * value, 16 numbers a panel
+  const Operand<X>& hidden;
+  int64_t activation;
+  inline void operator()(int64_t row, int64_t panel, __m512 gate, __m512 value) const {
+    hidden.pen(row).put(panel * 16, _mm512_mul_ps(activate(activation, gate), value));
+  }
+};
+
+template <typename X>
+struct Activate {
+  const Operand<X>& hidden;
+  int64_t activation;
+  inline void operator()(int64_t row, int64_t panel, __m512 a, __m512 b) const {
+    const auto pen = hidden.pen(row);
+    const int64_t at = panel * PANEL;
+    pen.put(at, activate(activation, a));
+    if (at + 16 < hidden.depth) pen.put(at + 16, activate(activation, b));
+  }
+};
+
+template <typename X>
+struct Residual {  // out = x + result
+  const X* x;
+  X* out;
+  int64_t columns;
+  inline void operator()(int64_t row, int64_t panel, __m512 a, __m512 b) const {
+    const int64_t at = row * columns + panel * PANEL;
+    store(out + at, _mm512_add_ps(load(x + at), a));
+    if (panel * PANEL + 16 < columns) store(out + at + 16, _mm512_add_ps(load(x + at + 16), b));
+  }
+};
+
+// Copies rows into the layout of a linear layer's operand.
+template <typename X>
+inline void take(const X* x, int64_t width, const typename Operand<X>::Pen& pen) {
+  for (int64_t i = 0; i < width; i += 16) pen.put(i, load(x + i));
+}
+
+// attended (rows, heads * dim), x (rows, width) → out = x + projection, then + feed-forward of its norm. Without a
+// feed-forward `normed` (rows, width) gets the norm of out instead.
+template <typename X>
+void leave(const Weight& projection, const FeedForward* ff, const Norm* norm, int64_t rows, const X* x,
+           const X* attended, X* out, X* normed, int threads) {
+  const int64_t inner = projection.depth, width = projection.columns;
+  const Blocks blocks(rows);
+  const Operand<X> taken{room<X>(rows * inner, 0), inner, blocks};
+  const Operand<X> seen{ff ? room<X>(rows * width, 1) : nullptr, width, blocks};
+  const Operand<X> hidden{ff ? room<X>(rows * ff->hidden, 2) : nullptr, ff ? ff->hidden : 0, blocks};
+  std::atomic<int64_t> turns[3] = {};
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for
+    for (int64_t row = 0; row < rows; ++row) take(attended + row * inner, inner, taken.pen(row));
+    share(projection, taken, turns[0], threads, Residual<X>{x, out, width});
+#pragma omp barrier
+#pragma omp for
+    for (int64_t row = 0; row < rows; ++row) {
+      const X* own = out + row * width;
+      if (ff) {
+        const auto pen = seen.pen(row);
+        normalise(ff->before, own, width, [&](int64_t at, __m512 y) { pen.put(at, y); });
+      } else {
+        normalise(*norm, own, width, [&](int64_t at, __m512 y) { store(normed + row * width + at, y); });
+      }
+    }
+    if (ff) {
+      if (ff->gated)
+        share(ff->up, seen, turns[1], threads, Gate<X>{hidden, ff->activation});
+      else
+        share(ff->up, seen, turns[1], threads, Activate<X>{hidden, ff->activation});
+#pragma omp barrier
+      share(ff->down, hidden, turns[2], threads, Residual<X>{out, out, width});
+    }
+  }
+}
+
+}  // namespace dyno

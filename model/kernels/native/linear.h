@@ -1,0 +1,246 @@
+// y = x Wᵀ for weights laid out in panels, each 32 columns wide and as long as the rows of x are.
+//
+// A panel is read front to back once for every block of up to 12 rows: with few rows a step is bound by reading weights,
+// with many by multiplying, and neither pays for the other. A number of y is one chain of additions in the order of the
+// columns of x, whatever rows stand beside it: the rows of a batch cannot change each other's results.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+
+#include "vector.h"
+
+namespace dyno {
+
+constexpr int64_t PANEL = 32, MOST = 12;  // columns of a panel; rows of a block: 24 of 32 registers hold sums
+
+// What one step along x multiplies: `depth` numbers of each row with as many of each of 16 columns.
+template <typename X, typename W>
+struct Cell;
+
+template <>
+struct Cell<float, float> {
+  static constexpr int64_t depth = 1;
+  static inline __m512 weights(const float* w) { return _mm512_loadu_ps(w); }
+  static inline __m512 spread(const float* x) { return _mm512_set1_ps(*x); }
+  static inline __m512 add(__m512 sum, __m512 x, __m512 w) { return _mm512_fmadd_ps(x, w, sum); }
+};
+
+template <>
+struct Cell<float, int8_t> : Cell<float, float> {
+  static inline __m512 weights(const int8_t* w) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)w)));
+  }
+};
+
+#ifdef __AVX512BF16__
+template <>
+struct Cell<bf16, bf16> {
+  static constexpr int64_t depth = 2;
+  static inline __m512i weights(const bf16* w) { return _mm512_loadu_si512(w); }
+  static inline __m512i spread(const bf16* x) {
+    int32_t two;
+    std::memcpy(&two, x, 4);
+    return _mm512_set1_epi32(two);
+  }
+  static inline __m512 add(__m512 sum, __m512i x, __m512i w) { return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w); }
+};
+
+template <>
+struct Cell<bf16, int8_t> : Cell<bf16, bf16> {
+  static inline __m512i weights(const int8_t* w) {  // whole numbers up to 256 are exact in bfloat16
+    return (__m512i)_mm512_cvtne2ps_pbh(Cell<float, int8_t>::weights(w + 16), Cell<float, int8_t>::weights(w));
+  }
+};
+#endif
+
+// Rows cut into blocks of nearly equal size, at most MOST each.
+struct Blocks {
+  int64_t rows, count;
+  explicit Blocks(int64_t rows) : rows(rows), count((rows + MOST - 1) / MOST) {}
+  int64_t start(int64_t block) const { return block * rows / count; }
+  int64_t size(int64_t block) const { return start(block + 1) - start(block); }
+  int64_t of(int64_t row) const {
+    int64_t block = row * count / rows;
+    while (start(block + 1) <= row) ++block;
+    return block;
+  }
+};
+
+// The rows a linear layer reads, interleaved within their block: cell s of row m lies at (s * block size + m), so that
+// a step reads one short run of memory and never strides over pages.
+template <typename X>
+struct Operand {
+  X* data;
+  int64_t depth;
+  Blocks blocks;
+
+  const X* block(int64_t b) const { return data + blocks.start(b) * depth; }
+
+  // One row's pen: put() writes 16 numbers of the row, from column `at` (a multiple of 16) on.
+  struct Pen {
+    X* row;
+    int64_t stride;  // between cells, in cells
+    inline void put(int64_t at, __m512 x) const {
+      constexpr int64_t depth = Cell<X, X>::depth, cells = 16 / depth;
+      alignas(64) X values[16];
+      store(values, x);
+      X* to = row + at * stride;
+      for (int64_t c = 0; c < cells; ++c) std::memcpy(to + c * stride * depth, values + c * depth, sizeof(X) * depth);
+    }
+  };
+  Pen pen(int64_t row) const {
+    const int64_t b = blocks.of(row);
+    return {data + blocks.start(b) * depth + (row - blocks.start(b)) * Cell<X, X>::depth, blocks.size(b)};
+  }
+};
+
+// The weights of one layer as Python hands them over. `scales` belongs to int8 weights, one for each column.
+struct Weight {
+  const void* panels;
+  const float* scales;
+  const float* bias;
+  int64_t depth, columns;
+
+  int64_t count() const { return (columns + PANEL - 1) / PANEL; }
+};
+
+// M rows with P panels: M * 2P sums in registers. `next` is a panel to fetch meanwhile, or null.
+template <typename X, typename W, int M, int P, typename End>
+inline __attribute__((always_inline)) void tile(const X* x, const W* w, int64_t stride, int64_t steps, int64_t row,
+                                                int64_t panel, const W* next, End& end) {
+  using C = Cell<X, W>;
+  constexpr int64_t cell = PANEL * C::depth;
+  __m512 sum[M][2 * P];
+#pragma GCC unroll 12
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int p = 0; p < 2 * P; ++p) sum[m][p] = _mm512_setzero_ps();
+  for (int64_t s = 0; s < steps; ++s) {
+    decltype(C::weights(w)) weights[2 * P];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+      weights[2 * p] = C::weights(w + p * stride + s * cell);
+      weights[2 * p + 1] = C::weights(w + p * stride + s * cell + cell / 2);
+    }
+    if (next)
+      for (int64_t line = 0; line < cell * int64_t(sizeof(W)); line += 64)
+        _mm_prefetch((const char*)(next + s * cell) + line, _MM_HINT_T1);
+#pragma GCC unroll 12
+    for (int m = 0; m < M; ++m) {
+      const auto spread = C::spread(x + (s * M + m) * C::depth);
+#pragma GCC unroll 8
+      for (int p = 0; p < 2 * P; ++p) sum[m][p] = C::add(sum[m][p], spread, weights[p]);
+    }
+  }
+#pragma GCC unroll 12
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) end(row + m, panel + p, sum[m][2 * p], sum[m][2 * p + 1]);
+}
+
+template <typename X, typename W, int P, int M, typename End>
+inline void block(int64_t rows, const X* x, const W* w, int64_t stride, int64_t steps, int64_t row, int64_t panel,
+                  const W* next, End& end) {
+  if constexpr (M > 0) {
+    if (rows == M)
+      tile<X, W, M, P>(x, w, stride, steps, row, panel, next, end);
+    else
+      block<X, W, P, M - 1>(rows, x, w, stride, steps, row, panel, next, end);
+  }
+}
+
+// Panels [from, to) for all rows. Few rows take several panels at once: one chain of additions alone would wait.
+template <typename X, typename W, typename End>
+void panels(int64_t from, int64_t to, const Operand<X>& x, const W* w, End& end) {
+  const int64_t stride = x.depth * PANEL, steps = x.depth / Cell<X, W>::depth, rows = x.blocks.rows;
+  const W* none = nullptr;
+  int64_t p = from;
+  if (rows <= 3)
+    for (; p + 4 <= to; p += 4) block<X, W, 4, 3>(rows, x.data, w + p * stride, stride, steps, 0, p, none, end);
+  if (rows <= 6)
+    for (; p + 2 <= to; p += 2) block<X, W, 2, 6>(rows, x.data, w + p * stride, stride, steps, 0, p, none, end);
+  for (; p < to; ++p)
+    for (int64_t b = 0; b < x.blocks.count; ++b) {
+      const W* next = b == 1 && p + 1 < to ? w + (p + 1) * stride : none;
+      block<X, W, 1, MOST>(x.blocks.size(b), x.block(b), w + p * stride, stride, steps, x.blocks.start(b), p, next, end);
+    }
+}
+
+// Memory of one thread, kept between calls.
+template <typename T>
+T* room(int64_t count, int which) {
+  thread_local std::unique_ptr<char[]> rooms[8];
+  thread_local int64_t sizes[8] = {};
+  const int64_t bytes = count * sizeof(T) + 64;
+  if (sizes[which] < bytes) {
+    rooms[which] = std::make_unique<char[]>(bytes);
+    sizes[which] = bytes;
+  }
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(rooms[which].get()) + 63) / 64 * 64);
+}
+
+constexpr int WIDENED = 7;  // the room of panels() over int8
+
+// int8 weights for many rows: a panel is widened once and then read by every block of rows.
+template <typename X, typename End>
+void widened(int64_t from, int64_t to, const Operand<X>& x, const int8_t* w, End& end) {
+  const int64_t stride = x.depth * PANEL;
+  if (x.blocks.count == 1) return panels<X, int8_t>(from, to, x, w, end);
+  X* wide = room<X>(stride, WIDENED);
+  for (int64_t p = from; p < to; ++p) {
+    for (int64_t i = 0; i < stride; i += 16) store(wide + i, Cell<float, int8_t>::weights(w + p * stride + i));
+    auto shifted = [&](int64_t row, int64_t, __m512 a, __m512 b) { end(row, p, a, b); };
+    panels<X, X>(0, 1, x, wide, shifted);
+  }
+}
+
+// A thread's share of one linear layer: it takes turns with the others until no panel is left. `end` gets, for a row and
+// a panel, both halves of the result as they leave the sums, scaled and with the bias.
+template <typename X, typename End>
+void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn, int threads, End end) {
+  auto finish = [&](int64_t row, int64_t panel, __m512 a, __m512 b) {
+    const int64_t column = panel * PANEL;
+    if (weight.scales) {
+      a = _mm512_mul_ps(a, _mm512_loadu_ps(weight.scales + column));
+      b = _mm512_mul_ps(b, _mm512_loadu_ps(weight.scales + column + 16));
+    }
+    if (weight.bias) {
+      a = _mm512_add_ps(a, _mm512_loadu_ps(weight.bias + column));
+      b = _mm512_add_ps(b, _mm512_loadu_ps(weight.bias + column + 16));
+    }
+    end(row, panel, a, b);
+  };
+  const int64_t count = weight.count(), group = x.blocks.rows <= 3 ? 4 : 2;
+  const int64_t chunk = std::max<int64_t>(count / (threads * 8) / group, 1) * group;
+  for (int64_t from; (from = turn.fetch_add(chunk, std::memory_order_relaxed)) < count;) {
+    const int64_t to = std::min(from + chunk, count);
+    if (weight.scales)
+      widened<X>(from, to, x, static_cast<const int8_t*>(weight.panels), finish);
+    else
+      panels<X, X>(from, to, x, static_cast<const X*>(weight.panels), finish);
+  }
+}
+
+// Writes columns [0, columns) of rows of `out`; the padding of the last panel is left out.
+template <typename Y>
+struct Place {
+  Y* out;
+  int64_t columns;
+  inline void operator()(int64_t row, int64_t panel, __m512 a, __m512 b) const {
+    const int64_t at = panel * PANEL;
+    Y* to = out + row * columns + at;
+    if (at + PANEL <= columns) {
+      store(to, a);
+      store(to + 16, b);
+      return;
+    }
+    Y spare[PANEL];
+    store(spare, a);
+    store(spare + 16, b);
+    std::copy_n(spare, columns - at, to);
+  }
+};
+
+}  // namespace dyno

@@ -1,0 +1,90 @@
+// The doors of the compiled kernels. native.py builds this file and loads it; bindings.py mirrors the structs.
+
+#include "paged.h"
+
+#ifdef __AVX512F__
+#include "block.h"
+#endif
+
+using namespace dyno;
+
+namespace {
+
+struct PagedCall {
+  Paged paged;
+  const void *query, *key, *value;
+  int64_t key_stride, value_stride;
+  const int64_t* slots;
+  void *keys, *values, *out;
+};
+
+template <typename T>
+void decode_as(const PagedCall& c, int threads) {
+  const Entries<T> fresh{static_cast<const T*>(c.key), static_cast<const T*>(c.value), c.key_stride, c.value_stride, c.slots};
+  decode(c.paged, fresh, static_cast<const T*>(c.query), static_cast<T*>(c.keys), static_cast<T*>(c.values),
+         static_cast<T*>(c.out), threads);
+}
+
+#ifdef __AVX512F__
+template <typename X, typename Y>
+void linear(const Weight& weight, int64_t rows, const X* x, Y* out, int threads) {
+  const Operand<X> taken{room<X>(rows * weight.depth, 0), weight.depth, Blocks(rows)};
+  std::atomic<int64_t> turn{0};
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for
+    for (int64_t row = 0; row < rows; ++row) take(x + row * weight.depth, weight.depth, taken.pen(row));
+    share(weight, taken, turn, threads, Place<Y>{out, weight.columns});
+  }
+}
+#endif
+
+}  // namespace
+
+extern "C" {
+
+// What this build can do: 1 linear layers in float, 2 in bfloat16.
+int dyno_features() {
+  int features = 0;
+#ifdef __AVX512F__
+  features |= 1;
+#endif
+#ifdef __AVX512BF16__
+  features |= 2;
+#endif
+  return features;
+}
+
+void dyno_paged_decode(int narrow, const void* call, int threads) {
+  const auto& c = *static_cast<const PagedCall*>(call);
+  narrow ? decode_as<bf16>(c, threads) : decode_as<float>(c, threads);
+}
+
+#ifdef __AVX512BF16__
+#define EITHER(call_bf16, call_float) (narrow ? call_bf16 : call_float)
+#else
+#define EITHER(call_bf16, call_float) (call_float)
+#endif
+
+#ifdef __AVX512F__
+void dyno_linear(int narrow, int wide_out, const Weight* weight, int64_t rows, const void* x, void* out, int threads) {
+#ifdef __AVX512BF16__
+  if (narrow && wide_out) return linear(*weight, rows, (const bf16*)x, (float*)out, threads);
+  if (narrow) return linear(*weight, rows, (const bf16*)x, (bf16*)out, threads);
+#endif
+  linear(*weight, rows, (const float*)x, (float*)out, threads);
+}
+
+void dyno_enter(int narrow, const Attention* a, int64_t rows, const void* x, const void* cos, const void* sin, void* out,
+                int threads) {
+  EITHER(enter(*a, rows, (const bf16*)x, (const bf16*)cos, (const bf16*)sin, (bf16*)out, threads),
+         enter(*a, rows, (const float*)x, (const float*)cos, (const float*)sin, (float*)out, threads));
+}
+
+void dyno_leave(int narrow, const Weight* projection, const FeedForward* ff, const Norm* norm, int64_t rows,
+                const void* x, const void* attended, void* out, void* normed, int threads) {
+  EITHER(leave(*projection, ff, norm, rows, (const bf16*)x, (const bf16*)attended, (bf16*)out, (bf16*)normed, threads),
+         leave(*projection, ff, norm, rows, (const float*)x, (const float*)attended, (float*)out, (float*)normed, threads));
+}
+#endif
+}

@@ -1,0 +1,251 @@
+// Attention of one query over a paged cache, read in place. One task is a (row, key head): its query heads share every key
+// and value that is read. Softmax runs online, 16 tokens at a time, in float, so that a row's result does not depend on
+// the other rows or on how the work is shared out.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "numbers.h"
+
+#ifdef __AVX512F__
+#include "vector.h"
+#endif
+
+namespace dyno {
+
+struct Paged {
+  int64_t rows, heads, kv_heads, key_dim, value_dim, page_size, table_width, value_stride, query_stride;
+  const int64_t *pages, *table_starts, *firsts, *lasts;
+  const float *slopes, *sinks;
+  float scale, softcap;
+
+  int64_t group() const { return heads / kv_heads; }
+  int64_t key_stride() const { return kv_heads * key_dim; }       // from token to token in the pool
+  int64_t value_step() const { return kv_heads * value_stride; }
+  int64_t room() const { return group() * (value_dim + 16 + 2); }  // numbers that a task keeps
+};
+
+// What one task keeps: sums of values, 16 logits, the largest logit and the sum of weights, for each query head.
+struct Running {
+  float *values, *logits, *top, *sum;
+  Running(const Paged& p, float* scratch, int64_t kv)
+      : values(scratch), logits(values + p.group() * p.value_dim), top(logits + p.group() * 16), sum(top + p.group()) {
+    std::fill(values, values + p.group() * p.value_dim, 0.0f);
+    for (int64_t g = 0; g < p.group(); ++g) {
+      top[g] = p.sinks ? p.sinks[kv * p.group() + g] : -std::numeric_limits<float>::infinity();
+      sum[g] = p.sinks ? 1.0f : 0.0f;
+    }
+  }
+};
+
+// A chunk: 16 tokens of a page, of which [from, to) are seen; `ahead` is how far its first token lies behind the query.
+struct Seen {
+  int64_t from, to, ahead;
+};
+
+// How chunks are weighed and added, in plain C++: any dimension, any processor.
+template <typename T>
+struct PlainChunk {
+  // Logits of one head → weights e^(logit - top), the largest logit so far and the sum; returns what the sums before
+  // must be multiplied by.
+  static float weigh(const Paged& p, int64_t head, const T* query, const T* keys, const Seen& seen, float* logits,
+                     float& top, float& sum) {
+    const float before = top;
+    for (int64_t t = seen.from; t < seen.to; ++t) {
+      float l = 0.0f;
+      for (int64_t d = 0; d < p.key_dim; ++d) l += widen(query[d]) * widen(keys[t * p.key_stride() + d]);
+      l *= p.scale;
+      if (p.softcap > 0) l = p.softcap * std::tanh(l / p.softcap);
+      if (p.slopes) l -= p.slopes[head] * static_cast<float>(seen.ahead - t);
+      logits[t] = l;
+      top = l > top || l != l ? l : top;  // what is no number stays so
+    }
+    const float shrink = before == top ? 1.0f : std::exp(before - top);
+    sum *= shrink;
+    for (int64_t t = seen.from; t < seen.to; ++t) sum += logits[t] = std::exp(logits[t] - top);
+    return shrink;
+  }
+
+  static void add(const Paged& p, const T* values, const Seen& seen, const float* shrink, Running& run) {
+    for (int64_t g = 0; g < p.group(); ++g) {
+      float* sums = run.values + g * p.value_dim;
+      for (int64_t v = 0; v < p.value_dim; ++v) sums[v] *= shrink[g];
+      for (int64_t t = seen.from; t < seen.to; ++t)
+        for (int64_t v = 0; v < p.value_dim; ++v) sums[v] += run.logits[g * 16 + t] * widen(values[t * p.value_step() + v]);
+    }
+  }
+};
+
+#ifdef __AVX512F__
+// The sums of 16 vectors, as one vector.
+inline __m512 sums_of(__m512* v) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i)
+    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)
+    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 4], 0x88), _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd));
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i)
+    v[i] = _mm512_add_ps(_mm512_shuffle_ps(v[i], v[i + 2], 0x44), _mm512_shuffle_ps(v[i], v[i + 2], 0xee));
+  const __m512 mixed = _mm512_add_ps(_mm512_shuffle_ps(v[0], v[1], 0x88), _mm512_shuffle_ps(v[0], v[1], 0xdd));
+  const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+  return _mm512_permutexvar_ps(order, mixed);
+}
+
+// Dot products of a query with the keys of 16 tokens.
+template <typename T>
+inline __m512 dots(const T* query, const T* keys, int64_t stride, int64_t dim) {
+  __m512 sums[16];
+#pragma GCC unroll 16
+  for (int t = 0; t < 16; ++t) sums[t] = _mm512_setzero_ps();
+  int64_t d = 0;
+#ifdef __AVX512BF16__
+  if constexpr (sizeof(T) == 2)
+    for (; d + 32 <= dim; d += 32) {
+      const __m512bh q = (__m512bh)_mm512_loadu_si512(query + d);
+#pragma GCC unroll 16
+      for (int t = 0; t < 16; ++t)
+        sums[t] = _mm512_dpbf16_ps(sums[t], q, (__m512bh)_mm512_loadu_si512(keys + t * stride + d));
+    }
+#endif
+  for (; d < dim; d += 16) {
+    const __m512 q = load(query + d);
+#pragma GCC unroll 16
+    for (int t = 0; t < 16; ++t) sums[t] = _mm512_fmadd_ps(q, load(keys + t * stride + d), sums[t]);
+  }
+  return sums_of(sums);
+}
+
+// The same with vectors: dimensions and pages are multiples of 16.
+template <typename T>
+struct WideChunk {
+  static float weigh(const Paged& p, int64_t head, const T* query, const T* keys, const Seen& seen, float* logits,
+                     float& top, float& sum) {
+    const __mmask16 real = static_cast<__mmask16>((0xffffu >> (16 - seen.to)) & (0xffffu << seen.from));
+    __m512 l = _mm512_mul_ps(dots(query, keys, p.key_stride(), p.key_dim), _mm512_set1_ps(p.scale));
+    if (p.softcap > 0) {
+      const __m512 cap = _mm512_set1_ps(p.softcap);
+      l = _mm512_mul_ps(cap, tangent(_mm512_div_ps(l, cap)));
+    }
+    if (p.slopes) {
+      const __m512 places = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      const __m512 distance = _mm512_sub_ps(_mm512_set1_ps(static_cast<float>(seen.ahead)), places);
+      l = _mm512_fnmadd_ps(_mm512_set1_ps(p.slopes[head]), distance, l);
+    }
+    const float before = top;
+    top = std::max(before, _mm512_mask_reduce_max_ps(real, l));
+    const float shrink = before == top ? 1.0f : std::exp(before - top);
+    const __m512 weights = _mm512_maskz_mov_ps(real, exponential(_mm512_sub_ps(l, _mm512_set1_ps(top))));
+    store(logits, weights);
+    sum = sum * shrink + _mm512_reduce_add_ps(weights);  // what is no number is none here either
+    return shrink;
+  }
+
+  // G heads from `head` on, V vectors of the value from `at` on.
+  template <int G, int V>
+  static inline void slice(const Paged& p, const T* values, const Seen& seen, const float* shrink, Running& run,
+                           int64_t head, int64_t at) {
+    __m512 sums[G][V];
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v)
+        sums[g][v] = _mm512_mul_ps(load(run.values + (head + g) * p.value_dim + at + 16 * v), _mm512_set1_ps(shrink[head + g]));
+    for (int64_t t = seen.from; t < seen.to; ++t) {
+      __m512 value[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) value[v] = load(values + t * p.value_step() + at + 16 * v);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) {
+        const __m512 weight = _mm512_set1_ps(run.logits[(head + g) * 16 + t]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sums[g][v] = _mm512_fmadd_ps(weight, value[v], sums[g][v]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) store(run.values + (head + g) * p.value_dim + at + 16 * v, sums[g][v]);
+  }
+
+  template <int V>
+  static inline void heads(const Paged& p, const T* values, const Seen& seen, const float* shrink, Running& run, int64_t at) {
+    int64_t g = 0;
+    for (; g + 4 <= p.group(); g += 4) slice<4, V>(p, values, seen, shrink, run, g, at);
+    if (p.group() - g == 3) slice<3, V>(p, values, seen, shrink, run, g, at);
+    if (p.group() - g == 2) slice<2, V>(p, values, seen, shrink, run, g, at);
+    if (p.group() - g == 1) slice<1, V>(p, values, seen, shrink, run, g, at);
+  }
+
+  static void add(const Paged& p, const T* values, const Seen& seen, const float* shrink, Running& run) {
+    int64_t at = 0;
+    for (; at + 64 <= p.value_dim; at += 64) heads<4>(p, values, seen, shrink, run, at);
+    for (; at < p.value_dim; at += 16) heads<1>(p, values, seen, shrink, run, at);
+  }
+};
+#endif
+
+template <typename T, typename Chunk>
+void attend(const Paged& p, int64_t row, int64_t kv, const T* query, const T* keys, const T* values, T* out, float* scratch) {
+  const int64_t G = p.group(), P = p.page_size, first = p.firsts[row], last = p.lasts[row];
+  const T* own = query + row * p.query_stride + kv * G * p.key_dim;
+  Running run(p, scratch, kv);
+  float* shrink = scratch + p.room();
+  for (int64_t page = first / P * P; page <= last; page += P) {
+    const int64_t token = p.pages[row * p.table_width + (page - p.table_starts[row]) / P] * P;
+    for (int64_t c = 0; c < P && page + c <= last; c += 16) {
+      const int64_t at = page + c;
+      const Seen seen{std::max(first - at, int64_t(0)), std::min({last + 1 - at, P - c, int64_t(16)}), last - at};
+      if (seen.from >= seen.to) continue;
+      const T* chunk_keys = keys + (token + c) * p.key_stride() + kv * p.key_dim;
+      for (int64_t g = 0; g < G; ++g)
+        shrink[g] = Chunk::weigh(p, kv * G + g, own + g * p.key_dim, chunk_keys, seen, run.logits + g * 16, run.top[g], run.sum[g]);
+      Chunk::add(p, values + (token + c) * p.value_step() + kv * p.value_stride, seen, shrink, run);
+    }
+  }
+  T* mine = out + (row * p.heads + kv * G) * p.value_dim;
+  for (int64_t g = 0; g < G; ++g)
+    for (int64_t v = 0; v < p.value_dim; ++v) narrow(run.values[g * p.value_dim + v] / run.sum[g], mine + g * p.value_dim + v);
+}
+
+// What the step's tokens leave in the cache: a key, and a value unless it lies in the key, at flat slots of the pools.
+template <typename T>
+struct Entries {
+  const T *key, *value;
+  int64_t key_stride, value_stride;  // from token to token
+  const int64_t* slots;
+};
+
+template <typename T, typename Chunk>
+void share_out(const Paged& p, const Entries<T>& fresh, const T* query, T* keys, T* values, T* out, int threads) {
+  const int64_t key_row = p.kv_heads * p.key_dim, value_row = p.kv_heads * p.value_dim;
+#pragma omp parallel num_threads(threads)
+  {
+    if (fresh.slots) {
+#pragma omp for
+      for (int64_t row = 0; row < p.rows; ++row) {
+        std::copy_n(fresh.key + row * fresh.key_stride, key_row, keys + fresh.slots[row] * key_row);
+        if (fresh.value) std::copy_n(fresh.value + row * fresh.value_stride, value_row, values + fresh.slots[row] * value_row);
+      }
+    }
+    std::vector<float> scratch(p.room() + p.group());
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t task = 0; task < p.rows * p.kv_heads; ++task)
+      attend<T, Chunk>(p, task / p.kv_heads, task % p.kv_heads, query, keys, values, out, scratch.data());
+  }
+}
+
+template <typename T>
+void decode(const Paged& p, const Entries<T>& fresh, const T* query, T* keys, T* values, T* out, int threads) {
+#ifdef __AVX512F__
+  if (p.key_dim % 16 == 0 && p.value_dim % 16 == 0 && p.page_size % 16 == 0)
+    return share_out<T, WideChunk<T>>(p, fresh, query, keys, values, out, threads);
+#endif
+  share_out<T, PlainChunk<T>>(p, fresh, query, keys, values, out, threads);
+}
+
+}  // namespace dyno

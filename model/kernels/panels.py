@@ -1,0 +1,111 @@
+"""Linear layers over weights laid out in panels of 32 columns (native/linear.h): with few rows at the speed memory is
+read, with many at that of the vector units, and a row's result never depends on the rows beside it.
+
+Shape letters: N rows of y = x Wᵀ are `out` columns of W, K numbers each; d numbers of a row meet in one step (2 in
+bfloat16, 1 in float32).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.kernels import native
+from model.kernels.native import address
+
+PANEL = 32
+DEPTH = {torch.float32: 1, torch.bfloat16: 2}
+
+
+class WeightStruct(ctypes.Structure):
+    """native/linear.h: Weight."""
+
+    _fields_ = (
+        ("panels", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("depth", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PanelWeight:
+    """One layer's weight. numbers (panels, K / d, 32, d) of the layer's type, or int8 with scales (panels * 32,) in
+    float32; bias (panels * 32,) in float32 or None; `dtype` is the type of x."""
+
+    numbers: Tensor
+    scales: Tensor | None
+    bias: Tensor | None
+    dtype: torch.dtype
+    depth: int
+    columns: int
+    struct: WeightStruct
+
+
+def supported(weight: Tensor) -> bool:
+    """Whether a weight (out, in) can be laid out: the processor has the vector units and the shape suits them."""
+    return weight.device.type == "cpu" and weight.dtype in native.linear_types() and weight.shape[-1] % 16 == 0
+
+
+def lay_out(weight: Tensor, bias: Tensor | None = None, *, int8: bool = False, paired: bool = False) -> PanelWeight:
+    """A weight (out, in) with its bias (out,) in panels.
+
+    int8: rounded to 8 bits, one scale for each of its rows. paired: the first half of its rows are gates of the second
+    half; a panel then holds 16 gates and the 16 rows that they belong to.
+    """
+    weight = weight.detach()
+    columns, depth = weight.shape
+    order = _paired(columns) if paired else None
+    scales = None
+    if int8:
+        scales = weight.float().abs().amax(-1).clamp(min=1e-12) / 127
+        numbers = (weight.float() / scales[:, None]).round().to(torch.int8)
+    else:
+        numbers = weight
+    step = DEPTH[weight.dtype]
+    numbers, scales, wide_bias = (_arranged(part, order) for part in (numbers, scales, bias))
+    assert numbers is not None
+    laid = numbers.view(-1, PANEL, depth // step, step).permute(0, 2, 1, 3).contiguous()
+    wide_bias = None if wide_bias is None else wide_bias.float().contiguous()
+    struct = WeightStruct(laid.data_ptr(), address(scales), address(wide_bias), depth, columns)
+    return PanelWeight(laid, scales, wide_bias, weight.dtype, depth, columns, struct)
+
+
+def linear(x: Tensor, weight: PanelWeight, *, wide: bool = False) -> Tensor:
+    """x (rows, in) → (rows, out) in x's type, or in float32 if `wide`."""
+    library = native.library()
+    assert library is not None and x.dtype == weight.dtype
+    x = x.contiguous()
+    rows = len(x)
+    out = torch.empty(rows, weight.columns, dtype=torch.float32 if wide else x.dtype)
+    if rows:
+        library.dyno_linear(
+            int(x.dtype == torch.bfloat16),
+            int(wide),
+            ctypes.byref(weight.struct),
+            ctypes.c_int64(rows),
+            ctypes.c_void_p(x.data_ptr()),
+            ctypes.c_void_p(out.data_ptr()),
+            torch.get_num_threads(),
+        )
+    return out
+
+
+def _paired(columns: int) -> Tensor:
+    """Row order in which 16 gates are followed by their 16 values."""
+    half = torch.arange(columns // 2).view(-1, PANEL // 2)
+    return torch.stack((half, half + columns // 2), dim=1).flatten()
+
+
+def _arranged(x: Tensor | None, order: Tensor | None) -> Tensor | None:
+    """Rows in order, zeros behind them up to a whole panel."""
+    if x is None:
+        return None
+    x = x.detach() if order is None else x.detach()[order]
+    missing = -len(x) % PANEL
+    return F.pad(x, (0, 0) * (x.dim() - 1) + (0, missing)).contiguous()
