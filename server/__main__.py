@@ -11,10 +11,11 @@ import structlog
 
 from server import logs
 from server.app import StartupError, run
-from server.config import Settings, SettingsError, load, unknown_variables
+from server.config import PREFIX, Settings, SettingsError, load, unknown_variables
 from server.engine.stats import Observer
 from server.models import ServedModel
 from server.transport.listening import AddressInUse
+from server.transport.tls import TlsError
 
 log = structlog.get_logger()
 
@@ -32,12 +33,13 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
         settings = load(sys.argv[1:] if arguments is None else arguments)
     except SettingsError as error:
         return _complain(str(error), 2)
+    os.environ.pop(f"{PREFIX}API_KEYS", None)  # not for the children of this process
     logs.configure(settings.log_level)
     for name in unknown_variables():
         log.warning("variable is not read by anything", name=name)
     try:
         return asyncio.run(run(settings, lambda observer: made(settings, observer)))
-    except (AddressInUse, StartupError, ValueError, OSError) as error:
+    except (AddressInUse, StartupError, TlsError, ValueError, OSError) as error:
         log.debug("could not start", exc_info=True)
         return _complain(str(error), 1)
     except Exception as error:

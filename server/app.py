@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from server.config import Settings
+from server.credentials import Credentials
 from server.engine.loop import EngineFault, EngineLoop
 from server.engine.request import Request, Sampling
 from server.errors import Draining
@@ -23,6 +24,7 @@ from server.limits import Limits
 from server.metrics import PrometheusObserver
 from server.models import ServedModel
 from server.service import GenerationService
+from server.transport.reloading import keep_reloading
 from server.transport.rest.application import rest_application
 from server.transport.rest.listener import HttpListener
 from server.transport.rest.routes import Routes
@@ -54,16 +56,27 @@ class Application:
         self.service = GenerationService(limits, self.observer)
         self.http_port = self.grpc_port = 0
         self.loop: EngineLoop | None = None
+        credentials = Credentials(settings)
         routes = Routes(self.service, self.observer.exposition, self.state if settings.debug else None)
-        self._http = HttpListener(rest_application(routes, self.observer), limits, self.observer)
-        self._rpc = RpcListener(self.service, self.observer, reflects=settings.reflects)
-        self._follower: asyncio.Task[None] | None = None
+        rest = rest_application(routes, self.observer, credentials.authoriser)
+        self._http = HttpListener(rest, limits, self.observer, credentials.identity)
+        self._rpc = RpcListener(
+            self.service,
+            self.observer,
+            credentials.authoriser,
+            reflects=settings.reflects,
+            connection_seconds=settings.grpc_connection_seconds,
+            identity=credentials.identity,
+        )
+        self._files = credentials.files
+        self._followers: list[asyncio.Task[None]] = []
 
     async def listen(self) -> None:
         """Bind both listeners: /livez answers, everything else is still refused. Raises AddressInUse."""
         host = self.settings.host
         self.http_port = await self._http.start(host, self.settings.port)
         self.grpc_port = await self._rpc.start(host, self.settings.grpc_port)
+        self._followers = [asyncio.create_task(keep_reloading(self._files)), asyncio.create_task(self._tell_health())]
 
     async def serve(self, models: Sequence[ServedModel]) -> None:
         """Start the engines, warm every model up, become ready. Raises StartupError."""
@@ -74,12 +87,11 @@ class Application:
             layers = [(block, mixture.experts) for block, mixture in model.architecture.mixtures]
             self.observer.declare(model.card, layers, model.roofs)
         self.service.serve(models, self.loop)
-        self._follower = asyncio.create_task(self._follow_readiness())
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Take nothing new; give what is in flight its time, less when told to hurry; then end it."""
         self.service.drain()
-        await self._rpc.set_serving(False)
+        self._rpc.tell_health(False, {})
         ends = [asyncio.create_task(self.service.quiet())]
         if hurry is not None:
             ends.append(asyncio.create_task(_until(hurry)))
@@ -92,8 +104,8 @@ class Application:
 
     async def stop(self) -> None:
         """Close the listeners and stop the engines. Call it whatever happened before."""
-        if self._follower is not None:
-            self._follower.cancel()
+        for follower in self._followers:
+            follower.cancel()
         await asyncio.gather(self._http.stop(LAST_WORDS_SECONDS), self._rpc.stop(LAST_WORDS_SECONDS))
         if self.loop is not None:
             with contextlib.suppress(TimeoutError):  # a step that stands still is left behind
@@ -115,9 +127,10 @@ class Application:
         groups = [asdict(group) for group in self.observer.groups(name)]
         return {"running": self.loop.running(name), "waiting": self.loop.waiting(name), "groups": groups}
 
-    async def _follow_readiness(self) -> None:
+    async def _tell_health(self) -> None:
         while True:
-            await self._rpc.set_serving(self.service.refusal() is None)
+            models = dict.fromkeys(self.service.models, True)
+            self._rpc.tell_health(self.service.refusal() is None, models)
             await asyncio.sleep(READINESS_PERIOD)
 
 

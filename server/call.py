@@ -9,6 +9,7 @@ from typing import TypeAlias
 from server.engine.request import Outcome, Routes
 from server.engine.stats import RequestStats
 from server.engine.step import TokenLogprobs
+from server.tenancy import EVERYBODY, Tenant
 
 
 class RoutingDetail(StrEnum):
@@ -66,6 +67,7 @@ class GenerateCall:
     logprobs: int | None = None
     routing: RoutingDetail = RoutingDetail.LAYERS
     user: str | None = None
+    tenant: Tenant = EVERYBODY
     fill_context: bool = False  # without max_tokens: generate until the context is full, not DEFAULT_MAX_TOKENS
     arrived: float | None = None  # the service's clock when the call reached the transport
     seconds: float | None = None  # how long the caller waits for the whole answer

@@ -21,8 +21,12 @@ from pydantic_settings import (
 )
 
 from server.limits import Limits
+from server.transport.auth.keys import ApiKey, Role, parse_keys
+from server.transport.tls import TlsFiles
 
 PREFIX = "DYNO_"
+CLIENTS_VARIABLES = ("target", "api_key", "ca", "cert", "key")  # of the `dyno` command, as variables
+WITHOUT_FLAG = ("api_keys",)
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -55,6 +59,14 @@ class Settings(BaseSettings):
     stall_seconds: PositiveFloat = Field(60.0, description="an engine without progress for so long is taken for dead")
     reflection: bool | None = Field(None, description="gRPC reflection; on by default on loopback")
     allow_unauthenticated: bool = Field(False, description="serve everybody who reaches a host that is not loopback")
+    api_keys_file: Path | None = Field(None, description="TOML file with API keys; read again when it changes")
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field((), repr=False)  # a variable only: flags are seen by all
+    tls_cert: Path | None = Field(None, description="PEM file with the certificate of both listeners")
+    tls_key: Path | None = Field(None, description="PEM file with its key")
+    tls_client_ca: Path | None = Field(None, description="PEM file with the authorities that clients need to be from")
+    grpc_connection_seconds: PositiveFloat | None = Field(
+        None, description="age at which gRPC connections are renewed, so that load spreads over new replicas"
+    )
     debug: bool = Field(False, description="answer /debug/state to callers on loopback")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least serious record shown")
     faults: str = Field("", description="fault points for tests; loopback only")
@@ -65,12 +77,23 @@ class Settings(BaseSettings):
         """A variable holds several models with commas between."""
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _hash(cls, value: object) -> object:
+        """Nothing but digests is kept."""
+        return parse_keys(value, PREFIX + "API_KEYS") if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if not self.model:
             raise ValueError("model: at least one is needed, for instance --model tales-dense")
-        if not self.loopback and not self.allow_unauthenticated:
-            raise ValueError(f"host: {self.host} is open to others; say --allow-unauthenticated if that is meant")
+        if self.api_keys and self.api_keys_file is not None:
+            raise ValueError(f"api_keys_file: there are keys in {PREFIX}API_KEYS as well; give one of the two")
+        if not self.loopback and not self.asks_for_keys and not self.allow_unauthenticated:
+            what = f"host: {self.host} is open to others and there are no API keys"
+            raise ValueError(f"{what}; give --api-keys-file, or say --allow-unauthenticated if that is meant")
+        if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_cert):
+            raise ValueError("tls_cert: certificate and key are needed together, and for a client authority as well")
         if self.faults:
             where = "there are no fault points" if self.loopback else f"only on loopback, and host is {self.host}"
             raise ValueError(f"faults: {where}")
@@ -87,6 +110,21 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def asks_for_keys(self) -> bool:
+        return bool(self.api_keys) or self.api_keys_file is not None
+
+    @property
+    def everybody(self) -> frozenset[Role]:
+        """What callers may do where no keys are asked for: everything on loopback; elsewhere nothing of the admin's."""
+        return frozenset(Role) if self.loopback else frozenset({Role.INFERENCE, Role.METRICS})
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
 
     @property
     def reflects(self) -> bool:
@@ -125,7 +163,7 @@ def load(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     """DYNO_… variables that nothing reads: most likely misspelt."""
-    known = {PREFIX + name.upper() for name in (*Settings.model_fields, "config")}
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *CLIENTS_VARIABLES, "config")}
     return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
 
 
@@ -134,6 +172,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("dyno serve", description="Serve models over REST and gRPC.", allow_abbrev=False)
     parser.add_argument("--config", default=argparse.SUPPRESS, help="TOML file with these settings")
     for name, field in Settings.model_fields.items():
+        if name in WITHOUT_FLAG:
+            continue
         flag, text = f"--{name.replace('_', '-')}", field.description
         default = argparse.SUPPRESS
         if field.annotation in (bool, bool | None):
@@ -159,4 +199,6 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown setting {name!r}"
     message = first["msg"].removeprefix("Value error, ")
+    if name in WITHOUT_FLAG:
+        return message  # and not what is wrong with it: that is a secret
     return f"{name}: {message}, got {first['input']!r}" if name else message

@@ -7,7 +7,12 @@
     │   ├── UnknownField             no such field
     │   ├── UnsupportedField         a field other servers know and this one does not offer
     │   └── ContextLengthExceeded    prompt and output do not fit together
+    ├── Unauthenticated              no API key, or none that is known
+    ├── PermissionDenied             the API key is good, but not for this
+    ├── TooManyRequests              this caller has too much in flight, or is wrong too often; later again
     ├── ModelNotFound                no model of that name is served
+    ├── RequestNotFound              no request of that id is in flight
+    ├── ModelExists                  another model is served under that name
     ├── QueueFull                    too many requests wait already; try again after `retry_after`
     ├── Unavailable                  nothing can be served now; try again after `retry_after`
     │   ├── Loading                  models are still being built
@@ -57,6 +62,7 @@ class ServiceError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.resource: tuple[str, str] | None = None  # what the error is about: its kind and its name
 
 
 class InvalidRequest(ServiceError):
@@ -99,7 +105,38 @@ class ModelNotFound(ServiceError):
     code = "model_not_found"
 
     def __init__(self, name: str, served: Collection[str]) -> None:
-        super().__init__(f"model {shown(name)} is not served; served are {', '.join(served)}", param="model")
+        offered = f"served are {', '.join(served)}" if served else "none is at the moment"
+        super().__init__(f"model {shown(name)} is not served; {offered}", param="model")
+        self.resource = ("model", shown(name)[1:-1])
+
+
+class RequestNotFound(ServiceError):
+    code = "request_not_found"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"no request {shown(id)} is in flight", param="id")
+        self.resource = ("request", shown(id)[1:-1])
+
+
+class ModelExists(ServiceError):
+    code = "model_exists"
+
+    def __init__(self, name: str) -> None:
+        message = f"a model is called {shown(name)} already; unload it first, or name this one ID=NAME"
+        super().__init__(message, param="model")
+        self.resource = ("model", shown(name)[1:-1])
+
+
+class Unauthenticated(ServiceError):
+    code = "invalid_api_key"
+
+
+class PermissionDenied(ServiceError):
+    code = "permission_denied"
+
+
+class TooManyRequests(ServiceError):
+    code = "too_many_requests"
 
 
 class QueueFull(ServiceError):

@@ -48,6 +48,7 @@ class Preparation:
                 arrived=arrived,
                 deadline=deadline,
                 stop=stop_condition(call, model, sampling.min_tokens),
+                cache_salt=call.tenant.name.encode(),
             )
             for choice in range(call.n or 1)
         ]

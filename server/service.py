@@ -30,6 +30,7 @@ from server.generation import Choice, Generation
 from server.limits import Limits
 from server.models import ServedModel
 from server.preparation import Preparation, visible_text
+from server.tenancy import Places
 from server.textwork import TextWork
 from server.validation import check_text, check_token_ids
 
@@ -68,6 +69,7 @@ class GenerationService:
         self._loop: EngineLoop | None = None
         self._texts = TextWork(limits.queue)
         self._prepare = Preparation(limits, self._texts)
+        self._places = Places(limits.retry_after_seconds)
 
     # ------------------------------------------------------------------------------------------ life
 
@@ -140,19 +142,30 @@ class GenerationService:
 
         Leaving the context, however that happens, takes the call out of the engine.
         """
-        generation = await self._admit(id, call)
-        self.active.add(generation)
-        self._quiet.clear()
-        timer = asyncio.get_running_loop().call_later(self.limits.queue_seconds, self._end_waiting, generation)
+        with self._place(call):
+            generation = await self._admit(id, call)
+            self.active.add(generation)
+            self._quiet.clear()
+            timer = asyncio.get_running_loop().call_later(self.limits.queue_seconds, self._end_waiting, generation)
+            try:
+                yield generation
+            finally:
+                timer.cancel()
+                generation.close(self.clock())
+                self.active.discard(generation)
+                log.debug("call ended", id=id, model=generation.model.name, user=call.user, ended=generation.ended)
+                if not self.active:
+                    self._quiet.set()
+
+    @contextmanager
+    def _place(self, call: GenerateCall) -> Iterator[None]:
+        """One of the places of the call's tenant, from before it is validated until it has ended."""
+        with self.counting_refusals(call.model):
+            self._places.enter(call.tenant)
         try:
-            yield generation
+            yield
         finally:
-            timer.cancel()
-            generation.close(self.clock())
-            self.active.discard(generation)
-            log.debug("call ended", id=id, model=generation.model.name, user=call.user, ended=generation.ended)
-            if not self.active:
-                self._quiet.set()
+            self._places.leave(call.tenant)
 
     @contextmanager
     def counting_refusals(self, name: str | None = None) -> Iterator[None]:

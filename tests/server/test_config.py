@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from server.config import Settings, SettingsError, load, unknown_variables
+from server.config import WITHOUT_FLAG, Settings, SettingsError, load, unknown_variables
+from server.transport.auth.keys import Role
 
 
 @pytest.fixture(autouse=True)
@@ -44,11 +45,14 @@ def test_several_models_in_a_flag_a_variable_and_a_file(monkeypatch: pytest.Monk
         (["--dtype", "float8"], "dtype: Input should be 'float32' or 'bfloat16', got 'float8'"),
         (["--max-rows", "0"], "max_rows: Input should be greater than 0"),
         (["--drain-seconds", "-1"], "drain_seconds"),
-        (["--host", "0.0.0.0"], "host: 0.0.0.0 is open to others; say --allow-unauthenticated"),
+        (["--host", "0.0.0.0"], "there are no API keys; give --api-keys-file, or say --allow-unauthenticated"),
         (["--host", "example.org"], "--allow-unauthenticated"),
         (["--port", "8000", "--grpc-port", "8000"], "grpc_port: 8000 is the REST port already"),
         (["--host", "0.0.0.0", "--allow-unauthenticated", "--faults", "x"], "faults: only on loopback"),
         (["--faults", "x"], "faults: there are no fault points"),
+        (["--tls-cert", "a.pem"], "tls_cert: certificate and key are needed together"),
+        (["--tls-client-ca", "a.pem"], "tls_cert: certificate and key are needed together"),
+        (["--grpc-connection-seconds", "0"], "grpc_connection_seconds: Input should be greater than 0"),
         (["--config", "/nowhere/dyno.toml"], "settings file /nowhere/dyno.toml: No such file or directory"),
     ],
     ids=lambda value: str(value)[:30],
@@ -102,8 +106,41 @@ def test_limits_follow_the_settings() -> None:
     assert (limits.queue, limits.queue_seconds, limits.request_seconds) == (7, 8.0, 9.0)
 
 
+def test_keys_open_a_host_to_those_who_have_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = ["--model", "m", "--host", "0.0.0.0"]
+    assert load([*other, "--api-keys-file", str(tmp_path / "keys.toml")]).asks_for_keys
+    monkeypatch.setenv("DYNO_API_KEYS", "a:inference:0123456789abcdef")
+    settings = load(other)
+    assert settings.asks_for_keys and "0123456789abcdef" not in repr(settings)
+    with pytest.raises(SettingsError, match="give one of the two"):
+        load([*other, "--api-keys-file", "keys.toml"])
+
+
+def test_without_keys_only_this_machine_may_administer() -> None:
+    assert load(["--model", "m"]).everybody == set(Role)
+    others = load(["--model", "m", "--host", "0.0.0.0", "--allow-unauthenticated"])
+    assert others.everybody == {Role.INFERENCE, Role.METRICS}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    ["a:inference:SECRETSECRET", "a:king:SECRETSECRETSECRET", "SECRETSECRETSECRET", "a:admin:SECRET SECRET SECRET"],
+)
+def test_a_wrong_key_is_not_shown(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+    monkeypatch.setenv("DYNO_API_KEYS", keys)
+    with pytest.raises(SettingsError) as wrong:
+        load(["--model", "m"])
+    assert str(wrong.value).startswith("DYNO_API_KEYS: entry 1") and "SECRET" not in str(wrong.value)
+
+
+def test_keys_are_no_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load(["--model", "m", "--api-keys", "a:inference:0123456789abcdef"])
+
+
 def test_every_flag_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         load(["--help"])
     told = capsys.readouterr().out
-    assert all(f"--{name.replace('_', '-')}" in told for name in Settings.model_fields)
+    flags = set(Settings.model_fields) - set(WITHOUT_FLAG)
+    assert all(f"--{name.replace('_', '-')}" in told for name in flags)

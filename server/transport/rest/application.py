@@ -1,4 +1,4 @@
-"""The REST application: FastAPI routes, our own bodies and errors."""
+"""The REST application: FastAPI routes, our own bodies and errors, and nobody who may not."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from server.errors import ServiceError
+from server.transport.auth.access import Authoriser
+from server.transport.rest.authorisation import Authorisation
 from server.transport.rest.errors import on_bug, on_http_exception, on_service_error
 from server.transport.rest.routes import Routes
 from server.transport.watch import App, HttpWatch, TransportObserver
 
 
-def rest_application(routes: Routes, observer: TransportObserver) -> App:
-    """The ASGI application, watched."""
+def routed(routes: Routes) -> FastAPI:
+    """The application alone, open to everybody."""
     app = FastAPI(
         title="Dyno",
         openapi_url=None,
@@ -21,6 +23,14 @@ def rest_application(routes: Routes, observer: TransportObserver) -> App:
         redirect_slashes=False,
         exception_handlers={ServiceError: on_service_error, HTTPException: on_http_exception, Exception: on_bug},
     )
-    app.include_router(routes.router())
+    # Not include_router: that would put the routes where nobody who asks for `app.routes` sees them.
+    app.router.routes.extend(routes.router().routes)
+    return app
+
+
+def rest_application(routes: Routes, observer: TransportObserver, authoriser: Authoriser) -> App:
+    """The ASGI application, guarded and watched."""
+    app = routed(routes)
     service = routes.service
-    return HttpWatch(app, observer, service.clock, service.limits.stalled_write_seconds)
+    guarded = Authorisation(app, app.routes, authoriser)
+    return HttpWatch(guarded, observer, service.clock, service.limits.stalled_write_seconds)

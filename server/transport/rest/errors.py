@@ -15,9 +15,14 @@ from server.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
+    ModelExists,
     ModelNotFound,
+    PermissionDenied,
     QueueFull,
+    RequestNotFound,
     ServiceError,
+    TooManyRequests,
+    Unauthenticated,
     Unavailable,
     shown,
 )
@@ -47,13 +52,18 @@ class UnsupportedMediaType(ServiceError):
 
 STATUS: dict[type[ServiceError], tuple[int, str]] = {
     InvalidRequest: (400, "invalid_request_error"),
+    Unauthenticated: (401, "authentication_error"),
+    PermissionDenied: (403, "permission_error"),
     ModelNotFound: (404, "not_found_error"),
+    RequestNotFound: (404, "not_found_error"),
     RouteNotFound: (404, "not_found_error"),
     MethodNotAllowed: (405, "invalid_request_error"),
     BodyTimeout: (408, "invalid_request_error"),
+    ModelExists: (409, "invalid_request_error"),
     BodyTooLarge: (413, "invalid_request_error"),
     UnsupportedMediaType: (415, "invalid_request_error"),
     QueueFull: (429, "rate_limit_error"),
+    TooManyRequests: (429, "rate_limit_error"),
     Cancelled: (499, "invalid_request_error"),
     InternalError: (500, "server_error"),
     Unavailable: (503, "server_error"),
@@ -75,6 +85,8 @@ def error_response(error: ServiceError, headers: dict[str, str] | None = None) -
     headers = dict(headers or {})
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
     if isinstance(error, BodyTimeout):
         headers["connection"] = "close"
     body = orjson.dumps(error_body(error))

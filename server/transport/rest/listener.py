@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 
 from server.limits import Limits
 from server.transport.listening import AddressInUse
 from server.transport.rest.wire import guarded
+from server.transport.tls import Identity
 from server.transport.watch import App, TransportObserver
 
 KEEP_ALIVE_SECONDS = 65  # longer than the pools of usual clients and proxies keep theirs
@@ -21,13 +24,32 @@ BACKLOG = 2048
 class SignalFreeServer(uvicorn.Server):
     """Leaves signals to the process: uvicorn would raise them again after its own end, before ours."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, handshake_seconds: float) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self._tls = tls
+        self._handshake_seconds = handshake_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """As uvicorn does, but a handshake has less than its minute."""
+        await self.lifespan.startup()
+        loop = asyncio.get_running_loop()
+        seconds = None if self._tls is None else self._handshake_seconds
+        self.servers = [
+            await loop.create_server(
+                self._protocol, sock=sock, ssl=self._tls, ssl_handshake_timeout=seconds, backlog=BACKLOG
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
         self.listening.set()
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -37,7 +59,8 @@ class SignalFreeServer(uvicorn.Server):
 class HttpListener:
     """Made, started and stopped on one event loop."""
 
-    def __init__(self, app: App, limits: Limits, observer: TransportObserver) -> None:
+    def __init__(self, app: App, limits: Limits, observer: TransportObserver, identity: Identity | None = None) -> None:
+        """`identity` None: in the clear."""
         self._config = uvicorn.Config(
             app,
             http=guarded(limits, observer),
@@ -49,7 +72,8 @@ class HttpListener:
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
-        self._server = SignalFreeServer(self._config)
+        context = None if identity is None else identity.context
+        self._server = SignalFreeServer(self._config, context, limits.head_seconds)
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> int:

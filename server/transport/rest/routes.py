@@ -6,7 +6,7 @@ import asyncio
 import importlib.metadata
 import ipaddress
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 import orjson
@@ -16,15 +16,16 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.call import GenerateCall
 from server.errors import EngineDown
 from server.models import ServedModel
 from server.service import GenerationService
 from server.transport.rest.answer import GenerationAnswer
 from server.transport.rest.body import read_body
-from server.transport.rest.calls import answer_wishes, chat_call, completion_call
+from server.transport.rest.calls import AnswerWishes, answer_wishes, chat_call, completion_call
 from server.transport.rest.errors import RouteNotFound, error_response
 from server.transport.rest.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
-from server.transport.rest.writers import ChatWriter, CompletionWriter
+from server.transport.rest.writers import ChatWriter, CompletionWriter, Writer
 
 Scrape: TypeAlias = Callable[[str], tuple[bytes, str]]
 """Accept header → exposition and its content type."""
@@ -72,13 +73,19 @@ class Routes:
         with self.service.counting_refusals():
             body = await read_body(request, CompletionBody, self.service.limits)
             call, wishes = completion_call(body, request.state.arrived), answer_wishes(body)
-        return GenerationAnswer(self.service, request.state.request_id, call, CompletionWriter, wishes)
+        return self._answer(request, call, CompletionWriter, wishes)
 
     async def chat(self, request: Request) -> Response:
         with self.service.counting_refusals():
             body = await read_body(request, ChatBody, self.service.limits)
             call, wishes = chat_call(body, request.state.arrived), answer_wishes(body)
-        return GenerationAnswer(self.service, request.state.request_id, call, ChatWriter, wishes)
+        return self._answer(request, call, ChatWriter, wishes)
+
+    def _answer(
+        self, request: Request, call: GenerateCall, writer: type[Writer], wishes: AnswerWishes
+    ) -> GenerationAnswer:
+        call = replace(call, tenant=request.state.tenant)
+        return GenerationAnswer(self.service, request.state.request_id, call, writer, wishes)
 
     # ------------------------------------------------------------------------------------------ text and models
 

@@ -117,7 +117,8 @@ class GuardedHttp(HttpToolsProtocol):
         )
         self.observer.answered("rest", UNKNOWN, str(status))
         self.transport.write(head.encode() + body)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS cannot say that only one side has ended
+            self.transport.write_eof()
         self._refused = True
         self._head_arrived()
         self._linger()

@@ -18,9 +18,14 @@ from server.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
+    ModelExists,
     ModelNotFound,
+    PermissionDenied,
     QueueFull,
+    RequestNotFound,
     ServiceError,
+    TooManyRequests,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -28,10 +33,35 @@ log = structlog.get_logger()
 
 DOMAIN = "dyno"
 
+
+class SlowReader(ServiceError):
+    """A stream that was ended because nobody read it."""
+
+    code = "stalled_reader"
+
+
+class ServiceUnknown(ServiceError):
+    """A health check of something that is not here."""
+
+    code = "service_unknown"
+
+
+class TooManyWatchers(ServiceError):
+    code = "too_many_watchers"
+
+
 STATUS: dict[type[ServiceError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    RequestNotFound: grpc.StatusCode.NOT_FOUND,
+    ModelExists: grpc.StatusCode.ALREADY_EXISTS,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    TooManyRequests: grpc.StatusCode.RESOURCE_EXHAUSTED,
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    SlowReader: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ServiceUnknown: grpc.StatusCode.NOT_FOUND,
+    TooManyWatchers: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Cancelled: grpc.StatusCode.CANCELLED,
     InternalError: grpc.StatusCode.INTERNAL,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
@@ -55,10 +85,14 @@ def field_path(param: str) -> str:
     return f"conversation.{param}" if param.startswith("messages") else param
 
 
-async def abort(context: grpc.aio.ServicerContext, error: ServiceError) -> NoReturn:  # type: ignore[type-arg]
+async def abort(
+    context: grpc.aio.ServicerContext,  # type: ignore[type-arg]
+    error: ServiceError,
+    request_id: str = "",
+) -> NoReturn:
     """End the call with the error's status and details."""
     code = status_of(error)
-    status = status_pb2.Status(code=code.value[0], message=error.message, details=_details(error))
+    status = status_pb2.Status(code=code.value[0], message=error.message, details=_details(error, request_id))
     rich = rpc_status.to_status(status)
     await context.abort(rich.code, rich.details, rich.trailing_metadata)
     raise AssertionError("abort returned")
@@ -70,7 +104,7 @@ def internal_error(request_id: str, error: Exception) -> InternalError:
     return InternalError(request_id)
 
 
-def _details(error: ServiceError) -> list[AnyMessage]:
+def _details(error: ServiceError, request_id: str) -> list[AnyMessage]:
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.code.upper(), domain=DOMAIN)]
     if error.param is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(
@@ -79,6 +113,14 @@ def _details(error: ServiceError) -> list[AnyMessage]:
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after is not None:
         details.append(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=error.retry_after)))
+    if isinstance(error, QueueFull | TooManyRequests):
+        violation = error_details_pb2.QuotaFailure.Violation(subject=error.code, description=error.message)
+        details.append(error_details_pb2.QuotaFailure(violations=[violation]))
+    if error.resource is not None:
+        kind, name = error.resource
+        details.append(error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name))
+    if request_id:
+        details.append(error_details_pb2.RequestInfo(request_id=request_id))
     return [_packed(detail) for detail in details]
 
 

@@ -3,62 +3,76 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from server.limits import Limits
 from server.service import GenerationService
+from server.transport.auth.access import Authoriser
 from server.transport.listening import AddressInUse
+from server.transport.rpc.authorisation import Authorisation
 from server.transport.rpc.gate import Gate
+from server.transport.rpc.health import HealthServicer
 from server.transport.rpc.servicer import Servicer
+from server.transport.tls import Identity, Material
 from server.transport.watch import TransportObserver
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
+HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+IDLE_MS = 300_000  # a connection without calls is closed; its client opens another when it has one
 IDENTITY_ONLY = 1  # bit set of the compressions that are understood
 
 
 class RpcListener:
-    """Made, started and stopped on one event loop. Health is NOT_SERVING until `set_serving`."""
+    """Made, started and stopped on one event loop. Health is NOT_SERVING until `tell_health`."""
 
-    def __init__(self, service: GenerationService, observer: TransportObserver, *, reflects: bool) -> None:
+    def __init__(
+        self,
+        service: GenerationService,
+        observer: TransportObserver,
+        authoriser: Authoriser,
+        *,
+        reflects: bool,
+        connection_seconds: float | None = None,
+        identity: Identity | None = None,
+    ) -> None:
+        """`connection_seconds`: age at which a connection is asked to be made anew; `identity` None: in the clear."""
+        self._identity = identity
         self._server = grpc.aio.server(
-            interceptors=(Gate(observer),),
-            options=channel_options(service.limits),
+            interceptors=(Authorisation(authoriser, observer), Gate(observer)),
+            options=channel_options(service.limits, connection_seconds),
             compression=grpc.Compression.NoCompression,
         )
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer([SERVICE])
         add_InferenceServiceServicer_to_server(Servicer(service, observer), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflects:
-            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
-        self._serving: bool | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises AddressInUse."""
-        await self.set_serving(False)
         _check_free(host, port)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            port = self._server.add_insecure_port(address)
+            if self._identity is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, _credentials(self._identity))
         except RuntimeError:
             raise AddressInUse("gRPC", host, port) from None
         await self._server.start()
         return port
 
-    async def set_serving(self, serving: bool) -> None:
-        """What the health service says, overall and of our service."""
-        if serving is self._serving:
-            return
-        self._serving = serving
-        kinds = health_pb2.HealthCheckResponse
-        status = kinds.SERVING if serving else kinds.NOT_SERVING
-        for name in ("", SERVICE):
-            await self._health.set(name, status)
+    def tell_health(self, serving: bool, models: Mapping[str, bool]) -> None:
+        """What the health service says from now on: of the whole, and of each model."""
+        self._health.tell(serving, models)
 
     async def stop(self, grace: float) -> None:
         """Refuse new calls; cut those that are left after `grace` seconds."""
@@ -73,8 +87,34 @@ def _check_free(host: str, port: int) -> None:
         raise AddressInUse("gRPC", host, port) from None
 
 
-def channel_options(limits: Limits) -> list[tuple[str, int]]:
+def _credentials(identity: Identity) -> grpc.ServerCredentials:
+    """The library asks before each handshake, on a thread of its own; None means: nothing new."""
+    given = identity.material
+
+    def newest() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
+        if identity.material is given:
+            return None
+        given = identity.material
+        return _configuration(given)
+
+    asks_clients = given.client_ca is not None
+    first, fetch = _configuration(given), cast(Callable[[], grpc.ServerCertificateConfiguration], newest)
+    return grpc.dynamic_ssl_server_credentials(first, fetch, require_client_authentication=asks_clients)
+
+
+def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(material.key, material.cert)], material.client_ca)
+
+
+def channel_options(limits: Limits, connection_seconds: float | None = None) -> list[tuple[str, int]]:
+    """The bounds of every connection. A connection that grows old ends after its streams, never under them."""
+    aged = [] if connection_seconds is None else [("grpc.max_connection_age_ms", round(connection_seconds * 1000))]
     return [
+        *aged,
+        ("grpc.max_connection_age_grace_ms", round((limits.request_seconds + limits.stalled_write_seconds) * 1000)),
+        ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.server_handshake_timeout_ms", round(limits.head_seconds * 1000)),
         ("grpc.so_reuseport", 0),  # else two servers share a port, and nobody is told
         ("grpc.max_receive_message_length", limits.body_bytes),
         ("grpc.max_metadata_size", limits.metadata_bytes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -15,7 +16,8 @@ from server.call import GenerateCall
 from server.errors import ServiceError
 from server.service import GenerationService
 from server.transport.rpc import convert
-from server.transport.rpc.errors import abort, internal_error, status_of
+from server.transport.rpc.authorisation import caller
+from server.transport.rpc.errors import SlowReader, abort, internal_error, status_of
 from server.transport.stall import StallGuard, WriteStalled
 from server.transport.watch import TransportObserver, new_id
 
@@ -70,7 +72,8 @@ class Servicer(InferenceServiceServicer):
     def _call(self, request: pb.GenerateRequest, context: Context) -> GenerateCall:
         arrived = self._service.clock()
         with self._service.counting_refusals(convert.model_name(request.model)):
-            return convert.generate_call(request, arrived, context.time_remaining())
+            call = convert.generate_call(request, arrived, context.time_remaining())
+            return replace(call, tenant=caller.get())
 
     @asynccontextmanager
     async def _answering(self, context: Context, method: str) -> AsyncIterator[str]:
@@ -81,16 +84,16 @@ class Servicer(InferenceServiceServicer):
             yield id
         except ServiceError as error:
             code = status_of(error)
-            await abort(context, error)
+            await abort(context, error, id)
         except asyncio.CancelledError:
             code = _hung_up(context)
             raise
         except WriteStalled as stalled:
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
-            await context.abort(code, str(stalled))
+            await abort(context, SlowReader(str(stalled)), id)
         except Exception as error:
             code = grpc.StatusCode.INTERNAL
-            await abort(context, internal_error(id, error))
+            await abort(context, internal_error(id, error), id)
         finally:
             self._observer.answered("grpc", method, code.name)
 

@@ -1,0 +1,45 @@
+"""Whose call it is, and how many of theirs are in flight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from server.errors import TooManyRequests
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who calls, by the name of their key. `max_concurrent` None: only the queue bounds them.
+
+    Tenants share no cached prefixes: from the time of an answer nobody can tell what somebody else has asked.
+    """
+
+    name: str = ""
+    max_concurrent: int | None = None
+
+
+EVERYBODY = Tenant()
+"""Who calls a server that asks for no key."""
+
+
+class Places:
+    """Counts the calls of each tenant. Belongs to the event loop's thread."""
+
+    def __init__(self, retry_after: int) -> None:
+        """`retry_after`: seconds after which one who was refused may try again."""
+        self._taken: Counter[str] = Counter()
+        self._retry_after = retry_after
+
+    def enter(self, tenant: Tenant) -> None:
+        """Take a place until `leave`. Raises TooManyRequests."""
+        most = tenant.max_concurrent
+        if most is not None and self._taken[tenant.name] >= most:
+            message = f"{self._taken[tenant.name]} requests of this API key are in flight, at most {most} may be"
+            raise TooManyRequests(message, retry_after=self._retry_after)
+        self._taken[tenant.name] += 1
+
+    def leave(self, tenant: Tenant) -> None:
+        self._taken[tenant.name] -= 1
+        if not self._taken[tenant.name]:
+            del self._taken[tenant.name]  # keys come and go, and leave nothing behind

@@ -1,0 +1,61 @@
+"""The first interceptor: nobody gets through to a method that the table does not give them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import grpc
+
+from server.errors import ServiceError
+from server.tenancy import Tenant
+from server.transport.auth.access import Authoriser, Standing
+from server.transport.auth.table import ACCESS
+from server.transport.rpc.errors import abort, status_of
+from server.transport.watch import UNKNOWN, TransportObserver
+
+Details: TypeAlias = grpc.HandlerCallDetails
+Handler: TypeAlias = Any
+"""grpc.RpcMethodHandler, whose type says nothing of what is in it."""
+
+caller: ContextVar[Tenant] = ContextVar("caller")
+"""Who makes this call. gRPC runs a call in one task, and gives its handler nothing else to carry it."""
+
+
+class Authorisation(grpc.aio.ServerInterceptor):
+    """Lets a call on, with its `caller`, or answers it itself."""
+
+    def __init__(self, authoriser: Authoriser, observer: TransportObserver) -> None:
+        self._authoriser = authoriser
+        self._observer = observer
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Any]], handler_call_details: Details
+    ) -> Handler:
+        method, credentials = handler_call_details.method, _credentials(handler_call_details)
+        try:
+            # Where there is no method, only those with a key are told so.
+            caller.set(self._authoriser.admit(credentials, ACCESS.get(method, Standing.KEY)))
+            handler = await continuation(handler_call_details)
+            if handler is not None and method not in ACCESS:
+                self._authoriser.admit(credentials, None)
+        except ServiceError as error:
+            name = method.rpartition("/")[2] if method in ACCESS else UNKNOWN
+            self._observer.answered("grpc", name, status_of(error).name)
+            return _refusing(error)
+        return handler
+
+
+def _credentials(details: Details) -> list[bytes]:
+    values = (value for name, value in details.invocation_metadata or () if name == "authorization")
+    return [value if isinstance(value, bytes) else value.encode("latin-1", "replace") for value in values]
+
+
+def _refusing(error: ServiceError) -> Handler:
+    """A handler that ends the call at once. Of this kind because it waits for no message, whatever kind was called."""
+
+    async def refuse(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
