@@ -133,12 +133,28 @@ def drop_over_capacity(experts: Tensor, capacity: int, sequence: Tensor, prior: 
     return torch.where(rank.gather(1, experts) < capacity, experts, ~experts)
 
 
-class Experts(nn.Module):
-    """`count` feed-forwards of one shape, their weights stacked: up (E, rows, width), down (E, width, hidden)."""
+class ExpertStack(nn.Module):
+    """`count` feed-forwards of one shape. forward(x (n, width), expert) → (n, width): one of them on its tokens."""
+
+    def __init__(self, value: config.FeedForward, count: int) -> None:
+        super().__init__()
+        self.value, self.count = value, count
+
+    def each(self, rows: Tensor, experts: Tensor, order: Tensor) -> Tensor:
+        """Every expert on its own: rows (n, width), sorted by `order`, experts (n,) as they were before → (n, width).
+
+        Expert `count` stands for none, and gives 0.
+        """
+        counts = torch.bincount(experts, minlength=self.count + 1).tolist()
+        groups = enumerate(rows.split(counts))
+        return torch.cat([self(group, i) if i < self.count else group * 0 for i, group in groups if len(group)])
+
+
+class Experts(ExpertStack):
+    """Their weights stacked: up (E, rows, width), down (E, width, hidden)."""
 
     def __init__(self, value: config.FeedForward, count: int, width: int) -> None:
-        super().__init__()
-        self.value = value
+        super().__init__(value, count)
         rows = value.hidden * (2 if value.gated else 1)
         self.up = nn.Parameter(torch.empty(count, rows, width))
         self.down = nn.Parameter(torch.empty(count, width, value.hidden))
@@ -181,18 +197,12 @@ class MoE(nn.Module):
         tokens, active = routing.experts.shape
         experts = torch.where(routing.experts < 0, self.value.experts, routing.experts).flatten()
         order = experts.argsort(stable=True)
-        counts = torch.bincount(experts, minlength=self.value.experts + 1).tolist()
         gates = routing.gates.to(x.dtype)
         rows = x[order // active]
         if self.value.weigh == "input":
             rows = rows * gates.flatten()[order, None]
-        groups = rows.split(counts)
-        outputs = [
-            self.experts(group, i) if i < self.value.experts else group * 0
-            for i, group in enumerate(groups)
-            if len(group)
-        ]
-        placed = torch.empty_like(rows).index_copy(0, order, torch.cat(outputs)).view(tokens, active, -1)
+        outputs = self.experts.each(rows, experts, order)
+        placed = torch.empty_like(rows).index_copy(0, order, outputs).view(tokens, active, -1)
         if self.value.weigh == "output":
             placed = placed * gates[..., None]
         return placed.sum(1)

@@ -63,12 +63,12 @@ def decode(query: Tensor, keys: Tensor, values: Tensor | None, value_dim: int, p
     run = _compiled(form) if query.is_cuda else form
     values = keys[..., :value_dim] if values is None else values
     key, value = (pool.flatten(0, 1).transpose(0, 1)[None] for pool in (keys, values))
-    out, weight = run(query[:, :, None], key, value, seen, pages.first, pages.last, slopes)
-    out = out.unflatten(1, (kv_heads, -1))[:rows, :, : heads // kv_heads].flatten(1, 2)
-    if scores.sinks is None:
-        return out
-    weight = weight.unflatten(1, (kv_heads, -1))[:rows, :, : heads // kv_heads].flatten(1, 2)
-    return out * torch.sigmoid(weight - scores.sinks.float())[..., None].to(out.dtype)
+    found = run(query[:, :, None], key, value, seen, pages.first, pages.last, slopes)
+    out, weight = (x.unflatten(1, (kv_heads, -1))[:rows, :, : heads // kv_heads].flatten(1, 2) for x in found)
+    if scores.sinks is not None:
+        out = out * torch.sigmoid(weight - scores.sinks.float())[..., None].to(out.dtype)
+    attended: Tensor = out
+    return attended
 
 
 def _whole_groups(query: Tensor, rows: int, kv_heads: int, slopes: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model import config
 from model.feedforward import activate
-from model.moe import Experts
+from model.moe import Experts, ExpertStack
 from model.transformer import Transformer
 
 HINT = 32  # rows the layout is chosen for; measured equal to the others from 1 to 512 rows
@@ -48,12 +47,11 @@ class PackedLinear(nn.Module):
         return packed_linear(x, self.weight, self.bias)
 
 
-class PackedExperts(nn.Module):
+class PackedExperts(ExpertStack):
     """Stands in for Experts, every expert's weights laid out apart."""
 
     def __init__(self, plain: Experts) -> None:
-        super().__init__()
-        self.value: config.FeedForward = plain.value
+        super().__init__(plain.value, plain.count)
         self.up = [lay_out(weight.detach()) for weight in plain.up]
         self.down = [lay_out(weight.detach()) for weight in plain.down]
         self.up_bias = None if plain.up_bias is None else plain.up_bias.detach()

@@ -5,11 +5,12 @@ Each is a room of its own in this folder, held to the plain model by tests, and 
 
 from __future__ import annotations
 
-from model.kernels import packed
+from model.kernels import grouped, packed
 from model.transformer import Transformer
 
 
 def apply(model: Transformer) -> Transformer:
     """The same model, changed in place to the fastest form this machine has; it can no longer be trained or saved."""
     packed.pack(model)
+    grouped.group(model)
     return model
