@@ -90,7 +90,9 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     )
     counts = parameters(architecture)
     start = (min(tokenizer.eos_ids, default=0),) if architecture.encoder else ()
-    return ServedModel(name, architecture, tokenizer, engine, options.dtype, (counts.total, counts.active), start, roofs)
+    return ServedModel(
+        name, architecture, tokenizer, engine, options.dtype, (counts.total, counts.active), start, roofs
+    )
 
 
 def _find(source: str, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
