@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
+from model.roofline import Machine
 from server.engine.request import Outcome
 from server.engine.stats import GroupUse, Latency, LayerRouting, RequestStats, Spread, StepStats
 from server.metrics import UNKNOWN, PrometheusObserver
@@ -133,6 +134,15 @@ async def test_what_an_architecture_is_can_be_joined_with_its_load() -> None:
     assert registry.get_sample_value("dyno_model_info", {"model": "m", **words}) == 1
     assert registry.get_sample_value("dyno_model_parameters", {"model": "m", "kind": "active"}) == 10
     assert registry.get_sample_value("dyno_model_cache_bytes_per_token", {"model": "m"}) == 8
+
+
+async def test_what_the_machine_can_do_is_told_where_it_was_measured() -> None:
+    registry, observer = observed()
+    bandwidth, rate = "dyno_machine_read_bytes_per_second", "dyno_machine_matrix_flops_per_second"
+    assert registry.get_sample_value(bandwidth, {"model": "m"}) is None
+    observer.declare(CARD, [(0, 2), (3, 2)], Machine(memory=1.0, bandwidth=2e10, flops=3e12))
+    assert registry.get_sample_value(bandwidth, {"model": "m"}) == 2e10
+    assert registry.get_sample_value(rate, {"model": "m"}) == 3e12
 
 
 async def test_a_model_that_warms_up_is_not_heard() -> None:
