@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,6 +78,11 @@ def edit(logits: Tensor, edits: Edits) -> Tensor:
     return logits
 
 
+def bar(logits: Tensor, barred: np.ndarray) -> Tensor:
+    """Logits with those of barred tokens, flags of the same shape, so low that none of them is ever drawn."""
+    return logits.masked_fill(torch.from_numpy(barred).to(logits.device), float("-inf"))
+
+
 def sample(logits: Tensor, draw: Draw) -> Tensor:
     """Token ids (R,) from float32 logits (R, vocab)."""
     tokens = logits.argmax(-1)
@@ -135,8 +141,10 @@ def _nucleus(logits: Tensor, best: Tensor, top_k: Tensor, top_p: Tensor) -> tupl
     return threshold, enough
 
 
-def log_probabilities(logits: Tensor, tokens: Tensor, best: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Natural-log probability of `tokens` (R,), ids (R, best) and log-probabilities (R, best) of the most likely."""
+def log_probabilities(logits: Tensor, tokens: Tensor, best: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Natural-log probability of `tokens` (R,), how many tokens are likelier (R,), ids (R, best) and log-probabilities
+    (R, best) of the most likely."""
     logs = logits.log_softmax(-1)
     values, ids = logs.topk(best, dim=-1)
-    return logs.gather(-1, tokens[:, None]).squeeze(-1), ids, values
+    own = logs.gather(-1, tokens[:, None])
+    return own.squeeze(-1), (logs > own).sum(-1), ids, values

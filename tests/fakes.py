@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from model.config import Full, Span
+from server.engine.constraint import members
 from server.engine.request import Request, Routes, Sampling
 from server.engine.stats import RequestStats, StepStats
 from server.engine.step import CacheGroup, Failure, MixtureShape, Pick, Row, Step, StepResult, TokenLogprobs
@@ -130,7 +131,7 @@ class FakeRunner:
             self._store(row)
         picked = [(row, pick) for row in step.rows for pick in row.picks]
         tokens = tuple(self._draw(row, pick) if pick.known is None else pick.known for row, pick in picked)
-        logprobs = tuple(_logprobs(pick.request, token) for (_, pick), token in zip(picked, tokens, strict=True))
+        logprobs = tuple(_logprobs(pick, token) for (_, pick), token in zip(picked, tokens, strict=True))
         failed = {index: Failure("nan", row.start) for index, row in enumerate(step.rows) if self._nan(row)}
         return StepResult(tokens, logprobs, self._routes(step), failed, self._step_seconds)
 
@@ -148,7 +149,11 @@ class FakeRunner:
                 token, written = self._memory[index][self._slot(row, index, position)]
                 assert written == position, f"{row.request.id} reads position {position}, finds {written}"
                 total += token
-        return total % self.vocab
+        constraint = pick.request.constraint
+        if constraint is None:
+            return total % self.vocab
+        allowed = np.flatnonzero(members(constraint.allowed(pick.drafted), self.vocab))
+        return int(allowed[total % len(allowed)])
 
     def _slot(self, row: Row, index: int, position: int) -> int:
         block, offset = divmod(position, self.block_size)
@@ -167,9 +172,12 @@ class FakeRunner:
         return Routes.join(parts)
 
 
-def _logprobs(request: Request, token: int) -> TokenLogprobs | None:
+def _logprobs(pick: Pick, token: int) -> TokenLogprobs | None:
     """-token / 8, when they were asked for."""
-    return None if request.sampling.logprobs is None else TokenLogprobs(-token / 8, ((token, -token / 8),))
+    sampling = pick.request.sampling
+    asked = sampling.logprobs if pick.known is None else sampling.prompt_logprobs
+    rank = 0 if pick.known is None else 1
+    return None if asked is None else TokenLogprobs(-token / 8, ((token, -token / 8),)[:asked], rank)
 
 
 def make_request(

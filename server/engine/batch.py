@@ -13,6 +13,7 @@ from model.kernels.attention import make_sight
 from model.kernels.paged import Pages
 from model.moe import Loads
 from model.sampling import Draw, Edits, uniform
+from server.engine.constraint import members
 from server.engine.paged import Decode, GroupView, Prefill
 from server.engine.request import Sampling
 from server.engine.step import Pick, Row, Step
@@ -136,10 +137,31 @@ def edits_of(picks: Sequence[Pick]) -> Edits:
         sampling = pick.request.sampling
         if sampling.logit_bias:
             _extend(edits, row, [t for t, _ in sampling.logit_bias], [b for _, b in sampling.logit_bias])
-        if pick.number < sampling.min_tokens:
+        if pick.number < sampling.min_tokens and pick.request.constraint is None:
             _extend(edits, row, list(sampling.stop_ids), [float("-inf")] * len(sampling.stop_ids))
         _penalise(edits, row, pick, sampling)
     return edits
+
+
+def barred(picks: Sequence[Pick], vocab: int) -> np.ndarray | None:
+    """(picks, vocab) flags: tokens that constraints keep from being drawn; None where nobody has a constraint.
+
+    End tokens within the first min_tokens are among them, unless nothing else is left.
+    """
+    if all(pick.request.constraint is None for pick in picks):
+        return None
+    out = np.zeros((len(picks), vocab), np.bool_)
+    for row, pick in enumerate(picks):
+        constraint, sampling = pick.request.constraint, pick.request.sampling
+        if constraint is None:
+            continue
+        allowed = members(constraint.allowed(pick.drafted), vocab)
+        if pick.number < sampling.min_tokens:
+            others = allowed.copy()
+            others[[end for end in sampling.stop_ids if end < vocab]] = False
+            allowed = others if others.any() else allowed
+        out[row] = ~allowed
+    return out
 
 
 def _penalise(edits: Edits, row: int, pick: Pick, sampling: Sampling) -> None:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def refusal(request: Request, capacity: int, source_capacity: int) -> str:
     """Why a request cannot be served, "" when it can; the service refuses such requests first, in the user's words."""
     needed = len(request.prompt) + request.sampling.max_tokens
-    if not request.prompt or request.sampling.max_tokens < 1:
+    if not request.prompt or request.sampling.max_tokens < 0:
         return f"{len(request.prompt)} prompt tokens and max_tokens={request.sampling.max_tokens}: nothing to do"
     if len(request.source) > source_capacity:
         return f"the source has {len(request.source)} tokens, there is room for {source_capacity}"
@@ -29,19 +29,20 @@ def refusal(request: Request, capacity: int, source_capacity: int) -> str:
 def verdict(request: Request, token: int) -> tuple[Outcome | None, str]:
     """Whether `token`, the newest output, is the last: the outcome, and for an error why.
 
-    The first min_tokens outputs never end a request by their id. A stop condition is always obeyed; it is not asked
-    about the token whose id has ended the request.
+    The first min_tokens outputs never end a request by their id. A stop condition is always obeyed, and so is a
+    constraint after which nothing may follow; neither is asked about the token whose id has ended the request.
     """
     said, sampling = len(request.outputs), request.sampling
     if token in sampling.stop_ids and said > sampling.min_tokens:
         return Outcome.STOP, ""
-    if request.stop is not None:
-        try:
-            if request.stop.push(token):
-                return Outcome.STOP, ""
-        except Exception as fault:
-            log.warning("a stop condition failed", exc_info=True)
-            return Outcome.ERROR, describe(fault)
+    try:
+        # Both are told of the token, whatever the other says.
+        complete = request.constraint is not None and request.constraint.push(token)
+        if (request.stop is not None and request.stop.push(token)) or complete:
+            return Outcome.STOP, ""
+    except Exception as fault:
+        log.warning("a stop condition failed", exc_info=True)
+        return Outcome.ERROR, describe(fault)
     return (Outcome.LENGTH if said >= sampling.max_tokens else None), ""
 
 
@@ -63,6 +64,8 @@ def take(row: Row, draws: Sequence[tuple[int, TokenLogprobs | None]], failure: F
     """
     if not draws:
         return Answer() if failure is None else Answer((), (), Outcome.ERROR, failure.why)
+    if row.request.sampling.max_tokens == 0 and failure is None:
+        return Answer(outcome=Outcome.LENGTH)
     request, known = row.request, row.start + row.count - len(row.drafts)
     tokens: list[int] = []
     logprobs: list[TokenLogprobs | None] = []

@@ -16,7 +16,7 @@ from server.engine.drafting import Drafting, MakeDrafter, PromptLookup
 from server.engine.ending import Answer, refusal, take
 from server.engine.request import Outcome, Request, Routes
 from server.engine.routes import RouteLog, layer_routing
-from server.engine.scheduler import Entry, Scheduler, Seat
+from server.engine.scheduler import PRIORITY_SECONDS, Entry, Scheduler, Seat
 from server.engine.stats import LayerRouting, Observer, RequestStats, StepStats
 from server.engine.step import Runner, TokenLogprobs
 from server.engine.tables import Cache
@@ -114,6 +114,7 @@ class Engine:
         account = Account(request.arrived, RouteLog(self._mixtures) if self._mixtures else None)
         drafting = Drafting(self._drafter(request), self._speculate) if self._speculate else None
         entry = self._live[request.id] = Entry(request, self._cache.holding(), account, drafting=drafting)
+        entry.turn = self._clock() + PRIORITY_SECONDS * request.priority
         self._scheduler.add(entry)
         self._guard(self._observer.received, self.name, request.num_prompt_tokens)
         why = refusal(request, self.capacity_tokens, self.source_tokens)
@@ -188,7 +189,9 @@ class Engine:
         for index, seat in enumerate(ran.seats):
             row, known = seat.row, seat.entry.request.num_tokens
             picked = list(islice(found, len(row.wanted)))
-            draws = picked if row.select is None else picked[max(0, known - 1 - row.wanted.start) :]
+            scored = 0 if row.select is None else min(max(0, known - 1 - row.wanted.start), len(picked))
+            row.request.scores += [logprob for _, logprob in picked[:scored] if logprob is not None]
+            draws = picked[scored:]
             answer = take(row, draws, result.failed.get(index))
             right = row.count - len(row.drafts) + answer.accepted
             if right < row.count:

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from server.engine.constraint import Constraint
+
 
 class Outcome(StrEnum):
     """How a request ended. Closed set: it is a metric label."""
@@ -23,8 +25,9 @@ class Outcome(StrEnum):
 class Sampling:
     """How the next token is chosen. Ranges are checked by the service; here every value is already good.
 
-    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off. `logprobs` None asks for none, n for the chosen
-    token's and the n best. `seed` fixes the draw whatever the batch; the service fills it in when the user gives none.
+    max_tokens 0 computes the prompt and nothing more. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off.
+    `logprobs` None asks for none, n for the chosen token's and the n best; `prompt_logprobs` for those of the prompt's
+    tokens, all but the first. `seed` fixes the draw whatever the batch; the service fills it in when the user gives none.
     """
 
     max_tokens: int
@@ -40,6 +43,16 @@ class Sampling:
     seed: int = 0
     logprobs: int | None = None
     stop_ids: frozenset[int] = frozenset()  # end tokens included, unless the user ignores them
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural-log probabilities of one token, before temperature, edits and truncation."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...] = ()
+    rank: int = 0  # 1 for the likeliest token
 
 
 class StopCondition(Protocol):
@@ -66,7 +79,10 @@ class Request:
     stop: StopCondition | None = None
     cache_salt: bytes = b""  # requests share cached prefixes only under the same salt
     source: tuple[int, ...] = ()  # what the encoder reads, for models that have one; `prompt` then begins the answer
+    priority: int = 0  # each step down counts as if it had arrived a little earlier
+    constraint: Constraint | None = None  # what the outputs may be
     outputs: list[int] = field(default_factory=list)
+    scores: list[TokenLogprobs] = field(default_factory=list)  # of prompt[1:], as far as they are known and asked for
     num_computed: int = 0
 
     @property
@@ -77,6 +93,13 @@ class Request:
     @property
     def num_tokens(self) -> int:
         return len(self.prompt) + len(self.outputs)
+
+    @property
+    def unscored(self) -> int | None:
+        """The first position that must be computed for its logits, even when its cache entries are at hand; None when
+        there is no such position."""
+        complete = self.sampling.prompt_logprobs is None or len(self.scores) >= len(self.prompt) - 1
+        return None if complete else len(self.scores)
 
     @property
     def num_uncomputed(self) -> int:

@@ -21,6 +21,9 @@ from server.engine.request import Routes
 from server.engine.step import CacheGroup, Failure, MixtureShape, Pick, Step, StepResult, TokenLogprobs
 
 
+SCORED_AT_ONCE = 64  # rows of logits
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """How much cache a runner allocates: `tokens` positions of full span, and of a window what `rows` requests can look
@@ -122,7 +125,9 @@ class ModelRunner:
             tokens = torch.tensor([0 if token is None else token for token in known])
             if drawn:
                 tokens[drawn] = _draw(logits[drawn], [picks[i] for i in drawn])
-        return tuple(tokens.tolist()), _logprobs(logits, tokens, picks)
+        samplings = [pick.request.sampling for pick in picks]
+        asked = [s.logprobs if k is None else s.prompt_logprobs for s, k in zip(samplings, known, strict=True)]
+        return tuple(tokens.tolist()), _logprobs(logits, tokens, asked)
 
     def _routes(self, routings: tuple[Routing, ...]) -> Routes | None:
         """Expert ids and gates of every token of the step, layers of smaller top-k padded."""
@@ -162,19 +167,24 @@ def _failures(step: Step, bad: list[int]) -> dict[int, Failure]:
 
 
 def _draw(logits: Tensor, picks: list[Pick]) -> Tensor:
-    edits = batch.edits_of(picks)
-    return sampling.sample(sampling.edit(logits, edits) if edits else logits, batch.draw_of(picks))
+    edits, barred = batch.edits_of(picks), batch.barred(picks, logits.shape[-1])
+    if edits:
+        logits = sampling.edit(logits, edits)
+    return sampling.sample(logits if barred is None else sampling.bar(logits, barred), batch.draw_of(picks))
 
 
-def _logprobs(logits: Tensor, tokens: Tensor, picks: list[Pick]) -> tuple[TokenLogprobs | None, ...]:
-    """Log-probabilities for the picks of requests that asked, None for the others."""
-    asked = [i for i, pick in enumerate(picks) if pick.request.sampling.logprobs is not None]
-    found: list[TokenLogprobs | None] = [None] * len(picks)
-    if not asked:
-        return tuple(found)
-    counts = [picks[i].request.sampling.logprobs or 0 for i in asked]
-    chosen, ids, values = sampling.log_probabilities(logits[asked], tokens[asked], max(counts))
-    rows = zip(asked, counts, chosen.tolist(), ids.tolist(), values.tolist(), strict=True)
-    for i, count, own, best, logs in rows:
-        found[i] = TokenLogprobs(own, tuple(zip(best[:count], logs[:count], strict=True)))
+def _logprobs(logits: Tensor, tokens: Tensor, counts: list[int | None]) -> tuple[TokenLogprobs | None, ...]:
+    """For each row of logits the log-probability of its token and of so many best; None for a row that asks for none.
+
+    A few rows at a time: a long prompt that is scored needs no second copy of all its logits.
+    """
+    asked = [i for i, count in enumerate(counts) if count is not None]
+    found: list[TokenLogprobs | None] = [None] * len(counts)
+    for first in range(0, len(asked), SCORED_AT_ONCE):
+        some = asked[first : first + SCORED_AT_ONCE]
+        wanted = [counts[i] or 0 for i in some]
+        chosen, above, ids, values = sampling.log_probabilities(logits[some], tokens[some], max(wanted))
+        rows = zip(some, wanted, chosen.tolist(), above.tolist(), ids.tolist(), values.tolist(), strict=True)
+        for i, count, own, likelier, best, logs in rows:
+            found[i] = TokenLogprobs(own, tuple(zip(best[:count], logs[:count], strict=True)), likelier + 1)
     return tuple(found)

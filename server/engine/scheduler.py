@@ -8,6 +8,7 @@ and lets both lengths move up by those that turn out right.
 
 from __future__ import annotations
 
+from bisect import insort_left, insort_right
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +18,10 @@ from server.engine.drafting import Drafting
 from server.engine.request import Request
 from server.engine.step import Row
 from server.engine.tables import Cache, Holding
+
+PRIORITY_SECONDS = 0.1
+"""What one step of priority is worth. A request of low priority stands behind later ones of high priority, but only
+behind those that come within this time: none waits for ever, however many of high priority there are."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +33,7 @@ class Entry:
     account: Account
     running: bool = False
     drafting: Drafting | None = None
+    turn: float = 0.0  # whose turn it is goes by this: when it was queued, earlier or later by its priority
 
     def judge(self, drafted: int, accepted: int) -> None:
         """So many tokens were guessed for the request in a step, and so many of them were right."""
@@ -54,8 +60,8 @@ class Scheduler:
     """First come, first served, in this order: requests that need one token, those that need more, those that wait; and
     what none of them can use goes to drafts, which take no block that anybody waits for.
 
-    running + waiting is always in order of arrival: only the youngest running request is ever preempted, and it becomes
-    the head of the queue; nobody overtakes the head, so it cannot starve. A request is let in only when all that run
+    running and waiting are each in order of arrival, moved by priority (`turn`): of those that run only the last is ever
+    preempted; nobody overtakes the head of the queue but a request whose turn is earlier, so it cannot starve. A request is let in only when all that run
     have tokens and one is left, so never more run than a step has tokens: no decode waits for somebody's prompt.
     """
 
@@ -71,7 +77,7 @@ class Scheduler:
         self._drafts: dict[Entry, tuple[int, ...]] = {}
 
     def add(self, entry: Entry) -> None:
-        self.waiting.append(entry)
+        insort_right(self.waiting, entry, key=_turn)
 
     def remove(self, entry: Entry, *, discard: bool = False) -> None:
         """Take a request out wherever it is; with `discard` nobody finds its blocks again."""
@@ -106,6 +112,8 @@ class Scheduler:
         """Raise AssertionError unless flags, order and blocks agree with each other."""
         everyone = [*self.running, *self.waiting]
         assert all(entry.running for entry in self.running), "a request runs and does not know"
+        for queue in (self.running, [*self.waiting]):
+            assert queue == sorted(queue, key=_turn), "somebody is out of turn"
         assert not any(entry.running or entry.request.num_computed for entry in self.waiting), "a waiting request runs"
         most = min(self._max_rows, self._max_batch_tokens)
         assert len(self.running) <= most, f"{len(self.running)} run where {most} may"
@@ -148,7 +156,7 @@ class Scheduler:
         return bool(self.waiting) and len(self.running) < self._max_rows
 
     def _start(self, entry: Entry, cached: int) -> None:
-        self.running.append(entry)
+        insort_right(self.running, entry, key=_turn)
         entry.running = True
         entry.request.num_computed = cached
         entry.account.found(cached)
@@ -200,7 +208,7 @@ class Scheduler:
 
     def _preempt_youngest(self) -> Entry:
         victim = self.running.pop()
-        self.waiting.appendleft(victim)
+        insort_left(self.waiting, victim, key=_turn)
         victim.running = False
         victim.request.num_computed = 0
         victim.account.preemptions += 1
@@ -215,5 +223,9 @@ class Scheduler:
         encodes = bool(holding.source) and not holding.encoded
         drafts = self._drafts.get(entry, ())
         count += len(drafts)
-        row = Row(entry.request, start, count, holding.frozen, prior, tuple(holding.source), encodes, drafts)
-        return Seat(entry, row)
+        blocks, select = holding.frozen, entry.request.unscored
+        return Seat(entry, Row(entry.request, start, count, blocks, prior, tuple(holding.source), encodes, drafts, select))
+
+
+def _turn(entry: Entry) -> float:
+    return entry.turn

@@ -9,6 +9,7 @@ import numpy as np
 
 from model.config import Span
 from server.engine.request import Request, Routes
+from server.engine.request import TokenLogprobs as TokenLogprobs
 
 
 class Row(NamedTuple):
@@ -102,14 +103,6 @@ class Step:
     @property
     def num_tokens(self) -> int:
         return sum(row.count for row in self.rows)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """Natural-log probabilities of one drawn token, before temperature and truncation."""
-
-    chosen: float
-    top: tuple[tuple[int, float], ...] = ()
 
 
 class Failure(NamedTuple):

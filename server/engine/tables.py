@@ -188,6 +188,8 @@ class Cache:
 
     def _longest_prefix(self, request: Request, holding: Holding) -> int:
         count = (request.num_tokens - 1) // self.block_size
+        if request.unscored is not None:  # what is found in the cache has no logits
+            count = min(count, request.unscored // self.block_size)
         self._name(request, holding, count)
         links = holding.links
         for group in self._whole:

@@ -223,8 +223,9 @@ def test_no_edits_are_false() -> None:
 
 
 def test_log_probabilities() -> None:
-    chosen, ids, values = log_probabilities(LOGITS.repeat(2, 1), torch.tensor([2, 1]), 3)
+    chosen, likelier, ids, values = log_probabilities(LOGITS.repeat(2, 1), torch.tensor([2, 1]), 3)
     assert chosen.exp().tolist() == pytest.approx([0.2, 0.4])
+    assert likelier.tolist() == [2, 0]
     assert ids.tolist() == [[1, 3, 2]] * 2
     assert values.exp()[0].tolist() == pytest.approx([0.4, 0.3, 0.2])
-    assert log_probabilities(LOGITS, torch.tensor([0]), 0)[1].shape == (1, 0)
+    assert log_probabilities(LOGITS, torch.tensor([0]), 0)[2].shape == (1, 0)

@@ -219,7 +219,7 @@ class TestEnds:
         assert r.said("other") == continuation([2], 4, 257)
 
     @pytest.mark.parametrize(
-        ("prompt", "max_tokens", "why"), [(30, 3, "33 tokens"), (0, 3, "0 prompt"), (3, 0, "max_tokens=0")]
+        ("prompt", "max_tokens", "why"), [(30, 3, "33 tokens"), (0, 3, "0 prompt"), (3, -1, "max_tokens=-1")]
     )
     def test_what_can_never_be_served_ends_at_once(self, rig: Make, prompt: int, max_tokens: int, why: str) -> None:
         r = rig(groups=(CacheGroup(Full(), 9, 1),))

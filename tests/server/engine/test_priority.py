@@ -1,0 +1,58 @@
+"""Whose turn it is, by arrival and priority."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from model.config import Full
+from server.engine.step import CacheGroup
+from tests.fakes import make_request
+from tests.server.engine.conftest import Rig
+
+Make = Callable[..., Rig]
+
+
+def first_steps(r: Rig) -> list[str]:
+    """Requests in the order in which they were first computed."""
+    return list(dict.fromkeys(id for rows in r.rows() for id, *_ in rows))
+
+
+def test_the_lower_number_goes_first_and_equals_in_order(rig: Make) -> None:
+    r = rig(max_rows=1)
+    for id, priority in (("a", 0), ("b", 5), ("c", -5), ("d", 0), ("e", -5)):
+        r.add(make_request([1, 2], 2, id=id, priority=priority))
+    r.finish()
+    assert first_steps(r) == ["c", "e", "a", "d", "b"]
+
+
+def test_nobody_who_runs_makes_way_for_a_better_one_that_fits_later(rig: Make) -> None:
+    r = rig(max_rows=1)
+    r.add(make_request([1, 2], 4, id="low", priority=100))
+    r.step()
+    r.add(make_request([1, 2], 1, id="high", priority=-100))
+    r.finish()
+    assert r.stats("low").preemptions == 0
+    assert [delta.request.id for delta in r.deltas if delta.stats is not None] == ["low", "high"]
+
+
+def test_blocks_are_taken_from_the_one_whose_turn_is_last(rig: Make) -> None:
+    r = rig(groups=(CacheGroup(Full(), 9, 1),), prefix_cache=False)  # 32 tokens
+    r.add(make_request(range(8), 20, id="low", priority=10))
+    r.step()
+    r.add(make_request(range(8), 20, id="high", priority=-10))
+    r.finish()
+    assert r.stats("low").preemptions == 1
+    assert r.stats("high").preemptions == 0
+    assert len(r.said("low")) == len(r.said("high")) == 20
+
+
+def test_low_priority_is_served_however_many_of_high_come(rig: Make) -> None:
+    r = rig(max_rows=1, step_seconds=1.0)
+    r.add(make_request([1], 1, id="low", priority=100))
+    number = 0
+    while not any(delta.request.id == "low" for delta in r.deltas):
+        r.add(make_request([1], 1, id=f"high {number}", priority=-100))
+        r.step()
+        number += 1
+        assert number < 30, "it starves"
+    assert 20 <= r.clock.now <= 22, "two hundred steps of priority, a tenth of a second each"
