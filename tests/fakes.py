@@ -94,6 +94,7 @@ class FakeRunner:
 
     clock, step_seconds: a step moves this clock on.   sleep: seconds a step really takes.
     fault(step): called first; may raise.              nan(row): whether that row has no token.
+    blank(pick): whether nothing can be drawn from that position on.
     """
 
     def __init__(
@@ -109,12 +110,13 @@ class FakeRunner:
         sleep: float = 0.0,
         fault: Callable[[Step], None] = lambda step: None,
         nan: Callable[[Row], bool] = lambda row: False,
+        blank: Callable[[Pick], bool] = lambda pick: False,
     ) -> None:
         self.vocab, self.block_size, self.groups, self.mixtures = vocab, block_size, groups, mixtures
         self.memory = memory
         self.steps: list[Step] = []
         self._clock, self._step_seconds, self._sleep = clock, step_seconds, sleep
-        self._fault, self._nan = fault, nan
+        self._fault, self._nan, self._blank = fault, nan, blank
         self._memory: list[dict[int, Slot]] = [{} for _ in groups]
 
     @property
@@ -133,6 +135,10 @@ class FakeRunner:
         tokens = tuple(self._draw(row, pick) if pick.known is None else pick.known for row, pick in picked)
         logprobs = tuple(_logprobs(pick, token) for (_, pick), token in zip(picked, tokens, strict=True))
         failed = {index: Failure("nan", row.start) for index, row in enumerate(step.rows) if self._nan(row)}
+        for index, row in enumerate(step.rows):
+            blank = [pick.position for pick in row.picks if self._blank(pick)]
+            if blank:
+                failed[index] = Failure("blank", blank[0])
         return StepResult(tokens, logprobs, self._routes(step), failed, self._step_seconds)
 
     def _store(self, row: Row) -> None:

@@ -55,10 +55,11 @@ class Rig:
 
 @pytest.fixture
 def rig() -> Callable[..., Rig]:
-    """make(max_batch_tokens=…, max_rows=…, prefix_cache=…, observer=…, and what FakeRunner takes)"""
+    """make(what Engine takes beside its name, runner and clock, and what FakeRunner takes)"""
+    engines = ("max_batch_tokens", "max_rows", "prefix_cache", "speculate", "drafter")
 
     def make(*, step_seconds: float = 0.0, observer: Any = None, **options: Any) -> Rig:
-        own = {name: options.pop(name) for name in ("max_batch_tokens", "max_rows", "prefix_cache") if name in options}
+        own = {name: options.pop(name) for name in engines if name in options}
         clock, seen = Clock(), Recorder()
         runner = FakeRunner(clock=clock, step_seconds=step_seconds, **options)
         return Rig(runner, Engine("fake", runner, observer=observer or seen, clock=clock, **own), clock, seen)

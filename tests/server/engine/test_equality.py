@@ -77,6 +77,7 @@ def play(arrived: list[Arrival], spans: tuple[Span, ...], *, blocks: int = 200, 
     max_batch_tokens=st.integers(1, 40),
     max_rows=st.integers(1, 6),
     prefix_cache=st.booleans(),
+    speculate=st.integers(0, 4),
 )
 def test_answers_do_not_depend_on_anything_around_them(
     spans: tuple[Span, ...],
@@ -85,6 +86,7 @@ def test_answers_do_not_depend_on_anything_around_them(
     max_batch_tokens: int,
     max_rows: int,
     prefix_cache: bool,
+    speculate: int,
 ) -> None:
     rig = play(
         arrived,
@@ -93,6 +95,7 @@ def test_answers_do_not_depend_on_anything_around_them(
         max_batch_tokens=max_batch_tokens,
         max_rows=max_rows,
         prefix_cache=prefix_cache,
+        speculate=speculate,
     )
     for number, a in enumerate(arrived):
         stats = rig.stats(str(number))
@@ -123,7 +126,10 @@ def _check_conservation(rig: Rig, requests: int) -> None:
     steps, ended = rig.seen.steps, rig.seen.requests
     assert len(rig.seen.arrivals) == len(ended) == requests
     computed = sum(stats.routed_tokens - stats.cached_tokens + stats.recomputed_tokens for stats in ended)
-    assert sum(step.num_tokens for step in rig.runner.steps) == computed
+    drafted, accepted = sum(step.drafted_tokens for step in steps), sum(step.accepted_tokens for step in steps)
+    assert drafted == sum(stats.drafted_tokens for stats in ended) and 0 <= accepted <= drafted
+    assert accepted == sum(stats.accepted_tokens for stats in ended)
+    assert sum(step.num_tokens for step in rig.runner.steps) == computed + drafted - accepted
     assert sum(step.prefill_tokens + step.decode_tokens for step in steps) == computed
     assert sum(step.recomputed_tokens for step in steps) == sum(stats.recomputed_tokens for stats in ended)
     assert sum(step.preemptions for step in steps) == sum(stats.preemptions for stats in ended)
