@@ -74,7 +74,9 @@ class Hollow(nn.Module):
     def forward(self, step: StepInput) -> StepOutput:
         self._work(self._operations)
         count = len(step.tokens)
-        routings = tuple(Routing(r.experts[:count], r.gates[:count], r.logits[:count]) for r in self.routings)
+        routings = tuple(
+            Routing(r.experts[:count], r.gates[:count], r.logits[:count], r.ranked[:count]) for r in self.routings
+        )
         rows = count if step.select is None else len(step.select)
         return StepOutput(self.logits[:rows], routings)
 
@@ -167,8 +169,8 @@ def build(settings: Settings, observer: Observer, options: argparse.Namespace) -
 
 def _routing(mixture: MoE, tokens: int) -> Routing:
     logits = torch.randn(tokens, mixture.experts)
-    gates, experts = logits.softmax(-1).topk(mixture.active, dim=-1)
-    return Routing(experts, gates, logits)
+    ranked, experts = logits.softmax(-1).topk(mixture.active + 1, dim=-1)
+    return Routing(experts[:, :-1], ranked[:, :-1], logits, ranked)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,8 +19,6 @@ from server.engine.paged import Decode, GroupView, Prefill
 from server.engine.request import Sampling
 from server.engine.step import Pick, Row, Step
 
-NOTHING = -1  # position of a padded or freed key
-
 
 def tokens_of(step: Step) -> Tensor:
     """Token ids of all rows, end to end (T,)."""
@@ -33,20 +32,44 @@ def tokens_of(step: Step) -> Tensor:
     return torch.tensor(ids)
 
 
-def positions_of(step: Step) -> Tensor:
-    if all(row.count == 1 for row in step.rows):
-        return torch.tensor([row.start for row in step.rows])
-    return torch.from_numpy(np.concatenate([np.arange(row.start, row.start + row.count) for row in step.rows]))
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the rows of a step lie end to end. R rows, T tokens.
+
+    rows of 1, 3 and 1 tokens: counts 1 3 1, ends 1 4 5 (R,); row 0 1 1 1 2 (T,); positions 9 0 1 2 7 (T,)
+    """
+
+    rows: tuple[Row, ...]
+    counts: np.ndarray
+    ends: np.ndarray
+    row: np.ndarray
+    positions: np.ndarray
+
+    @property
+    def single(self) -> bool:
+        """Whether every row has one token."""
+        return len(self.row) == len(self.rows)
 
 
-def select(step: Step) -> Tensor:
+def layout_of(step: Step) -> Layout:
+    starts = np.array([row.start for row in step.rows])
+    counts = np.array([row.count for row in step.rows])
+    row = np.arange(len(counts))
+    ends = np.cumsum(counts)
+    if ends[-1] == len(counts):
+        return Layout(step.rows, counts, ends, row, starts)
+    row = np.repeat(row, counts)
+    return Layout(step.rows, counts, ends, row, (starts - ends + counts)[row] + np.arange(len(row)))
+
+
+def select(layout: Layout) -> Tensor | None:
     """Indices, among the step's tokens, of those whose logits are computed: all that are wanted, and of a row that
-    wants none the last, so that a failing row is found at once."""
-    stops = np.cumsum([row.count for row in step.rows])
-    widths = [len(row.wanted) or 1 for row in step.rows]
-    if len(widths) == sum(widths):
-        return torch.from_numpy(stops - 1)
-    return torch.from_numpy(np.concatenate([np.arange(b - n, b) for b, n in zip(stops, widths, strict=True)]))
+    wants none the last, so that a failing row is found at once. None: every token's."""
+    if layout.single:
+        return None
+    widths = np.array([len(row.wanted) or 1 for row in layout.rows])
+    last = np.repeat(layout.ends - np.cumsum(widths), widths)
+    return torch.from_numpy(last + np.arange(len(last)))
 
 
 def selected(step: Step) -> list[tuple[int, int]]:
@@ -58,54 +81,64 @@ def selected(step: Step) -> list[tuple[int, int]]:
     return found
 
 
-def group_view(step: Step, group: int, span: Span, page_size: int, dtype: torch.dtype) -> GroupView:
+def group_view(layout: Layout, group: int, span: Span, page_size: int, dtype: torch.dtype) -> GroupView:
     """Places of a step's tokens in one cache group."""
-    offset, slots = 0, []
-    decodes: list[tuple[int, Row]] = []  # one token each
-    prefills: list[Prefill] = []
-    for row in step.rows:
-        table = row.tables[group]
-        if row.count == 1:
-            decodes.append((offset, row))
-            slots.append(np.array([table[row.start // page_size] * page_size + row.start % page_size]))
-        else:
-            slots.append(_slots(table, row, page_size))
-            if row.drafts:  # few tokens, which read their pages in place like single ones
-                decodes += ((offset + i, row._replace(start=row.start + i, count=1)) for i in range(row.count))
-            else:
-                prefills.append(_prefill(offset, row, table, span, page_size, dtype))
-        offset += row.count
-    decode = _decode(decodes, group, span, page_size) if decodes else None
-    return GroupView(torch.from_numpy(np.concatenate(slots)), decode, tuple(prefills))
+    visible = np.array([span.first_visible(position) for position in layout.positions.tolist()])
+    lowest = visible[layout.ends - layout.counts] // page_size  # the first page of each row that it looks at
+    table = _table(layout, group, lowest, page_size)
+    page = layout.positions // page_size - lowest[layout.row]
+    slots = table[layout.row, page] * page_size + layout.positions % page_size
+    decode, prefills = _decode(layout, table, lowest, visible, span, page_size), ()
+    if not layout.single:
+        prefills = tuple(
+            _prefill(layout, index, table, int(lowest[index]), span, page_size, dtype)
+            for index, row in enumerate(layout.rows)
+            if not _reads_in_place(row)
+        )
+    return GroupView(torch.from_numpy(slots), decode, prefills)
 
 
-def _slots(table: tuple[int, ...], row: Row, page_size: int) -> np.ndarray:
-    positions = np.arange(row.start, row.start + row.count)
-    return np.asarray(table)[positions // page_size] * page_size + positions % page_size
+def _reads_in_place(row: Row) -> bool:
+    """Single tokens and drafts, which are few, read the pages; longer rows attend over a copy."""
+    return row.count == 1 or bool(row.drafts)
 
 
-def _decode(rows: list[tuple[int, Row]], group: int, span: Span, page_size: int) -> Decode:
-    """Pages from the first visible one on, padded to the longest row with page 0."""
-    first = [span.first_visible(row.start) for _, row in rows]
-    tables = [
-        row.tables[group][f // page_size : row.start // page_size + 1] for f, (_, row) in zip(first, rows, strict=True)
-    ]
-    width = max(map(len, tables))
-    table = torch.tensor([(*pages, *((0,) * (width - len(pages)))) for pages in tables])
-    visible = torch.tensor(first)
-    last = torch.tensor([row.start for _, row in rows])
-    pages = Pages(span, page_size, table, visible // page_size * page_size, visible, last)
-    return Decode(torch.tensor([i for i, _ in rows]), pages)
+def _table(layout: Layout, group: int, lowest: np.ndarray, page_size: int) -> np.ndarray:
+    """(R, most pages) pages of each row from its lowest to its last, padded with page 0."""
+    highest = layout.positions[layout.ends - 1] // page_size + 1
+    bounds = zip(layout.rows, lowest.tolist(), highest.tolist(), strict=True)
+    pages = np.concatenate([row.tables[group][low:high] for row, low, high in bounds])
+    widths = highest - lowest
+    table = np.zeros((len(widths), widths.max()), np.int64)
+    table[np.arange(table.shape[1]) < widths[:, None]] = pages
+    return table
 
 
-def _prefill(offset: int, row: Row, table: tuple[int, ...], span: Span, page_size: int, dtype: torch.dtype) -> Prefill:
-    stop = row.start + row.count
-    first = span.first_visible(row.start) // page_size
-    fresh = row.start == 0
-    pages = torch.tensor([table[first : (stop - 1) // page_size + 1]])
+def _decode(
+    layout: Layout, table: np.ndarray, lowest: np.ndarray, visible: np.ndarray, span: Span, page_size: int
+) -> Decode | None:
+    """The tokens that read pages in place, each with its row's pages; None when there are none."""
+    tokens, row, positions = np.arange(len(layout.row)), layout.row, layout.positions
+    if not layout.single:
+        tokens = np.flatnonzero(np.array([_reads_in_place(row) for row in layout.rows])[row])
+        if not len(tokens):
+            return None
+        row, positions, visible = row[tokens], positions[tokens], visible[tokens]
+        width = (positions // page_size - lowest[row]).max() + 1  # rows with many tokens may have had more
+        table = np.ascontiguousarray(table[row, :width])
+    places = (table, lowest[row] * page_size, visible, positions)
+    return Decode(torch.from_numpy(tokens), Pages(span, page_size, *map(torch.from_numpy, places)))
+
+
+def _prefill(
+    layout: Layout, index: int, table: np.ndarray, lowest: int, span: Span, page_size: int, dtype: torch.dtype
+) -> Prefill:
+    row, end = layout.rows[index], int(layout.ends[index])
+    stop, fresh = row.start + row.count, row.start == 0
+    pages = torch.from_numpy(table[index : index + 1, : (stop - 1) // page_size + 1 - lowest])
     query = torch.arange(row.start, stop)[None]
-    keys = query if fresh else torch.arange(first * page_size, stop)[None]
-    return Prefill(offset, offset + row.count, pages, make_sight(span, query, keys, dtype, triangle=fresh), fresh)
+    keys = query if fresh else torch.arange(lowest * page_size, stop)[None]
+    return Prefill(end - row.count, end, pages, make_sight(span, query, keys, dtype, triangle=fresh), fresh)
 
 
 def loads_of(step: Step, experts: int, mixtures: int) -> Loads:

@@ -99,8 +99,9 @@ class ModelRunner:
         return CacheGroup(span, self.room.pages(span), page_bytes)
 
     def _inputs(self, step: Step) -> StepInput:
+        layout = batch.layout_of(step)
         views = tuple(
-            batch.group_view(step, i, group.span, self.room.page_size, self.dtype)
+            batch.group_view(layout, i, group.span, self.room.page_size, self.dtype)
             for i, group in enumerate(self.groups)
         )
         loads = None
@@ -108,7 +109,8 @@ class ModelRunner:
             loads = batch.loads_of(step, max(m.experts for m in self.mixtures), len(self.mixtures))
         view = PagedView(self.cache, views, self.group_of)
         sources = None if self._sources is None else step_memory(self.model, self._sources, step)
-        return StepInput(batch.tokens_of(step), batch.positions_of(step), view, batch.select(step), loads, sources)
+        positions = torch.from_numpy(layout.positions)
+        return StepInput(batch.tokens_of(step), positions, view, batch.select(layout), loads, sources)
 
     def _sample(self, step: Step, logits: Tensor) -> tuple[tuple[int, ...], tuple[TokenLogprobs | None, ...]]:
         """What follows each pick. logits: of every token that `batch.select` names."""
@@ -149,7 +151,7 @@ class ModelRunner:
         at. What is before a bad draft is good, and stays."""
         row = step.rows[index]
         start = position if position > min(row.wanted, default=position) else row.start
-        alone = Step(step.number, (row._replace(start=start, count=row.start + row.count - start),))
+        alone = batch.layout_of(Step(step.number, (row._replace(start=start, count=row.start + row.count - start),)))
         for i, group in enumerate(self.groups):
             slots = batch.group_view(alone, i, group.span, self.room.page_size, self.dtype).slots
             for layer, owner in enumerate(self.group_of):

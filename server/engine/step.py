@@ -32,8 +32,8 @@ class Row(NamedTuple):
     request: Request
     start: int
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
-    tables: tuple[tuple[int, ...], ...]
-    """Per cache group, the block holding each block_size positions from 0; 0 stands for a block already given back."""
+    tables: tuple[np.ndarray, ...]
+    """Per cache group int64, the block of each block_size positions from 0; 0 stands for one already given back."""
     prior: np.ndarray | None = None
     """For routers with a capacity: (mixture layers, experts), how many tokens before `start` chose each."""
     source: tuple[int, ...] = ()

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from server.engine.blocks import Chain, Link, OutOfBlocks
 from server.engine.group import Group
 from server.engine.request import Request, Routes
@@ -34,8 +36,9 @@ class Holding:
     published: int = 0  # how many of its blocks can be found by others
     source: list[int] = field(default_factory=list)  # blocks of the memory that cross-attention reads
     encoded: bool = False  # whether the source is in them
+    bytes: int = 0  # held now
     peak_bytes: int = 0
-    _frozen: tuple[tuple[int, ...], ...] | None = None
+    _frozen: tuple[np.ndarray, ...] | None = None
 
     @property
     def room(self) -> int:
@@ -43,10 +46,10 @@ class Holding:
         return len(self.tables[0])
 
     @property
-    def frozen(self) -> tuple[tuple[int, ...], ...]:
-        """The tables as a step carries them."""
+    def frozen(self) -> tuple[np.ndarray, ...]:
+        """The tables as steps carry them, made anew only when one has changed."""
         if self._frozen is None:
-            self._frozen = tuple(map(tuple, self.tables))
+            self._frozen = tuple(np.array(table, np.int64) for table in self.tables)
         return self._frozen
 
     def changed(self) -> None:

@@ -54,16 +54,16 @@ class TestGivingBack:
         compute(cache, request, holding, 9)  # 9 sees 4 .. 9
         assert holding.tables == [[0, 2, 3]]
         compute(cache, request, holding, 13)  # 13 sees 8 .. 13
-        assert holding.frozen == ((0, 0, 3, 4),)
+        assert [table.tolist() for table in holding.frozen] == [[0, 0, 3, 4]]
         cache.check([holding])
 
     def test_a_step_carries_the_tables_as_they_are_now(self) -> None:
         cache = cache_of(Window(6))
         request, holding = make_request(range(14), 1), cache.holding()
         assert cache.extend(holding, 12)
-        assert holding.frozen == ((1, 2, 3),)
+        assert [table.tolist() for table in holding.frozen] == [[1, 2, 3]]
         compute(cache, request, holding, 9)
-        assert holding.frozen == ((0, 2, 3),)
+        assert [table.tolist() for table in holding.frozen] == [[0, 2, 3]]
 
     def test_a_chunk_gives_back_everything_at_its_end(self) -> None:
         cache = cache_of(Chunk(8))
@@ -209,14 +209,16 @@ class TestRoutes:
 
     def log(self, tokens: int) -> RouteLog:
         log = RouteLog(self.SHAPE)
-        log.write(0, np.arange(tokens, dtype=np.int16).reshape(-1, 1, 1) % 4, np.ones((tokens, 1, 1), np.float32))
+        experts = np.arange(tokens, dtype=np.int16).reshape(-1, 1, 1) % 4
+        log.write(0, experts, np.ones((tokens, 1, 1), np.float32), np.ones((tokens, 1), np.float32))
         return log
 
     def test_tokens_computed_again_overwrite_and_forget_nothing(self) -> None:
         log = self.log(40)
-        log.write(4, np.full((2, 1, 1), 3, np.int16), np.ones((2, 1, 1), np.float32))
+        log.write(4, np.full((2, 1, 1), 3, np.int16), np.ones((2, 1, 1), np.float32), np.zeros((2, 1), np.float32))
         assert len(log) == 40
         assert log.all().experts[:8, 0, 0].tolist() == [0, 1, 2, 3, 3, 3, 2, 3]
+        assert log.all().margins[:8, 0].tolist() == [1, 1, 1, 1, 0, 0, 1, 1]
 
     @pytest.mark.parametrize("spans", [(Full(),), (Window(6), Full()), (Window(6),), (Chunk(8), Window(6))], ids=str)
     def test_a_hit_tells_how_the_prefix_was_routed(self, spans: tuple[Span, ...]) -> None:

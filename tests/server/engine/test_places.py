@@ -1,0 +1,114 @@
+"""Where a step's tokens are put and what they see, held to the same worked out token by token."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import Chunk, Full, Span, Window
+from server.engine.batch import group_view, layout_of, select, tokens_of
+from server.engine.paged import GroupView
+from server.engine.step import Row, Step
+from tests.fakes import make_request
+
+PAGE = 4
+SPANS: tuple[Span, ...] = (Full(), Window(6), Chunk(8))
+
+
+def row(start: int, count: int, known: int, drafts: int = 0, *, first: int = 0, id: int = 0) -> Row:
+    """A row of a request with so many known tokens; the table begins with `first` pages that were given back."""
+    request = make_request([id * 100 + at for at in range(known)], 9, id=str(id))
+    pages = -(-(start + count) // PAGE)
+    table = np.array([0] * first + [1 + id * 50 + at for at in range(first, pages)])
+    return Row(request, start, count, (table,), drafts=tuple(range(drafts)))
+
+
+def rows(span: Span) -> tuple[Row, ...]:
+    """A decode, a fresh prompt, a decode of a longer one, drafts, a prompt that goes on."""
+    low = [span.first_visible(start) // PAGE for start in (9, 0, 37, 18, 21)]
+    return (
+        row(9, 1, 10, first=low[0], id=1),
+        row(0, 7, 9, first=low[1], id=2),
+        row(37, 1, 38, first=low[2], id=3),
+        row(18, 3, 19, 2, first=low[3], id=4),
+        row(21, 5, 26, first=low[4], id=5),
+    )
+
+
+def view_of(rows: tuple[Row, ...], span: Span) -> GroupView:
+    return group_view(layout_of(Step(1, rows)), 0, span, PAGE, torch.float32)
+
+
+def slot(row: Row, position: int) -> int:
+    return int(row.tables[0][position // PAGE]) * PAGE + position % PAGE
+
+
+def places(rows: tuple[Row, ...]) -> list[tuple[Row, int]]:
+    return [(row, position) for row in rows for position in range(row.start, row.start + row.count)]
+
+
+@pytest.mark.parametrize("span", SPANS, ids=str)
+@pytest.mark.parametrize("chosen", [(0,), (0, 2), (1,), (3,), (0, 1, 2, 3, 4)], ids=str)
+class TestEveryToken:
+    def test_is_stored_in_its_own_slot(self, span: Span, chosen: tuple[int, ...]) -> None:
+        some = tuple(rows(span)[i] for i in chosen)
+        assert view_of(some, span).slots.tolist() == [slot(row, at) for row, at in places(some)]
+
+    def test_that_reads_in_place_sees_every_visible_position_of_its_row(
+        self, span: Span, chosen: tuple[int, ...]
+    ) -> None:
+        some = tuple(rows(span)[i] for i in chosen)
+        alone = [i for i, (row, _) in enumerate(places(some)) if row.count == 1 or row.drafts]
+        decode = view_of(some, span).decode
+        if decode is None:
+            assert not alone
+            return
+        assert decode.tokens.tolist() == alone
+        pages = decode.pages
+        for at, token in enumerate(alone):
+            row, position = places(some)[token]
+            assert (pages.first[at], pages.last[at]) == (span.first_visible(position), position)
+            for seen in range(span.first_visible(position), position + 1):
+                page, offset = divmod(seen - int(pages.starts[at]), PAGE)
+                assert pages.table[at, page] * PAGE + offset == slot(row, seen)
+
+    def test_of_a_longer_row_has_the_pages_it_attends_over(self, span: Span, chosen: tuple[int, ...]) -> None:
+        some = tuple(rows(span)[i] for i in chosen)
+        longer = [row for row in some if row.count > 1 and not row.drafts]
+        prefills = view_of(some, span).prefills
+        assert len(prefills) == len(longer)
+        for row, prefill in zip(longer, prefills, strict=True):
+            assert [at for at, place in enumerate(places(some)) if place[0] is row] == [
+                *range(prefill.start, prefill.stop)
+            ]
+            low = span.first_visible(row.start) // PAGE
+            assert prefill.table[0].tolist() == row.tables[0][low:].tolist()
+            assert prefill.fresh is (row.start == 0)
+
+
+def test_no_page_of_anybody_stands_behind_the_end_of_a_row() -> None:
+    """A short row beside a long one: what pads its table is page 0, which nobody ever holds."""
+    short, long = rows(Full())[0], rows(Full())[2]
+    decode = view_of((short, long), Full()).decode
+    assert decode is not None
+    assert decode.pages.table.tolist() == [[*short.tables[0], *[0] * 7], long.tables[0].tolist()]
+
+
+def test_a_long_prompt_widens_no_table_of_the_others() -> None:
+    decode = view_of((rows(Full())[0], row(0, 200, 200, id=7)), Full()).decode
+    assert decode is not None and decode.pages.table.shape == (1, 3)
+
+
+def test_logits_are_computed_where_they_are_wanted_and_at_the_end_of_every_row() -> None:
+    """The decode's one, the last of a prompt of which nothing is drawn, both drafts and what is before, a prompt's last."""
+    some = rows(Full())
+    chosen = select(layout_of(Step(1, some)))
+    assert chosen is not None and chosen.tolist() == [0, 7, 8, 9, 10, 11, 16]
+    assert select(layout_of(Step(1, (some[0], some[2])))) is None
+
+
+def test_tokens_come_row_by_row() -> None:
+    some = rows(Full())
+    assert tokens_of(Step(1, some[2:4])).tolist() == [337, 418, 0, 1]
+    assert layout_of(Step(1, some[2:4])).positions.tolist() == [37, 18, 19, 20]
