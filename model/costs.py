@@ -15,7 +15,7 @@ from model.config import Architecture, Span
 from model.footprint import BYTES, memory_bytes
 from model.operations import Operations, encoding_flops, flops_per_token, positions_seen, score_costs
 from model.parameters import feed_forward_parameters, parameters
-from model.roofline import weights_read
+from model.roofline import memory_weights, weights_read
 
 Price = tuple[Span, int | None, int]
 """(span, most positions, what each position costs)"""
@@ -49,6 +49,8 @@ class Costs:
     """Cache bytes of one state of an encoder's memory; 0 without one."""
     crossing: int = 0
     """Operations of one token looking at one state."""
+    encoder: int = 0
+    """Bytes of the weights that reading a source takes."""
     parameters: int = 0
     """All of them."""
     expert_parameters: tuple[tuple[int, int], ...] = ()
@@ -60,6 +62,7 @@ class Costs:
         """`weight_bytes`, `cache_bytes`: bytes of one number of the weights and of the cache."""
         architecture = without_memory(architecture)
         width, alone = architecture.width, flops_per_token(architecture, 1, memory=0)
+        counted = parameters(architecture)
         always, each = weights_read(architecture)
         sizes = tuple((moe.experts, feed_forward_parameters(moe.expert, width)) for _, moe in architecture.mixtures)
         entries = cache_entries(architecture)
@@ -77,7 +80,8 @@ class Costs:
             experts=tuple(size * weight_bytes for _, size in sizes),
             state=memory_bytes(architecture, 1) // BYTES["bfloat16"] * cache_bytes,
             crossing=flops_per_token(architecture, 1, memory=1).scores - alone.scores,
-            parameters=parameters(architecture).total,
+            encoder=(counted.encoder + memory_weights(architecture)) * weight_bytes,
+            parameters=counted.total,
             expert_parameters=sizes,
             architecture=architecture,
         )

@@ -86,7 +86,7 @@ def weights_read(architecture: Architecture) -> tuple[int, int]:
     whole. An encoder, and the weights that only a new memory is multiplied with, are no part of a step.
     """
     counted, width = parameters(architecture), architecture.width
-    read = counted.total - counted.encoder - counted.all.positions - _memory_side(architecture)
+    read = counted.total - counted.encoder - counted.all.positions - memory_weights(architecture)
     read -= sum(moe.experts * feed_forward_parameters(moe.expert, width) for _, moe in architecture.mixtures)
     tables = 1 if counted.all.positions else 0
     if not architecture.head.tied:
@@ -122,7 +122,7 @@ def _held(architecture: Architecture, length: int, dtype: str) -> int:
     return cache_bytes(architecture, length, dtype) + memory_bytes(architecture, length, dtype)
 
 
-def _memory_side(architecture: Architecture) -> int:
+def memory_weights(architecture: Architecture) -> int:
     """Weights of cross-attention that only a new memory is multiplied with."""
     crossing = (b.heads for block in architecture.blocks for b in block.branches if isinstance(b, CrossAttention))
     return sum(2 * heads.kv * heads.dim * (architecture.width + heads.bias) for heads in crossing)

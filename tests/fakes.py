@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from model.config import Full, Span
+from model.costs import Costs
+from model.operations import Operations
 from server.engine.constraint import members
 from server.engine.request import Request, Routes, Sampling
 from server.engine.stats import RequestStats, StepStats
@@ -35,16 +37,19 @@ def continuation(prompt: Sequence[int], count: int, vocab: int, spans: Sequence[
 
 
 def routes_of(tokens: Sequence[int], start: int, stop: int, mixtures: Sequence[MixtureShape]) -> Routes:
-    """Choice k of layer l sends a token at position p to expert (token + p + l + k) % experts with gate 1 / (k + 2)."""
+    """Choice k of layer l sends a token at position p to expert (token + p + l + k) % experts with gate 1 / (k + 2) and
+    margin (p % 4 + l) / 8."""
     most = max(shape.active for shape in mixtures)
     experts = np.full((stop - start, len(mixtures), most), Routes.PAD, np.int16)
     gates = np.zeros(experts.shape, np.float32)
+    margins = np.zeros(experts.shape[:2], np.float32)
     for at, position in enumerate(range(start, stop)):
         for layer, shape in enumerate(mixtures):
+            margins[at, layer] = (position % 4 + layer) / 8
             for k in range(shape.active):
                 experts[at, layer, k] = (tokens[position] + position + layer + k) % shape.experts
                 gates[at, layer, k] = 1 / (k + 2)
-    return Routes(experts, gates)
+    return Routes(experts, gates, margins)
 
 
 def expert_tokens(tokens: Sequence[int], mixtures: Sequence[MixtureShape]) -> list[list[int]]:
@@ -56,6 +61,24 @@ def expert_tokens(tokens: Sequence[int], mixtures: Sequence[MixtureShape]) -> li
                 if expert != Routes.PAD:
                     counts[layer][expert] += 1
     return counts
+
+
+def costs_of(groups: Sequence[CacheGroup], block_size: int, mixtures: Sequence[MixtureShape]) -> Costs:
+    """Of a fake: a token costs 10 in projections, 20 in feed-forwards, 30 and 4 where there are experts, 7 for its
+    logits, and 2 for each position that a group looks at. A pass reads 1000 bytes, 8 a token, 100 an expert."""
+    held = [(group.span, None, group.bytes_per_block // block_size) for group in groups]
+    return Costs(
+        token=Operations(projections=10, feed_forward=20, experts=30 * bool(mixtures), router=4 * bool(mixtures)),
+        head=7,
+        scores=tuple((group.span, None, 2) for group in groups),
+        reads=tuple(held),
+        entry=sum(size for *_, size in held),
+        weights=1000,
+        row=8,
+        experts=(100,) * len(mixtures),
+        parameters=5000,
+        expert_parameters=tuple((shape.experts, 50) for shape in mixtures),
+    )
 
 
 class Clock:
@@ -105,6 +128,7 @@ class FakeRunner:
         groups: tuple[CacheGroup, ...] = (CacheGroup(Full(), 65, 1024),),
         mixtures: tuple[MixtureShape, ...] = (),
         memory: CacheGroup | None = None,
+        costs: Costs | None = None,
         clock: Clock | None = None,
         step_seconds: float = 0.0,
         sleep: float = 0.0,
@@ -114,6 +138,7 @@ class FakeRunner:
     ) -> None:
         self.vocab, self.block_size, self.groups, self.mixtures = vocab, block_size, groups, mixtures
         self.memory = memory
+        self.costs = costs_of(groups, block_size, mixtures) if costs is None else costs
         self.steps: list[Step] = []
         self._clock, self._step_seconds, self._sleep = clock, step_seconds, sleep
         self._fault, self._nan, self._blank = fault, nan, blank

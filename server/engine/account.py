@@ -10,8 +10,9 @@ import numpy as np
 
 from server.engine.request import Outcome, Request
 from server.engine.routes import RouteLog
-from server.engine.stats import Latency, LayerRouting, RequestStats, Spread
+from server.engine.stats import Compute, Latency, LayerRouting, RequestStats, Spread
 from server.engine.step import MixtureShape, Row
+from server.engine.work import Work
 
 
 @dataclass(slots=True, eq=False)
@@ -32,13 +33,37 @@ class Account:
     accepted_tokens: int = 0
     steps: int = 0
     batch_rows: int = 0  # summed over the steps
+    work: Work = field(default_factory=Work)
+    forward_seconds: float = 0.0
+    delayed_seconds: float = 0.0
+    preempted_seconds: float = 0.0
+    lost_at: float | None = None  # preempted then, and no token since
+    held_bytes: int = 0  # of cache, since `held_since`
+    held_since: float = 0.0
+    byte_seconds: float = 0.0
 
-    def seated(self, now: float, rows: int) -> None:
-        """It takes part in a step of so many rows that begins now."""
+    def seated(self, now: float, rows: int, held_bytes: int) -> None:
+        """It takes part in a step of so many rows that begins now, and holds so much of the cache."""
+        self.holds(now, held_bytes)
         if self.scheduled_at is None:
             self.scheduled_at = now
         self.steps += 1
         self.batch_rows += rows
+
+    def holds(self, now: float, held_bytes: int) -> None:
+        """From now on so many bytes of the cache."""
+        self.byte_seconds += self.held_bytes * (now - self.held_since)
+        self.held_bytes, self.held_since = held_bytes, now
+
+    def lost(self, now: float) -> None:
+        """Its blocks were taken from it."""
+        self.holds(now, 0)
+        self.lost_at = now if self.lost_at is None else self.lost_at
+
+    def passed(self, seconds: float, delayed: float) -> None:
+        """It took part in a forward pass of so many seconds, `delayed` of them on account of neighbours' prompts."""
+        self.forward_seconds += seconds
+        self.delayed_seconds += delayed
 
     def found(self, tokens: int) -> None:
         """So many tokens were handed out from the prefix cache."""
@@ -58,6 +83,8 @@ class Account:
     def drew(self, now: float) -> float | None:
         """A token was drawn; returns the gap to the one before, None for the first."""
         before, self.last_token_at = self.last_token_at, now
+        if self.lost_at is not None:
+            self.preempted_seconds, self.lost_at = self.preempted_seconds + now - self.lost_at, None
         if self.first_token_at is None:
             self.first_token_at = now
             return None
@@ -76,6 +103,9 @@ class Account:
             decode=0.0 if drawn is None else self.last_token_at - drawn,
             inter_token=spread(self.gaps),
             total=now - self.arrived,
+            forward=self.forward_seconds,
+            delayed=self.delayed_seconds,
+            preempted=self.preempted_seconds + (0.0 if self.lost_at is None else now - self.lost_at),
         )
 
 
@@ -86,6 +116,9 @@ class Tally:
     began: float
     now: float  # when the model was done: the time of every token of the step
     loads: np.ndarray  # (mixture layers, most experts) int64
+    margins: np.ndarray  # (mixture layers,) summed over the tokens
+    distinct: np.ndarray  # (mixture layers,) experts touched
+    work: Work = field(default_factory=Work)
     forward_seconds: float = 0.0
     prefill_tokens: int = 0
     decode_tokens: int = 0
@@ -127,6 +160,7 @@ def summary(
     *,
     cache_bytes: int,
     routing: tuple[LayerRouting, ...],
+    compute: Compute,
 ) -> RequestStats:
     """Everything known about a request that ends now."""
     return RequestStats(
@@ -146,6 +180,8 @@ def summary(
         latency=account.latency(now),
         routed_tokens=0 if account.routes is None else len(account.routes),
         routing=routing,
+        cache_byte_seconds=account.byte_seconds,
+        compute=compute,
     )
 
 

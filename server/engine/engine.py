@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.routing import expert_loads
 from server.engine import isolation
 from server.engine.account import Account, Tally, summary
 from server.engine.drafting import Drafting, MakeDrafter, PromptLookup
 from server.engine.ending import Answer, refusal, take
 from server.engine.request import Outcome, Request, Routes
+from server.engine.ledger import Ledger
 from server.engine.routes import RouteLog, layer_routing
 from server.engine.scheduler import PRIORITY_SECONDS, Entry, Scheduler, Seat
-from server.engine.stats import LayerRouting, Observer, RequestStats, StepStats
+from server.engine.stats import NOTHING, LayerRouting, Observer, RequestStats, StepStats
 from server.engine.step import Runner, TokenLogprobs
 from server.engine.tables import Cache
 
@@ -64,7 +64,7 @@ class Engine:
         self._observer = observer
         self._clock = clock
         self._mixtures = runner.mixtures
-        self._most_experts = max((shape.experts for shape in self._mixtures), default=0)
+        self._ledger = Ledger(runner.costs, self._mixtures)
         self._cache = Cache(
             runner.groups,
             runner.block_size,
@@ -144,11 +144,12 @@ class Engine:
         self._expire(began)
         seats = self._scheduler.schedule()
         self._watch_progress(seats)
-        for seat in seats:
-            seat.entry.account.seated(began, len(seats))
+        if self._scheduler.preempted:
+            self._note_losses(began)
+        for entry, _ in seats:
+            entry.account.seated(began, len(seats), entry.holding.bytes)
         ran = isolation.run(self._runner, self._number, seats) if seats else []
-        loads = np.zeros((len(self._mixtures), self._most_experts), np.int64)
-        tally = Tally(began, self._clock(), loads)
+        tally = self._ledger.tally(began, self._clock())
         for part in ran:
             self._settle(part, tally)
         self._report(len(seats), tally)
@@ -169,6 +170,12 @@ class Engine:
         for entry in late:
             self._finish(entry, Answer(outcome=Outcome.DEADLINE), now)
 
+    def _note_losses(self, now: float) -> None:
+        """Who waits and still counts as holding blocks has just lost them."""
+        for entry in self._scheduler.waiting:
+            if entry.account.held_bytes:
+                entry.account.lost(now)
+
     def _watch_progress(self, seats: list[Seat]) -> None:
         # One empty step can happen when an allocation is made to fail; two in a row would go on for ever.
         self._idle_steps = self._idle_steps + 1 if self._live and not seats else 0
@@ -183,6 +190,7 @@ class Engine:
                 self._finish(seat.entry, Answer(outcome=Outcome.ERROR, error=ran.fault), tally.now)
             return
         tally.forward_seconds += result.forward_seconds
+        self._guard(self._ledger.charge, ran.seats, result, tally)
         found = iter(zip(result.tokens, result.logprobs, strict=True))
         at = 0  # among the tokens of the step
         wrong: list[int] = []  # which of them were drafted and not confirmed
@@ -199,21 +207,14 @@ class Engine:
             self._record_routes(seat, result.routes, at, right)
             self._give(seat, answer, right, tally)
             at += row.count
-        self._record_loads(result.routes, wrong, tally)
+        self._guard(self._ledger.take_back, result.routes, wrong, tally)
 
     def _record_routes(self, seat: Seat, routes: Routes | None, at: int, count: int) -> None:
         """Note how a seat's tokens, `count` from `at` on among those of the step, were routed."""
         notes = seat.entry.account.routes
         if routes is not None and notes is not None:
-            notes.write(seat.row.start, routes.experts[at : at + count], routes.gates[at : at + count])
-
-    def _record_loads(self, routes: Routes | None, wrong: list[int], tally: Tally) -> None:
-        if routes is None or not self._mixtures:
-            return
-        experts = np.delete(routes.experts, wrong, axis=0) if wrong else routes.experts
-        loads = self._guard(expert_loads, experts, self._most_experts)
-        if loads is not None:
-            tally.loads += loads[0]
+            own = slice(at, at + count)
+            notes.write(seat.row.start, routes.experts[own], routes.gates[own], routes.margins[own])
 
     def _give(self, seat: Seat, answer: Answer, right: int, tally: Tally) -> None:
         """Enter what a step gave a request: `right` of the seat's tokens are computed and confirmed."""
@@ -237,16 +238,20 @@ class Engine:
         assert answer.outcome is not None, "a request ends somehow"
         del self._live[entry.request.id]
         self._scheduler.remove(entry, discard=answer.outcome is Outcome.ERROR)
-        routes = None if entry.account.routes is None else entry.account.routes.all()
+        account = entry.account
+        account.holds(now, 0)
+        routing = self._routing(account)
         stats = summary(
             self.name,
             entry.request,
-            entry.account,
+            account,
             answer.outcome,
             now,
             cache_bytes=entry.holding.peak_bytes,
-            routing=self._routing(entry.account),
+            routing=routing,
+            compute=self._guard(self._ledger.bill, account, routing) or NOTHING,
         )
+        routes = None if account.routes is None else account.routes.all()
         self._deltas.append(Delta(entry.request, answer.tokens, answer.logprobs, stats, routes, answer.error))
         self._guard(self._observer.finished, stats)
 
@@ -275,5 +280,8 @@ class Engine:
             gaps=tuple(tally.gaps),
             drafted_tokens=tally.drafted_tokens,
             accepted_tokens=tally.accepted_tokens,
+            compute=self._guard(self._ledger.step_bill, tally) or NOTHING,
+            distinct_experts=tuple(tally.distinct.tolist()),
+            margins=tuple(tally.margins.tolist()),
         )
         self._guard(self._observer.stepped, stats)

@@ -122,10 +122,13 @@ class Routes:
     experts (tokens, mixture layers, top-k) int16: expert ids in order of choice, padded with PAD where a layer has a
     smaller top-k; an expert that dropped the token for lack of capacity is stored as ~id (negative).
     gates, the same shape, float32: the weight each chosen expert had.
+    margins (tokens, mixture layers) float32: how far the last chosen expert was ahead of the best that was not, in what
+    the router chooses by (model.moe.Routing).
     """
 
     experts: np.ndarray
     gates: np.ndarray
+    margins: np.ndarray
 
     PAD = np.iinfo(np.int16).min
 
@@ -133,8 +136,9 @@ class Routes:
         return len(self.experts)
 
     def part(self, start: int, stop: int) -> Routes:
-        return Routes(self.experts[start:stop], self.gates[start:stop])
+        return Routes(self.experts[start:stop], self.gates[start:stop], self.margins[start:stop])
 
     @staticmethod
     def join(parts: list[Routes]) -> Routes:
-        return Routes(np.concatenate([p.experts for p in parts]), np.concatenate([p.gates for p in parts]))
+        columns = zip(*((part.experts, part.gates, part.margins) for part in parts), strict=True)
+        return Routes(*(np.concatenate(column) for column in columns))

@@ -20,6 +20,7 @@ class RouteLog:
         self._length = 0
         self._experts = np.empty((0, 0, 0), np.int16)
         self._gates = np.empty((0, 0, 0), np.float32)
+        self._margins = np.empty((0, 0), np.float32)
         self._limited = any(shape.limited for shape in mixtures)
         self._no_choices = np.zeros((len(mixtures), max(shape.experts for shape in mixtures)), np.int64)
         self._choices, self._counted = self._no_choices, 0
@@ -27,20 +28,21 @@ class RouteLog:
     def __len__(self) -> int:
         return self._length
 
-    def write(self, start: int, experts: np.ndarray, gates: np.ndarray) -> None:
+    def write(self, start: int, experts: np.ndarray, gates: np.ndarray, margins: np.ndarray) -> None:
         """Note the tokens from position `start` on, one row each; `start` is at most the length so far."""
         stop = start + len(experts)
         if stop > len(self._experts):
-            self._grow(stop, experts, gates)
+            self._grow(stop, experts.shape[1:])
         self._experts[start:stop] = experts
         self._gates[start:stop] = gates
+        self._margins[start:stop] = margins
         self._length = max(self._length, stop)
 
     def all(self) -> Routes:
-        return Routes(self._experts[: self._length], self._gates[: self._length])
+        return self._whole.part(0, self._length)
 
     def copy(self, start: int, stop: int) -> Routes:
-        return Routes(self._experts[start:stop].copy(), self._gates[start:stop].copy())
+        return Routes(*(column[start:stop].copy() for column in _columns(self._whole)))
 
     def prior(self, stop: int) -> np.ndarray | None:
         """For models whose routers have a capacity, how many tokens before position `stop` chose each expert.
@@ -56,28 +58,39 @@ class RouteLog:
             self._choices, self._counted = self._choices + new, stop
         return self._choices
 
-    def _grow(self, needed: int, experts: np.ndarray, gates: np.ndarray) -> None:
-        rows = max(needed, 2 * len(self._experts), 32)
-        old, length = self.all(), self._length
-        self._experts = np.empty((rows, *experts.shape[1:]), np.int16)
-        self._gates = np.empty((rows, *gates.shape[1:]), np.float32)
-        if length:
-            self._experts[:length], self._gates[:length] = old.experts, old.gates
+    @property
+    def _whole(self) -> Routes:
+        return Routes(self._experts, self._gates, self._margins)
+
+    def _grow(self, needed: int, shape: tuple[int, ...]) -> None:
+        """Make room; `shape` is that of one token: (mixture layers, top-k)."""
+        rows, old = max(needed, 2 * len(self._experts), 32), self.all()
+        self._experts = np.empty((rows, *shape), np.int16)
+        self._gates = np.empty((rows, *shape), np.float32)
+        self._margins = np.empty((rows, shape[0]), np.float32)
+        if len(old):
+            for column, before in zip(_columns(self._whole), _columns(old), strict=True):
+                column[: len(old)] = before
+
+
+def _columns(routes: Routes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return routes.experts, routes.gates, routes.margins
 
 
 def layer_routing(routes: Routes, mixtures: tuple[MixtureShape, ...]) -> tuple[LayerRouting, ...]:
     """What each mixture layer did with these tokens."""
     if not len(routes):
-        return tuple(LayerRouting(shape.layer, (0,) * shape.experts, 0, 0.0, 0.0, 0.0, 0.0) for shape in mixtures)
+        return tuple(LayerRouting(shape.layer, (0,) * shape.experts, 0, 0.0, 0.0, 0.0, 0.0, 0.0) for shape in mixtures)
     loads, dropped = expert_loads(routes.experts, max(shape.experts for shape in mixtures))
-    first_gates = routes.gates[:, :, 0].mean(axis=0, dtype=np.float64).tolist()
+    gates = routes.gates[:, :, 0].mean(axis=0, dtype=np.float64).tolist()
+    margins = routes.margins.mean(axis=0, dtype=np.float64).tolist()
     return tuple(
-        _one_layer(shape, loads[at, : shape.experts], int(dropped[at]), first_gates[at])
+        _one_layer(shape, loads[at, : shape.experts], int(dropped[at]), gates[at], margins[at])
         for at, shape in enumerate(mixtures)
     )
 
 
-def _one_layer(shape: MixtureShape, load: np.ndarray, dropped: int, mean_gate: float) -> LayerRouting:
+def _one_layer(shape: MixtureShape, load: np.ndarray, dropped: int, mean_gate: float, margin: float) -> LayerRouting:
     return LayerRouting(
         layer=shape.layer,
         tokens=tuple(load.tolist()),
@@ -86,4 +99,5 @@ def _one_layer(shape: MixtureShape, load: np.ndarray, dropped: int, mean_gate: f
         imbalance=float(imbalance(load)),
         busiest_share=float(busiest_share(load, dropped)),
         mean_gate=mean_gate,
+        margin=margin,
     )

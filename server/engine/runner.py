@@ -12,6 +12,7 @@ from torch import Tensor
 from model import sampling
 from model.cache import CacheEntry, cache_entries
 from model.config import Full, Span
+from model.costs import Costs
 from model.moe import Routing
 from model.transformer import StepInput, Transformer
 from server.engine import batch
@@ -61,6 +62,7 @@ class ModelRunner:
             MixtureShape(layer, moe.experts, moe.active, moe.router.capacity is not None)
             for layer, moe in model.architecture.mixtures
         )
+        self.costs = Costs.of(model.architecture, self.dtype.itemsize, self.dtype.itemsize)
         self.memory: CacheGroup | None = None
         self._sources: PagedCache | None = None
         if model.architecture.encoder is not None:
@@ -138,13 +140,17 @@ class ModelRunner:
         most = max(mixture.active for mixture in self.mixtures)
         if all(mixture.active == most for mixture in self.mixtures):
             experts = torch.stack([r.experts for r in routings], dim=1).to(torch.int16).numpy()
-            return Routes(experts, torch.stack([r.gates for r in routings], dim=1).float().numpy())
+            gates = torch.stack([r.gates for r in routings], dim=1).float().numpy()
+            ranked = torch.stack([r.ranked for r in routings], dim=1)
+            return Routes(experts, gates, (ranked[..., -2] - ranked[..., -1]).float().numpy())
         shape = (len(routings[0].experts), len(routings), most)
         experts, gates = np.full(shape, Routes.PAD, dtype=np.int16), np.zeros(shape, dtype=np.float32)
+        margins = np.zeros(shape[:2], dtype=np.float32)
         for i, routing in enumerate(routings):
             experts[:, i, : routing.experts.shape[1]] = routing.experts.numpy()
             gates[:, i, : routing.gates.shape[1]] = routing.gates.float().numpy()
-        return Routes(experts, gates)
+            margins[:, i] = (routing.ranked[:, -2] - routing.ranked[:, -1]).float().numpy()
+        return Routes(experts, gates, margins)
 
     def _scrub(self, step: Step, index: int, position: int) -> None:
         """Zero what a failed row wrote in this step from `position` on, or all of it where nothing before was looked

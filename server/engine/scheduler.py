@@ -162,7 +162,7 @@ class Scheduler:
         entry.account.found(cached)
         routes = self._cache.prefix_routes(entry.holding)
         if routes is not None and entry.account.routes is not None:
-            entry.account.routes.write(0, routes.experts, routes.gates)
+            entry.account.routes.write(0, routes.experts, routes.gates, routes.margins)
 
     def _chunk(self, entry: Entry, others: bool) -> list[Entry]:
         """Grant what is needed and left. A prompt of several steps leaves half to those behind it: they need not wait

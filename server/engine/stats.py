@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from model.operations import Operations
 from server.engine.request import Outcome
 
 
@@ -33,6 +34,9 @@ class Latency:
     decode: float  # first token → last token
     inter_token: Spread  # gaps between successive tokens
     total: float  # arrival → end
+    forward: float = 0.0  # inside the model, the passes it took part in, whole
+    delayed: float = 0.0  # of these, its one token's wait for neighbours' prompts: by tokens, their part of the pass
+    preempted: float = 0.0  # from losing its blocks to the next token
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,24 @@ class LayerRouting:
     imbalance: float  # busiest expert's load over the mean load
     busiest_share: float  # busiest expert's part of all choices
     mean_gate: float  # mean weight of a token's first choice
+    margin: float  # mean of how far the last chosen expert was ahead of the best that was not, in the router's scores
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """What a request or a step computed and moved. `docs/telemetry.md` has every definition."""
+
+    operations: Operations  # floating-point operations by part
+    weight_bytes: float  # read; a request bears its part of each pass, by tokens
+    cache_read_bytes: int
+    cache_written_bytes: int
+    tokens: int  # that went through the model, wrong drafts included
+    passes: float  # forward passes; a request has its part of each, by tokens
+    seconds: float  # inside the model, by the same parts
+    parameters: int = 0  # of a request: all that any of its tokens passed
+
+
+NOTHING = Compute(Operations(), 0.0, 0, 0, 0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +91,8 @@ class RequestStats:
     routing: tuple[LayerRouting, ...]  # empty for a model without experts
     drafted_tokens: int = 0  # guessed and computed beside the request's own
     accepted_tokens: int = 0  # of these, became outputs without a step of their own
+    cache_byte_seconds: float = 0.0  # cache memory held, times how long
+    compute: Compute = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +125,9 @@ class StepStats:
     gaps: tuple[float, ...]  # inter-token gaps closed in this step; tokens that came together are 0 apart
     drafted_tokens: int = 0  # computed as a guess; those that were right are decode tokens, the others nobody's
     accepted_tokens: int = 0
+    compute: Compute = NOTHING
+    distinct_experts: tuple[int, ...] = ()  # per mixture layer, experts that the step read; two passes count both
+    margins: tuple[float, ...] = ()  # per mixture layer, gate margin summed over prefill and decode tokens
 
 
 class Observer(Protocol):

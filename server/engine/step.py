@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from model.config import Span
+from model.costs import Costs
 from server.engine.request import Request, Routes
 from server.engine.request import TokenLogprobs as TokenLogprobs
 
@@ -160,6 +161,9 @@ class Runner(Protocol):
 
     @property
     def mixtures(self) -> tuple[MixtureShape, ...]: ...
+
+    @property
+    def costs(self) -> Costs: ...
 
     @property
     def memory(self) -> CacheGroup | None:

@@ -37,6 +37,7 @@ class Holding:
     source: list[int] = field(default_factory=list)  # blocks of the memory that cross-attention reads
     encoded: bool = False  # whether the source is in them
     bytes: int = 0  # held now
+    bytes: int = 0  # held now
     peak_bytes: int = 0
     _frozen: tuple[np.ndarray, ...] | None = None
 
@@ -160,7 +161,7 @@ class Cache:
         if self._memory is not None:
             for number in holding.source:
                 self._memory.pool.release(number)
-        holding.source, holding.encoded = [], False
+        holding.source, holding.encoded, holding.bytes = [], False, 0
         holding.given_back = [0] * len(self._groups)
         holding.published = 0
         holding.changed()
@@ -250,6 +251,7 @@ class Cache:
         for at in reversed(range(holding.given_back[index], first)):
             pool.release(table[at])
             table[at] = 0
+        holding.bytes -= (first - holding.given_back[index]) * self._groups[index].bytes_per_block
         holding.given_back[index] = first
         holding.changed()
 
@@ -258,4 +260,4 @@ class Cache:
         held = zip(holding.tables, holding.given_back, self._groups, strict=True)
         now = sum((len(table) - gone) * group.bytes_per_block for table, gone, group in held)
         now += len(holding.source) * (self._memory.bytes_per_block if self._memory else 0)
-        holding.peak_bytes = max(holding.peak_bytes, now)
+        holding.bytes, holding.peak_bytes = now, max(holding.peak_bytes, now)

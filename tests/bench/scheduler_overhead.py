@@ -19,7 +19,7 @@ from model.config import Full, Window
 from server.engine.engine import Engine
 from server.engine.request import Routes
 from server.engine.step import CacheGroup, MixtureShape, Step, StepResult
-from tests.fakes import Recorder, make_request
+from tests.fakes import Recorder, costs_of, make_request
 
 MIXTURES = tuple(MixtureShape(layer, 64, 4) for layer in range(8))
 
@@ -32,10 +32,12 @@ class Instant:
 
     def __init__(self, groups: tuple[CacheGroup, ...], mixtures: tuple[MixtureShape, ...]) -> None:
         self.groups, self.mixtures = groups, mixtures
+        self.costs = costs_of(groups, self.block_size, mixtures)
         self.spent = 0.0
         rng = np.random.default_rng(0)
         shape = (8192, len(mixtures), 4)
-        self._routes = Routes(rng.integers(0, 64, shape, dtype=np.int16), np.full(shape, 0.25, np.float32))
+        gates, margins = np.full(shape, 0.25, np.float32), np.zeros(shape[:2], np.float32)
+        self._routes = Routes(rng.integers(0, 64, shape, dtype=np.int16), gates, margins)
 
     def run(self, step: Step) -> StepResult:
         began = time.thread_time()

@@ -93,10 +93,10 @@ class TestFacts:
         r.step(4)
         r.clock.now += 4
         r.finish()
-        assert r.stats("a").latency == Latency(10.0, 1.0, 11.0, 1.0, Spread(1, 1.0, 1.0, 1.0, 1.0, 1.0), 12.0)
+        assert r.stats("a").latency == Latency(10.0, 1.0, 11.0, 1.0, Spread(1, 1.0, 1.0, 1.0, 1.0, 1.0), 12.0, 2.0)
         # b: begins at 12, first token at 13, then 14, then 19.
         gaps = Spread(2, 3.0, 3.0, 4.6, 4.96, 5.0)
-        assert r.stats("b").latency == Latency(11.5, 1.0, 12.5, 6.0, gaps, 18.5)
+        assert r.stats("b").latency == Latency(11.5, 1.0, 12.5, 6.0, gaps, 18.5, 3.0)
 
     def test_a_request_cut_short_has_no_phases_it_did_not_reach(self, rig: Make) -> None:
         r = rig(step_seconds=1.0, max_rows=1, max_batch_tokens=4)
@@ -107,7 +107,7 @@ class TestFacts:
         r.finish()
         none = Spread(0, 0.0, 0.0, 0.0, 0.0, 0.0)
         assert r.stats("queued").latency == Latency(1.0, 0.0, 0.0, 0.0, none, 1.0)
-        assert r.stats("prefill").latency == Latency(0.0, 1.0, 0.0, 0.0, none, 1.0)
+        assert r.stats("prefill").latency == Latency(0.0, 1.0, 0.0, 0.0, none, 1.0, 1.0)
         assert r.stats("queued").steps == 0 and r.stats("queued").mean_batch == 0.0
 
     def test_steps_by_hand(self, rig: Make) -> None:

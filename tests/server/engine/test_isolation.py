@@ -170,7 +170,7 @@ class TestObservers:
             raise ZeroDivisionError
 
         monkeypatch.setattr("server.engine.engine.layer_routing", broken)
-        monkeypatch.setattr("server.engine.engine.expert_loads", broken)
+        monkeypatch.setattr("server.engine.ledger.expert_loads", broken)
         r = rig(mixtures=MIXTURES)
         r.add(make_request([1], 3, id="a"))
         r.finish()

@@ -21,7 +21,8 @@ def test_known_answers(rig: Make) -> None:
     # Tokens 3, 4, 8, 7 at positions 0 .. 3 go to experts 3, 1, 2, 2; the last token, 5, is never computed.
     stats = r.stats("a")
     entropy = (2 * 0.25 * 2 + 0.5 * 1) / 2  # in bits over log2(4)
-    assert stats.routing == (LayerRouting(2, (0, 1, 2, 1), 0, entropy, 2.0, 0.5, 0.5),)
+    margin = (0 + 1 + 2 + 3) / 4 / 8
+    assert stats.routing == (LayerRouting(2, (0, 1, 2, 1), 0, entropy, 2.0, 0.5, 0.5, margin),)
     assert stats.routed_tokens == 4
     routes = r.last("a").routes
     assert routes is not None and routes.experts[:, 0, 0].tolist() == [3, 1, 2, 2]
@@ -61,6 +62,7 @@ def test_the_same_alone_in_a_batch_with_a_cached_prefix_and_preempted(rig: Make)
         ours, theirs = other.last("a").routes, alone.last("a").routes
         assert ours is not None and theirs is not None
         assert (ours.experts == theirs.experts).all() and (ours.gates == theirs.gates).all()
+        assert (ours.margins == theirs.margins).all()
 
 
 def test_layers_sum_to_tokens_times_top_k(rig: Make) -> None:

@@ -1,0 +1,90 @@
+"""Charges every forward pass to the requests that shared it, and to the step. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from model.costs import Costs
+from model.routing import expert_loads
+from server.engine.account import Account, Tally
+from server.engine.request import Routes
+from server.engine.scheduler import Seat
+from server.engine.stats import Compute, LayerRouting
+from server.engine.step import MixtureShape, Row, StepResult
+from server.engine.work import Work
+
+
+class Ledger:
+    """One model's. A pass that failed as a whole gave nothing and is charged to nobody."""
+
+    def __init__(self, costs: Costs, mixtures: tuple[MixtureShape, ...]) -> None:
+        self._costs = costs
+        self._layers = len(mixtures)
+        self._most_experts = max((shape.experts for shape in mixtures), default=0)
+
+    def tally(self, began: float, now: float) -> Tally:
+        """Of a step whose tokens all have the time `now`."""
+        loads = np.zeros((self._layers, self._most_experts), np.int64)
+        return Tally(began, now, loads, np.zeros(self._layers), np.zeros(self._layers, np.int64))
+
+    def charge(self, seats: Sequence[Seat], result: StepResult, tally: Tally) -> None:
+        """Enter a pass before anything it gave is taken: its work, its routing and whom it kept waiting."""
+        tokens = sum(seat.row.count for seat in seats)
+        weights, seconds = self._costs.weight_bytes(tokens, self._route(result.routes, tally)), result.forward_seconds
+        prompts = sum(_prompt_tokens(seat.row) for seat in seats) if tokens > len(seats) else 0
+        looked, scores, read, logits = self._costs.looked, 0, 0, 0
+        for entry, row in seats:
+            count, account = row.count, entry.account
+            seen, found = looked(row.start, row.start + count)
+            if row.source:
+                seen, found = self._remember(row, account.work, tally.work, seen, found)
+            wanted = 1 if count == 1 else len(row.wanted) or 1
+            share = count / tokens
+            account.work.add(count, wanted, seen, found, weights * share, share, seconds * share)
+            account.passed(seconds, seconds * prompts / tokens if prompts and not _prompt_tokens(row) else 0.0)
+            scores, read, logits = scores + seen, read + found, logits + wanted
+        tally.work.add(tokens, logits, scores, read, weights, 1.0, seconds)
+
+    def take_back(self, routes: Routes | None, wrong: list[int], tally: Tally) -> None:
+        """These tokens of the pass were drafts that nobody said: their routing is no request's."""
+        if wrong and routes is not None and self._layers:
+            tally.loads -= expert_loads(routes.experts[wrong], self._most_experts)[0]
+            tally.margins -= routes.margins[wrong].sum(axis=0, dtype=np.float64)
+
+    def bill(self, account: Account, routing: tuple[LayerRouting, ...]) -> Compute:
+        """What a request cost that ends now."""
+        distinct = [sum(tokens > 0 for tokens in layer.tokens) for layer in routing]
+        known = account.work.tokens and len(distinct) == self._layers
+        return account.work.bill(self._costs, self._costs.touched(distinct) if known else 0)
+
+    def step_bill(self, tally: Tally) -> Compute:
+        return tally.work.bill(self._costs)
+
+    def _route(self, routes: Routes | None, tally: Tally) -> list[int]:
+        """How many experts of each layer the pass touched."""
+        if routes is None or not self._layers:
+            return [0] * self._layers
+        loads = expert_loads(routes.experts, self._most_experts)[0]
+        distinct = np.count_nonzero(loads, axis=1)
+        tally.loads += loads
+        tally.distinct += distinct
+        tally.margins += routes.margins.sum(axis=0, dtype=np.float64)
+        touched: list[int] = distinct.tolist()
+        return touched
+
+    def _remember(self, row: Row, own: Work, step: Work, scores: int, read: int) -> tuple[int, int]:
+        """(scores, cache bytes read) of a row with what it looks at in the memory of its source."""
+        states, costs = len(row.request.source), self._costs
+        if row.encodes:
+            operations, weights = costs.encoding(states), costs.encoder + states * costs.row
+            own.encoded(states, operations, weights)
+            step.encoded(states, operations, weights)
+        return scores + row.count * states * costs.crossing, read + states * costs.state
+
+
+def _prompt_tokens(row: Row) -> int:
+    """Tokens of a row that does more than feed back one token; a single one costs what any decode does."""
+    known = row.count - len(row.drafts)
+    return known if known > 1 else 0
