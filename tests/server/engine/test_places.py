@@ -101,7 +101,7 @@ def test_a_long_prompt_widens_no_table_of_the_others() -> None:
 
 
 def test_logits_are_computed_where_they_are_wanted_and_at_the_end_of_every_row() -> None:
-    """The decode's one, the last of a prompt of which nothing is drawn, both drafts and what is before, a prompt's last."""
+    """The decode's one; a prompt's last, though nothing is drawn; the drafts and what is before; a prompt's last."""
     some = rows(Full())
     chosen = select(layout_of(Step(1, some)))
     assert chosen is not None and chosen.tolist() == [0, 7, 8, 9, 10, 11, 16]
