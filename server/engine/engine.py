@@ -156,6 +156,12 @@ class Engine:
         deltas, self._deltas = self._deltas, []
         return deltas
 
+    def give_up(self, why: str) -> None:
+        """Nothing runs any more: every request that is left ends as failed, for the observer to know."""
+        for entry in list(self._live.values()):
+            self._guard(self._finish, entry, Answer(outcome=Outcome.ERROR, error=why), self._clock())
+        self._guard(self._report, 0, self._ledger.tally(self._clock(), self._clock()))
+
     def reset_prefix_cache(self) -> None:
         """Forget every cached prefix."""
         self._cache.reset()

@@ -14,11 +14,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from server.engine.engine import Delta, Engine
 from server.engine.request import Outcome, Request
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class EngineFault(Exception):
@@ -94,6 +96,7 @@ class EngineLoop:
         self._death: EngineFault | None = None
         # Below: only the asyncio thread.
         self._streams: dict[Request, Stream] = {}
+        self._jobs: set[asyncio.Future[Any]] = set()
         self._watch: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -123,8 +126,7 @@ class EngineLoop:
 
     def submit(self, engine: str, request: Request) -> Stream:
         """Hand a request to an engine. Call it on the asyncio thread. EngineFault when nothing can be served."""
-        if not self.alive or self._stopping:
-            raise self._death or EngineFault("the engine stands still" if self._stalled else "the engine does not run")
+        self._require_alive()
         target = self._engines[engine]
         stream = Stream(lambda outcome: self._post(lambda: target.cancel(request.id, outcome)))
         self._streams[request] = stream
@@ -133,6 +135,26 @@ class EngineLoop:
         self._post(lambda: self._add(target, request))
         self._keep_watch()
         return stream
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """The result of `work`, done on the engine thread between two steps. EngineFault when nobody can do it."""
+        self._require_alive()
+        done: asyncio.Future[T] = self._asyncio.create_future()
+        self._jobs.add(done)
+        self._post(lambda: self._do(work, done))
+        self._keep_watch()
+        try:
+            return await done
+        finally:
+            self._jobs.discard(done)
+
+    async def add(self, engine: Engine) -> None:
+        """Step this engine too from now on."""
+        await self.call(lambda: self._take_on(engine))
+
+    async def remove(self, engine: str) -> None:
+        """End what this engine still has as cancelled, and step it no more. Nobody may submit to it meanwhile."""
+        await self.call(lambda: self._let_go(engine))
 
     def waiting(self, engine: str) -> int:
         """Requests that were submitted and have no place in a batch yet."""
@@ -154,9 +176,20 @@ class EngineLoop:
         except BaseException as fault:  # whatever it is, the readers must hear of it
             self._death = EngineFault(f"the engine thread died: {type(fault).__name__}: {fault}")
             log.critical("the engine thread died", exc_info=True)
+            self._close_books(str(self._death))
             self._tell(self._fail_all, self._death)
         finally:
             self._tell(self._gone.set)
+
+    def _close_books(self, why: str) -> None:
+        """Nothing is run any more; what came in is still told to have ended."""
+        with self._wake:
+            commands, self._commands = self._commands, []
+        for command in commands:
+            with contextlib.suppress(Exception):
+                command()
+        for engine in self._engines.values():
+            engine.give_up(why)
 
     def _take_in(self) -> bool:
         """Sleep until there is something to do and carry out the commands; False when it is time to stop."""
@@ -166,6 +199,27 @@ class EngineLoop:
         for command in commands:
             command()
         return not self._stopping
+
+    def _do(self, work: Callable[[], T], done: asyncio.Future[T]) -> None:
+        try:
+            result = work()
+        except Exception as fault:
+            self._tell(_unless_done, done, done.set_exception, fault)
+        else:
+            self._tell(_unless_done, done, done.set_result, result)
+
+    def _take_on(self, engine: Engine) -> None:
+        with self._wake:
+            self._unseen[engine.name] = 0
+        self._engines = {**self._engines, engine.name: engine}  # a new one: the asyncio thread reads the old one
+
+    def _let_go(self, name: str) -> None:
+        engine = self._engines[name]
+        engine.cancel_all()
+        self._step(engine)
+        self._engines = {other: kept for other, kept in self._engines.items() if other != name}
+        with self._wake:
+            self._unseen.pop(name)
 
     def _has_work(self) -> bool:
         return self._stopping or bool(self._commands) or any(engine.has_work for engine in self._engines.values())
@@ -215,6 +269,12 @@ class EngineLoop:
         for request, stream in list(self._streams.items()):
             stream.cancel()  # should the engine go on after all, then without this request
             self._fail(request, fault)
+        for job in self._jobs:
+            _unless_done(job, job.set_exception, fault)
+
+    def _require_alive(self) -> None:
+        if self._death is not None or not self.alive or self._stopping:
+            raise self._death or EngineFault("the engine stands still" if self._stalled else "the engine does not run")
 
     @property
     def _stalled(self) -> bool:
@@ -223,7 +283,7 @@ class EngineLoop:
 
     def _keep_watch(self) -> None:
         """Look again and again for a stall, as long as somebody waits for something."""
-        if self._watch is None and self._streams:
+        if self._watch is None and (self._streams or self._jobs):
             self._watch = self._asyncio.call_later(self._stall_seconds / 4, self._look)
 
     def _look(self) -> None:
@@ -231,3 +291,9 @@ class EngineLoop:
         if self._stalled:
             self._fail_all(EngineFault(f"a step takes longer than {self._stall_seconds:g} s"))
         self._keep_watch()
+
+
+def _unless_done(future: asyncio.Future[Any], end: Callable[[Any], None], value: Any) -> None:
+    """End a future with a result or a fault, unless whoever waited has left."""
+    if not future.done():
+        end(value)
