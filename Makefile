@@ -13,7 +13,7 @@ PY ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14;
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 TORCH_INDEX ?= $(if $(filter Linux,$(shell uname -s)),https://download.pytorch.org/whl/cpu)
 
-PROTO := dyno/inference/v1/inference.proto
+PROTO := dyno/inference/v1/inference.proto dyno/admin/v1/admin.proto
 MODELS := tales-dense tales-moe
 
 .DEFAULT_GOAL := help

@@ -20,7 +20,7 @@ from client.cli import app
 from dyno.inference.v1 import inference_pb2
 
 ROOT = Path(__file__).parent.parent
-CONTRACT = Path("dyno/inference/v1/inference.proto")
+CONTRACTS = [Path("dyno/inference/v1/inference.proto"), Path("dyno/admin/v1/admin.proto")]
 LONGEST_FUNCTION = 60
 LONGEST_FILE = {"model": 300, "server": 300, "client": 300, "tests": 400}  # tests are lists, and read like lists
 
@@ -100,13 +100,14 @@ def test_every_function_is_one_reading_long() -> None:
     assert {function: length for function, length in lengths.items() if length > LONGEST_FUNCTION} == {}
 
 
-def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
+@pytest.mark.parametrize("contract", CONTRACTS, ids=str)
+def test_generated_code_is_up_to_date(contract: Path, tmp_path: Path) -> None:
     plugins = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-Iproto", *outputs, str(CONTRACT)]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-Iproto", *outputs, str(contract)]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": plugins}, capture_output=True, check=True)
-    fresh = {path.name: path.read_text() for path in (tmp_path / CONTRACT.parent).iterdir()}
-    kept = {path.name: path.read_text() for path in (ROOT / "proto" / CONTRACT.parent).glob("*_pb2*.py*")}
+    fresh = {path.name: path.read_text() for path in (tmp_path / contract.parent).iterdir()}
+    kept = {path.name: path.read_text() for path in (ROOT / "proto" / contract.parent).glob("*_pb2*.py*")}
     assert fresh == kept, "run `make proto`"
 
 
@@ -116,8 +117,9 @@ def test_the_contract_offers_these_calls() -> None:
     assert {method.name for method in service.methods} == RPCS
 
 
-def test_everything_in_the_contract_is_commented() -> None:
-    text = (ROOT / "proto" / CONTRACT).read_text()
+@pytest.mark.parametrize("contract", CONTRACTS, ids=str)
+def test_everything_in_the_contract_is_commented(contract: Path) -> None:
+    text = (ROOT / "proto" / contract).read_text()
     lines = [line.strip() for line in text.splitlines()]
     opening = re.compile(r"(message|enum|service|rpc) \w+")
     spoken = (line for above, line in pairwise(lines) if above.startswith("//") or "//" in line)
