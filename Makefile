@@ -43,9 +43,8 @@ check: $(STAMP) ## Lint, format, types, import floors, generated code up to date
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest tests/test_surface.py -k generated
 
-bench: $(STAMP) ## Measure speed on this machine
-	@for bench in tests/bench/[a-z]*.py; do \
-		module=$$(echo "$${bench%.py}" | tr / .); echo "python -m $$module"; $(BIN)/python -m "$$module" || exit 1; done
+bench: $(STAMP) ## Measure speed against this machine's baseline (BENCH="--save" renews it, "--quick" is short)
+	@$(BIN)/python -m tests.bench $(BENCH)
 
 proto: $(STAMP) ## Regenerate the code of the gRPC contract
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto \

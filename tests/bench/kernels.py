@@ -1,14 +1,12 @@
-"""Single operations, plain against fast: microseconds a call, the lower quartile of many.
+"""Single operations, plain against fast, in microseconds a call.
 
-python -m tests.bench.kernels
+python -m tests.bench --only kernels
 """
 
 from __future__ import annotations
 
 import itertools
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,48 +14,45 @@ import torch.nn.functional as F
 from model.config import Full
 from model.kernels import packed, paged
 from model.kernels.attention import Scores
+from tests.bench.figure import Figure, timed
 
 ROWS, HEADS, KEY_HEADS, DIM, PAGE, LENGTH = 32, 12, 4, 64, 16, 208
+SHAPES = ((256, 4096), (768, 6144))  # in, out
+BUDGET = 0.25
 
 
-def microseconds(call: Callable[[], object], calls: int = 40) -> float:
-    times = []
-    for _ in range(calls + 5):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return statistics.quantiles(times[5:], n=4)[0] * 1e6
+def figures(quick: bool) -> Iterator[Figure]:
+    """Every operation in every type that this machine has a fast form for."""
+    budget = BUDGET / 5 if quick else BUDGET
+    with torch.inference_mode():
+        for dtype in (torch.float32, torch.bfloat16):
+            if packed.supported(dtype):
+                for rows, (width, out) in itertools.product((1, 4, 32), SHAPES[:1] if quick else SHAPES):
+                    yield from linear(dtype, rows, width, out, budget)
+            yield from attention(dtype, budget)
 
 
-def linear(dtype: torch.dtype, rows: int, width: int, out: int) -> None:
+def linear(dtype: torch.dtype, rows: int, width: int, out: int, budget: float) -> Iterator[Figure]:
     """Several weights in turn, so that no call finds its own in the nearest cache."""
     weights = [torch.randn(out, width).to(dtype) for _ in range(6)]
     laid, x = [packed.lay_out(weight) for weight in weights], torch.randn(rows, width).to(dtype)
     plain_turn, packed_turn = itertools.cycle(weights), itertools.cycle(laid)
-    plain = microseconds(lambda: F.linear(x, next(plain_turn)))
-    fast = microseconds(lambda: packed.packed_linear(x, next(packed_turn), None))
-    print(f"linear {dtype}, {rows} x {width} -> {out}: plain {plain:.0f}, packed {fast:.0f}")
+    name = f"linear {_short(dtype)} {rows} x {width} -> {out}"
+    yield timed(f"{name}, plain", "us", lambda: F.linear(x, next(plain_turn)), budget)
+    yield timed(f"{name}, packed", "us", lambda: packed.packed_linear(x, next(packed_turn), None), budget)
 
 
-def attention(dtype: torch.dtype) -> None:
+def attention(dtype: torch.dtype, budget: float) -> Iterator[Figure]:
     pages = -(-LENGTH // PAGE)
     keys, values = (torch.randn(ROWS * pages + 1, PAGE, KEY_HEADS, DIM).to(dtype) for _ in range(2))
     query, nothing = torch.randn(ROWS, HEADS, DIM).to(dtype), torch.zeros(ROWS, dtype=torch.long)
     table = torch.arange(1, 1 + ROWS * pages).view(ROWS, pages)
     seen = paged.Pages(Full(), PAGE, table, nothing, nothing, nothing + LENGTH - 1)
     arguments = (query, keys, values, DIM, seen, Scores(DIM**-0.5), paged.Scratch())
-    gathered, in_place = (microseconds(lambda f=f: f(*arguments)) for f in (paged.plain, paged.decode))
-    print(f"attention {dtype}, {ROWS} rows of {LENGTH}: gathered {gathered:.0f}, in place {in_place:.0f}")
+    name = f"attention {_short(dtype)} {ROWS} rows of {LENGTH}"
+    yield timed(f"{name}, gathered", "us", lambda: paged.plain(*arguments), budget)
+    yield timed(f"{name}, in place", "us", lambda: paged.decode(*arguments), budget)
 
 
-def main() -> None:
-    with torch.inference_mode():
-        for dtype in (torch.float32, torch.bfloat16):
-            if packed.supported(dtype):
-                for rows, (width, out) in itertools.product((1, 4, 32), ((256, 4096), (768, 6144))):
-                    linear(dtype, rows, width, out)
-            attention(dtype)
-
-
-if __name__ == "__main__":
-    main()
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
