@@ -20,9 +20,9 @@ class DenseView:
         self.entries, self.batch, self.length, self.both_ways = entries, batch, length, both_ways
         self._sights: dict[tuple[Span, torch.dtype], Sight] = {}
 
-    def sight(self, span: Span, dtype: torch.dtype) -> Sight:
+    def sight(self, span: Span, dtype: torch.dtype, device: torch.device) -> Sight:
         if (span, dtype) not in self._sights:
-            positions = torch.arange(self.length)[None]
+            positions = torch.arange(self.length, device=device)[None]
             causal = make_sight(span, positions, positions, dtype, triangle=True)
             self._sights[span, dtype] = make_open_sight(positions, positions, dtype) if self.both_ways else causal
         return self._sights[span, dtype]
@@ -31,7 +31,8 @@ class DenseView:
         entry = self.entries[layer]
         value = key[..., : entry.value_dim] if value is None else value
         query, key, value = (x.unflatten(0, (self.batch, self.length)).transpose(1, 2) for x in (query, key, value))
-        return attend(query, key, value, self.sight(entry.span, query.dtype), scores).transpose(1, 2).flatten(0, 1)
+        sight = self.sight(entry.span, query.dtype, query.device)
+        return attend(query, key, value, sight, scores).transpose(1, 2).flatten(0, 1)
 
 
 class DenseMemory:
@@ -44,7 +45,8 @@ class DenseMemory:
         batch, length, _ = self.states.shape
         key, value = (x.unflatten(0, (batch, length)).transpose(1, 2) for x in project(self.states.flatten(0, 1)))
         query = query.unflatten(0, (batch, -1)).transpose(1, 2)
-        sight = make_open_sight(torch.arange(query.shape[2])[None], torch.arange(length)[None], query.dtype)
+        places = (torch.arange(n, device=query.device)[None] for n in (query.shape[2], length))
+        sight = make_open_sight(*places, query.dtype)
         return attend(query, key, value, sight, scores).transpose(1, 2).flatten(0, 1)
 
 
@@ -52,8 +54,8 @@ def dense_input(architecture: Architecture, tokens: Tensor, memory: MemoryView |
     """The input of one uncached forward over tokens (batch, length); every position's logits are wanted."""
     batch, length = tokens.shape
     view = DenseView(cache_entries(architecture), batch, length)
-    loads = _loads(architecture.mixtures, batch, length)
-    return StepInput(tokens.flatten(), _positions(batch, length), view, None, loads, memory)
+    loads = _loads(architecture.mixtures, batch, length, tokens.device)
+    return StepInput(tokens.flatten(), _positions(tokens), view, None, loads, memory)
 
 
 def dense_memory(model: Transformer, tokens: Tensor) -> DenseMemory:
@@ -62,18 +64,19 @@ def dense_memory(model: Transformer, tokens: Tensor) -> DenseMemory:
     encoder = model.architecture.encoder
     assert encoder is not None, "only an architecture with an encoder makes a memory"
     view = DenseView(tuple(map(cache_entry, encoder.attentions)), batch, length, both_ways=True)
-    loads = _loads(encoder.mixtures, batch, length)
-    states, _ = model.encode(StepInput(tokens.flatten(), _positions(batch, length), view, None, loads))
+    loads = _loads(encoder.mixtures, batch, length, tokens.device)
+    states, _ = model.encode(StepInput(tokens.flatten(), _positions(tokens), view, None, loads))
     return DenseMemory(states.unflatten(0, (batch, length)))
 
 
-def _positions(batch: int, length: int) -> Tensor:
-    return torch.arange(length).repeat(batch)
+def _positions(tokens: Tensor) -> Tensor:
+    return torch.arange(tokens.shape[1], device=tokens.device).repeat(len(tokens))
 
 
-def _loads(mixtures: tuple[tuple[int, MoE], ...], batch: int, length: int) -> Loads | None:
+def _loads(mixtures: tuple[tuple[int, MoE], ...], batch: int, length: int, device: torch.device) -> Loads | None:
     """Loads of sequences that begin here, where a router has a capacity."""
     if not any(moe.router.capacity for _, moe in mixtures):
         return None
-    prior = torch.zeros(len(mixtures), batch, max(moe.experts for _, moe in mixtures), dtype=torch.long)
-    return Loads(torch.arange(batch).repeat_interleave(length), prior)
+    most = max(moe.experts for _, moe in mixtures)
+    prior = torch.zeros(len(mixtures), batch, most, dtype=torch.long, device=device)
+    return Loads(torch.arange(batch, device=device).repeat_interleave(length), prior)

@@ -65,22 +65,27 @@ class Edits:
         return bool(self.rows or self.repeated_rows)
 
 
+def beside(x: Tensor, numbers: Tensor) -> Tensor:
+    """Numbers of the host where x is; the host does not wait for a card."""
+    return numbers.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else numbers
+
+
 def edit(logits: Tensor, edits: Edits) -> Tensor:
     """A copy of logits (R, vocab) with the edits made; a (row, token) may occur several times in `rows`."""
     logits = logits.clone()
     if edits.repeated_rows:
-        at = (torch.tensor(edits.repeated_rows), torch.tensor(edits.repeated_tokens))
-        penalty, found = torch.tensor(edits.repetition), logits[at]
+        at = tuple(beside(logits, torch.tensor(x)) for x in (edits.repeated_rows, edits.repeated_tokens))
+        penalty, found = beside(logits, torch.tensor(edits.repetition)), logits[at]
         logits[at] = torch.where(found > 0, found / penalty, found * penalty)
     if edits.rows:
-        at = (torch.tensor(edits.rows), torch.tensor(edits.tokens))
-        logits.index_put_(at, torch.tensor(edits.bias), accumulate=True)
+        at = tuple(beside(logits, torch.tensor(x)) for x in (edits.rows, edits.tokens))
+        logits.index_put_(at, beside(logits, torch.tensor(edits.bias)), accumulate=True)
     return logits
 
 
 def bar(logits: Tensor, barred: np.ndarray) -> Tensor:
     """Logits with those of barred tokens, flags of the same shape, so low that none of them is ever drawn."""
-    return logits.masked_fill(torch.from_numpy(barred).to(logits.device), float("-inf"))
+    return logits.masked_fill(beside(logits, torch.from_numpy(barred)), float("-inf"))
 
 
 def sample(logits: Tensor, draw: Draw) -> Tensor:
@@ -89,40 +94,43 @@ def sample(logits: Tensor, draw: Draw) -> Tensor:
     drawn = [i for i, temperature in enumerate(draw.temperature) if temperature > 0]
     if not drawn:
         return tokens
-    index = torch.tensor(drawn)
+    index = beside(logits, torch.tensor(drawn))
     tokens[index] = _draw(logits[index], draw.where(drawn))
     return tokens
 
 
 def _draw(logits: Tensor, draw: Draw) -> Tensor:
     logits = logits.double()
-    logits = (logits - logits.amax(-1, keepdim=True)) / torch.tensor(draw.temperature, dtype=torch.double)[:, None]
+    temperature = beside(logits, torch.tensor(draw.temperature, dtype=torch.double))
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature[:, None]
     cut = [i for i in range(len(logits)) if draw.top_k[i] > 0 or draw.top_p[i] < 1 or draw.min_p[i] > 0]
     if cut:
-        rows = torch.tensor(cut)
+        rows = beside(logits, torch.tensor(cut))
         kept = logits[rows]
         logits[rows] = kept.masked_fill(kept < thresholds(kept, draw.where(cut))[:, None], float("-inf"))
     cumulative = logits.exp().cumsum(-1)
     total = cumulative[:, -1:]
-    target = torch.minimum(torch.tensor(draw.uniform, dtype=torch.double)[:, None] * total, total.nextafter(-total))
+    uniform = beside(logits, torch.tensor(draw.uniform, dtype=torch.double))
+    target = torch.minimum(uniform[:, None] * total, total.nextafter(-total))
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
 def thresholds(logits: Tensor, draw: Draw) -> Tensor:
     """The least logit each row keeps (R,), from logits whose maximum is 0; top-k first, top-p among its survivors."""
     vocab = logits.shape[-1]
-    top_k = torch.tensor([min(k, vocab) if k > 0 else vocab for k in draw.top_k])
-    top_p = torch.tensor(draw.top_p, dtype=torch.double)
+    top_k = beside(logits, torch.tensor([min(k, vocab) if k > 0 else vocab for k in draw.top_k]))
+    top_p = beside(logits, torch.tensor(draw.top_p, dtype=torch.double))
     floor = torch.tensor([math.log(p) if p > 0 else -math.inf for p in draw.min_p], dtype=torch.double)
-    largest = max([CANDIDATES, *(k for k in draw.top_k if k < vocab)])
+    # On a card sorting every row takes less time than asking whether it must be.
+    largest = vocab if logits.is_cuda else max([CANDIDATES, *(k for k in draw.top_k if k < vocab)])
     best = logits.topk(min(vocab, largest), dim=-1).values
     found, enough = _nucleus(logits, best, top_k, top_p)
-    if not bool(enough.all()):
+    if largest < vocab and not bool(enough.all()):
         short = ~enough
         found[short] = _nucleus(
             logits[short], logits[short].sort(-1, descending=True).values, top_k[short], top_p[short]
         )[0]
-    return torch.maximum(found, floor)
+    return torch.maximum(found, beside(logits, floor))
 
 
 def _nucleus(logits: Tensor, best: Tensor, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,7 +58,8 @@ class Scores:
 class Sight:
     """What queries see: positions of queries (B, 1, Q, 1) and keys (B, 1, 1, L), and a mask (B, 1, Q, L) of 0 and -inf.
 
-    `triangle` says that the picture is a plain square lower triangle, which the fused path knows without the mask.
+    `triangle` says that every query sees the keys up to itself, the last query all of them, which the fused path knows
+    without the mask.
     """
 
     query: Tensor
@@ -94,7 +95,8 @@ def make_sight(span: Span, query: Tensor, key: Tensor, dtype: torch.dtype, trian
 def make_open_sight(query: Tensor, key: Tensor, dtype: torch.dtype) -> Sight:
     """query (B, Q) and key (B, L) positions, all of which see each other: an encoder's, or a memory's."""
     query, key = query[:, None, :, None], key[:, None, None, :]
-    return Sight(query, key, torch.zeros(torch.broadcast_shapes(query.shape, key.shape), dtype=dtype))
+    shape = torch.broadcast_shapes(query.shape, key.shape)
+    return Sight(query, key, torch.zeros(shape, dtype=dtype, device=query.device))
 
 
 def select(key: Tensor, sight: Sight, chosen: Selection) -> tuple[Tensor, Sight]:
@@ -145,9 +147,17 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scor
     """PyTorch's own kernel; it wants value and key of one dimension, so a narrower value rides as a wider one."""
     grouped = query.shape[1] != key.shape[1]
     added = scores.added(sight)
+    if sight.triangle and added is None and query.shape[2] != key.shape[2]:
+        from torch.nn.attention.bias import causal_lower_right  # takes a second to import, and only cards come here
+
+        corner: Tensor = causal_lower_right(query.shape[2], key.shape[2])
+        return F.scaled_dot_product_attention(query, key, value, corner, scale=scores.scale, enable_gqa=grouped)
     if sight.triangle and added is None:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scores.scale, enable_gqa=grouped)
     mask = sight.mask if added is None else (sight.mask + added).to(query.dtype)
+    if grouped and query.is_cuda and query.shape[2] > 1:  # with a mask, no kernel of a card shares keys among heads
+        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+        grouped = False
     if query.shape[2] > 1 or not grouped:
         return F.scaled_dot_product_attention(query, key, value, mask, scale=scores.scale, enable_gqa=grouped)
     # One query: the heads of a group stand as the queries of their key head, so that keys and values are read once.

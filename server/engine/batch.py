@@ -81,8 +81,10 @@ def selected(step: Step) -> list[tuple[int, int]]:
     return found
 
 
-def group_view(layout: Layout, group: int, span: Span, page_size: int, dtype: torch.dtype) -> GroupView:
-    """Places of a step's tokens in one cache group."""
+def group_view(
+    layout: Layout, group: int, span: Span, page_size: int, dtype: torch.dtype, device: torch.device | None = None
+) -> GroupView:
+    """Places of a step's tokens in one cache group. device: where masks are made; all else is the host's."""
     visible = np.array([span.first_visible(position) for position in layout.positions.tolist()])
     lowest = visible[layout.ends - layout.counts] // page_size  # the first page of each row that it looks at
     table = _table(layout, group, lowest, page_size)
@@ -91,7 +93,7 @@ def group_view(layout: Layout, group: int, span: Span, page_size: int, dtype: to
     decode, prefills = _decode(layout, table, lowest, visible, span, page_size), ()
     if not layout.single:
         prefills = tuple(
-            _prefill(layout, index, table, int(lowest[index]), span, page_size, dtype)
+            _prefill(layout, index, table, int(lowest[index]), span, page_size, dtype, device)
             for index, row in enumerate(layout.rows)
             if not _reads_in_place(row)
         )
@@ -131,14 +133,23 @@ def _decode(
 
 
 def _prefill(
-    layout: Layout, index: int, table: np.ndarray, lowest: int, span: Span, page_size: int, dtype: torch.dtype
+    layout: Layout,
+    index: int,
+    table: np.ndarray,
+    lowest: int,
+    span: Span,
+    page_size: int,
+    dtype: torch.dtype,
+    device: torch.device | None,
 ) -> Prefill:
     row, end = layout.rows[index], int(layout.ends[index])
     stop, fresh = row.start + row.count, row.start == 0
     pages = torch.from_numpy(table[index : index + 1, : (stop - 1) // page_size + 1 - lowest])
-    query = torch.arange(row.start, stop)[None]
-    keys = query if fresh else torch.arange(lowest * page_size, stop)[None]
-    return Prefill(end - row.count, end, pages, make_sight(span, query, keys, dtype, triangle=fresh), fresh)
+    query = torch.arange(row.start, stop, device=device)[None]
+    keys = query if fresh else torch.arange(lowest * page_size, stop, device=device)[None]
+    # A card has a kernel for the corner of a triangle; the processor's wants it square.
+    sight = make_sight(span, query, keys, dtype, triangle=fresh or query.is_cuda)
+    return Prefill(end - row.count, end, pages, sight, fresh)
 
 
 def loads_of(step: Step, experts: int, mixtures: int) -> Loads:

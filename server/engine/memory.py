@@ -62,7 +62,9 @@ def step_memory(model: Transformer, cache: PagedCache, step: Step) -> StepMemory
 
 def _read(model: Transformer, rows: Sequence[Row], page_size: int) -> Fresh:
     """One source at a time: lengths differ, and nobody shall be padded into another's company."""
-    states = [dense_memory(model, torch.tensor([row.request.source])).states[0] for row in rows]
+    device = model.embedding.weight.device
+    sources = (torch.tensor([row.request.source], device=device) for row in rows)
+    states = [dense_memory(model, source).states[0] for source in sources]
     slots = [_slots(row, page_size) for row in rows]
     return Fresh(torch.cat(states), torch.from_numpy(np.concatenate(slots)))
 

@@ -19,15 +19,21 @@ class PagedCache:
     """The pools: for each cache layer keys (pages, P, heads, key_dim) and, where stored, values. Page 0 stays zero."""
 
     def __init__(
-        self, entries: tuple[CacheEntry, ...], pages: tuple[int, ...], page_size: int, dtype: torch.dtype
+        self,
+        entries: tuple[CacheEntry, ...],
+        pages: tuple[int, ...],
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
     ) -> None:
         """pages: for each layer, how many pages its pool has."""
         self.entries, self.page_size = entries, page_size
         self.keys = [
-            torch.zeros(n, page_size, e.heads, e.key_dim, dtype=dtype) for n, e in zip(pages, entries, strict=True)
+            torch.zeros(n, page_size, e.heads, e.key_dim, dtype=dtype, device=device)
+            for n, e in zip(pages, entries, strict=True)
         ]
         self.values = [
-            None if e.value_in_key else torch.zeros(n, page_size, e.heads, e.value_dim, dtype=dtype)
+            None if e.value_in_key else torch.zeros(n, page_size, e.heads, e.value_dim, dtype=dtype, device=device)
             for n, e in zip(pages, entries, strict=True)
         ]
         self.scratch = Scratch()
@@ -47,7 +53,7 @@ class PagedCache:
         """Zero entries, so that what a faulty forward left there can never be read."""
         for pool in (self.keys[layer], self.values[layer]):
             if pool is not None:
-                pool.flatten(0, 1).index_fill_(0, slots, 0)
+                pool.flatten(0, 1).index_fill_(0, slots.to(pool.device), 0)
 
 
 @dataclass(frozen=True, slots=True)
