@@ -56,10 +56,13 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Forward passes one choice took part in, and the mean number of requests that shared them."""
+    """Forward passes one choice took part in, the mean number of requests that shared them, and how many tokens the
+    server guessed ahead and how many of those were right."""
 
     count: int
     mean_batch: float
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ def _usage_line(facts: Facts) -> Text:
     line += f", ended by {facts.finish_reason}"
     if facts.steps is not None:
         line += f"; {facts.steps.count} forward passes, {plain(facts.steps.mean_batch)} requests in each on average"
+        if facts.steps.drafted_tokens:
+            line += f"; {facts.steps.accepted_tokens} of {facts.steps.drafted_tokens} guessed tokens were right"
     return Text(line, style="dim")
 
 

@@ -61,6 +61,7 @@ def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
         cache_tokens=settings.cache_tokens,
         max_batch_tokens=settings.max_batch_tokens,
         max_rows=settings.max_rows,
+        speculate=settings.speculate,
         seed=settings.seed,
         scale=settings.scale,
         measure_machine=settings.measure_machine,

@@ -51,6 +51,7 @@ class BuildOptions:
     cache_tokens: int | None = None
     max_batch_tokens: int = 512
     max_rows: int = 64
+    speculate: int = 0
     seed: int = 0
     scale: str | None = None
     measure_machine: bool = False
@@ -87,6 +88,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
         observer=observer,
         max_batch_tokens=options.max_batch_tokens,
         max_rows=options.max_rows,
+        speculate=options.speculate,
     )
     counts = parameters(architecture)
     start = (min(tokenizer.eos_ids, default=0),) if architecture.encoder else ()

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     cache_tokens: PositiveInt | None = Field(None, description="size of each model's cache in tokens")
     max_batch_tokens: PositiveInt = Field(512, description="most tokens of one step")
     max_rows: PositiveInt = Field(64, description="most requests of one step")
+    speculate: Annotated[int, Field(ge=0, le=32)] = Field(
+        0, description="most tokens of a request that a step guesses from its text and confirms; 0 guesses none"
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads of the model")
     seed: int = Field(0, description="draws the weights of models without a checkpoint")
     scale: str | None = Field(None, description="size of presets without a checkpoint")

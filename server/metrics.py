@@ -254,6 +254,8 @@ COUNTERS: Rows[float] = (
     ("dyno_cached_tokens", "Prompt tokens found in the prefix cache.", lambda t: t.cached),
     ("dyno_generated_tokens", "Tokens drawn.", lambda t: t.generated),
     ("dyno_recomputed_tokens", "Tokens computed again after a preemption.", lambda t: t.recomputed),
+    ("dyno_drafted_tokens", "Tokens guessed and computed to be confirmed.", lambda t: t.drafted),
+    ("dyno_accepted_tokens", "Guessed tokens that were right and so took no step of their own.", lambda t: t.accepted),
     ("dyno_preemptions", "Times a request lost its blocks.", lambda t: t.preemptions),
 )
 GAUGES: Rows[float] = (

@@ -62,6 +62,7 @@ class EngineTally:
         self.outcomes = Counter(dict.fromkeys(OUTCOMES, 0))  # every key from the start: readers iterate
         self.prompt = self.cached = self.recomputed = self.preemptions = 0
         self.prefill = self.decode = self.generated = 0
+        self.drafted = self.accepted = 0
         self.running = self.waiting = 0
         self.groups: tuple[GroupUse, ...] = ()
         self.first_token, self.inter_token = Buckets(FIRST_TOKEN), Buckets(INTER_TOKEN)
@@ -80,6 +81,8 @@ class EngineTally:
         self.prefill += stats.prefill_tokens
         self.decode += stats.decode_tokens
         self.recomputed += stats.recomputed_tokens
+        self.drafted += stats.drafted_tokens
+        self.accepted += stats.accepted_tokens
         self.preemptions += stats.preemptions
         self.generated += len(stats.first_tokens) + len(stats.gaps)
         self.first_token.observe_all(stats.first_tokens)

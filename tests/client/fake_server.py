@@ -46,7 +46,7 @@ LATENCY: dict[str, Any] = {
     "total": 0.033,
 }
 CACHE = {"cached_tokens": 2, "recomputed_tokens": 0, "preemptions": 0, "peak_bytes": 4096}
-STEPS: dict[str, Any] = {"count": 5, "mean_batch": 1.5}
+STEPS: dict[str, Any] = {"count": 5, "mean_batch": 1.5, "drafted_tokens": 4, "accepted_tokens": 3}
 CARD: dict[str, Any] = {
     "context": 256,
     "vocab": 64,

@@ -21,7 +21,8 @@ def drawn(view: RenderableType) -> str:
 
 def test_the_facts_of_a_request_are_all_there() -> None:
     screen = drawn(facts_view(facts_from_json(facts(10, 4))))
-    for said in ("10 prompt tokens (2 cached), 4 generated", "ended by length", "Routing of 2 tokens", "0.75", "█▃··"):
+    usage = ("10 prompt tokens (2 cached), 4 generated", "ended by length", "3 of 4 guessed tokens were right")
+    for said in (*usage, "Routing of 2 tokens", "0.75", "█▃··"):
         assert said in screen
     assert [line.split()[:2] for line in screen.splitlines() if line.startswith(("queued", "prefill", "decode"))] == [
         ["queued", "1.00"],

@@ -71,6 +71,7 @@ def fake_model(
     context: int = CONTEXT,
     blocks: int = BLOCKS,
     rows: int = 8,
+    speculate: int = 0,
     script: bytes | Sequence[int] | None = None,
     **runner: Any,
 ) -> ModelOf:
@@ -80,7 +81,7 @@ def fake_model(
 
     def build(observer: Observer) -> ServedModel:
         made = FakeRunner(vocab=VOCAB, **runner) if script is None else ScriptRunner(script, vocab=VOCAB, **runner)
-        engine = Engine(name, made, observer=observer, max_batch_tokens=64, max_rows=rows)
+        engine = Engine(name, made, observer=observer, max_batch_tokens=64, max_rows=rows, speculate=speculate)
         tokenizer = ChatBytes() if chat else ByteTokenizer()
         return ServedModel(name, architecture(moe=moe, context=context), tokenizer, engine, "float32", (2000, 1000))
 

@@ -44,6 +44,8 @@ def test_several_models_in_a_flag_a_variable_and_a_file(monkeypatch: pytest.Monk
         (["--port", "99999"], "port: Input should be less than or equal to 65535, got '99999'"),
         (["--dtype", "float8"], "dtype: Input should be 'float32' or 'bfloat16', got 'float8'"),
         (["--max-rows", "0"], "max_rows: Input should be greater than 0"),
+        (["--speculate", "-1"], "speculate: Input should be greater than or equal to 0"),
+        (["--speculate", "33"], "speculate: Input should be less than or equal to 32"),
         (["--drain-seconds", "-1"], "drain_seconds"),
         (["--host", "0.0.0.0"], "there are no API keys; give --api-keys-file, or say --allow-unauthenticated"),
         (["--host", "example.org"], "--allow-unauthenticated"),

@@ -75,9 +75,11 @@ def observed(**options: int) -> tuple[CollectorRegistry, PrometheusObserver]:
 
 async def test_a_step_is_counted_where_it_belongs() -> None:
     registry, observer = observed()
-    observer.stepped(step())
+    observer.stepped(step(drafted_tokens=4, accepted_tokens=3))
     observer.stepped(step(rows=0, running=0, waiting=0, first_tokens=(), gaps=()))
     value = registry.get_sample_value
+    assert value("dyno_drafted_tokens_total", {"model": "m"}) == 4
+    assert value("dyno_accepted_tokens_total", {"model": "m"}) == 3
     assert value("dyno_step_seconds_count", {"model": "m"}) == 1, "nothing ran in the second"
     assert value("dyno_requests_running", {"model": "m"}) == 0
     assert value("dyno_time_to_first_token_seconds_sum", {"model": "m"}) == 0.02

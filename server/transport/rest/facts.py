@@ -41,7 +41,12 @@ def facts(index: int, finished: Finished, detail: RoutingDetail) -> dict[str, An
             "preemptions": stats.preemptions,
             "peak_bytes": stats.cache_bytes,
         },
-        "steps": {"count": stats.steps, "mean_batch": stats.mean_batch},
+        "steps": {
+            "count": stats.steps,
+            "mean_batch": stats.mean_batch,
+            "drafted_tokens": stats.drafted_tokens,
+            "accepted_tokens": stats.accepted_tokens,
+        },
         "routing": None if detail is RoutingDetail.NONE else _routing(stats, finished, detail),
     }
 

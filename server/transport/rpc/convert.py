@@ -154,7 +154,12 @@ def _finished(finished: Finished, detail: RoutingDetail) -> pb.Finished:
             peak_bytes=stats.cache_bytes,
         ),
         routing=_routing(finished, detail),
-        steps=pb.Steps(count=stats.steps, mean_batch=stats.mean_batch),
+        steps=pb.Steps(
+            count=stats.steps,
+            mean_batch=stats.mean_batch,
+            drafted_tokens=stats.drafted_tokens,
+            accepted_tokens=stats.accepted_tokens,
+        ),
     )
 
 

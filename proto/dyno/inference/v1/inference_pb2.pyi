@@ -691,19 +691,27 @@ class Steps(_message.Message):
 
     COUNT_FIELD_NUMBER: _builtins.int
     MEAN_BATCH_FIELD_NUMBER: _builtins.int
+    DRAFTED_TOKENS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """How many."""
     mean_batch: _builtins.float
     """Mean number of requests that shared them, this one included."""
+    drafted_tokens: _builtins.int
+    """Tokens that were guessed from the text, to be confirmed several at a time."""
+    accepted_tokens: _builtins.int
+    """Those of them that were right, and so took no forward pass of their own."""
     def __init__(
         self,
         *,
         count: _builtins.int = ...,
         mean_batch: _builtins.float = ...,
+        drafted_tokens: _builtins.int = ...,
+        accepted_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "mean_batch", b"mean_batch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "count", b"count", "drafted_tokens", b"drafted_tokens", "mean_batch", b"mean_batch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
