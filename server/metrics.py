@@ -28,7 +28,7 @@ from model.roofline import Machine
 from model.routing import entropy, imbalance
 from server.engine.stats import GroupUse, RequestStats, StepStats
 from server.models import ModelCard
-from server.tally import OUTCOMES, Buckets, DoorTally, EngineTally
+from server.tally import OUTCOMES, Buckets, DoorTally, EngineTally, RoutingCounts
 
 T = TypeVar("T")
 Family = TypeVar("Family", CounterMetricFamily, GaugeMetricFamily)
@@ -80,6 +80,10 @@ class PrometheusObserver(Collector):
         """Blocks of each cache group after the last step; empty before the first."""
         return self._watched[model].tally.groups
 
+    def routing(self, model: str) -> RoutingCounts:
+        """How a model routed since it was declared."""
+        return self._watched[model].tally.routing()
+
     # ------------------------------------------------------------------------------------------ facts come in
 
     def received(self, model: str, prompt_tokens: int) -> None:
@@ -115,6 +119,7 @@ class PrometheusObserver(Collector):
         yield from (self._numbers(CounterMetricFamily, *row) for row in COUNTERS)
         yield from (self._numbers(GaugeMetricFamily, *row) for row in GAUGES)
         yield self._computed_tokens()
+        yield from self._work()
         yield from self._blocks()
         yield from self._experts()
 
@@ -201,6 +206,20 @@ class PrometheusObserver(Collector):
             family.add_metric([model, "decode"], watched.tally.decode)
         return family
 
+    def _work(self) -> Iterator[Metric]:
+        """Of what every request is told its part."""
+        flops = CounterMetricFamily("dyno_flops", "Floating-point operations by part.", labels=["model", "part"])
+        text = "Weights and cache read, cache written."
+        moved = CounterMetricFamily("dyno_moved_bytes", text, labels=["model", "kind"])
+        for model, watched in self._watched.items():
+            tally = watched.tally
+            for part, count in tally.flops.items():
+                flops.add_metric([model, part], count)
+            moved.add_metric([model, "weights_read"], tally.weight_bytes)
+            moved.add_metric([model, "cache_read"], tally.cache_read)
+            moved.add_metric([model, "cache_written"], tally.cache_written)
+        yield from (flops, moved)
+
     def _blocks(self) -> Iterator[Metric]:
         """used + cached + empty = total; cached ones are free to be taken."""
         labels = ["model", "group"]
@@ -221,16 +240,24 @@ class PrometheusObserver(Collector):
         layers = CounterMetricFamily("dyno_layer_expert_tokens", f"{text} Summed.", labels=["model", "layer"])
         even = GaugeMetricFamily("dyno_layer_load_entropy", "0 one expert, 1 even.", labels=["model", "layer"])
         tilt = GaugeMetricFamily("dyno_layer_load_imbalance", "Busiest over mean.", labels=["model", "layer"])
+        text = "Experts that forward passes touched, each pass counted."
+        touched = CounterMetricFamily("dyno_distinct_experts", text, labels=["model", "layer"])
+        text = "How far the last chosen expert was ahead of the next, mean of all tokens."
+        margin = GaugeMetricFamily("dyno_layer_gate_margin", text, labels=["model", "layer"])
         for model, watched in self._watched.items():
             few = sum(experts for _, experts in watched.layers) <= self._most_expert_series
-            for (block, _), load in zip(watched.layers, watched.tally.experts, strict=True):
+            counts = watched.tally.routing()
+            columns = zip(watched.layers, counts.loads, counts.distinct.tolist(), counts.margins.tolist(), strict=True)
+            for (block, _), load, distinct, margins in columns:
                 at = [model, str(block)]
+                touched.add_metric(at, distinct)
+                margin.add_metric(at, margins / max(1, counts.tokens))
                 layers.add_metric(at, float(load.sum()))
                 even.add_metric(at, float(entropy(load)))
                 tilt.add_metric(at, float(imbalance(load)))
                 for expert, tokens in enumerate(load.tolist() if few else ()):
                     each.add_metric([*at, str(expert)], tokens)
-        yield from (each, layers, even, tilt)
+        yield from (each, layers, even, tilt, touched, margin)
 
 
 Rows: TypeAlias = tuple[tuple[str, str, Callable[[EngineTally], T]], ...]
@@ -248,6 +275,7 @@ HISTOGRAMS: Rows[Buckets] = (
     ("dyno_batch_rows", "Requests of a step.", lambda t: t.step_rows),
     ("dyno_request_routing_entropy", "Entropy of a request's expert load, mean of its layers.", lambda t: t.entropy),
     ("dyno_request_routing_imbalance", "Busiest expert over mean, mean of a request's layers.", lambda t: t.imbalance),
+    ("dyno_request_gate_margin", "Gate margin of a request's tokens, mean of its layers.", lambda t: t.margin),
 )
 COUNTERS: Rows[float] = (
     ("dyno_prompt_tokens", "Tokens of the prompts of requests that ended.", lambda t: t.prompt),
@@ -256,6 +284,7 @@ COUNTERS: Rows[float] = (
     ("dyno_recomputed_tokens", "Tokens computed again after a preemption.", lambda t: t.recomputed),
     ("dyno_drafted_tokens", "Tokens guessed and computed to be confirmed.", lambda t: t.drafted),
     ("dyno_accepted_tokens", "Guessed tokens that were right and so took no step of their own.", lambda t: t.accepted),
+    ("dyno_forward_passes", "Forward passes through the model.", lambda t: t.passes),
     ("dyno_preemptions", "Times a request lost its blocks.", lambda t: t.preemptions),
 )
 GAUGES: Rows[float] = (

@@ -5,12 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from itertools import accumulate, chain
 
 import numpy as np
 
+from model.operations import Operations
 from server.engine.request import Outcome
-from server.engine.stats import GroupUse, RequestStats, StepStats
+from server.engine.stats import Compute, GroupUse, RequestStats, StepStats
 
 FIRST_TOKEN = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.04, 0.06, 0.08, 0.1),
@@ -24,8 +26,23 @@ WHOLE = (*(0.0005, 0.001, 0.0025, 0.005), *(0.01 * 2**i for i in range(13)), 60.
 SIZES = tuple(float(2**i) for i in range(14))
 SHARES = tuple(i / 20 for i in range(1, 21))
 IMBALANCES = (1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0)
+MARGINS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
 OUTCOMES: tuple[str, ...] = (*Outcome, "rejected")
+PARTS = tuple(field.name for field in fields(Operations))
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingCounts:
+    """How one model routed since it was declared, all of it after the same step."""
+
+    passes: int
+    tokens: int
+    loads: tuple[np.ndarray, ...]  # per mixture layer, tokens of each expert
+    distinct: np.ndarray  # per mixture layer, experts that passes touched, each pass counted
+    margins: np.ndarray  # per mixture layer, gate margins summed over tokens
+    running: int
+    waiting: int
 
 
 class Buckets:
@@ -70,11 +87,33 @@ class EngineTally:
         self.prefill_time, self.decode_time = Buckets(FIRST_TOKEN), Buckets(WHOLE)
         self.step_time, self.forward_time = Buckets(FIRST_TOKEN), Buckets(FIRST_TOKEN)
         self.step_tokens, self.step_rows = Buckets(SIZES), Buckets(SIZES)
-        self.entropy, self.imbalance = Buckets(SHARES), Buckets(IMBALANCES)
+        self.entropy, self.imbalance, self.margin = Buckets(SHARES), Buckets(IMBALANCES), Buckets(MARGINS)
+        self.flops = dict.fromkeys(PARTS, 0)
+        self.passes = self.weight_bytes = self.cache_read = self.cache_written = 0.0
+        self.distinct, self.margins = np.zeros(len(experts), np.int64), np.zeros(len(experts))
+        self._writes = 0  # odd while a step is being entered
         self._expert_tokens = np.zeros(sum(experts), np.int64)  # one layer after another
         self.experts = np.split(self._expert_tokens, list(accumulate(experts))[:-1]) if experts else []
 
+    def routing(self) -> RoutingCounts:
+        """For readers on other threads: between two steps, never in the middle of one."""
+        while True:
+            writes = self._writes
+            loads, distinct, margins = self._expert_tokens.copy(), self.distinct.copy(), self.margins.copy()
+            passes, tokens = int(self.passes), self.prefill + self.decode
+            counts = (self.running, self.waiting)
+            if writes % 2 == 0 and writes == self._writes:
+                layers = np.split(loads, list(accumulate(map(len, self.experts)))[:-1]) if self.experts else []
+                return RoutingCounts(passes, tokens, tuple(layers), distinct, margins, *counts)
+
     def step(self, stats: StepStats) -> None:
+        self._writes += 1
+        try:
+            self._enter(stats)
+        finally:
+            self._writes += 1
+
+    def _enter(self, stats: StepStats) -> None:
         self.running, self.waiting, self.groups = stats.running, stats.waiting, stats.groups
         if not stats.rows:
             return  # nothing was computed; requests only left
@@ -91,9 +130,21 @@ class EngineTally:
         self.forward_time.observe(stats.forward_seconds)
         self.step_tokens.observe(stats.prefill_tokens + stats.decode_tokens)
         self.step_rows.observe(stats.rows)
+        self._work(stats.compute)
         if self.experts:
+            self.distinct += stats.distinct_experts
+            self.margins += stats.margins
             tokens = chain.from_iterable(stats.expert_tokens)
             self._expert_tokens += np.fromiter(tokens, np.int64, len(self._expert_tokens))
+
+    def _work(self, work: Compute) -> None:
+        flops, operations = self.flops, work.operations
+        for part in PARTS:
+            flops[part] += getattr(operations, part)
+        self.passes += work.passes
+        self.weight_bytes += work.weight_bytes
+        self.cache_read += work.cache_read_bytes
+        self.cache_written += work.cache_written_bytes
 
     def finish(self, stats: RequestStats) -> None:
         self.outcomes[stats.outcome] += 1
@@ -107,6 +158,7 @@ class EngineTally:
         if stats.routing and stats.routed_tokens:
             self.entropy.observe(sum(layer.entropy for layer in stats.routing) / len(stats.routing))
             self.imbalance.observe(sum(layer.imbalance for layer in stats.routing) / len(stats.routing))
+            self.margin.observe(sum(layer.margin for layer in stats.routing) / len(stats.routing))
 
 
 class DoorTally:

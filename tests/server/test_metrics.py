@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from model.roofline import Machine
 from server.engine.request import Outcome
-from server.engine.stats import GroupUse, Latency, LayerRouting, RequestStats, Spread, StepStats
+from model.operations import Operations
+from server.engine.stats import Compute, GroupUse, Latency, LayerRouting, RequestStats, Spread, StepStats
 from server.metrics import UNKNOWN, PrometheusObserver
 from server.models import ModelCard
 from tests.server.callers import Caller, Refused, RestCaller, RpcCaller, hang_up_after, leave_unanswered
@@ -41,12 +42,16 @@ def step(**more: object) -> StepStats:
         "expert_tokens": ((4, 2), (1, 5)),
         "first_tokens": (0.02,),
         "gaps": (0.01, 0.7),
+        "compute": Compute(Operations(1, 2, 3, 4, 5, 6), 100.0, 20, 30, 6, 1.0, 0.008),
+        "distinct_experts": (2, 1),
+        "margins": (1.5, 0.6),
     }
     return StepStats(**values | more)  # type: ignore[arg-type]
 
 
 def request(outcome: Outcome = Outcome.STOP, **more: object) -> RequestStats:
-    routing = (LayerRouting(0, (3, 1), 0, 0.8, 1.5, 0.75, 0.6), LayerRouting(1, (2, 2), 0, 1.0, 1.0, 0.5, 0.6))
+    first = LayerRouting(0, (3, 1), 0, 0.8, 1.5, 0.75, 0.6, 0.25)
+    routing = (first, LayerRouting(1, (2, 2), 0, 1.0, 1.0, 0.5, 0.6, 0.15))
     values = {
         "id": "r",
         "model": "m",
@@ -93,6 +98,13 @@ async def test_a_step_is_counted_where_it_belongs() -> None:
     assert value("dyno_expert_tokens_total", {"model": "m", "layer": "3", "expert": "1"}) == 5
     assert value("dyno_layer_expert_tokens_total", {"model": "m", "layer": "0"}) == 6
     assert value("dyno_layer_load_imbalance", {"model": "m", "layer": "0"}) == pytest.approx(4 / 3)
+    assert value("dyno_layer_gate_margin", {"model": "m", "layer": "3"}) == pytest.approx(0.6 / 6)
+    assert value("dyno_distinct_experts_total", {"model": "m", "layer": "0"}) == 2
+    assert value("dyno_flops_total", {"model": "m", "part": "scores"}) == 2
+    assert value("dyno_flops_total", {"model": "m", "part": "head"}) == 6
+    moved = {"weights_read": 100, "cache_read": 20, "cache_written": 30}
+    assert {kind: value("dyno_moved_bytes_total", {"model": "m", "kind": kind}) for kind in moved} == moved
+    assert value("dyno_forward_passes_total", {"model": "m"}) == 1
 
 
 async def test_a_request_is_counted_where_it_belongs() -> None:
@@ -113,6 +125,7 @@ async def test_a_request_is_counted_where_it_belongs() -> None:
     assert value("dyno_decode_seconds_sum", {"model": "m"}) == 0.05
     assert value("dyno_request_routing_entropy_sum", {"model": "m"}) == pytest.approx(0.9)
     assert value("dyno_request_routing_imbalance_sum", {"model": "m"}) == pytest.approx(1.25)
+    assert value("dyno_request_gate_margin_sum", {"model": "m"}) == pytest.approx(0.2)
 
 
 async def test_a_request_that_never_drew_a_token_has_no_prefill_or_decode_time() -> None:
