@@ -140,6 +140,22 @@ class ExpertStack(nn.Module):
         super().__init__()
         self.value, self.count = value, count
 
+    def mix(self, x: Tensor, routing: Routing, weigh: str) -> Tensor:
+        """x (T, width) → (T, width): group choices by expert, run each touched expert once, weigh and add in order of
+        choice."""
+        tokens, active = routing.experts.shape
+        experts = torch.where(routing.experts < 0, self.count, routing.experts).flatten()
+        order = experts.argsort(stable=True)
+        gates = routing.gates.to(x.dtype)
+        rows = x[order // active]
+        if weigh == "input":
+            rows = rows * gates.flatten()[order, None]
+        outputs = self.each(rows, experts, order)
+        placed = torch.empty_like(rows).index_copy(0, order, outputs).view(tokens, active, -1)
+        if weigh == "output":
+            placed = placed * gates[..., None]
+        return placed.sum(1)
+
     def each(self, rows: Tensor, experts: Tensor, order: Tensor) -> Tensor:
         """Every expert on its own: rows (n, width), sorted by `order`, experts (n,) as they were before → (n, width).
 
@@ -189,23 +205,8 @@ class MoE(nn.Module):
             limit = capacity.per_expert(self.value.experts)
             kept = drop_over_capacity(routing.experts, limit, loads.sequence, loads.prior[self.layer])
             routing = Routing(kept, routing.gates * (kept >= 0), routing.logits, routing.ranked)
-        y = self._mix(x, routing)
+        y = self.experts.mix(x, routing, self.value.weigh)
         return (y if self.shared is None else y + self._shared(x)), routing
-
-    def _mix(self, x: Tensor, routing: Routing) -> Tensor:
-        """Group choices by expert, run each touched expert once, weigh and add in order of choice."""
-        tokens, active = routing.experts.shape
-        experts = torch.where(routing.experts < 0, self.value.experts, routing.experts).flatten()
-        order = experts.argsort(stable=True)
-        gates = routing.gates.to(x.dtype)
-        rows = x[order // active]
-        if self.value.weigh == "input":
-            rows = rows * gates.flatten()[order, None]
-        outputs = self.experts.each(rows, experts, order)
-        placed = torch.empty_like(rows).index_copy(0, order, outputs).view(tokens, active, -1)
-        if self.value.weigh == "output":
-            placed = placed * gates[..., None]
-        return placed.sum(1)
 
     def _shared(self, x: Tensor) -> Tensor:
         assert self.shared is not None

@@ -17,14 +17,13 @@ from model.attention import GroupedAttention, Surroundings
 from model.feedforward import FeedForward
 from model.kernels import native, panels
 from model.kernels.attention import Scores
+from model.kernels.experts import ACTIVATIONS
 from model.kernels.native import address
 from model.kernels.panels import PanelWeight, WeightStruct
 from model.moe import Loads, MoE, Routing
 from model.norm import Norm
 from model.stack import Block
 from model.transformer import Transformer
-
-ACTIVATIONS = ("relu", "relu2", "gelu_tanh", "silu")  # the order of native/vector.h
 
 
 class _NormStruct(ctypes.Structure):
@@ -122,7 +121,7 @@ class _Leave:
             )
 
     def __call__(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
-        out = torch.empty_like(x)
+        out, attended = torch.empty_like(x), attended.contiguous()
         normed = out if self.feed is not None else torch.empty_like(x)
         _library().dyno_leave(
             int(x.dtype == torch.bfloat16),
@@ -130,7 +129,7 @@ class _Leave:
             None if self.feed is None else ctypes.byref(self.feed),
             ctypes.byref(self.norm.struct),
             len(x),
-            *_pointers(x, attended.contiguous(), out, normed),
+            *_pointers(x, attended, out, normed),
             _threads(),
         )
         return out, normed

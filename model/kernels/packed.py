@@ -1,4 +1,5 @@
-"""Linear layers with weights laid out once for this processor's vector and matrix units (oneDNN), on CPUs.
+"""Linear layers with weights laid out once for this processor, on CPUs: in our panels where its vector units suit them,
+else for its vector and matrix units by oneDNN.
 
 A pass over a built model: `pack(model)` replaces what it can and leaves the rest as it is. Plain layers lay the weight
 out again at every call, which is most of their time when a step has few tokens.
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.feedforward import activate
+from model.kernels import experts, panels
 from model.moe import Experts, ExpertStack
 from model.transformer import Transformer
 
@@ -47,6 +49,20 @@ class PackedLinear(nn.Module):
         return packed_linear(x, self.weight, self.bias)
 
 
+class PanelLinear(nn.Module):
+    """Stands in for a linear layer whose weight (out, in) can be laid out in panels.
+
+    int8: the weight is rounded to 8 bits. wide: results are float32, as those of the head that become logits.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, int8: bool, wide: bool = False) -> None:
+        super().__init__()
+        self.weight, self.wide = panels.lay_out(weight, bias, int8=int8), wide
+
+    def forward(self, x: Tensor) -> Tensor:
+        return panels.linear(x, self.weight, wide=self.wide)
+
+
 class PackedExperts(ExpertStack):
     """Stands in for Experts, every expert's weights laid out apart."""
 
@@ -63,29 +79,41 @@ class PackedExperts(ExpertStack):
         return packed_linear(activate(self.value, hidden), self.down[expert], bias)
 
 
-def pack(model: Transformer) -> int:
+def pack(model: Transformer, *, int8: bool = False) -> int:
     """Replace every linear layer and expert stack; returns how many. 0 where that is not supported.
 
-    The plain weights are gone, but for an embedding that also serves as the head.
+    int8: round their weights to 8 bits, one scale an output; for layers in panels only. The plain weights are gone, but
+    for an embedding that also serves as the head.
     """
     count = 0
+    if model.head is None and _fits(model.embedding.weight):
+        model.head = _linear(model.embedding.weight, model.head_bias, int8, wide=True)
+        count += 1
+    elif isinstance(model.head, nn.Linear) and _fits(model.head.weight):
+        model.head = _linear(model.head.weight, model.head.bias, int8, wide=True)
+        count += 1
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            packed = _packed(child)
+            packed = _packed(child, int8)
             if packed is not None:
                 setattr(parent, name, packed)
                 count += 1
-    if model.head is None and _fits(model.embedding.weight):
-        model.head = PackedLinear(model.embedding.weight, model.head_bias)
-        count += 1
     return count
 
 
-def _packed(module: nn.Module) -> nn.Module | None:
+def _packed(module: nn.Module, int8: bool) -> nn.Module | None:
     if isinstance(module, nn.Linear) and _fits(module.weight):
-        return PackedLinear(module.weight, module.bias)
-    return PackedExperts(module) if isinstance(module, Experts) and _fits(module.up) else None
+        return _linear(module.weight, module.bias, int8)
+    if not isinstance(module, Experts) or not _fits(module.up):
+        return None
+    return experts.PanelExperts(module, int8) if experts.fits(module) else PackedExperts(module)
+
+
+def _linear(weight: Tensor, bias: Tensor | None, int8: bool, *, wide: bool = False) -> nn.Module:
+    if panels.supported(weight):
+        return PanelLinear(weight, bias, int8=int8, wide=wide)
+    return PackedLinear(weight, bias)
 
 
 def _fits(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and supported(weight.dtype)
+    return weight.device.type == "cpu" and (supported(weight.dtype) or panels.supported(weight))

@@ -196,10 +196,10 @@ void widened(int64_t from, int64_t to, const Operand<X>& x, const int8_t* w, End
   }
 }
 
-// A thread's share of one linear layer: it takes turns with the others until no panel is left. `end` gets, for a row and
-// a panel, both halves of the result as they leave the sums, scaled and with the bias.
+// Panels [from, to) of one linear layer. `end` gets, for a row and a panel, both halves of the result as they leave the
+// sums, scaled and with the bias.
 template <typename X, typename End>
-void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn, int threads, End end) {
+void share_part(const Weight& weight, const Operand<X>& x, int64_t from, int64_t to, End end) {
   auto finish = [&](int64_t row, int64_t panel, __m512 a, __m512 b) {
     const int64_t column = panel * PANEL;
     if (weight.scales) {
@@ -212,15 +212,19 @@ void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn
     }
     end(row, panel, a, b);
   };
+  if (weight.scales)
+    widened<X>(from, to, x, static_cast<const int8_t*>(weight.panels), finish);
+  else
+    panels<X, X>(from, to, x, static_cast<const X*>(weight.panels), finish);
+}
+
+// A thread's share of one linear layer: it takes turns with the others until no panel is left.
+template <typename X, typename End>
+void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn, int threads, End end) {
   const int64_t count = weight.count(), group = x.blocks.rows <= 3 ? 4 : 2;
   const int64_t chunk = std::max<int64_t>(count / (threads * 8) / group, 1) * group;
-  for (int64_t from; (from = turn.fetch_add(chunk, std::memory_order_relaxed)) < count;) {
-    const int64_t to = std::min(from + chunk, count);
-    if (weight.scales)
-      widened<X>(from, to, x, static_cast<const int8_t*>(weight.panels), finish);
-    else
-      panels<X, X>(from, to, x, static_cast<const X*>(weight.panels), finish);
-  }
+  for (int64_t from; (from = turn.fetch_add(chunk, std::memory_order_relaxed)) < count;)
+    share_part<X>(weight, x, from, std::min(from + chunk, count), end);
 }
 
 // Writes columns [0, columns) of rows of `out`; the padding of the last panel is left out.

@@ -3,7 +3,7 @@
 #include "paged.h"
 
 #ifdef __AVX512F__
-#include "block.h"
+#include "experts.h"
 #endif
 
 using namespace dyno;
@@ -85,6 +85,12 @@ void dyno_leave(int narrow, const Weight* projection, const FeedForward* ff, con
                 const void* x, const void* attended, void* out, void* normed, int threads) {
   EITHER(leave(*projection, ff, norm, rows, (const bf16*)x, (const bf16*)attended, (bf16*)out, (bf16*)normed, threads),
          leave(*projection, ff, norm, rows, (const float*)x, (const float*)attended, (float*)out, (float*)normed, threads));
+}
+
+void dyno_mix(int narrow, const Experts* experts, int64_t tokens, const void* x, const int64_t* chosen, const float* gates,
+              void* out, int threads) {
+  EITHER(mix(*experts, tokens, (const bf16*)x, chosen, gates, (bf16*)out, threads),
+         mix(*experts, tokens, (const float*)x, chosen, gates, (float*)out, threads));
 }
 #endif
 }
