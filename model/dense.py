@@ -45,8 +45,8 @@ class DenseMemory:
         batch, length, _ = self.states.shape
         key, value = (x.unflatten(0, (batch, length)).transpose(1, 2) for x in project(self.states.flatten(0, 1)))
         query = query.unflatten(0, (batch, -1)).transpose(1, 2)
-        places = (torch.arange(n, device=query.device)[None] for n in (query.shape[2], length))
-        sight = make_open_sight(*places, query.dtype)
+        own, other = (torch.arange(n, device=query.device)[None] for n in (query.shape[2], length))
+        sight = make_open_sight(own, other, query.dtype)
         return attend(query, key, value, sight, scores).transpose(1, 2).flatten(0, 1)
 
 

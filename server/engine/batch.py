@@ -90,7 +90,8 @@ def group_view(
     table = _table(layout, group, lowest, page_size)
     page = layout.positions // page_size - lowest[layout.row]
     slots = table[layout.row, page] * page_size + layout.positions % page_size
-    decode, prefills = _decode(layout, table, lowest, visible, span, page_size), ()
+    decode = _decode(layout, table, lowest, visible, span, page_size)
+    prefills: tuple[Prefill, ...] = ()
     if not layout.single:
         prefills = tuple(
             _prefill(layout, index, table, int(lowest[index]), span, page_size, dtype, device)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,16 +13,13 @@ from model import sampling
 from model.cache import CacheEntry, cache_entries
 from model.config import Full, Span
 from model.costs import Costs
-from model.moe import Routing
-from model.transformer import StepInput, Transformer
+from model.transformer import StepInput, StepOutput, Transformer
 from server.engine import batch
 from server.engine.memory import memory_entries, step_memory
 from server.engine.paged import PagedCache, PagedView
-from server.engine.request import Routes
-from server.engine.step import CacheGroup, Failure, MixtureShape, Pick, Step, StepResult, TokenLogprobs
-
-
-SCORED_AT_ONCE = 64  # rows of logits
+from server.engine.results import Drawn, Routed, scored
+from server.engine.staging import fetch
+from server.engine.step import CacheGroup, Failure, MixtureShape, Pick, Step, StepResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +42,21 @@ class Room:
 
 
 class ModelRunner:
-    """A Runner over a Transformer on this process's device."""
+    """A Runner over a Transformer on this machine's processor; server/engine/card.py has what differs on a card."""
+
+    SPARE_PAGES: ClassVar[int] = 0  # behind those that are handed out
 
     def __init__(self, model: Transformer, room: Room, vocab: int | None = None) -> None:
         """vocab: how many of the logits have a token; the padding behind them is never drawn."""
         self.model, self.room = model, room
         self.vocab = min(model.architecture.vocab, vocab or model.architecture.vocab)
-        self.dtype = model.embedding.weight.dtype
+        self.dtype, self.device = model.embedding.weight.dtype, model.embedding.weight.device
         entries = cache_entries(model.architecture)
         spans = tuple(dict.fromkeys(entry.span for entry in entries))
         self.group_of = tuple(spans.index(entry.span) for entry in entries)
         pages = tuple(room.pages(entry.span) for entry in entries)
-        self.cache = PagedCache(entries, pages, room.page_size, self.dtype)
+        pools = tuple(count + self.SPARE_PAGES for count in pages)
+        self.cache = PagedCache(entries, pools, room.page_size, self.dtype, self.device)
         self.groups = tuple(self._group(span, entries) for span in spans)
         self.mixtures = tuple(
             MixtureShape(layer, moe.experts, moe.active, moe.router.capacity is not None)
@@ -76,23 +76,42 @@ class ModelRunner:
         """Compute every row's tokens, and draw or score what follows those whose logits are wanted."""
         with torch.inference_mode():
             inputs = self._inputs(step)
-            started = time.monotonic()
-            out = self.model(inputs)
-            forward_seconds = time.monotonic() - started
+            began = self._mark()
+            out = self._forward(inputs)
+            ended = self._mark()
             logits = out.logits[:, : self.vocab]
-            bad = (~torch.isfinite(logits.sum(-1))).nonzero().flatten().tolist()
-            failed = _failures(step, bad) if bad else {}
+            finite = torch.isfinite(logits.sum(-1))
+            whole = logits if not logits.is_cuda and bool(finite.all()) else logits.nan_to_num()
+            picks = [pick for row in step.rows for pick in row.picks]
+            asked = [_asked(pick) for pick in picks]
+            drawn = self._sample(step, whole, picks, asked)
+            # Up to here nothing has waited for a card.
+            finite, drawn, routed = fetch((finite, drawn, Routed.of(out.routings)))
+            failed = {} if bool(finite.all()) else _failures(step, (~finite).nonzero().flatten().tolist())
             for index, failure in failed.items():
                 self._scrub(step, index, failure.position)
-            tokens, logprobs = self._sample(step, logits.nan_to_num() if bad else logits)
-            return StepResult(tokens, logprobs, self._routes(out.routings), failed, forward_seconds)
+            tokens, logprobs = drawn.told(asked)
+            routes = None if routed is None else routed.told()
+            return StepResult(tokens, logprobs, routes, failed, self._seconds(began, ended))
+
+    def _forward(self, inputs: StepInput) -> StepOutput:
+        out: StepOutput = self.model(inputs)
+        return out
+
+    def _mark(self) -> Any:
+        """A moment in the work of the device."""
+        return time.monotonic()
+
+    def _seconds(self, began: Any, ended: Any) -> float:
+        """Between two marks, once everything is done."""
+        return float(ended - began)
 
     def _make_memory(self) -> tuple[CacheGroup, PagedCache]:
         """Room for the sources of an encoder: as many tokens as the cache of the answers."""
         entries = memory_entries(self.model.architecture)
         pages, size = self.room.pages(Full()), self.room.page_size
         page_bytes = sum(entry.numbers for entry in entries) * size * self.dtype.itemsize
-        cache = PagedCache(entries, (pages,) * len(entries), size, self.dtype)
+        cache = PagedCache(entries, (pages,) * len(entries), size, self.dtype, self.device)
         return CacheGroup(Full(), pages, page_bytes), cache
 
     def _group(self, span: Span, entries: tuple[CacheEntry, ...]) -> CacheGroup:
@@ -103,7 +122,7 @@ class ModelRunner:
     def _inputs(self, step: Step) -> StepInput:
         layout = batch.layout_of(step)
         views = tuple(
-            batch.group_view(layout, i, group.span, self.room.page_size, self.dtype)
+            batch.group_view(layout, i, group.span, self.room.page_size, self.dtype, self.device)
             for i, group in enumerate(self.groups)
         )
         loads = None
@@ -114,43 +133,23 @@ class ModelRunner:
         positions = torch.from_numpy(layout.positions)
         return StepInput(batch.tokens_of(step), positions, view, batch.select(layout), loads, sources)
 
-    def _sample(self, step: Step, logits: Tensor) -> tuple[tuple[int, ...], tuple[TokenLogprobs | None, ...]]:
+    def _sample(self, step: Step, logits: Tensor, picks: list[Pick], asked: list[int | None]) -> Drawn:
         """What follows each pick. logits: of every token that `batch.select` names."""
-        picks = [pick for row in step.rows for pick in row.picks]
         if not picks:
-            return (), ()
+            return Drawn()
         if len(picks) < len(logits):
-            logits = logits[[i for i, (row, at) in enumerate(batch.selected(step)) if at in step.rows[row].wanted]]
+            wanted = [i for i, (row, at) in enumerate(batch.selected(step)) if at in step.rows[row].wanted]
+            logits = logits[sampling.beside(logits, torch.tensor(wanted))]
         known = [pick.known for pick in picks]
         drawn = [i for i, token in enumerate(known) if token is None]
         if len(drawn) == len(picks):
             tokens = _draw(logits, picks)
         else:
-            tokens = torch.tensor([0 if token is None else token for token in known])
+            tokens = sampling.beside(logits, torch.tensor([0 if token is None else token for token in known]))
             if drawn:
-                tokens[drawn] = _draw(logits[drawn], [picks[i] for i in drawn])
-        samplings = [pick.request.sampling for pick in picks]
-        asked = [s.logprobs if k is None else s.prompt_logprobs for s, k in zip(samplings, known, strict=True)]
-        return tuple(tokens.tolist()), _logprobs(logits, tokens, asked)
-
-    def _routes(self, routings: tuple[Routing, ...]) -> Routes | None:
-        """Expert ids and gates of every token of the step, layers of smaller top-k padded."""
-        if not routings:
-            return None
-        most = max(mixture.active for mixture in self.mixtures)
-        if all(mixture.active == most for mixture in self.mixtures):
-            experts = torch.stack([r.experts for r in routings], dim=1).to(torch.int16).numpy()
-            gates = torch.stack([r.gates for r in routings], dim=1).float().numpy()
-            ranked = torch.stack([r.ranked for r in routings], dim=1)
-            return Routes(experts, gates, (ranked[..., -2] - ranked[..., -1]).float().numpy())
-        shape = (len(routings[0].experts), len(routings), most)
-        experts, gates = np.full(shape, Routes.PAD, dtype=np.int16), np.zeros(shape, dtype=np.float32)
-        margins = np.zeros(shape[:2], dtype=np.float32)
-        for i, routing in enumerate(routings):
-            experts[:, i, : routing.experts.shape[1]] = routing.experts.numpy()
-            gates[:, i, : routing.gates.shape[1]] = routing.gates.float().numpy()
-            margins[:, i] = (routing.ranked[:, -2] - routing.ranked[:, -1]).float().numpy()
-        return Routes(experts, gates, margins)
+                at = sampling.beside(logits, torch.tensor(drawn))
+                tokens[at] = _draw(logits[at], [picks[i] for i in drawn])
+        return Drawn(tokens, scored(logits, tokens, asked))
 
     def _scrub(self, step: Step, index: int, position: int) -> None:
         """Zero what a failed row wrote in this step from `position` on, or all of it where nothing before was looked
@@ -181,18 +180,7 @@ def _draw(logits: Tensor, picks: list[Pick]) -> Tensor:
     return sampling.sample(logits if barred is None else sampling.bar(logits, barred), batch.draw_of(picks))
 
 
-def _logprobs(logits: Tensor, tokens: Tensor, counts: list[int | None]) -> tuple[TokenLogprobs | None, ...]:
-    """For each row of logits the log-probability of its token and of so many best; None for a row that asks for none.
-
-    A few rows at a time: a long prompt that is scored needs no second copy of all its logits.
-    """
-    asked = [i for i, count in enumerate(counts) if count is not None]
-    found: list[TokenLogprobs | None] = [None] * len(counts)
-    for first in range(0, len(asked), SCORED_AT_ONCE):
-        some = asked[first : first + SCORED_AT_ONCE]
-        wanted = [counts[i] or 0 for i in some]
-        chosen, above, ids, values = sampling.log_probabilities(logits[some], tokens[some], max(wanted))
-        rows = zip(some, wanted, chosen.tolist(), above.tolist(), ids.tolist(), values.tolist(), strict=True)
-        for i, count, own, likelier, best, logs in rows:
-            found[i] = TokenLogprobs(own, tuple(zip(best[:count], logs[:count], strict=True)), likelier + 1)
-    return tuple(found)
+def _asked(pick: Pick) -> int | None:
+    """How many log-probabilities a pick asks for beside its own; None for none at all."""
+    how = pick.request.sampling
+    return how.logprobs if pick.known is None else how.prompt_logprobs
