@@ -109,6 +109,15 @@ class Tokenizer:
     def chat(self) -> bool:
         return self._template is not None
 
+    @property
+    def pieces(self) -> Sequence[bytes] | None:
+        """The bytes of every id, nothing for one without text; None where an id's text hangs on its neighbours."""
+        return self._pieces
+
+    def definition(self) -> str:
+        """The whole tokenizer as JSON, in the form of tokenizer.json."""
+        return str(self._backend.to_str())
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: what looks like a special token in it is ordinary text."""
         return list(self._backend.encode(text, add_special_tokens=True).ids)

@@ -36,6 +36,26 @@ class Conversation:
 Prompt: TypeAlias = str | tuple[int, ...] | Conversation
 
 
+class GuidanceKind(StrEnum):
+    """How a form of the answer is described."""
+
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICE = "choice"
+    GRAMMAR = "grammar"
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """A form that the whole answer must have: a description in `text`, or `choices`. `param`: where the caller said so."""
+
+    kind: GuidanceKind
+    param: str
+    text: str = ""
+    choices: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingWishes:
     """What the caller asks of sampling; the validator fills in what is None."""
@@ -54,23 +74,36 @@ class SamplingWishes:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    allowed_token_ids: tuple[int, ...] | None = None
+    include_stop: bool = False  # show what ended the generation
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateCall:
-    """One call: each prompt is continued `n` times, choice p * n + i is continuation i of prompt p."""
+    """One call: each prompt is continued `n` times, choice p * n + i is continuation i of prompt p.
+
+    With `echo` or `prompt_logprobs` the answer tells the prompt's tokens too, and max_tokens may be 0.
+    """
 
     model: str | None
     prompts: tuple[Prompt, ...]
     sampling: SamplingWishes = SamplingWishes()
     n: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    echo: bool = False
+    guidance: Guidance | None = None
+    priority: int | None = None  # the lower, the earlier
     routing: RoutingDetail = RoutingDetail.LAYERS
     user: str | None = None
     tenant: Tenant = EVERYBODY
     fill_context: bool = False  # without max_tokens: generate until the context is full, not DEFAULT_MAX_TOKENS
     arrived: float | None = None  # the service's clock when the call reached the transport
     seconds: float | None = None  # how long the caller waits for the whole answer
+
+    @property
+    def tells_prompt(self) -> bool:
+        return self.echo or self.prompt_logprobs is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +130,14 @@ class PackedRoutes:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """A prompt as the model read it, with log-probabilities when they were asked for; the first token has none."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """What became ready for one choice in one step. `text` never holds half a character or a part of a stop string."""
 
@@ -105,6 +146,7 @@ class Piece:
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprobs | None, ...]
     finished: Finished | None = None
+    prompt: PromptTokens | None = None  # with a choice's first piece, when asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +158,4 @@ class WholeChoice:
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprobs | None, ...]
     finished: Finished
+    prompt: PromptTokens | None = None

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import structlog
 
-from server.call import Finished, GenerateCall, Piece, RoutingDetail, WholeChoice
+from server.call import Finished, GenerateCall, Piece, PromptTokens, RoutingDetail, WholeChoice
 from server.engine.engine import Delta
 from server.engine.loop import EngineFault, Stream
 from server.engine.request import Outcome, Request
 from server.engine.stats import RequestStats
 from server.errors import Cancelled, DeadlineExceeded, EngineDown, InternalError, ServiceError
+from server.guidance.grammar import refused
 from server.models import ServedModel
 from server.text import VisibleText
 
@@ -31,13 +32,16 @@ class Choice:
     text: VisibleText
     index: int = 0
     ended: bool = False
+    told: bool = False  # whether a piece of it has been made
+    shows_stop: bool = False
 
     def read(self, delta: Delta) -> str:
-        """The text of a delta. A token that ended the generation by its id is not shown."""
+        """The text of a delta. A token that ended the generation by its id is not shown, unless that was asked for."""
         tokens, stats = delta.tokens, delta.stats
         if stats is None:
             return "".join(map(self.text.push, tokens))
-        if stats.outcome is Outcome.STOP and tokens and tokens[-1] in self.request.sampling.stop_ids:
+        ends = () if self.shows_stop else self.request.sampling.stop_ids
+        if stats.outcome is Outcome.STOP and tokens and tokens[-1] in ends:
             tokens = tokens[:-1]
         text = "".join(map(self.text.push, tokens))
         return text if self.text.stopped else text + self.text.flush()
@@ -126,18 +130,32 @@ class Generation:
 
     def _piece(self, choice: Choice, delta: Delta) -> Piece:
         finished = None if delta.stats is None else self._finish(choice, delta, delta.stats)
-        return Piece(choice.index, choice.read(delta), delta.tokens, delta.logprobs, finished)
+        prompt = None if choice.told else self._prompt(choice)
+        choice.told = True
+        return Piece(choice.index, choice.read(delta), delta.tokens, delta.logprobs, finished, prompt)
+
+    def _prompt(self, choice: Choice) -> PromptTokens | None:
+        """The prompt of a choice of which something is known: it is computed by then, and its scores are complete."""
+        if not self.call.tells_prompt:
+            return None
+        request = choice.request
+        scored = request.sampling.prompt_logprobs is not None
+        tokens = request.source or request.prompt
+        return PromptTokens(tokens, (None, *request.scores) if scored else None)
 
     def _finish(self, choice: Choice, delta: Delta, stats: RequestStats) -> Finished:
         choice.ended = True
         if stats.outcome not in (Outcome.STOP, Outcome.LENGTH):
-            raise self._unfinished(stats.outcome, delta.error)
+            raise self._unfinished(choice, stats.outcome, delta.error)
         routes = delta.routes if self.call.routing is RoutingDetail.TOKENS else None
         return Finished(stats.outcome, stats, routes)
 
-    def _unfinished(self, outcome: Outcome, why: str) -> ServiceError:
+    def _unfinished(self, choice: Choice, outcome: Outcome, why: str) -> ServiceError:
         if self._failure is not None:
             return self._failure
+        constraint, guidance = choice.request.constraint, self.call.guidance
+        if constraint is not None and constraint.failure is not None and guidance is not None:
+            return refused(guidance, constraint.failure)
         if outcome is Outcome.DEADLINE:
             return DeadlineExceeded("the time for this request ran out before it was complete")
         if outcome is Outcome.CANCELLED:
@@ -176,4 +194,5 @@ def _join(pieces: Sequence[Piece]) -> WholeChoice:
         tokens=tuple(token for piece in pieces for token in piece.tokens),
         logprobs=tuple(logprob for piece in pieces for logprob in piece.logprobs),
         finished=finished,
+        prompt=pieces[0].prompt,
     )

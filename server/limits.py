@@ -34,6 +34,10 @@ class Limits:
     stop_chars: int = 64
     stop_ids: int = 64
     user_chars: int = 64
+    allowed_ids: int = 4096
+    priority: int = 100
+    guidance_chars: int = 64 << 10
+    guidance_choices: int = 1024
     temperature: float = 2.0
     penalty: float = 2.0
     bias: float = 100.0
@@ -43,5 +47,6 @@ class Limits:
     queue: int = 256
     queue_seconds: float = 30.0
     request_seconds: float = 600.0
+    guidance_seconds: float = 1.0
     stalled_write_seconds: float = 30.0
     retry_after_seconds: int = 1

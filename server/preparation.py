@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.call import Conversation, GenerateCall, Prompt
+from server.engine.constraint import AllowedIds, Constraint
 from server.engine.request import Request
 from server.errors import InvalidValue
+from server.guidance.guides import Guides
 from server.limits import Limits
 from server.models import ServedModel
 from server.text import StopString, VisibleText
@@ -20,6 +23,7 @@ from server.validation import SEED_BITS, check_call, check_source, choice_seed, 
 class Preparation:
     limits: Limits
     texts: TextWork
+    guides: Guides
 
     async def requests(self, id: str, call: GenerateCall, model: ServedModel, arrived: float) -> list[Request]:
         """One request a choice, by index. Raises InvalidRequest."""
@@ -28,7 +32,17 @@ class Preparation:
         for prompt in call.prompts:
             ids = await self._token_ids(model, prompt)
             requests += self._continuations(id, call, model, ids, arrived, first=len(requests))
+        for request, constraint in zip(requests, await self._constraints(call, model, len(requests)), strict=True):
+            request.constraint = constraint
         return requests
+
+    async def _constraints(self, call: GenerateCall, model: ServedModel, count: int) -> Sequence[Constraint | None]:
+        """What bounds the outputs of each of the call's requests."""
+        wishes = call.sampling
+        if call.guidance is not None:
+            return await self.guides.constraints(call.guidance, model, count, endless=wishes.ignore_eos)
+        allowed = wishes.allowed_token_ids
+        return [None if allowed is None else AllowedIds(allowed)] * count
 
     def _continuations(
         self, id: str, call: GenerateCall, model: ServedModel, ids: tuple[int, ...], arrived: float, first: int
@@ -49,6 +63,7 @@ class Preparation:
                 deadline=deadline,
                 stop=stop_condition(call, model, sampling.min_tokens),
                 cache_salt=call.tenant.name.encode(),
+                priority=call.priority or 0,
             )
             for choice in range(call.n or 1)
         ]
@@ -80,4 +95,5 @@ def stop_condition(call: GenerateCall, model: ServedModel, min_tokens: int) -> S
 
 
 def visible_text(call: GenerateCall, model: ServedModel, min_tokens: int) -> VisibleText:
-    return VisibleText(model.tokenizer.stream(), call.sampling.stop, min_tokens - 1)
+    wishes = call.sampling
+    return VisibleText(model.tokenizer.stream(), wishes.stop, min_tokens - 1, wishes.include_stop)

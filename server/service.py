@@ -27,6 +27,7 @@ from server.errors import (
     ServiceError,
 )
 from server.generation import Choice, Generation
+from server.guidance.guides import Guides
 from server.limits import Limits
 from server.models import ServedModel
 from server.preparation import Preparation, visible_text
@@ -68,7 +69,8 @@ class GenerationService:
         self._admissions = admissions
         self._loop: EngineLoop | None = None
         self._texts = TextWork(limits.queue)
-        self._prepare = Preparation(limits, self._texts)
+        self._guides = Guides(limits)
+        self._prepare = Preparation(limits, self._texts, self._guides)
         self._places = Places(limits.retry_after_seconds)
 
     # ------------------------------------------------------------------------------------------ life
@@ -95,6 +97,7 @@ class GenerationService:
 
     def close(self) -> None:
         self._texts.close()
+        self._guides.close()
 
     @property
     def alive(self) -> bool:
@@ -204,7 +207,7 @@ class GenerationService:
     def _start(self, model: ServedModel, call: GenerateCall, request: Request) -> Choice:
         assert self._loop is not None
         text = visible_text(call, model, request.sampling.min_tokens)
-        return Choice(request, self._loop.submit(model.name, request), text)
+        return Choice(request, self._loop.submit(model.name, request), text, shows_stop=call.sampling.include_stop)
 
     def require_ready(self) -> None:
         """Raise what `refusal` says."""

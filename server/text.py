@@ -17,8 +17,10 @@ class StopText:
     "the " and the E waits; "Earl" then gives "EEarl", "ND" ends the text.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], include: bool = False) -> None:
+        """`include`: the stop string itself is let through."""
         self._stops = tuple(stops)
+        self._include = include
         self._held = ""
         self.found = False
 
@@ -27,10 +29,11 @@ class StopText:
         if self.found:
             return ""
         text = self._held + text
-        starts = [start for stop in self._stops if (start := text.find(stop)) >= 0]
-        if starts:
+        found = [(start, start + len(stop)) for stop in self._stops if (start := text.find(stop)) >= 0]
+        if found:
             self.found, self._held = True, ""
-            return text[: min(starts)]
+            start, end = min(found)
+            return text[: end if self._include else start]
         keep = len(text) - self._undecided(text)
         self._held = text[keep:]
         return text[:keep]
@@ -52,12 +55,13 @@ class StopText:
 class VisibleText:
     """Tokens of one choice to text that may be shown: whole characters, and nothing of a stop string.
 
-    Text of the first `free` tokens (min_tokens) is let through unread: no stop string counts there.
+    Text of the first `free` tokens (min_tokens) is let through unread: no stop string counts there. `include`: the stop
+    string is shown.
     """
 
-    def __init__(self, stream: TokenStream, stops: Sequence[str] = (), free: int = 0) -> None:
+    def __init__(self, stream: TokenStream, stops: Sequence[str] = (), free: int = 0, include: bool = False) -> None:
         self._stream = stream
-        self._stop = StopText(stops) if stops else None
+        self._stop = StopText(stops, include) if stops else None
         self._free = free
 
     @property

@@ -8,6 +8,7 @@ from typing import TypeVar
 from server.call import Conversation, GenerateCall, Message, Prompt, SamplingWishes
 from server.engine.request import Sampling
 from server.errors import ContextLengthExceeded, InvalidValue, MissingValue, UnsupportedField, field_of, shown
+from server.guidance.grammar import check_guidance
 from server.limits import Limits
 from server.models import ServedModel
 
@@ -24,10 +25,18 @@ def check_call(call: GenerateCall, model: ServedModel, limits: Limits) -> None:
     """Everything that can be said before the prompt is tokenised; raises InvalidRequest."""
     _count("n", call.n, 1, limits.choices)
     _count("logprobs", call.logprobs, 0, limits.logprobs)
+    _count("prompt_logprobs", call.prompt_logprobs, 0, limits.logprobs)
+    _count("priority", call.priority, -limits.priority, limits.priority)
     if call.user is not None:
         check_label("user", call.user, limits.user_chars)
     _check_prompts(call.prompts, model, limits)
     _check_sampling(call.sampling, model, limits)
+    _check_allowed(call, model, limits)
+    if call.guidance is not None:
+        check_guidance(call.guidance, limits)
+    if call.prompt_logprobs is not None and model.answer_start:
+        message = f"model {shown(model.name)} reads its prompt with an encoder, which has no log-probabilities"
+        raise UnsupportedField(f"prompt_logprobs: {message}", param="prompt_logprobs")
 
 
 def check_text(param: str, text: str, limits: Limits) -> None:
@@ -139,6 +148,20 @@ def _check_stops(wishes: SamplingWishes, model: ServedModel, limits: Limits) -> 
     check_token_ids("stop_token_ids", wishes.stop_token_ids, model.vocab)
 
 
+def _check_allowed(call: GenerateCall, model: ServedModel, limits: Limits) -> None:
+    allowed = call.sampling.allowed_token_ids
+    if allowed is None:
+        return
+    if not allowed:
+        raise InvalidValue("allowed_token_ids must have at least one id, got none", param="allowed_token_ids")
+    if len(allowed) > limits.allowed_ids:
+        raise InvalidValue.at_most("allowed_token_ids", len(allowed), limits.allowed_ids, "ids")
+    check_token_ids("allowed_token_ids", allowed, model.vocab)
+    if call.guidance is not None:
+        message = "allowed_token_ids cannot be given together with a form of the answer"
+        raise InvalidValue(message, param="allowed_token_ids")
+
+
 def _number(param: str, value: float | None, low: float, high: float) -> None:
     """Also refuses NaN, which compares false with everything."""
     if value is not None and not low <= value <= high:
@@ -175,6 +198,7 @@ def fitting_sampling(
         seed=fresh_seed() if wishes.seed is None else wishes.seed,
         logprobs=call.logprobs,
         stop_ids=ends | frozenset(wishes.stop_token_ids),
+        prompt_logprobs=call.prompt_logprobs,
     )
 
 
@@ -193,8 +217,8 @@ def choice_seed(seed: int, index: int) -> int:
 def _max_tokens(call: GenerateCall, model: ServedModel, prompt_tokens: int) -> int:
     """What was asked for when it fits; what fits when nothing was asked for."""
     asked, room = call.sampling.max_tokens, model.longest - prompt_tokens
-    if asked is not None and asked < 1:
-        raise InvalidValue.between("max_tokens", asked, 1, model.longest)
+    if asked is not None and asked < (least := 0 if call.tells_prompt else 1):
+        raise InvalidValue.between("max_tokens", asked, least, model.longest)
     if (1 if asked is None else asked) > room:
         raise _too_long(model, prompt_tokens, asked)
     if asked is not None:

@@ -12,6 +12,7 @@ import pytest
 from server.call import GenerateCall, SamplingWishes
 from server.engine.request import Request, Sampling
 from server.errors import QueueFull
+from server.guidance.guides import Guides
 from server.limits import Limits
 from server.models import ServedModel
 from server.preparation import Preparation
@@ -25,11 +26,12 @@ def model(**more: Any) -> ServedModel:
 
 
 async def prepared(call: GenerateCall, served: ServedModel | None = None) -> list[Request]:
-    texts = TextWork(4)
+    texts, guides = TextWork(4), Guides(Limits())
     try:
-        return await Preparation(Limits(), texts).requests("id", call, served or model(), arrived=100.0)
+        return await Preparation(Limits(), texts, guides).requests("id", call, served or model(), arrived=100.0)
     finally:
         texts.close()
+        guides.close()
 
 
 async def test_what_is_not_asked_for_has_the_documented_default() -> None:
