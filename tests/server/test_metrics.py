@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
+from model.operations import Operations
 from model.roofline import Machine
 from server.engine.request import Outcome
-from model.operations import Operations
 from server.engine.stats import Compute, GroupUse, Latency, LayerRouting, RequestStats, Spread, StepStats
 from server.metrics import UNKNOWN, PrometheusObserver
 from server.models import ModelCard

@@ -32,7 +32,9 @@ class _RoutingDetailEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Routing
     ROUTING_DETAIL_LAYERS: _RoutingDetail.ValueType  # 2
     """Per layer: tokens of each expert and what follows from them."""
     ROUTING_DETAIL_TOKENS: _RoutingDetail.ValueType  # 3
-    """Layers, and the expert ids of every token."""
+    """Layers, and the expert ids and gates of every token."""
+    ROUTING_DETAIL_SUMMARY: _RoutingDetail.ValueType  # 4
+    """What follows from all layers together, and no layer alone."""
 
 class RoutingDetail(_RoutingDetail, metaclass=_RoutingDetailEnumTypeWrapper):
     """How much routing detail to return."""
@@ -44,7 +46,9 @@ ROUTING_DETAIL_NONE: RoutingDetail.ValueType  # 1
 ROUTING_DETAIL_LAYERS: RoutingDetail.ValueType  # 2
 """Per layer: tokens of each expert and what follows from them."""
 ROUTING_DETAIL_TOKENS: RoutingDetail.ValueType  # 3
-"""Layers, and the expert ids of every token."""
+"""Layers, and the expert ids and gates of every token."""
+ROUTING_DETAIL_SUMMARY: RoutingDetail.ValueType  # 4
+"""What follows from all layers together, and no layer alone."""
 Global___RoutingDetail: _TypeAlias = RoutingDetail  # noqa: Y015
 
 class _FinishReason:
@@ -86,6 +90,7 @@ class GenerateRequest(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     ROUTING_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    DYNO_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of a served model; may be empty when exactly one is served."""
     prompt: _builtins.str
@@ -95,7 +100,7 @@ class GenerateRequest(_message.Message):
     logprobs: _builtins.int
     """Also return the log-probability of each chosen token and this many best alternatives (0 to 20)."""
     routing: Global___RoutingDetail.ValueType
-    """How much routing detail to return."""
+    """How much routing detail to return; `dyno.routing` goes before it."""
     user: _builtins.str
     """An end-user label for the operator's log (at most 64 characters)."""
     @_builtins.property
@@ -110,6 +115,10 @@ class GenerateRequest(_message.Message):
     def sampling(self) -> Global___SamplingParameters:
         """How tokens are chosen and when to stop."""
 
+    @_builtins.property
+    def dyno(self) -> Global___DynoOptions:
+        """Which accounts to give of each choice."""
+
     def __init__(
         self,
         *,
@@ -122,10 +131,11 @@ class GenerateRequest(_message.Message):
         logprobs: _builtins.int | None = ...,
         routing: Global___RoutingDetail.ValueType = ...,
         user: _builtins.str = ...,
+        dyno: Global___DynoOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_n", b"_n", "conversation", b"conversation", "input", b"input", "logprobs", b"logprobs", "n", b"n", "prompt", b"prompt", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_n", b"_n", "conversation", b"conversation", "dyno", b"dyno", "input", b"input", "logprobs", b"logprobs", "n", b"n", "prompt", b"prompt", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_n", b"_n", "conversation", b"conversation", "input", b"input", "logprobs", b"logprobs", "model", b"model", "n", b"n", "prompt", b"prompt", "routing", b"routing", "sampling", b"sampling", "token_ids", b"token_ids", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_n", b"_n", "conversation", b"conversation", "dyno", b"dyno", "input", b"input", "logprobs", b"logprobs", "model", b"model", "n", b"n", "prompt", b"prompt", "routing", b"routing", "sampling", b"sampling", "token_ids", b"token_ids", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
     _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
@@ -141,6 +151,51 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class DynoOptions(_message.Message):
+    """Which accounts to give of a choice at its end. docs/telemetry.md defines every field of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTING_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    COMPUTE_FIELD_NUMBER: _builtins.int
+    ROUTING_START_FIELD_NUMBER: _builtins.int
+    routing: Global___RoutingDetail.ValueType
+    """How its tokens were routed; unspecified is what GenerateRequest.routing says."""
+    latency: _builtins.bool
+    """Where its time went; unset means yes."""
+    compute: _builtins.bool
+    """What it computed and moved; unset means yes."""
+    routing_start: _builtins.int
+    """With ROUTING_DETAIL_TOKENS: the first position that is told, 0 and up; unset means 0."""
+    def __init__(
+        self,
+        *,
+        routing: Global___RoutingDetail.ValueType = ...,
+        latency: _builtins.bool | None = ...,
+        compute: _builtins.bool | None = ...,
+        routing_start: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute", b"_compute", "_latency", b"_latency", "_routing_start", b"_routing_start", "compute", b"compute", "latency", b"latency", "routing_start", b"routing_start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute", b"_compute", "_latency", b"_latency", "_routing_start", b"_routing_start", "compute", b"compute", "latency", b"latency", "routing", b"routing", "routing_start", b"routing_start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__compute: _TypeAlias = _typing.Literal["compute"]  # noqa: Y015
+    _WhichOneofArgType__compute: _TypeAlias = _typing.Literal["_compute", b"_compute"]  # noqa: Y015
+    _WhichOneofReturnType__latency: _TypeAlias = _typing.Literal["latency"]  # noqa: Y015
+    _WhichOneofArgType__latency: _TypeAlias = _typing.Literal["_latency", b"_latency"]  # noqa: Y015
+    _WhichOneofReturnType__routing_start: _TypeAlias = _typing.Literal["routing_start"]  # noqa: Y015
+    _WhichOneofArgType__routing_start: _TypeAlias = _typing.Literal["_routing_start", b"_routing_start"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compute) -> _WhichOneofReturnType__compute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency) -> _WhichOneofReturnType__latency | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__routing_start) -> _WhichOneofReturnType__routing_start | None: ...
+
+Global___DynoOptions: _TypeAlias = DynoOptions  # noqa: Y015
 
 @_typing.final
 class StreamGenerateRequest(_message.Message):
@@ -493,6 +548,7 @@ class Finished(_message.Message):
     CACHE_FIELD_NUMBER: _builtins.int
     ROUTING_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    COMPUTE_FIELD_NUMBER: _builtins.int
     reason: Global___FinishReason.ValueType
     """Why it ended."""
     @_builtins.property
@@ -515,6 +571,10 @@ class Finished(_message.Message):
     def steps(self) -> Global___Steps:
         """Forward passes the choice took part in, and how full they were."""
 
+    @_builtins.property
+    def compute(self) -> Global___Compute:
+        """What it computed and moved; unset when not asked for."""
+
     def __init__(
         self,
         *,
@@ -524,10 +584,11 @@ class Finished(_message.Message):
         cache: Global___Cache | None = ...,
         routing: Global___Routing | None = ...,
         steps: Global___Steps | None = ...,
+        compute: Global___Compute | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "latency", b"latency", "routing", b"routing", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "compute", b"compute", "latency", b"latency", "routing", b"routing", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "latency", b"latency", "reason", b"reason", "routing", b"routing", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "compute", b"compute", "latency", b"latency", "reason", b"reason", "routing", b"routing", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -575,6 +636,9 @@ class Latency(_message.Message):
     DECODE_FIELD_NUMBER: _builtins.int
     INTER_TOKEN_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    FORWARD_FIELD_NUMBER: _builtins.int
+    DELAYED_FIELD_NUMBER: _builtins.int
+    PREEMPTED_FIELD_NUMBER: _builtins.int
     queued: _builtins.float
     """Arrival to first scheduled."""
     prefill: _builtins.float
@@ -585,6 +649,12 @@ class Latency(_message.Message):
     """First token to last."""
     total: _builtins.float
     """Arrival to end."""
+    forward: _builtins.float
+    """Inside the model: the forward passes it took part in, whole."""
+    delayed: _builtins.float
+    """The part of these that neighbours' prompts took while it fed back a single token."""
+    preempted: _builtins.float
+    """From losing its cache blocks to others until its next token."""
     @_builtins.property
     def inter_token(self) -> Global___Spread:
         """Gaps between successive tokens."""
@@ -598,10 +668,13 @@ class Latency(_message.Message):
         decode: _builtins.float = ...,
         inter_token: Global___Spread | None = ...,
         total: _builtins.float = ...,
+        forward: _builtins.float = ...,
+        delayed: _builtins.float = ...,
+        preempted: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inter_token", b"inter_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "first_token", b"first_token", "inter_token", b"inter_token", "prefill", b"prefill", "queued", b"queued", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "delayed", b"delayed", "first_token", b"first_token", "forward", b"forward", "inter_token", b"inter_token", "preempted", b"preempted", "prefill", b"prefill", "queued", b"queued", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -659,6 +732,7 @@ class Cache(_message.Message):
     RECOMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    BYTE_SECONDS_FIELD_NUMBER: _builtins.int
     cached_tokens: _builtins.int
     """Prompt tokens found in the prefix cache."""
     recomputed_tokens: _builtins.int
@@ -667,6 +741,8 @@ class Cache(_message.Message):
     """How often the request lost its blocks."""
     peak_bytes: _builtins.int
     """Most cache memory held at once, in bytes."""
+    byte_seconds: _builtins.float
+    """Cache memory held, summed over time: bytes times seconds."""
     def __init__(
         self,
         *,
@@ -674,14 +750,113 @@ class Cache(_message.Message):
         recomputed_tokens: _builtins.int = ...,
         preemptions: _builtins.int = ...,
         peak_bytes: _builtins.int = ...,
+        byte_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "peak_bytes", b"peak_bytes", "preemptions", b"preemptions", "recomputed_tokens", b"recomputed_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["byte_seconds", b"byte_seconds", "cached_tokens", b"cached_tokens", "peak_bytes", b"peak_bytes", "preemptions", b"preemptions", "recomputed_tokens", b"recomputed_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Cache: _TypeAlias = Cache  # noqa: Y015
+
+@_typing.final
+class Compute(_message.Message):
+    """What one choice computed and moved. What a forward pass does once for all its rows, each bears by its tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLOPS_FIELD_NUMBER: _builtins.int
+    WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    CACHE_READ_BYTES_FIELD_NUMBER: _builtins.int
+    CACHE_WRITTEN_BYTES_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    PASSES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    weight_bytes: _builtins.float
+    """Bytes of weights that were read for it."""
+    cache_read_bytes: _builtins.int
+    """Bytes of the cache that were read."""
+    cache_written_bytes: _builtins.int
+    """Bytes that were written to the cache."""
+    tokens: _builtins.int
+    """Tokens that went through the model, wrong guesses included."""
+    passes: _builtins.float
+    """Its share of forward passes: 2.5 stands for as much as two and a half passes of its own."""
+    seconds: _builtins.float
+    """The same share of the seconds inside the model."""
+    parameters: _builtins.int
+    """Parameters that any of its tokens passed: all but routed experts that none of them went to."""
+    @_builtins.property
+    def flops(self) -> Global___Flops:
+        """Floating-point operations by part."""
+
+    def __init__(
+        self,
+        *,
+        flops: Global___Flops | None = ...,
+        weight_bytes: _builtins.float = ...,
+        cache_read_bytes: _builtins.int = ...,
+        cache_written_bytes: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        passes: _builtins.float = ...,
+        seconds: _builtins.float = ...,
+        parameters: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flops", b"flops"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_read_bytes", b"cache_read_bytes", "cache_written_bytes", b"cache_written_bytes", "flops", b"flops", "parameters", b"parameters", "passes", b"passes", "seconds", b"seconds", "tokens", b"tokens", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Compute: _TypeAlias = Compute  # noqa: Y015
+
+@_typing.final
+class Flops(_message.Message):
+    """Floating-point operations by part; a multiplication and an addition are two."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECTIONS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    FEED_FORWARD_FIELD_NUMBER: _builtins.int
+    EXPERTS_FIELD_NUMBER: _builtins.int
+    ROUTER_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    projections: _builtins.int
+    """With attention's weights."""
+    scores: _builtins.int
+    """Of queries with keys and of attention's weights with values."""
+    feed_forward: _builtins.int
+    """Of dense feed-forwards and of shared experts."""
+    experts: _builtins.int
+    """Of routed experts."""
+    router: _builtins.int
+    """Of routers."""
+    head: _builtins.int
+    """Of the output projection."""
+    total: _builtins.int
+    """All of these."""
+    def __init__(
+        self,
+        *,
+        projections: _builtins.int = ...,
+        scores: _builtins.int = ...,
+        feed_forward: _builtins.int = ...,
+        experts: _builtins.int = ...,
+        router: _builtins.int = ...,
+        head: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experts", b"experts", "feed_forward", b"feed_forward", "head", b"head", "projections", b"projections", "router", b"router", "scores", b"scores", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Flops: _TypeAlias = Flops  # noqa: Y015
 
 @_typing.final
 class Steps(_message.Message):
@@ -726,6 +901,7 @@ class Routing(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
     TOKEN_ROUTING_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
     """Tokens routed: the prompt and every output but the last."""
     @_builtins.property
@@ -734,7 +910,11 @@ class Routing(_message.Message):
 
     @_builtins.property
     def token_routing(self) -> Global___TokenRouting:
-        """With ROUTING_DETAIL_TOKENS: expert ids of every token."""
+        """With ROUTING_DETAIL_TOKENS: expert ids and gates of every token."""
+
+    @_builtins.property
+    def summary(self) -> Global___RoutingSummary:
+        """All layers together."""
 
     def __init__(
         self,
@@ -742,14 +922,77 @@ class Routing(_message.Message):
         tokens: _builtins.int = ...,
         layers: _abc.Iterable[Global___LayerRouting] | None = ...,
         token_routing: Global___TokenRouting | None = ...,
+        summary: Global___RoutingSummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["token_routing", b"token_routing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary", "token_routing", b"token_routing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "token_routing", b"token_routing", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "summary", b"summary", "token_routing", b"token_routing", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Routing: _TypeAlias = Routing  # noqa: Y015
+
+@_typing.final
+class RoutingSummary(_message.Message):
+    """What follows from the layers of one choice together; means are over layers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYERS_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    TOUCHED_EXPERTS_FIELD_NUMBER: _builtins.int
+    EXPERTS_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    LOWEST_ENTROPY_FIELD_NUMBER: _builtins.int
+    IMBALANCE_FIELD_NUMBER: _builtins.int
+    HIGHEST_IMBALANCE_FIELD_NUMBER: _builtins.int
+    BUSIEST_SHARE_FIELD_NUMBER: _builtins.int
+    MEAN_GATE_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    layers: _builtins.int
+    """Layers with experts."""
+    dropped: _builtins.int
+    """Choices lost to capacity, of all layers."""
+    touched_experts: _builtins.int
+    """Experts that any token went to, of all layers."""
+    experts: _builtins.int
+    """Experts there are, of all layers."""
+    entropy: _builtins.float
+    """Mean entropy."""
+    lowest_entropy: _builtins.float
+    """The lowest entropy of a layer."""
+    imbalance: _builtins.float
+    """Mean imbalance."""
+    highest_imbalance: _builtins.float
+    """The highest imbalance of a layer."""
+    busiest_share: _builtins.float
+    """Mean share of the busiest expert."""
+    mean_gate: _builtins.float
+    """Mean weight of a token's first choice."""
+    margin: _builtins.float
+    """Mean gate margin."""
+    def __init__(
+        self,
+        *,
+        layers: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+        touched_experts: _builtins.int = ...,
+        experts: _builtins.int = ...,
+        entropy: _builtins.float = ...,
+        lowest_entropy: _builtins.float = ...,
+        imbalance: _builtins.float = ...,
+        highest_imbalance: _builtins.float = ...,
+        busiest_share: _builtins.float = ...,
+        mean_gate: _builtins.float = ...,
+        margin: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busiest_share", b"busiest_share", "dropped", b"dropped", "entropy", b"entropy", "experts", b"experts", "highest_imbalance", b"highest_imbalance", "imbalance", b"imbalance", "layers", b"layers", "lowest_entropy", b"lowest_entropy", "margin", b"margin", "mean_gate", b"mean_gate", "touched_experts", b"touched_experts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoutingSummary: _TypeAlias = RoutingSummary  # noqa: Y015
 
 @_typing.final
 class LayerRouting(_message.Message):
@@ -764,6 +1007,7 @@ class LayerRouting(_message.Message):
     IMBALANCE_FIELD_NUMBER: _builtins.int
     BUSIEST_SHARE_FIELD_NUMBER: _builtins.int
     MEAN_GATE_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
     layer: _builtins.int
     """Index of the block."""
     dropped: _builtins.int
@@ -776,6 +1020,10 @@ class LayerRouting(_message.Message):
     """Part of all choices that went to the busiest expert."""
     mean_gate: _builtins.float
     """Mean weight of a token's first choice."""
+    margin: _builtins.float
+    """Gate margin: how far the last chosen expert was ahead of the best that was not, mean of the tokens, in what the
+    router chooses by (for softmax routers a probability).
+    """
     @_builtins.property
     def expert_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens each expert processed."""
@@ -790,10 +1038,11 @@ class LayerRouting(_message.Message):
         imbalance: _builtins.float = ...,
         busiest_share: _builtins.float = ...,
         mean_gate: _builtins.float = ...,
+        margin: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busiest_share", b"busiest_share", "dropped", b"dropped", "entropy", b"entropy", "expert_tokens", b"expert_tokens", "imbalance", b"imbalance", "layer", b"layer", "mean_gate", b"mean_gate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busiest_share", b"busiest_share", "dropped", b"dropped", "entropy", b"entropy", "expert_tokens", b"expert_tokens", "imbalance", b"imbalance", "layer", b"layer", "margin", b"margin", "mean_gate", b"mean_gate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -801,7 +1050,7 @@ Global___LayerRouting: _TypeAlias = LayerRouting  # noqa: Y015
 
 @_typing.final
 class TokenRouting(_message.Message):
-    """Expert ids of every token, packed."""
+    """Expert ids and gates of every token, packed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -809,6 +1058,9 @@ class TokenRouting(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
     expert_ids: _builtins.bytes
     """Little-endian int16, row-major (tokens, layers with experts, top_k), order of choice; -32768 pads, ~id was dropped."""
     tokens: _builtins.int
@@ -817,6 +1069,12 @@ class TokenRouting(_message.Message):
     """Number of layers with experts."""
     top_k: _builtins.int
     """Largest top-k of the layers."""
+    gates: _builtins.bytes
+    """Little-endian float16, the same shape: the weight of each choice; 0 where there is none."""
+    start: _builtins.int
+    """Position of the first token."""
+    truncated: _builtins.bool
+    """Whether tokens after the last one were left out, because all of them exceed what one answer may have."""
     def __init__(
         self,
         *,
@@ -824,14 +1082,143 @@ class TokenRouting(_message.Message):
         tokens: _builtins.int = ...,
         layers: _builtins.int = ...,
         top_k: _builtins.int = ...,
+        gates: _builtins.bytes = ...,
+        start: _builtins.int = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expert_ids", b"expert_ids", "layers", b"layers", "tokens", b"tokens", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expert_ids", b"expert_ids", "gates", b"gates", "layers", b"layers", "start", b"start", "tokens", b"tokens", "top_k", b"top_k", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenRouting: _TypeAlias = TokenRouting  # noqa: Y015
+
+@_typing.final
+class WatchRoutingRequest(_message.Message):
+    """What to watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of a served model with experts; may be empty when exactly one is served."""
+    interval: _builtins.float
+    """Seconds from one message to the next, 0.1 to 60; unset means 1."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        interval: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_interval", b"_interval", "interval", b"interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interval", b"_interval", "interval", b"interval", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__interval: _TypeAlias = _typing.Literal["interval"]  # noqa: Y015
+    _WhichOneofArgType__interval: _TypeAlias = _typing.Literal["_interval", b"_interval"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__interval) -> _WhichOneofReturnType__interval | None: ...
+
+Global___WatchRoutingRequest: _TypeAlias = WatchRoutingRequest  # noqa: Y015
+
+@_typing.final
+class WatchRoutingResponse(_message.Message):
+    """How a model's tokens spread over its experts since the message before. A slow reader gets fewer messages, each of
+    which then stands for a longer time: nothing is left out.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    PASSES_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    seconds: _builtins.float
+    """The time this stands for."""
+    passes: _builtins.int
+    """Forward passes."""
+    tokens: _builtins.int
+    """Tokens computed."""
+    running: _builtins.int
+    """Requests that have a place in the batch now."""
+    waiting: _builtins.int
+    """Requests that wait for one now."""
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerLoad]:
+        """One entry for each layer with experts."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        passes: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        running: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        layers: _abc.Iterable[Global___LayerLoad] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "model", b"model", "passes", b"passes", "running", b"running", "seconds", b"seconds", "tokens", b"tokens", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRoutingResponse: _TypeAlias = WatchRoutingResponse  # noqa: Y015
+
+@_typing.final
+class LayerLoad(_message.Message):
+    """One layer's load."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    EXPERT_TOKENS_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    IMBALANCE_FIELD_NUMBER: _builtins.int
+    BUSIEST_SHARE_FIELD_NUMBER: _builtins.int
+    DISTINCT_EXPERTS_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    layer: _builtins.int
+    """Index of the block."""
+    entropy: _builtins.float
+    """Entropy of the load over the experts, 0 (one expert, or no tokens) to 1 (even)."""
+    imbalance: _builtins.float
+    """Load of the busiest expert over the mean load; 0 without tokens."""
+    busiest_share: _builtins.float
+    """Part of the load that the busiest expert had."""
+    distinct_experts: _builtins.float
+    """Experts that a forward pass touched, mean of the passes."""
+    margin: _builtins.float
+    """Gate margin, mean of the tokens."""
+    @_builtins.property
+    def expert_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens each expert processed."""
+
+    def __init__(
+        self,
+        *,
+        layer: _builtins.int = ...,
+        expert_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        entropy: _builtins.float = ...,
+        imbalance: _builtins.float = ...,
+        busiest_share: _builtins.float = ...,
+        distinct_experts: _builtins.float = ...,
+        margin: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busiest_share", b"busiest_share", "distinct_experts", b"distinct_experts", "entropy", b"entropy", "expert_tokens", b"expert_tokens", "imbalance", b"imbalance", "layer", b"layer", "margin", b"margin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerLoad: _TypeAlias = LayerLoad  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):

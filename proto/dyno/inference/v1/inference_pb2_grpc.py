@@ -68,6 +68,11 @@ class InferenceServiceStub:
                 request_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.WatchRouting = channel.unary_stream(
+                '/dyno.inference.v1.InferenceService/WatchRouting',
+                request_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.WatchRoutingRequest.SerializeToString,
+                response_deserializer=dyno_dot_inference_dot_v1_dot_inference__pb2.WatchRoutingResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -119,6 +124,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchRouting(self, request, context):
+        """Tells again and again how a model's tokens spread over its experts, until the caller leaves or the server drains.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -151,6 +163,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GetModelRequest.FromString,
                     response_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GetModelResponse.SerializeToString,
+            ),
+            'WatchRouting': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRouting,
+                    request_deserializer=dyno_dot_inference_dot_v1_dot_inference__pb2.WatchRoutingRequest.FromString,
+                    response_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.WatchRoutingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -319,6 +336,33 @@ class InferenceService:
             '/dyno.inference.v1.InferenceService/GetModel',
             dyno_dot_inference_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
             dyno_dot_inference_dot_v1_dot_inference__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRouting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dyno.inference.v1.InferenceService/WatchRouting',
+            dyno_dot_inference_dot_v1_dot_inference__pb2.WatchRoutingRequest.SerializeToString,
+            dyno_dot_inference_dot_v1_dot_inference__pb2.WatchRoutingResponse.FromString,
             options,
             channel_credentials,
             insecure,

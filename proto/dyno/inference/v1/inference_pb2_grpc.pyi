@@ -49,6 +49,8 @@ class InferenceServiceStub:
     """Lists the served models."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]
     """Describes one served model: its architecture card."""
+    WatchRouting: _grpc.UnaryStreamMultiCallable[_inference_pb2.WatchRoutingRequest, _inference_pb2.WatchRoutingResponse]
+    """Tells again and again how a model's tokens spread over its experts, until the caller leaves or the server drains."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -71,6 +73,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Lists the served models."""
     GetModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes one served model: its architecture card."""
+    WatchRouting: _aio.UnaryStreamMultiCallable[_inference_pb2.WatchRoutingRequest, _inference_pb2.WatchRoutingResponse]  # type: ignore[assignment]
+    """Tells again and again how a model's tokens spread over its experts, until the caller leaves or the server drains."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates text with any of the served models and tells what each request cost.
@@ -126,5 +130,13 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.GetModelResponse, _abc.Awaitable[_inference_pb2.GetModelResponse]]:
         """Describes one served model: its architecture card."""
+
+    @_abc_1.abstractmethod
+    def WatchRouting(
+        self,
+        request: _inference_pb2.WatchRoutingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.WatchRoutingResponse], _abc.AsyncIterator[_inference_pb2.WatchRoutingResponse]]:
+        """Tells again and again how a model's tokens spread over its experts, until the caller leaves or the server drains."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
