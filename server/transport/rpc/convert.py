@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TypeVar
 
 import orjson
-from google.protobuf.message import Message as ProtoMessage
 
 from dyno.inference.v1 import inference_pb2 as pb
 from server.call import (
-    Conversation,
     Finished,
     GenerateCall,
-    Message,
     PackedRoutes,
     Piece,
-    Prompt,
+    PromptTokens,
     RoutingDetail,
     SamplingWishes,
     WholeChoice,
@@ -24,10 +21,9 @@ from server.call import (
 from server.engine.request import Outcome
 from server.engine.stats import LayerRouting, RequestStats
 from server.engine.step import TokenLogprobs
-from server.errors import InvalidValue, MissingValue
+from server.errors import InvalidValue
 from server.models import ModelCard
-
-T = TypeVar("T")
+from server.transport.rpc.asking import guidance_of, optional, prompt_of, sampling_of
 
 DETAILS = {
     pb.ROUTING_DETAIL_UNSPECIFIED: RoutingDetail.LAYERS,
@@ -47,11 +43,28 @@ def generate_call(request: pb.GenerateRequest, arrived: float, seconds: float | 
         raise InvalidValue(f"routing has no value {request.routing}", param="routing")
     return GenerateCall(
         model=model_name(request.model),
-        prompts=(_prompt(request),),
-        sampling=_sampling(request.sampling),
-        n=_optional(request, "n", request.n),
-        logprobs=_optional(request, "logprobs", request.logprobs),
+        prompts=(prompt_of(request),),
+        sampling=sampling_of(request.sampling),
+        n=optional(request, "n", request.n),
+        logprobs=optional(request, "logprobs", request.logprobs),
+        prompt_logprobs=optional(request, "prompt_logprobs", request.prompt_logprobs),
+        guidance=guidance_of(request),
+        priority=request.priority,
         routing=DETAILS[request.routing],
+        user=request.user or None,
+        arrived=arrived,
+        seconds=seconds,
+    )
+
+
+def score_call(request: pb.ScoreRequest, arrived: float, seconds: float | None) -> GenerateCall:
+    return GenerateCall(
+        model=model_name(request.model),
+        prompts=(prompt_of(request),),
+        sampling=SamplingWishes(max_tokens=0),
+        prompt_logprobs=request.prompt_logprobs,
+        priority=request.priority,
+        routing=RoutingDetail.LAYERS,
         user=request.user or None,
         arrived=arrived,
         seconds=seconds,
@@ -63,41 +76,6 @@ def model_name(name: str) -> str | None:
     return name or None
 
 
-def _prompt(request: pb.GenerateRequest) -> Prompt:
-    match request.WhichOneof("input"):
-        case "prompt":
-            return request.prompt
-        case "token_ids":
-            return tuple(request.token_ids.ids)
-        case "conversation":
-            return Conversation(tuple(Message(m.role, m.content) for m in request.conversation.messages))
-        case _:
-            raise MissingValue("one of prompt, token_ids and conversation is needed", param="prompt")
-
-
-def _sampling(wishes: pb.SamplingParameters) -> SamplingWishes:
-    return SamplingWishes(
-        max_tokens=_optional(wishes, "max_tokens", wishes.max_tokens),
-        min_tokens=_optional(wishes, "min_tokens", wishes.min_tokens),
-        temperature=_optional(wishes, "temperature", wishes.temperature),
-        top_k=_optional(wishes, "top_k", wishes.top_k),
-        top_p=_optional(wishes, "top_p", wishes.top_p),
-        min_p=_optional(wishes, "min_p", wishes.min_p),
-        presence_penalty=_optional(wishes, "presence_penalty", wishes.presence_penalty),
-        frequency_penalty=_optional(wishes, "frequency_penalty", wishes.frequency_penalty),
-        repetition_penalty=_optional(wishes, "repetition_penalty", wishes.repetition_penalty),
-        logit_bias=tuple(wishes.logit_bias.items()),
-        seed=_optional(wishes, "seed", wishes.seed),
-        stop=tuple(wishes.stop),
-        stop_token_ids=tuple(wishes.stop_token_ids),
-        ignore_eos=wishes.ignore_eos,
-    )
-
-
-def _optional(message: ProtoMessage, name: str, value: T) -> T | None:
-    return value if message.HasField(name) else None
-
-
 # ---------------------------------------------------------------------------------------------- answers
 
 
@@ -107,6 +85,7 @@ def stream_response(id: str, piece: Piece, detail: RoutingDetail) -> pb.StreamGe
         index=piece.index,
         text=piece.text,
         tokens=_tokens(piece.tokens, piece.logprobs),
+        prompt=_prompt_tokens(piece.prompt),
         finished=None if piece.finished is None else _finished(piece.finished, detail),
     )
 
@@ -122,8 +101,26 @@ def _choice(choice: WholeChoice, detail: RoutingDetail) -> pb.Choice:
         index=choice.index,
         text=choice.text,
         tokens=_tokens(choice.tokens, choice.logprobs),
+        prompt=_prompt_tokens(choice.prompt),
         finished=_finished(choice.finished, detail),
     )
+
+
+def score_response(id: str, model: str, scored: WholeChoice, detail: RoutingDetail) -> pb.ScoreResponse:
+    tokens = _prompt_tokens(scored.prompt)
+    return pb.ScoreResponse(
+        id=id,
+        model=model,
+        tokens=tokens,
+        logprob=math.fsum(token.logprob for token in tokens),
+        finished=_finished(scored.finished, detail),
+    )
+
+
+def _prompt_tokens(prompt: PromptTokens | None) -> list[pb.Token]:
+    if prompt is None:
+        return []
+    return _tokens(prompt.tokens, prompt.logprobs or (None,) * len(prompt.tokens))
 
 
 def _tokens(tokens: Sequence[int], logprobs: Sequence[TokenLogprobs | None]) -> list[pb.Token]:
@@ -134,7 +131,7 @@ def _token(token: int, logprob: TokenLogprobs | None) -> pb.Token:
     if logprob is None:
         return pb.Token(id=token)
     top = [pb.Alternative(id=other, logprob=value) for other, value in logprob.top]
-    return pb.Token(id=token, logprob=logprob.chosen, top=top)
+    return pb.Token(id=token, logprob=logprob.chosen, top=top, rank=logprob.rank)
 
 
 def _finished(finished: Finished, detail: RoutingDetail) -> pb.Finished:

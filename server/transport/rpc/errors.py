@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
+from dyno.inference.v1 import inference_pb2 as pb
 from server.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -68,10 +69,8 @@ STATUS: dict[type[ServiceError], grpc.StatusCode] = {
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
-SAMPLING = re.compile(
-    r"(max_tokens|min_tokens|temperature|top_k|top_p|min_p|presence_penalty|frequency_penalty|repetition_penalty"
-    r"|logit_bias|seed|stop|stop_token_ids|ignore_eos)\b"
-)
+INSIDE = dict.fromkeys(pb.SamplingParameters.DESCRIPTOR.fields_by_name, "sampling") | {"messages": "conversation"}
+"""Field of the domain → the message that holds it; every other is a field of the request itself."""
 
 
 def status_of(error: ServiceError) -> grpc.StatusCode:
@@ -80,9 +79,8 @@ def status_of(error: ServiceError) -> grpc.StatusCode:
 
 def field_path(param: str) -> str:
     """Where the proto keeps a field of the domain."""
-    if SAMPLING.match(param):
-        return f"sampling.{param}"
-    return f"conversation.{param}" if param.startswith("messages") else param
+    holder = INSIDE.get(re.split(r"\W", param, maxsplit=1)[0])
+    return param if holder is None else f"{holder}.{param}"
 
 
 async def abort(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 
@@ -20,6 +20,8 @@ from server.transport.rpc.authorisation import caller
 from server.transport.rpc.errors import SlowReader, abort, internal_error, status_of
 from server.transport.stall import StallGuard, WriteStalled
 from server.transport.watch import TransportObserver, new_id
+
+Asked = TypeVar("Asked", pb.GenerateRequest, pb.ScoreRequest)
 
 if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -35,7 +37,7 @@ class Servicer(InferenceServiceServicer):
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:  # type: ignore[override]
         guard = StallGuard(self._service.limits.stalled_write_seconds)
         async with self._answering(context, "StreamGenerate") as id:
-            call = self._call(request.request, context)
+            call = self._call(convert.generate_call, request.request, context)
             with guard:
                 async with self._service.generate(id, call) as generation:
                     async for piece in generation.pieces(merged=True):
@@ -43,10 +45,17 @@ class Servicer(InferenceServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         async with self._answering(context, "Generate") as id:
-            call = self._call(request, context)
+            call = self._call(convert.generate_call, request, context)
             async with self._service.generate(id, call) as generation:
                 choices = await generation.whole()
                 return convert.generate_response(id, generation.model.name, choices, call.routing)
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        async with self._answering(context, "Score") as id:
+            call = self._call(convert.score_call, request, context)
+            async with self._service.generate(id, call) as generation:
+                [scored] = await generation.whole()
+                return convert.score_response(id, generation.model.name, scored, call.routing)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         async with self._answering(context, "Tokenize"):
@@ -69,10 +78,12 @@ class Servicer(InferenceServiceServicer):
             model = self._service.model(convert.model_name(request.model))
             return pb.GetModelResponse(model=convert.model_message(model.card))
 
-    def _call(self, request: pb.GenerateRequest, context: Context) -> GenerateCall:
+    def _call(
+        self, read: Callable[[Asked, float, float | None], GenerateCall], request: Asked, context: Context
+    ) -> GenerateCall:
         arrived = self._service.clock()
         with self._service.counting_refusals(convert.model_name(request.model)):
-            call = convert.generate_call(request, arrived, context.time_remaining())
+            call = read(request, arrived, context.time_remaining())
             return replace(call, tenant=caller.get())
 
     @asynccontextmanager

@@ -261,7 +261,7 @@ async def test_the_process_of_the_trials_does_not_stay(guides: Guides, monkeypat
     await constraint(guides, FORMS["regex"])
     process = guides._sandbox._process
     assert process is not None and process.poll() is None
-    while guides._sandbox._process is not None:  # noqa: ASYNC110
+    while process.poll() is None:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     assert process.poll() is not None
     await constraint(guides, form("regex", "again"))

@@ -48,6 +48,11 @@ class InferenceServiceStub:
                 request_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/dyno.inference.v1.InferenceService/Score',
+                request_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=dyno_dot_inference_dot_v1_dot_inference__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/dyno.inference.v1.InferenceService/Tokenize',
                 request_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
@@ -91,6 +96,13 @@ class InferenceServiceServicer:
 
     def Generate(self, request, context):
         """Continues a prompt and answers once, when every choice has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """Tells how probable the tokens of a prompt are, each after those before it; generates nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +155,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=dyno_dot_inference_dot_v1_dot_inference__pb2.ScoreRequest.FromString,
+                    response_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.ScoreResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -228,6 +245,33 @@ class InferenceService:
             '/dyno.inference.v1.InferenceService/Generate',
             dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dyno.inference.v1.InferenceService/Score',
+            dyno_dot_inference_dot_v1_dot_inference__pb2.ScoreRequest.SerializeToString,
+            dyno_dot_inference_dot_v1_dot_inference__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,
