@@ -12,9 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-CANDIDATES = 256  # best tokens looked at first for top-p; a row that needs more is sorted whole
+from model.kernels import rows
+
+RUN = 128  # weights that are summed before one of them is looked for
+COLDEST = 1e-30  # float32 can divide by it; whatever is colder draws the best as well
+CANDIDATES = 256  # best tokens looked at first for top-p
+FURTHER = 8  # times as many are looked at next, for the rows that need more
 MASK = (1 << 64) - 1
 
 
@@ -90,29 +96,50 @@ def bar(logits: Tensor, barred: np.ndarray) -> Tensor:
 
 def sample(logits: Tensor, draw: Draw) -> Tensor:
     """Token ids (R,) from float32 logits (R, vocab)."""
-    tokens = logits.argmax(-1)
     drawn = [i for i, temperature in enumerate(draw.temperature) if temperature > 0]
-    if not drawn:
-        return tokens
-    index = beside(logits, torch.tensor(drawn))
-    tokens[index] = _draw(logits[index], draw.where(drawn))
+    if len(drawn) == len(draw.temperature):
+        return _draw(logits, draw)
+    tokens = rows.argmax(logits)
+    if drawn:
+        index = beside(logits, torch.tensor(drawn))
+        tokens[index] = _draw(logits[index], draw.where(drawn))
     return tokens
 
 
 def _draw(logits: Tensor, draw: Draw) -> Tensor:
-    logits = logits.double()
-    temperature = beside(logits, torch.tensor(draw.temperature, dtype=torch.double))
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature[:, None]
+    temperature = beside(logits, torch.tensor([max(COLDEST, t) for t in draw.temperature]))
+    logits = (logits - logits.amax(-1, keepdim=True)).div_(temperature[:, None])
+    weights = logits.exp()
     cut = [i for i in range(len(logits)) if draw.top_k[i] > 0 or draw.top_p[i] < 1 or draw.min_p[i] > 0]
-    if cut:
-        rows = beside(logits, torch.tensor(cut))
-        kept = logits[rows]
-        logits[rows] = kept.masked_fill(kept < thresholds(kept, draw.where(cut))[:, None], float("-inf"))
-    cumulative = logits.exp().cumsum(-1)
-    total = cumulative[:, -1:]
-    uniform = beside(logits, torch.tensor(draw.uniform, dtype=torch.double))
-    target = torch.minimum(uniform[:, None] * total, total.nextafter(-total))
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    if len(cut) == len(logits):
+        weights *= logits >= thresholds(logits, draw)[:, None]
+    elif cut:
+        some = beside(logits, torch.tensor(cut))
+        weights[some] *= logits[some] >= thresholds(logits[some], draw.where(cut))[:, None]
+    return _invert(weights, beside(logits, torch.tensor(draw.uniform, dtype=torch.double)))
+
+
+def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """The index at which the sum of weights (R, vocab) from the first on exceeds `uniform` (R,) of the whole.
+
+    Sums of runs of weights come first, and only the run in which it happens is looked at one by one.
+    """
+    tail = -weights.shape[-1] % RUN
+    runs = F.pad(weights, (0, tail)).view(len(weights), -1, RUN)
+    sums = runs.sum(-1, dtype=torch.double)
+    run, target = _exceeding(sums, uniform[:, None] * sums.sum(-1, keepdim=True))
+    chosen = runs.gather(1, run[..., None].expand(-1, -1, RUN)).squeeze(1).double()
+    return (run * RUN + _exceeding(chosen, target)[0]).squeeze(-1)
+
+
+def _exceeding(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the sum of weights (R, n) from the first on exceeds target (R, 1), always at a weight above 0, and how much
+    of the target is left there."""
+    sums = weights.cumsum(-1)
+    total = sums[:, -1:]
+    target = torch.minimum(target.clamp(min=0), total.nextafter(-total))
+    index = torch.searchsorted(sums, target, right=True)
+    return index, target - sums.gather(-1, index) + weights.gather(-1, index)
 
 
 def thresholds(logits: Tensor, draw: Draw) -> Tensor:
@@ -122,15 +149,14 @@ def thresholds(logits: Tensor, draw: Draw) -> Tensor:
     top_p = beside(logits, torch.tensor(draw.top_p, dtype=torch.double))
     floor = torch.tensor([math.log(p) if p > 0 else -math.inf for p in draw.min_p], dtype=torch.double)
     # On a card sorting every row takes less time than asking whether it must be.
-    largest = vocab if logits.is_cuda else max([CANDIDATES, *(k for k in draw.top_k if k < vocab)])
-    best = logits.topk(min(vocab, largest), dim=-1).values
-    found, enough = _nucleus(logits, best, top_k, top_p)
-    if largest < vocab and not bool(enough.all()):
-        short = ~enough
-        found[short] = _nucleus(
-            logits[short], logits[short].sort(-1, descending=True).values, top_k[short], top_p[short]
-        )[0]
-    return torch.maximum(found, beside(logits, floor))
+    reach = vocab if logits.is_cuda else min(vocab, max([CANDIDATES, *(k for k in draw.top_k if k < vocab)]))
+    found, enough = _nucleus(logits, rows.largest(logits, reach), top_k, top_p)
+    while reach < vocab and not bool(enough.all()):
+        reach = min(vocab, reach * FURTHER)
+        short = (~enough).nonzero().squeeze(-1)
+        some = logits[short]
+        found[short], enough[short] = _nucleus(some, rows.largest(some, reach), top_k[short], top_p[short])
+    return torch.maximum(found, beside(logits, floor).to(found.dtype))
 
 
 def _nucleus(logits: Tensor, best: Tensor, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,8 +165,8 @@ def _nucleus(logits: Tensor, best: Tensor, top_k: Tensor, top_p: Tensor) -> tupl
     last = best.gather(-1, (top_k.clamp(max=reach) - 1)[:, None])
     limited = top_k <= reach
     last = last.masked_fill(~limited[:, None], float("-inf"))
-    mass = logits.masked_fill(logits < last, float("-inf")).exp().sum(-1, keepdim=True)
-    shares = best.masked_fill(best < last, float("-inf")).exp() / mass
+    mass = (logits.exp() * (logits >= last)).sum(-1, keepdim=True, dtype=torch.double)
+    shares = best.masked_fill(best < last, float("-inf")).double().exp() / mass
     before = shares.cumsum(-1) - shares
     inside = ((before < top_p[:, None]) & (shares > 0)).sum(-1).clamp(min=1)
     threshold = torch.where(top_p < 1, best.gather(-1, inside[:, None] - 1).squeeze(-1), last.squeeze(-1))
