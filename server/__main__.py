@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from server import logs
-from server.app import StartupError, run
+from server import logs, process
+from server.app import run
 from server.config import PREFIX, Settings, SettingsError, load, unknown_variables
 from server.engine.stats import Observer
 from server.models import ServedModel
+from server.premises import StartupError
 from server.transport.listening import AddressInUse
 from server.transport.tls import TlsError
 
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
 
     `build` None: the models that the settings name.
     """
+    process.tune()
     made = build or build_models
     try:
         settings = load(sys.argv[1:] if arguments is None else arguments)
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
     for name in unknown_variables():
         log.warning("variable is not read by anything", name=name)
     try:
-        return asyncio.run(run(settings, lambda observer: made(settings, observer)))
+        return asyncio.run(run(settings, made))
     except (AddressInUse, StartupError, TlsError, ValueError, OSError) as error:
         log.debug("could not start", exc_info=True)
         return _complain(str(error), 1)

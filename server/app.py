@@ -8,23 +8,25 @@ import importlib.metadata
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import structlog
 
+from server import process
+from server.administration.administration import Administration
+from server.administration.facts import ModelState
 from server.config import Settings
 from server.credentials import Credentials
-from server.engine.loop import EngineFault, EngineLoop
-from server.engine.request import Request, Sampling
 from server.errors import Draining
 from server.limits import Limits
 from server.metrics import PrometheusObserver
 from server.models import ServedModel
+from server.premises import Build, Premises
 from server.service import GenerationService
 from server.transport.reloading import keep_reloading
+from server.transport.rest.admin import AdminRoutes
 from server.transport.rest.application import rest_application
 from server.transport.rest.listener import HttpListener
 from server.transport.rest.routes import Routes
@@ -35,33 +37,29 @@ log = structlog.get_logger()
 LAST_WORDS_SECONDS = 0.7  # for answers that are written but not yet sent, and for the last step
 FAST_EXIT_SECONDS = 1.5
 READINESS_PERIOD = 0.25
-WARM_UP_TEXT = "Once upon a time"
-WARM_UP_TOKENS = 4
-
-Build = Callable[[PrometheusObserver], Sequence[ServedModel]]
-
-
-class StartupError(Exception):
-    """A model does not run; the message is one line for the operator."""
 
 
 class Application:
     """`listen`, then `serve`, then `drain` and `stop`, all on one event loop."""
 
-    def __init__(self, settings: Settings, limits: Limits | None = None) -> None:
+    def __init__(self, settings: Settings, build: Build, limits: Limits | None = None) -> None:
         """`limits` None: those of the settings."""
         limits = limits or settings.limits
         self.settings = settings
         self.observer = PrometheusObserver(version=importlib.metadata.version("dyno"))
         self.service = GenerationService(limits, self.observer)
         self.http_port = self.grpc_port = 0
-        self.loop: EngineLoop | None = None
+        self.leaving = asyncio.Event()
+        self.premises = Premises(settings, build, self.observer, self._leave)
+        self.administration = Administration(self.service, self.premises)
         credentials = Credentials(settings)
         routes = Routes(self.service, self.observer.exposition, self.state if settings.debug else None)
-        rest = rest_application(routes, self.observer, credentials.authoriser)
+        admin = AdminRoutes(self.administration, limits)
+        rest = rest_application(routes, admin, self.observer, credentials.authoriser)
         self._http = HttpListener(rest, limits, self.observer, credentials.identity)
         self._rpc = RpcListener(
             self.service,
+            self.administration,
             self.observer,
             credentials.authoriser,
             reflects=settings.reflects,
@@ -76,22 +74,19 @@ class Application:
         host = self.settings.host
         self.http_port = await self._http.start(host, self.settings.port)
         self.grpc_port = await self._rpc.start(host, self.settings.grpc_port)
-        self._followers = [asyncio.create_task(keep_reloading(self._files)), asyncio.create_task(self._tell_health())]
+        self._followers = [
+            asyncio.create_task(keep_reloading(self._files)),
+            asyncio.create_task(self._keep_telling_health()),
+        ]
 
     async def serve(self, models: Sequence[ServedModel]) -> None:
         """Start the engines, warm every model up, become ready. Raises StartupError."""
-        self.loop = EngineLoop([model.engine for model in models], stall_seconds=self.settings.stall_seconds)
-        self.loop.start()
-        for model in models:
-            await warm_up(self.loop, model)
-            layers = [(block, mixture.experts) for block, mixture in model.architecture.mixtures]
-            self.observer.declare(model.card, layers, model.roofs)
-        self.service.serve(models, self.loop)
+        self.service.serve(models, await self.premises.begin(models))
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Take nothing new; give what is in flight its time, less when told to hurry; then end it."""
         self.service.drain()
-        self._rpc.tell_health(False, {})
+        self._tell_health()
         ends = [asyncio.create_task(self.service.quiet())]
         if hurry is not None:
             ends.append(asyncio.create_task(_until(hurry)))
@@ -106,10 +101,9 @@ class Application:
         """Close the listeners and stop the engines. Call it whatever happened before."""
         for follower in self._followers:
             follower.cancel()
+        self.administration.close()
         await asyncio.gather(self._http.stop(LAST_WORDS_SECONDS), self._rpc.stop(LAST_WORDS_SECONDS))
-        if self.loop is not None:
-            with contextlib.suppress(TimeoutError):  # a step that stands still is left behind
-                await asyncio.wait_for(self.loop.stop(), LAST_WORDS_SECONDS)
+        await self.premises.end(LAST_WORDS_SECONDS)
         self.service.close()
 
     def state(self) -> dict[str, Any]:
@@ -123,14 +117,24 @@ class Application:
         }
 
     def _model_state(self, name: str) -> dict[str, Any]:
-        assert self.loop is not None
+        running, waiting = self.premises.load_of(name)
         groups = [asdict(group) for group in self.observer.groups(name)]
-        return {"running": self.loop.running(name), "waiting": self.loop.waiting(name), "groups": groups}
+        return {"running": running, "waiting": waiting, "groups": groups}
 
-    async def _tell_health(self) -> None:
+    def _leave(self) -> None:
+        """What an operator asks for: from now on nothing new is taken; `run` does the rest."""
+        self.service.drain()
+        self.leaving.set()
+
+    def _tell_health(self) -> None:
+        known = (ModelState.LOADING, ModelState.READY, ModelState.UNLOADING)
+        models = self.administration.models()
+        ready = {model.name: model.state is ModelState.READY for model in models if model.state in known}
+        self._rpc.tell_health(self.service.refusal() is None, ready)
+
+    async def _keep_telling_health(self) -> None:
         while True:
-            models = dict.fromkeys(self.service.models, True)
-            self._rpc.tell_health(self.service.refusal() is None, models)
+            self._tell_health()
             await asyncio.sleep(READINESS_PERIOD)
 
 
@@ -138,49 +142,41 @@ async def _until(event: asyncio.Event) -> None:
     await event.wait()
 
 
-async def warm_up(loop: EngineLoop, model: ServedModel) -> None:
-    """One generation through the engine, before anybody is let in. Raises StartupError."""
-    text = tuple(model.tokenizer.encode(WARM_UP_TEXT))[: max(1, model.longest - WARM_UP_TOKENS)]
-    source, prompt = model.placed(text)
-    sampling = Sampling(max_tokens=min(WARM_UP_TOKENS, model.longest - len(prompt)), temperature=0.0)
-    request = Request("warm-up", prompt, sampling, time.monotonic(), cache_salt=b"warm-up", source=source)
-    try:
-        deltas = [delta async for delta in loop.submit(model.name, request)]
-    except EngineFault as fault:
-        raise StartupError(f"model {model.name} fails: {fault}") from None
-    if deltas[-1].error:
-        raise StartupError(f"model {model.name} fails: {deltas[-1].error}")
-
-
 class Signals:
     """SIGTERM and SIGINT: the first one asks for a drain, the second one for a fast exit."""
 
-    def __init__(self) -> None:
-        self.stop = asyncio.Event()
+    def __init__(self, stop: asyncio.Event) -> None:
+        """`stop` is set by the first one, and by whoever else wants the end."""
+        self.stop = stop
+        self._asked = False
         self.hurry = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._received)
 
     def _received(self) -> None:
-        if self.stop.is_set():
+        if self._asked:
             self.hurry.set()
             self._loop.call_later(FAST_EXIT_SECONDS, os._exit, 1)
+        self._asked = True
         self.stop.set()
 
 
 async def run(settings: Settings, build: Build) -> int:
     """Serve until a signal; the exit code. Raises AddressInUse, StartupError and what `build` raises."""
-    signals = Signals()
-    app = Application(settings)
+    app = Application(settings, build)
+    signals = Signals(app.leaving)
     try:
         await app.listen()
         announce(settings.host, app.http_port, app.grpc_port)
-        models = await _build_unless_stopped(build, app.observer, signals.stop)
-        if models is None:
+        built = app.premises.build_all()
+        if not await _unless_stopped(built, signals.stop):
             return 0
+        models = await built
         await app.serve(models)
+        process.settle()
         log.info("ready", models=[model.name for model in models])
+        del models, built  # or they would outlive their unloading
         await signals.stop.wait()
         log.info("draining", calls=len(app.service.active), seconds=settings.drain_seconds)
         await app.drain(signals.hurry)
@@ -195,23 +191,9 @@ def announce(host: str, http_port: int, grpc_port: int) -> None:
     print(f"listening http={host}:{http_port} grpc={host}:{grpc_port}", flush=True)
 
 
-async def _build_unless_stopped(
-    build: Build, observer: PrometheusObserver, stop: asyncio.Event
-) -> Sequence[ServedModel] | None:
-    """The models; None when a signal came first. A daemon thread, so that a half-built model holds nobody up."""
-    loop = asyncio.get_running_loop()
-    built: asyncio.Future[Sequence[ServedModel]] = loop.create_future()
-
-    def work() -> None:
-        try:
-            models = build(observer)
-        except BaseException as error:
-            loop.call_soon_threadsafe(built.set_exception, error)
-        else:
-            loop.call_soon_threadsafe(built.set_result, models)
-
-    threading.Thread(target=work, name="build", daemon=True).start()
+async def _unless_stopped(built: asyncio.Future[Sequence[ServedModel]], stop: asyncio.Event) -> bool:
+    """Wait for the models; False when a signal came first."""
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait((built, stopped), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    return await built if built.done() else None
+    return built.done()

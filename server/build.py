@@ -27,7 +27,7 @@ from model.transformer import Transformer
 from server.engine.engine import Engine
 from server.engine.runner import ModelRunner, Room
 from server.engine.stats import Observer
-from server.models import ServedModel
+from server.models import ServedModel, split_spec
 
 log = structlog.get_logger()
 
@@ -55,15 +55,6 @@ class BuildOptions:
     seed: int = 0
     scale: str | None = None
     measure_machine: bool = False
-
-
-def split_spec(spec: str) -> tuple[str, str]:
-    """ "ID=NAME" or "NAME" → (the name it is served under, what to load)."""
-    name, found, source = spec.partition("=")
-    if found:
-        return name, source
-    path = Path(spec)
-    return (path.stem if path.exists() else spec), spec
 
 
 def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedModel:

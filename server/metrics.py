@@ -69,7 +69,12 @@ class PrometheusObserver(Collector):
         """Count this model from now on; `layers`: block index and number of experts of every mixture layer; `roofs`:
         what the machine can do for it, where that was measured."""
         shape = tuple(layers)
-        self._watched[card.id] = Watched(card, shape, EngineTally([experts for _, experts in shape]), roofs)
+        watched = Watched(card, shape, EngineTally([experts for _, experts in shape]), roofs)
+        self._watched = {**self._watched, card.id: watched}  # a new one: a scrape may be reading the old one
+
+    def forget(self, model: str) -> None:
+        """Count this model no more: its series end."""
+        self._watched = {name: watched for name, watched in self._watched.items() if name != model}
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """What a scrape gets, and its content type, in the format that `accept` prefers."""

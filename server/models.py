@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from model import codec
@@ -84,6 +85,15 @@ class ServedModel:
             architecture=codec.architecture_to_dict(self.architecture),
             card={k: v for k, v in card(self.name, self.architecture, self.dtype).items() if k != "architecture"},
         )
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """ "ID=NAME" or "NAME" → (the name it is served under, what to load)."""
+    name, found, source = spec.partition("=")
+    if found:
+        return name, source
+    path = Path(spec)
+    return (path.stem if path.exists() else spec), spec
 
 
 def attention_words(architecture: Architecture) -> str:

@@ -25,6 +25,7 @@ from server.errors import (
     QueueFull,
     QueueTimeout,
     ServiceError,
+    Unavailable,
 )
 from server.generation import Choice, Generation
 from server.guidance.guides import Guides
@@ -82,6 +83,14 @@ class GenerationService:
         self.since = int(time.time())
         self.phase = Phase.READY
 
+    def add(self, model: ServedModel) -> None:
+        """Take calls for this one as well."""
+        self.models = {**self.models, model.name: model}
+
+    def remove(self, name: str) -> None:
+        """Take no new calls for this one; those in flight go on."""
+        self.models = {other: model for other, model in self.models.items() if other != name}
+
     def drain(self) -> None:
         """Take no new calls; those in flight go on."""
         self.phase = Phase.DRAINING
@@ -111,7 +120,9 @@ class GenerationService:
             return Loading("models are still loading", retry_after=soon)
         if self.phase is Phase.DRAINING:
             return Draining("the server is shutting down", retry_after=soon)
-        return None if self.alive else EngineDown("the engine does not run", retry_after=soon)
+        if not self.alive:
+            return EngineDown("the engine does not run", retry_after=soon)
+        return None if self.models else Unavailable("no model is loaded", retry_after=soon)
 
     # ------------------------------------------------------------------------------------------ models and text
 
@@ -191,11 +202,12 @@ class GenerationService:
 
     def _submit(self, id: str, call: GenerateCall, model: ServedModel, requests: Sequence[Request]) -> Generation:
         """No await here: between the check of the queue and the last submission nobody else comes in."""
-        self.require_ready()
+        if self.model(model.name) is not model:
+            raise ModelNotFound(model.name, self.models)
         self._check_queue(model, len(requests))
         if self.clock() >= (requests[0].deadline or 0.0):
             raise DeadlineExceeded("the time for this request ran out before it could start")
-        generation = Generation(id, int(time.time()), model, call)
+        generation = Generation(id, int(time.time()), model, call, self.limits.routing_bytes)
         try:
             for request in requests:
                 generation.add(self._start(model, call, request))

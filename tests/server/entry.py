@@ -7,10 +7,11 @@ import sys
 import time
 
 from server import logs
-from server.app import StartupError, run
+from server.app import run
 from server.config import load
 from server.engine.stats import Observer
 from server.models import ServedModel
+from server.premises import StartupError
 from tests.server.kit import ModelOf, fake_model
 
 MODELS: dict[str, ModelOf] = {
@@ -32,7 +33,7 @@ def main() -> int:
     settings = load(sys.argv[1:])
     logs.configure(settings.log_level)
     try:
-        return asyncio.run(run(settings, lambda observer: build(settings.model, observer)))
+        return asyncio.run(run(settings, lambda settings, observer: build(settings.model, observer)))
     except StartupError as error:
         print(f"dyno serve: {error}", file=sys.stderr)
         return 1

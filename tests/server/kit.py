@@ -13,6 +13,8 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.config import Architecture, Attention, Block, FeedForward, Full, Grouped, MoE
+from model.costs import Costs
+from model.costs import Costs
 from model.tokenizer import ByteTokenizer
 from server.app import Application
 from server.config import Settings
@@ -20,7 +22,7 @@ from server.engine.engine import Engine
 from server.engine.stats import Observer
 from server.engine.step import CacheGroup, MixtureShape, Pick, Row
 from server.limits import Limits
-from server.models import ServedModel
+from server.models import ServedModel, split_spec
 from tests.fakes import FakeRunner
 
 VOCAB = 257
@@ -80,6 +82,8 @@ def fake_model(
     runner |= {"groups": (CacheGroup(Full(), blocks, 1024),), "block_size": BLOCK, "mixtures": mixtures}
 
     def build(observer: Observer) -> ServedModel:
+        runner.setdefault("costs", Costs.of(architecture(moe=moe, context=context), 4, 4))
+        runner.setdefault("costs", Costs.of(architecture(moe=moe, context=context), 4, 4))
         made = FakeRunner(vocab=VOCAB, **runner) if script is None else ScriptRunner(script, vocab=VOCAB, **runner)
         engine = Engine(name, made, observer=observer, max_batch_tokens=64, max_rows=rows, speculate=speculate)
         tokenizer = ChatBytes() if chat else ByteTokenizer()
@@ -98,7 +102,7 @@ class Harness:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.app.http_port}"
+        return f"http{'s' if self.app.settings.tls else ''}://127.0.0.1:{self.app.http_port}"
 
     @property
     def target(self) -> str:
@@ -150,12 +154,33 @@ def settings(**more: Any) -> Settings:
     return Settings(**{"model": ("fake",), "port": 0, "grpc_port": 0, "debug": True, **more})
 
 
+def build_fakes(settings: Settings, observer: Observer) -> list[ServedModel]:
+    """What can be loaded into an application that runs: ID=KIND, of these kinds."""
+    return [_build_fake(*split_spec(spec), settings, observer) for spec in settings.model]
+
+
+def _build_fake(name: str, kind: str, settings: Settings, observer: Observer) -> ServedModel:
+    match kind:
+        case "bad":
+            raise ValueError("the file ends too early")
+        case "late":
+            time.sleep(0.3)
+        case "failing":
+            return fake_model(name, nan=lambda row: True)(observer)
+        case "seeded":  # says the settings it was built with
+            said = f"{settings.seed} {settings.scale} {settings.cache_tokens}"
+            return fake_model(name, script=said.encode())(observer)
+        case "slow":
+            return fake_model(name, sleep=0.01)(observer)
+    return fake_model(name)(observer)
+
+
 @contextlib.asynccontextmanager
 async def running(
     *models: ModelOf, limits: Limits | None = None, loading: bool = False, **more: Any
 ) -> AsyncIterator[Harness]:
     """The application serving these models; with `loading` its listeners only. `more` are settings."""
-    app = Application(settings(**more), limits)
+    app = Application(settings(**more), build_fakes, limits)
     await app.listen()
     try:
         async with aiohttp.ClientSession() as session:

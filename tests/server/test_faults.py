@@ -9,10 +9,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.app import StartupError
 from server.engine.request import Request
 from server.engine.step import DeviceLost, Row, Step
 from server.models import ServedModel
+from server.premises import StartupError
 from tests.fakes import continuation
 from tests.server.callers import Caller, Refused, RestCaller, RpcCaller
 from tests.server.kit import VOCAB, Harness, ModelOf, fake_model, running

@@ -7,13 +7,14 @@ from starlette.exceptions import HTTPException
 
 from server.errors import ServiceError
 from server.transport.auth.access import Authoriser
+from server.transport.rest.admin import AdminRoutes
 from server.transport.rest.authorisation import Authorisation
 from server.transport.rest.errors import on_bug, on_http_exception, on_service_error
 from server.transport.rest.routes import Routes
 from server.transport.watch import App, HttpWatch, TransportObserver
 
 
-def routed(routes: Routes) -> FastAPI:
+def routed(routes: Routes, admin: AdminRoutes) -> FastAPI:
     """The application alone, open to everybody."""
     app = FastAPI(
         title="Dyno",
@@ -24,13 +25,13 @@ def routed(routes: Routes) -> FastAPI:
         exception_handlers={ServiceError: on_service_error, HTTPException: on_http_exception, Exception: on_bug},
     )
     # Not include_router: that would put the routes where nobody who asks for `app.routes` sees them.
-    app.router.routes.extend(routes.router().routes)
+    app.router.routes.extend([*routes.router().routes, *admin.router().routes])
     return app
 
 
-def rest_application(routes: Routes, observer: TransportObserver, authoriser: Authoriser) -> App:
+def rest_application(routes: Routes, admin: AdminRoutes, observer: TransportObserver, authoriser: Authoriser) -> App:
     """The ASGI application, guarded and watched."""
-    app = routed(routes)
+    app = routed(routes, admin)
     service = routes.service
     guarded = Authorisation(app, app.routes, authoriser)
     return HttpWatch(guarded, observer, service.clock, service.limits.stalled_write_seconds)

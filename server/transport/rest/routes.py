@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import ipaddress
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
-import orjson
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,21 +21,12 @@ from server.transport.rest.answer import GenerationAnswer
 from server.transport.rest.body import read_body
 from server.transport.rest.calls import AnswerWishes, answer_wishes, chat_call, completion_call
 from server.transport.rest.errors import RouteNotFound, error_response
+from server.transport.rest.plain import PlainRoute, add_route, json_response
 from server.transport.rest.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from server.transport.rest.writers import ChatWriter, CompletionWriter, Writer
 
 Scrape: TypeAlias = Callable[[str], tuple[bytes, str]]
 """Accept header → exposition and its content type."""
-Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
-
-
-class PlainRoute(APIRoute):
-    """Hands the request to the endpoint as it is: bodies are read within limits there, and FastAPI's own handler looks
-    up the endpoint's source code when it is called for the first time."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return endpoint
 
 
 @dataclass(slots=True)
@@ -52,19 +40,19 @@ class Routes:
 
     def router(self) -> APIRouter:
         router = APIRouter(route_class=PlainRoute)
-        _add(router, "/v1/completions", self.completions, "POST", CompletionBody)
-        _add(router, "/v1/chat/completions", self.chat, "POST", ChatBody)
-        _add(router, "/tokenize", self.tokenize, "POST", TokenizeBody)
-        _add(router, "/detokenize", self.detokenize, "POST", DetokenizeBody)
-        _add(router, "/v1/models", self.models)
-        _add(router, "/v1/models/{name:path}", self.model)
-        _add(router, "/livez", self.livez)
-        _add(router, "/readyz", self.readyz)
-        _add(router, "/health", self.readyz)
-        _add(router, "/version", self.version)
-        _add(router, "/metrics", self.metrics, "GET HEAD")
+        add_route(router, "/v1/completions", self.completions, "POST", CompletionBody)
+        add_route(router, "/v1/chat/completions", self.chat, "POST", ChatBody)
+        add_route(router, "/tokenize", self.tokenize, "POST", TokenizeBody)
+        add_route(router, "/detokenize", self.detokenize, "POST", DetokenizeBody)
+        add_route(router, "/v1/models", self.models)
+        add_route(router, "/v1/models/{name:path}", self.model)
+        add_route(router, "/livez", self.livez)
+        add_route(router, "/readyz", self.readyz)
+        add_route(router, "/health", self.readyz)
+        add_route(router, "/version", self.version)
+        add_route(router, "/metrics", self.metrics, "GET HEAD")
         if self.debug_state is not None:
-            _add(router, "/debug/state", self.state)
+            add_route(router, "/debug/state", self.state)
         return router
 
     # ------------------------------------------------------------------------------------------ generation
@@ -93,18 +81,18 @@ class Routes:
         body = await read_body(request, TokenizeBody, self.service.limits)
         tokens = await self.service.tokenize(body.model, body.prompt, "prompt")
         longest = self.service.model(body.model).architecture.context
-        return _json({"tokens": tokens, "count": len(tokens), "max_model_len": longest})
+        return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": longest})
 
     async def detokenize(self, request: Request) -> Response:
         body = await read_body(request, DetokenizeBody, self.service.limits)
-        return _json({"prompt": await self.service.detokenize(body.model, body.tokens, "tokens")})
+        return json_response({"prompt": await self.service.detokenize(body.model, body.tokens, "tokens")})
 
     async def models(self, request: Request) -> Response:
         self.service.require_ready()
-        return _json({"object": "list", "data": [self._entry(model) for model in self.service.models.values()]})
+        return json_response({"object": "list", "data": [self._entry(model) for model in self.service.models.values()]})
 
     async def model(self, request: Request) -> Response:
-        return _json(self._entry(self.service.model(request.path_params["name"])))
+        return json_response(self._entry(self.service.model(request.path_params["name"])))
 
     def _entry(self, model: ServedModel) -> dict[str, Any]:
         card = asdict(model.card)
@@ -116,16 +104,16 @@ class Routes:
     async def livez(self, request: Request) -> Response:
         """Whether the process is worth keeping: it answers, and its engine moves."""
         if self.service.alive:
-            return _json({"status": "alive"})
+            return json_response({"status": "alive"})
         return error_response(EngineDown("the engine does not run"))
 
     async def readyz(self, request: Request) -> Response:
         """Whether calls are taken now."""
         refusal = self.service.refusal()
-        return _json({"status": "ready"}) if refusal is None else error_response(refusal)
+        return json_response({"status": "ready"}) if refusal is None else error_response(refusal)
 
     async def version(self, request: Request) -> Response:
-        return _json({"version": importlib.metadata.version("dyno")})
+        return json_response({"version": importlib.metadata.version("dyno")})
 
     async def metrics(self, request: Request) -> Response:
         """Written beside the event loop, once for all who ask meanwhile: it can be megabytes."""
@@ -139,25 +127,7 @@ class Routes:
         """For callers on this machine."""
         if self.debug_state is None or not _from_here(request):
             raise RouteNotFound("there is nothing at '/debug/state'")
-        return _json(self.debug_state())
-
-
-def _add(
-    router: APIRouter, path: str, endpoint: Endpoint, methods: str = "GET", body: type[BaseModel] | None = None
-) -> None:
-    """`body` is for the schema only: endpoints read their bodies themselves, within limits."""
-    extra = None
-    if body is not None:
-        content = {"application/json": {"schema": body.model_json_schema()}}
-        extra = {"requestBody": {"required": True, "content": content}}
-    first, *others = methods.split()
-    router.add_api_route(path, endpoint, methods=[first], response_model=None, openapi_extra=extra)
-    for method in others:
-        router.add_api_route(path, endpoint, methods=[method], response_model=None, include_in_schema=False)
-
-
-def _json(data: Any) -> Response:
-    return Response(orjson.dumps(data), media_type="application/json")
+        return json_response(self.debug_state())
 
 
 def _from_here(request: Request) -> bool:

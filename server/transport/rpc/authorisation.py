@@ -12,6 +12,7 @@ from server.errors import ServiceError
 from server.tenancy import Tenant
 from server.transport.auth.access import Authoriser, Standing
 from server.transport.auth.table import ACCESS
+from server.transport.rpc.answering import label
 from server.transport.rpc.errors import abort, status_of
 from server.transport.watch import UNKNOWN, TransportObserver
 
@@ -41,7 +42,7 @@ class Authorisation(grpc.aio.ServerInterceptor):
             if handler is not None and method not in ACCESS:
                 self._authoriser.admit(credentials, None)
         except ServiceError as error:
-            name = method.rpartition("/")[2] if method in ACCESS else UNKNOWN
+            name = label(method) if method in ACCESS else UNKNOWN
             self._observer.answered("grpc", name, status_of(error).name)
             return _refusing(error)
         return handler

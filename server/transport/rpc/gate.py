@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server.errors import InvalidRequest
+from server.transport.rpc.answering import label
 from server.transport.rpc.errors import abort
 from server.transport.watch import UNKNOWN, TransportObserver
 
@@ -37,7 +38,7 @@ class Gate(grpc.aio.ServerInterceptor):
             return None
         if handler.request_streaming:
             return handler
-        name = handler_call_details.method.rpartition("/")[2]
+        name = label(handler_call_details.method)
         return handler._replace(
             request_deserializer=_reading(handler.request_deserializer),
             unary_unary=handler.unary_unary and self._guarded(name, handler.unary_unary),

@@ -10,12 +10,16 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from dyno.admin.v1 import admin_pb2
+from dyno.admin.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from server.administration.administration import Administration
 from server.limits import Limits
 from server.service import GenerationService
 from server.transport.auth.access import Authoriser
 from server.transport.listening import AddressInUse
+from server.transport.rpc.admin import AdminServicer
 from server.transport.rpc.authorisation import Authorisation
 from server.transport.rpc.gate import Gate
 from server.transport.rpc.health import HealthServicer
@@ -24,6 +28,7 @@ from server.transport.tls import Identity, Material
 from server.transport.watch import TransportObserver
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
+ADMIN: str = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 IDLE_MS = 300_000  # a connection without calls is closed; its client opens another when it has one
 IDENTITY_ONLY = 1  # bit set of the compressions that are understood
@@ -35,6 +40,7 @@ class RpcListener:
     def __init__(
         self,
         service: GenerationService,
+        administration: Administration,
         observer: TransportObserver,
         authoriser: Authoriser,
         *,
@@ -49,11 +55,12 @@ class RpcListener:
             options=channel_options(service.limits, connection_seconds),
             compression=grpc.Compression.NoCompression,
         )
-        self._health = HealthServicer([SERVICE])
+        self._health = HealthServicer([SERVICE, ADMIN])
         add_InferenceServiceServicer_to_server(Servicer(service, observer), self._server)
+        add_AdminServiceServicer_to_server(AdminServicer(administration, observer), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflects:
-            names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+            names = (SERVICE, ADMIN, HEALTH, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
 
     async def start(self, host: str, port: int) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -13,13 +12,12 @@ import grpc
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 from server.call import GenerateCall
-from server.errors import ServiceError
 from server.service import GenerationService
 from server.transport.rpc import convert
+from server.transport.rpc.answering import answering
 from server.transport.rpc.authorisation import caller
-from server.transport.rpc.errors import SlowReader, abort, internal_error, status_of
-from server.transport.stall import StallGuard, WriteStalled
-from server.transport.watch import TransportObserver, new_id
+from server.transport.stall import StallGuard
+from server.transport.watch import TransportObserver
 
 Asked = TypeVar("Asked", pb.GenerateRequest, pb.ScoreRequest)
 
@@ -86,31 +84,5 @@ class Servicer(InferenceServiceServicer):
             call = read(request, arrived, context.time_remaining())
             return replace(call, tenant=caller.get())
 
-    @asynccontextmanager
-    async def _answering(self, context: Context, method: str) -> AsyncIterator[str]:
-        """Gives the call an id, turns what goes wrong inside into a status, and counts it."""
-        id, code = new_id(), grpc.StatusCode.OK
-        await context.send_initial_metadata((("x-request-id", id),))
-        try:
-            yield id
-        except ServiceError as error:
-            code = status_of(error)
-            await abort(context, error, id)
-        except asyncio.CancelledError:
-            code = _hung_up(context)
-            raise
-        except WriteStalled as stalled:
-            code = grpc.StatusCode.RESOURCE_EXHAUSTED
-            await abort(context, SlowReader(str(stalled)), id)
-        except Exception as error:
-            code = grpc.StatusCode.INTERNAL
-            await abort(context, internal_error(id, error), id)
-        finally:
-            self._observer.answered("grpc", method, code.name)
-
-
-def _hung_up(context: Context) -> grpc.StatusCode:
-    """Why gRPC cancelled the handler: the caller's time is over, or the caller is."""
-    remaining = context.time_remaining()
-    late = remaining is not None and remaining <= 0
-    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+    def _answering(self, context: Context, method: str) -> AbstractAsyncContextManager[str]:
+        return answering(context, self._observer, method)

@@ -1,0 +1,192 @@
+"""What an operator does to a running server: load and unload models, see and end requests, forget prefixes, leave."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import structlog
+
+from server.administration.facts import ModelState, ModelStatus, RequestStatus, request_status
+from server.administration.host import Host, LoadWish
+from server.engine.loop import EngineFault
+from server.engine.request import Outcome
+from server.errors import (
+    Cancelled,
+    Draining,
+    EngineDown,
+    InvalidRequest,
+    InvalidValue,
+    Loading,
+    ModelExists,
+    ModelNotFound,
+    RequestNotFound,
+    shown,
+)
+from server.generation import Generation
+from server.models import split_spec
+from server.service import GenerationService, Phase
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+REASON_CHARS = 500
+MOST_FAILURES = 16  # loads that failed and are still told of
+LOOK_SECONDS = 0.02
+LAST_WORDS_SECONDS = 0.7
+
+
+class LoadFailed(InvalidRequest):
+    code = "load_failed"
+
+
+class Administration:
+    """`by` is the name of the operator's key, for the log. Belongs to the event loop's thread.
+
+    What was begun goes on when the operator does not wait for it.
+    """
+
+    def __init__(self, service: GenerationService, host: Host) -> None:
+        self._service = service
+        self._host = host
+        self._others: dict[str, ModelStatus] = {}  # that are not served: loading, unloading, failed
+        self._one_load = asyncio.Lock()
+        self._work: set[asyncio.Task[Any]] = set()
+
+    def close(self) -> None:
+        for task in self._work:
+            task.cancel()
+
+    # ------------------------------------------------------------------------------------------ models
+
+    def models(self) -> list[ModelStatus]:
+        """Those that are served, then the others."""
+        ready = [ModelStatus(name, ModelState.READY, None, *self._host.load_of(name)) for name in self._service.models]
+        return [*ready, *self._others.values()]
+
+    async def load(self, wish: LoadWish, *, by: str, detached: bool = False) -> ModelStatus:
+        """Serve one more model. Raises LoadFailed; `detached` tells of that in `models` only."""
+        self._require_open()
+        wish.check()
+        name, _ = split_spec(wish.model)
+        other = self._others.get(name)
+        if name in self._service.models or (other is not None and other.state is not ModelState.FAILED):
+            raise ModelExists(name)
+        log.info("loading", model=name, by=by)
+        begun = self._others[name] = ModelStatus(name, ModelState.LOADING)
+        loading = self._begin(self._load(name, wish))
+        status = begun if detached else await asyncio.shield(loading)
+        if status.state is ModelState.FAILED:
+            raise LoadFailed(f"model {shown(name)} could not be loaded: {status.error}", param="model")
+        return status
+
+    async def unload(self, name: str, *, by: str, seconds: float | None = None) -> int:
+        """Serve it no more; how many of its requests were ended because they took longer than `seconds`."""
+        if seconds is not None and not 0 <= seconds <= self._service.limits.request_seconds:
+            raise InvalidValue.between("drain_seconds", seconds, 0, self._service.limits.request_seconds)
+        if name not in self._service.models:
+            raise ModelNotFound(name, self._service.models)
+        log.info("unloading", model=name, by=by)
+        self._others[name] = ModelStatus(name, ModelState.UNLOADING)
+        bound = self._host.drain_seconds if seconds is None else seconds
+        return await asyncio.shield(self._begin(self._unload(name, bound)))
+
+    async def reset_prefix_cache(self, name: str | None, *, by: str) -> list[str]:
+        """Of one model, or of all of them; their names."""
+        models = list(self._service.models.values()) if name is None else [self._service.model(name)]
+        log.info("forgetting prefixes", models=[model.name for model in models], by=by)
+        try:
+            for model in models:
+                await self._host.reset(model)
+        except EngineFault as fault:
+            raise EngineDown("the engine does not run", retry_after=1) from fault
+        return [model.name for model in models]
+
+    async def _load(self, name: str, wish: LoadWish) -> ModelStatus:
+        async with self._one_load:
+            try:
+                model = await self._host.build(wish)
+                self._require_open()
+                await self._host.bring_up(model)
+            except Exception as error:
+                log.warning("model could not be loaded", model=name, exc_info=error)
+                return self._failed(name, error)
+            self._service.add(model)
+        del self._others[name]
+        log.info("loaded", model=name)
+        return ModelStatus(name, ModelState.READY)
+
+    def _failed(self, name: str, error: Exception) -> ModelStatus:
+        lines = str(error).splitlines() or [type(error).__name__]
+        self._others.pop(name)  # so that it is the newest
+        failed = self._others[name] = ModelStatus(name, ModelState.FAILED, lines[0][:REASON_CHARS])
+        old = [name for name, other in self._others.items() if other.state is ModelState.FAILED]
+        for name in old[:-MOST_FAILURES]:
+            del self._others[name]
+        return failed
+
+    async def _unload(self, name: str, seconds: float) -> int:
+        self._service.remove(name)
+        try:
+            ended = await self._end_requests(name, seconds)
+            await self._host.take_down(name)
+        except EngineFault as fault:
+            raise EngineDown("the engine does not run", retry_after=1) from fault
+        finally:
+            del self._others[name]
+        await self._host.free()
+        log.info("unloaded", model=name, ended=ended)
+        return ended
+
+    async def _end_requests(self, name: str, seconds: float) -> int:
+        await self._none_left(name, seconds)
+        left = self._generations(name)
+        for generation in left:
+            generation.fail(Draining(f"model {name} was unloaded before this request was complete", retry_after=1))
+        await self._none_left(name, LAST_WORDS_SECONDS)
+        return len(left)
+
+    async def _none_left(self, name: str, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while self._generations(name) and time.monotonic() < end:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _generations(self, name: str) -> list[Generation]:
+        return [generation for generation in self._service.active if generation.model.name == name]
+
+    # ------------------------------------------------------------------------------------------ requests
+
+    def requests(self) -> list[RequestStatus]:
+        """Those in flight, oldest first."""
+        now = self._service.clock()
+        return sorted((request_status(generation, now) for generation in self._service.active), key=lambda r: -r.age)
+
+    def cancel(self, id: str, *, by: str) -> None:
+        """End a request; its caller is told."""
+        found = [generation for generation in self._service.active if generation.id == id]
+        if not found:
+            raise RequestNotFound(id)
+        log.info("cancelling", request=id, by=by)
+        found[0].fail(Cancelled("the request was cancelled by the operator"), Outcome.CANCELLED)
+
+    def drain(self, *, by: str) -> int:
+        """Take no more calls, and leave when those in flight have ended; how many there are."""
+        log.info("asked to leave", by=by)
+        self._host.leave()
+        return len(self._service.active)
+
+    # ------------------------------------------------------------------------------------------ both
+
+    def _require_open(self) -> None:
+        if self._service.phase is Phase.LOADING:
+            raise Loading("the first models are still loading", retry_after=1)
+        if self._service.phase is Phase.DRAINING:
+            raise Draining("the server is shutting down", retry_after=1)
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task

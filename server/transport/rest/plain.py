@@ -1,0 +1,42 @@
+"""How endpoints become routes, and values answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeAlias
+
+import orjson
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+class PlainRoute(APIRoute):
+    """Hands the request to the endpoint as it is: bodies are read within limits there, and FastAPI's own handler looks
+    up the endpoint's source code when it is called for the first time."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
+
+
+def add_route(
+    router: APIRouter, path: str, endpoint: Endpoint, methods: str = "GET", body: type[BaseModel] | None = None
+) -> None:
+    """`body` is for the schema only: endpoints read their bodies themselves, within limits."""
+    extra = None
+    if body is not None:
+        content = {"application/json": {"schema": body.model_json_schema()}}
+        extra = {"requestBody": {"required": True, "content": content}}
+    first, *others = methods.split()
+    router.add_api_route(path, endpoint, methods=[first], response_model=None, openapi_extra=extra)
+    for method in others:
+        router.add_api_route(path, endpoint, methods=[method], response_model=None, include_in_schema=False)
+
+
+def json_response(data: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(data), status, media_type="application/json")
