@@ -6,18 +6,33 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+import numpy as np
+
 from server.engine.request import Outcome, Routes
 from server.engine.stats import RequestStats
 from server.engine.step import TokenLogprobs
 from server.tenancy import EVERYBODY, Tenant
+
+BYTES_A_CHOICE = 4  # an id and a gate
 
 
 class RoutingDetail(StrEnum):
     """How much is told about the experts a request's tokens went to."""
 
     NONE = "none"
-    LAYERS = "layers"
-    TOKENS = "tokens"
+    SUMMARY = "summary"  # all layers together
+    LAYERS = "layers"  # each layer as well
+    TOKENS = "tokens"  # every token as well
+
+
+@dataclass(frozen=True, slots=True)
+class FactWishes:
+    """Which accounts are given of each choice; usage and what the cache did are always told."""
+
+    routing: RoutingDetail = RoutingDetail.LAYERS
+    latency: bool = True
+    compute: bool = True
+    routing_start: int = 0  # with TOKENS: the first position told
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +109,7 @@ class GenerateCall:
     echo: bool = False
     guidance: Guidance | None = None
     priority: int | None = None  # the lower, the earlier
-    routing: RoutingDetail = RoutingDetail.LAYERS
+    facts: FactWishes = FactWishes()
     user: str | None = None
     tenant: Tenant = EVERYBODY
     fill_context: bool = False  # without max_tokens: generate until the context is full, not DEFAULT_MAX_TOKENS
@@ -112,21 +127,31 @@ class Finished:
 
     outcome: Outcome  # STOP or LENGTH; anything else is raised, not told
     stats: RequestStats
-    routes: Routes | None
+    routes: PackedRoutes | None
 
 
 @dataclass(frozen=True, slots=True)
 class PackedRoutes:
-    """Expert ids of every token as bytes: little-endian int16, row-major (tokens, layers, top_k)."""
+    """Expert ids (int16) and gates (float16) of tokens from position `start` on as bytes: little-endian, row-major
+    (tokens, layers, top_k). `truncated`: tokens after the last one were left out."""
 
     expert_ids: bytes
+    gates: bytes
+    start: int
     tokens: int
     layers: int
     top_k: int
+    truncated: bool
 
     @classmethod
-    def of(cls, routes: Routes) -> PackedRoutes:
-        return cls(routes.experts.astype("<i2").tobytes(), *routes.experts.shape)
+    def of(cls, routes: Routes, start: int, most_bytes: int) -> PackedRoutes:
+        """As many tokens as `most_bytes` hold."""
+        _, layers, top_k = routes.experts.shape
+        room = most_bytes // max(1, layers * top_k * BYTES_A_CHOICE)
+        part = routes.part(start, start + room)
+        gates = np.minimum(part.gates, np.finfo(np.float16).max).astype("<f2").tobytes()
+        left_out = start + len(part) < len(routes)
+        return cls(part.experts.astype("<i2").tobytes(), gates, start, len(part), layers, top_k, left_out)
 
 
 @dataclass(frozen=True, slots=True)

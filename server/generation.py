@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from server.call import Finished, GenerateCall, Piece, PromptTokens, RoutingDetail, WholeChoice
+from server.call import Finished, GenerateCall, PackedRoutes, Piece, PromptTokens, RoutingDetail, WholeChoice
 from server.engine.engine import Delta
 from server.engine.loop import EngineFault, Stream
 from server.engine.request import Outcome, Request
@@ -50,11 +50,13 @@ class Choice:
 class Generation:
     """Iterate `pieces` once, or await `whole`; then `close`, whatever happened. Belongs to the event loop's thread."""
 
-    def __init__(self, id: str, created: int, model: ServedModel, call: GenerateCall) -> None:
+    def __init__(self, id: str, created: int, model: ServedModel, call: GenerateCall, routing_bytes: int) -> None:
+        """routing_bytes: most that is told of the experts of single tokens."""
         self.id = id
         self.created = created  # seconds since the epoch
         self.model = model
         self.call = call
+        self._routing_bytes = routing_bytes
         self.choices: list[Choice] = []
         self._failure: ServiceError | None = None
         self._readers: list[asyncio.Task[None]] = []
@@ -147,7 +149,9 @@ class Generation:
         choice.ended = True
         if stats.outcome not in (Outcome.STOP, Outcome.LENGTH):
             raise self._unfinished(choice, stats.outcome, delta.error)
-        routes = delta.routes if self.call.routing is RoutingDetail.TOKENS else None
+        routes, wishes = None, self.call.facts
+        if wishes.routing is RoutingDetail.TOKENS and delta.routes is not None:
+            routes = PackedRoutes.of(delta.routes, wishes.routing_start, self._routing_bytes // len(self.choices))
         return Finished(stats.outcome, stats, routes)
 
     def _unfinished(self, choice: Choice, outcome: Outcome, why: str) -> ServiceError:

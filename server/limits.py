@@ -38,6 +38,7 @@ class Limits:
     priority: int = 100
     guidance_chars: int = 64 << 10
     guidance_choices: int = 1024
+    routing_bytes: int = 2 << 20  # of the experts of single tokens, all choices of an answer together
     temperature: float = 2.0
     penalty: float = 2.0
     bias: float = 100.0

@@ -27,6 +27,7 @@ def check_call(call: GenerateCall, model: ServedModel, limits: Limits) -> None:
     _count("logprobs", call.logprobs, 0, limits.logprobs)
     _count("prompt_logprobs", call.prompt_logprobs, 0, limits.logprobs)
     _count("priority", call.priority, -limits.priority, limits.priority)
+    _count("dyno.routing_start", call.facts.routing_start, 0, 2**31 - 1)
     if call.user is not None:
         check_label("user", call.user, limits.user_chars)
     _check_prompts(call.prompts, model, limits)

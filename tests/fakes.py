@@ -164,7 +164,7 @@ class FakeRunner:
             blank = [pick.position for pick in row.picks if self._blank(pick)]
             if blank:
                 failed[index] = Failure("blank", blank[0])
-        return StepResult(tokens, logprobs, self._routes(step), failed, self._step_seconds)
+        return StepResult(tokens, logprobs, self._routes(step), failed, self._step_seconds + self._sleep)
 
     def _store(self, row: Row) -> None:
         assert row.count > len(row.drafts) and len(row.tokens) == row.count, "computes what is not known"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from model.routing import busiest_share, entropy, expert_choices, expert_loads, imbalance
 from server.engine.request import Routes
-from server.engine.stats import LayerRouting
+from server.engine.stats import LayerRouting, RoutingSummary
 from server.engine.step import MixtureShape
 
 
@@ -87,6 +89,24 @@ def layer_routing(routes: Routes, mixtures: tuple[MixtureShape, ...]) -> tuple[L
     return tuple(
         _one_layer(shape, loads[at, : shape.experts], int(dropped[at]), gates[at], margins[at])
         for at, shape in enumerate(mixtures)
+    )
+
+
+def summarise(routing: Sequence[LayerRouting]) -> RoutingSummary:
+    """What follows from one or more layers together."""
+    count = len(routing)
+    return RoutingSummary(
+        layers=count,
+        dropped=sum(layer.dropped for layer in routing),
+        touched_experts=sum(tokens > 0 for layer in routing for tokens in layer.tokens),
+        experts=sum(len(layer.tokens) for layer in routing),
+        entropy=sum(layer.entropy for layer in routing) / count,
+        lowest_entropy=min(layer.entropy for layer in routing),
+        imbalance=sum(layer.imbalance for layer in routing) / count,
+        highest_imbalance=max(layer.imbalance for layer in routing),
+        busiest_share=sum(layer.busiest_share for layer in routing) / count,
+        mean_gate=sum(layer.mean_gate for layer in routing) / count,
+        margin=sum(layer.margin for layer in routing) / count,
     )
 
 

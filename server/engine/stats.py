@@ -55,6 +55,23 @@ class LayerRouting:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutingSummary:
+    """All mixture layers of a request together; means are over the layers."""
+
+    layers: int
+    dropped: int  # choices lost to capacity, of all layers
+    touched_experts: int  # that any token went to, of all layers
+    experts: int  # of all layers
+    entropy: float
+    lowest_entropy: float
+    imbalance: float
+    highest_imbalance: float
+    busiest_share: float
+    mean_gate: float
+    margin: float
+
+
+@dataclass(frozen=True, slots=True)
 class Compute:
     """What a request or a step computed and moved. `docs/telemetry.md` has every definition."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64decode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -34,9 +34,11 @@ CODES = {
 OUTER = {"model", "n", "logprobs", "user"}
 ROUTING = {
     "none": pb.ROUTING_DETAIL_NONE,
+    "summary": pb.ROUTING_DETAIL_SUMMARY,
     "layers": pb.ROUTING_DETAIL_LAYERS,
     "tokens": pb.ROUTING_DETAIL_TOKENS,
 }
+FACTS = ("routing", "routing_start", "latency", "compute")
 
 
 class Refused(Exception):
@@ -175,8 +177,8 @@ class RpcCaller:
 
 
 def rest_request(wish: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    body = {name: value for name, value in wish.items() if name not in ("token_ids", "routing", "seconds")}
-    body["dyno"] = {"routing": wish["routing"]} if "routing" in wish else {}
+    body = {name: value for name, value in wish.items() if name not in ("token_ids", *FACTS, "seconds")}
+    body["dyno"] = {name: wish[name] for name in FACTS if name in wish}
     if "token_ids" in wish:
         body["prompt"] = wish["token_ids"]
     return ("/v1/chat/completions" if "messages" in wish else "/v1/completions"), body
@@ -191,8 +193,11 @@ def rpc_request(wish: dict[str, Any]) -> pb.GenerateRequest:
     if "logit_bias" in sampling:
         sampling["logit_bias"] = {int(token): bias for token, bias in sampling["logit_bias"].items()}
     request = pb.GenerateRequest(**outer, sampling=pb.SamplingParameters(**sampling))
-    if "routing" in wish:
-        request.routing = ROUTING[wish["routing"]]
+    wishes = {name: wish[name] for name in FACTS if name in wish}
+    if "routing" in wishes:
+        wishes["routing"] = ROUTING[wishes["routing"]]
+    if wishes:
+        request.dyno.CopyFrom(pb.DynoOptions(**wishes))
     if "prompt" in wish:
         request.prompt = wish["prompt"]
     if "token_ids" in wish:
@@ -238,7 +243,7 @@ def unpacked(facts: dict[str, Any]) -> dict[str, Any]:
     """The bytes that JSON cannot hold, as bytes."""
     packed = (facts["routing"] or {}).get("token_routing")
     if packed:
-        packed["expert_ids"] = b64decode(packed["expert_ids"])
+        packed["expert_ids"], packed["gates"] = b64decode(packed["expert_ids"]), b64decode(packed["gates"])
     return facts
 
 
@@ -252,21 +257,24 @@ def rpc_facts(finished: pb.Finished) -> dict[str, Any]:
     routing = None
     if finished.HasField("routing"):
         layers = [fields(layer) | {"expert_tokens": list(layer.expert_tokens)} for layer in finished.routing.layers]
-        routing = {"tokens": finished.routing.tokens, "layers": layers}
+        routing = {"tokens": finished.routing.tokens, "summary": fields(finished.routing.summary), "layers": layers}
         if finished.routing.HasField("token_routing"):
             routing["token_routing"] = fields(finished.routing.token_routing)
     return {
         "finish_reason": names[finished.reason],
         "usage": fields(finished.usage),
-        "latency": fields(finished.latency) | {"inter_token": fields(finished.latency.inter_token)},
+        "latency": fields(finished.latency, inter_token=fields) if finished.HasField("latency") else None,
         "cache": fields(finished.cache),
-        "steps": fields(finished.steps),
+        "steps": fields(finished.steps) if finished.HasField("steps") else None,
+        "compute": fields(finished.compute, flops=fields) if finished.HasField("compute") else None,
         "routing": routing,
     }
 
 
-def fields(message: Any) -> dict[str, Any]:
-    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+def fields(message: Any, **inner: Callable[[Any], Any]) -> dict[str, Any]:
+    """`inner`: what to do with fields that are messages themselves."""
+    told = {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    return told | {name: read(told[name]) for name, read in inner.items()}
 
 
 async def hang_up_after(caller: Caller, pieces: int, **wish: Any) -> None:

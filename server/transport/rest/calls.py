@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.call import Conversation, GenerateCall, Message, Prompt, RoutingDetail, SamplingWishes
+from server.call import Conversation, FactWishes, GenerateCall, Message, Prompt, RoutingDetail, SamplingWishes
 from server.errors import InvalidValue
-from server.transport.rest.schema import ChatBody, CompletionBody, GenerationBody
+from server.transport.rest.schema import ChatBody, CompletionBody, DynoOptions, GenerationBody
 
 ROLES = {"developer": "system"}  # OpenAI's newer name
+NO_FACTS = FactWishes(RoutingDetail.NONE, latency=False, compute=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class AnswerWishes:
     stream: bool
     usage: bool
     usage_always: bool
-    facts: RoutingDetail | None
+    facts: FactWishes | None
 
 
 def completion_call(body: CompletionBody, arrived: float) -> GenerateCall:
@@ -39,10 +40,9 @@ def answer_wishes(body: GenerationBody) -> AnswerWishes:
     stream, options = bool(body.stream), body.stream_options
     if options is not None and not stream:
         raise InvalidValue("stream_options needs stream to be true", param="stream_options")
-    facts = None if body.dyno is None else RoutingDetail(body.dyno.routing or RoutingDetail.LAYERS)
     usage = options is not None and bool(options.include_usage)
     always = options is not None and bool(options.continuous_usage_stats)
-    return AnswerWishes(stream, usage, usage and always, facts)
+    return AnswerWishes(stream, usage, usage and always, None if body.dyno is None else _facts(body.dyno))
 
 
 def _call(
@@ -60,10 +60,20 @@ def _call(
         sampling=_sampling(body, max_tokens),
         n=body.n,
         logprobs=logprobs,
-        routing=RoutingDetail.NONE if facts is None else facts,
+        facts=NO_FACTS if facts is None else facts,
         user=body.user,
         fill_context=fill,
         arrived=arrived,
+    )
+
+
+def _facts(options: DynoOptions) -> FactWishes:
+    """Everything, unless it is declined."""
+    return FactWishes(
+        routing=RoutingDetail(options.routing or RoutingDetail.LAYERS),
+        latency=options.latency is not False,
+        compute=options.compute is not False,
+        routing_start=options.routing_start or 0,
     )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from server.call import Finished, PackedRoutes, RoutingDetail
-from server.engine.stats import LayerRouting, RequestStats
+from server.call import FactWishes, Finished, RoutingDetail
+from server.engine.routes import summarise
+from server.engine.stats import Compute, LayerRouting, RequestStats
 
 
 def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int | None) -> dict[str, Any]:
@@ -23,8 +24,8 @@ def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int | None)
     return data
 
 
-def facts(index: int, finished: Finished, detail: RoutingDetail) -> dict[str, Any]:
-    """FACTS of one choice; seconds and bytes."""
+def facts(index: int, finished: Finished, wishes: FactWishes) -> dict[str, Any]:
+    """FACTS of one choice; seconds and bytes. What was not asked for is null."""
     stats = finished.stats
     return {
         "index": index,
@@ -34,30 +35,43 @@ def facts(index: int, finished: Finished, detail: RoutingDetail) -> dict[str, An
             "completion_tokens": stats.completion_tokens,
             "cached_tokens": stats.cached_tokens,
         },
-        "latency": asdict(stats.latency),
+        "latency": asdict(stats.latency) if wishes.latency else None,
         "cache": {
             "cached_tokens": stats.cached_tokens,
             "recomputed_tokens": stats.recomputed_tokens,
             "preemptions": stats.preemptions,
             "peak_bytes": stats.cache_bytes,
+            "byte_seconds": stats.cache_byte_seconds,
         },
-        "steps": {
-            "count": stats.steps,
-            "mean_batch": stats.mean_batch,
-            "drafted_tokens": stats.drafted_tokens,
-            "accepted_tokens": stats.accepted_tokens,
-        },
-        "routing": None if detail is RoutingDetail.NONE else _routing(stats, finished, detail),
+        "steps": _steps(stats) if wishes.latency else None,
+        "compute": _compute(stats.compute) if wishes.compute else None,
+        "routing": None if wishes.routing is RoutingDetail.NONE else _routing(stats, finished, wishes.routing),
     }
+
+
+def _steps(stats: RequestStats) -> dict[str, Any]:
+    return {
+        "count": stats.steps,
+        "mean_batch": stats.mean_batch,
+        "drafted_tokens": stats.drafted_tokens,
+        "accepted_tokens": stats.accepted_tokens,
+    }
+
+
+def _compute(compute: Compute) -> dict[str, Any]:
+    data = asdict(compute)
+    return {"flops": {**data.pop("operations"), "total": compute.operations.total}, **data}
 
 
 def _routing(stats: RequestStats, finished: Finished, detail: RoutingDetail) -> dict[str, Any] | None:
     if not stats.routing:
         return None
-    data = {"tokens": stats.routed_tokens, "layers": _layers(stats.routing)}
-    if detail is RoutingDetail.TOKENS and finished.routes is not None:
-        packed = PackedRoutes.of(finished.routes)
-        data["token_routing"] = {**asdict(packed), "expert_ids": b64encode(packed.expert_ids).decode()}
+    layers = [] if detail is RoutingDetail.SUMMARY else _layers(stats.routing)
+    data = {"tokens": stats.routed_tokens, "summary": asdict(summarise(stats.routing)), "layers": layers}
+    packed = finished.routes
+    if packed is not None:
+        ids, gates = b64encode(packed.expert_ids).decode(), b64encode(packed.gates).decode()
+        data["token_routing"] = {**asdict(packed), "expert_ids": ids, "gates": gates}
     return data
 
 
@@ -71,6 +85,7 @@ def _layers(routing: Sequence[LayerRouting]) -> list[dict[str, Any]]:
             "imbalance": layer.imbalance,
             "busiest_share": layer.busiest_share,
             "mean_gate": layer.mean_gate,
+            "margin": layer.margin,
         }
         for layer in routing
     ]

@@ -135,9 +135,12 @@ class StreamOptions(Body):
 
 
 class DynoOptions(Body):
-    """The extension: its presence asks for the facts of the request."""
+    """The extension: its presence asks for the facts of the request, all but those that are declined here."""
 
-    routing: Literal["none", "layers", "tokens"] | None = None
+    routing: Literal["none", "summary", "layers", "tokens"] | None = None
+    routing_start: int | None = None
+    latency: bool | None = None
+    compute: bool | None = None
 
 
 class GenerationBody(Body):

@@ -39,21 +39,21 @@ class Servicer(InferenceServiceServicer):
             with guard:
                 async with self._service.generate(id, call) as generation:
                     async for piece in generation.pieces(merged=True):
-                        await guard.write(context.write(convert.stream_response(id, piece, call.routing)))
+                        await guard.write(context.write(convert.stream_response(id, piece, call.facts)))
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         async with self._answering(context, "Generate") as id:
             call = self._call(convert.generate_call, request, context)
             async with self._service.generate(id, call) as generation:
                 choices = await generation.whole()
-                return convert.generate_response(id, generation.model.name, choices, call.routing)
+                return convert.generate_response(id, generation.model.name, choices, call.facts)
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         async with self._answering(context, "Score") as id:
             call = self._call(convert.score_call, request, context)
             async with self._service.generate(id, call) as generation:
                 [scored] = await generation.whole()
-                return convert.score_response(id, generation.model.name, scored, call.routing)
+                return convert.score_response(id, generation.model.name, scored, call.facts)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         async with self._answering(context, "Tokenize"):
