@@ -3,6 +3,7 @@
     --forward-ms 25    what the hollow forward takes, in small operations of torch on --threads (1) threads
     --experts 8        16 mixture layers of so many experts, two active; 0 for a dense model
     --observer off     nobody hears of steps and requests
+    --tuning off       the interpreter and the allocator stay as they are by default
     --switch-ms 5      how long a thread may keep the others waiting for the interpreter
 
 Everything else is the real server: engine, runner, batches, sampling, both transports. On SIGUSR1 it prints one line,
@@ -30,6 +31,7 @@ from model.moe import Routing
 from model.tokenizer import ByteTokenizer
 from model.transformer import StepInput, StepOutput
 from server import __main__ as entry
+from server import process
 from server.config import Settings
 from server.engine.engine import Engine
 from server.engine.runner import ModelRunner, Room
@@ -178,8 +180,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--forward-ms", type=float, default=0.0)
     parser.add_argument("--experts", type=int, default=0)
     parser.add_argument("--observer", choices=("on", "off"), default="on")
+    parser.add_argument("--tuning", choices=("on", "off"), default="on")
     parser.add_argument("--switch-ms", type=float)
     options, flags = parser.parse_known_args(arguments)
+    if options.tuning == "off":
+        process.tune = process.settle = lambda: None  # type: ignore[assignment]
     phases = Phases()
     signal.signal(signal.SIGUSR1, lambda number, frame: phases.tell())
 
