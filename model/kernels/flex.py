@@ -46,11 +46,15 @@ def blocks(pages: Pages, total: int) -> Blocks:
     return Blocks(counts.int(), table.int(), where)
 
 
+def has_kernel(dim: int, value_dim: int, size: int) -> bool:
+    """Whether there is a kernel for heads of these dimensions and pages of this size."""
+    return min(dim, value_dim, size) >= LEAST and size & (size - 1) == 0
+
+
 def fits(query: Tensor, keys: Tensor, value_dim: int, scores: Scores) -> bool:
-    """Whether there is a kernel for query (R, H, D) over keys (N, P, K, D)."""
-    size = keys.shape[1]
+    """Whether there is a kernel for query (R, H, D) over keys (N, P, K, D), scored so."""
     plain = scores.bias is None and scores.selection is None
-    return plain and min(query.shape[-1], value_dim, size) >= LEAST and size & (size - 1) == 0
+    return plain and has_kernel(query.shape[-1], value_dim, keys.shape[1])
 
 
 def decode(query: Tensor, keys: Tensor, values: Tensor | None, value_dim: int, pages: Pages, scores: Scores) -> Tensor:

@@ -105,3 +105,13 @@ def rebuilt(tree: Any, tensors: Iterator[Tensor]) -> Any:
             parts = {f.name: rebuilt(getattr(tree, f.name), tensors) for f in dataclasses.fields(tree)}
             return dataclasses.replace(tree, **parts)
     return tree
+
+
+def is_fatal(fault: RuntimeError) -> bool:
+    """Whether nothing can be run on the card after this. Memory that ran out comes back, when a smaller step is run."""
+    if isinstance(fault, torch.OutOfMemoryError):
+        return False
+    told = str(fault)
+    if isinstance(fault, torch.AcceleratorError) or told.startswith("CUDA error"):
+        return "ALLOC_FAILED" not in told and "out of memory" not in told
+    return "CUDNN_STATUS_EXECUTION_FAILED" in told

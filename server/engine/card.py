@@ -1,0 +1,140 @@
+"""A runner on a CUDA card: steps go down in one copy, those that only continue requests are captured and replayed, and
+what the card cannot recover from is told apart from what is some row's doing.
+
+All of it but the capture itself also runs on the processor, where the tests hold it to the plain runner.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+
+from model.cache import CacheEntry, cache_entries
+from model.config import Attention, Buckets
+from model.kernels import flex
+from model.kernels.paged import Pages
+from model.transformer import StepInput, StepOutput, Transformer
+from server.engine.graphs import Capture, CudaCapture, Graphs, Shape, Tokens, empty_tokens, padded_pages, size_of, sizes
+from server.engine.memory import Fresh, StepMemory
+from server.engine.paged import Decode, GroupView, PagedView
+from server.engine.runner import ModelRunner, Room
+from server.engine.staging import is_fatal, place
+from server.engine.step import DeviceLost, Step, StepResult
+
+log = logging.getLogger(__name__)
+
+PAGE_SIZE = 64  # what FlexAttention reads at once; smaller pages leave its tensor cores half empty
+
+
+class CardRunner(ModelRunner):
+    """A Runner over a Transformer that lies on a card. Every pool has a page more, for what fills steps up."""
+
+    SPARE_PAGES: ClassVar[int] = 1
+
+    def __init__(self, model: Transformer, room: Room, vocab: int | None = None) -> None:
+        super().__init__(model, room, vocab)
+        longest = min(model.architecture.context, room.tokens)
+        self._spans = tuple(group.span for group in self.groups)
+        self._shapes = tuple(Shape.of(g.span, longest, room.page_size, spare=g.num_blocks) for g in self.groups)
+        self._sizes = sizes(room.rows)
+        self._graphs = Graphs(
+            self._compute,
+            lambda size: empty_tokens(size, self._shapes, self._spans, room.page_size),
+            self._shapes,
+            self.device,
+        )
+
+    @property
+    def captured(self) -> tuple[int, ...]:
+        """The numbers of tokens whose steps are replayed."""
+        return self._graphs.sizes
+
+    def capture(self, capture: Capture | None = None) -> Iterator[float]:
+        """Capture every size, as far as this architecture can be; tells the share that is done."""
+        why = self._uncapturable()
+        if why:
+            log.info("steps are not captured: %s", why)
+            return
+        with torch.inference_mode():
+            steps = self._graphs.capture(self._sizes, capture or CudaCapture(self.device))
+            for done in steps:
+                yield done / len(self._sizes)
+
+    def run(self, step: Step) -> StepResult:
+        """As its base does. Raises DeviceLost when the card can run nothing any more."""
+        try:
+            return super().run(step)
+        except RuntimeError as fault:
+            if is_fatal(fault):
+                raise DeviceLost(f"{type(fault).__name__}: {fault}") from fault
+            raise
+
+    def _forward(self, inputs: StepInput) -> StepOutput:
+        view = inputs.cache
+        assert isinstance(view, PagedView)
+        alone = inputs.loads is None and inputs.memory is None
+        if alone and not any(group.prefills for group in view.groups):
+            out = self._graphs.run(Tokens(inputs.tokens, inputs.positions, view.groups))
+            if out is not None:
+                select = inputs.select
+                return out if select is None else StepOutput(out.logits[place(select, self.device)], out.routings)
+        return super()._forward(self._placed(inputs, view.groups))
+
+    def _compute(self, tokens: Tokens) -> StepOutput:
+        view = PagedView(self.cache, tokens.groups, self.group_of)
+        out: StepOutput = self.model(StepInput(tokens.tokens, tokens.positions, view))
+        return out
+
+    def _placed(self, inputs: StepInput, groups: tuple[GroupView, ...]) -> StepInput:
+        """Everything of a step on the card, and as many rows that read pages as there are kernels for."""
+        memory = inputs.memory
+        assert memory is None or isinstance(memory, StepMemory)
+        sources: tuple[Pages, Fresh | None] | None = None
+        if memory is not None:
+            sources = self._filled_sources(memory.pages), memory.fresh
+        padded = tuple(self._filled(view, shape) for view, shape in zip(groups, self._shapes, strict=True))
+        tree = (inputs.tokens, inputs.positions, padded, inputs.select, inputs.loads, sources)
+        tokens, positions, views, select, loads, there = place(tree, self.device)
+        placed = None if memory is None or there is None else StepMemory(memory.cache, *there)
+        return StepInput(tokens, positions, PagedView(self.cache, views, self.group_of), select, loads, placed)
+
+    def _filled(self, view: GroupView, shape: Shape) -> GroupView:
+        if view.decode is None:
+            return view
+        pages = view.decode.pages
+        rows = size_of(len(pages.table), self._sizes)
+        return GroupView(view.slots, Decode(view.decode.tokens, padded_pages(pages, rows, shape)), view.prefills)
+
+    def _filled_sources(self, pages: Pages) -> Pages:
+        """Every token looks at a source of its own; those that fill up look at the empty page 0."""
+        assert self.memory is not None
+        shape = Shape.of(self.memory.span, self.room.tokens, self.room.page_size, spare=0)
+        return padded_pages(pages, size_of(len(pages.table), self._sizes), shape)
+
+    def _uncapturable(self) -> str:
+        """Why steps of this architecture cannot be captured; empty when they can."""
+        if self._sources is not None:
+            return "what an encoder read has no fixed size"
+        if any(mixture.limited for mixture in self.mixtures):
+            return "experts with a capacity count what each sequence chose before"
+        if not all(map(self._in_place, self.model.architecture.attentions, cache_entries(self.model.architecture))):
+            return "a layer's attention copies its pages together"
+        return ""
+
+    def _in_place(self, attention: Attention, entry: CacheEntry) -> bool:
+        """Whether a layer reads pages where they lie, however wide the page table is."""
+        biased = attention.indexer is not None or isinstance(attention.position, Buckets)
+        return not biased and flex.has_kernel(entry.key_dim, entry.value_dim, self.room.page_size)
+
+    def _mark(self) -> Any:
+        if self.device.type != "cuda":
+            return super()._mark()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def _seconds(self, began: Any, ended: Any) -> float:
+        return super()._seconds(began, ended) if self.device.type != "cuda" else began.elapsed_time(ended) / 1000

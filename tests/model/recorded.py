@@ -1,0 +1,61 @@
+"""A stand-in for captured graphs: it runs the same computation again, and overwrites what the first run gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+
+from model.kernels import flex
+from model.transformer import StepOutput, Transformer
+from server.engine.card import CardRunner
+from server.engine.graphs import Graph
+from server.engine.runner import Room
+from server.engine.staging import leaves, rebuilt
+
+
+class Recording:
+    """`replays` counts. A graph's inputs and output are where they were when it was captured."""
+
+    def __init__(self, compute: Callable[[], StepOutput]) -> None:
+        self.compute, self.replays = compute, 0
+        self.output: StepOutput = _copy(compute())
+
+    def replay(self) -> None:
+        self.replays += 1
+        for kept, fresh in zip(leaves(self.output), leaves(self.compute()), strict=True):
+            kept.copy_(fresh)
+
+
+def _copy(output: StepOutput) -> StepOutput:
+    copies: Iterator[Tensor] = iter([tensor.clone() for tensor in leaves(output)])
+    made: StepOutput = rebuilt(output, copies)
+    return made
+
+
+class Recorder:
+    """A capture for the processor; `recordings` are what it made, in order."""
+
+    def __init__(self) -> None:
+        self.recordings: list[Recording] = []
+
+    def __call__(self, compute: Callable[[], StepOutput]) -> tuple[Graph, StepOutput]:
+        self.recordings.append(Recording(compute))
+        return self.recordings[-1], self.recordings[-1].output
+
+    @property
+    def replays(self) -> int:
+        return sum(recording.replays for recording in self.recordings)
+
+
+class RecordedRunner(CardRunner):
+    """A card's runner on the processor, every size captured; heads of any size count as ones that have a kernel."""
+
+    def __init__(self, model: Transformer, room: Room, vocab: int | None = None) -> None:
+        super().__init__(model, room, vocab)
+        self.recorder = Recorder()
+        kernel, flex.has_kernel = flex.has_kernel, lambda *_: True
+        try:
+            self.shares = list(self.capture(self.recorder))
+        finally:
+            flex.has_kernel = kernel
