@@ -47,7 +47,7 @@ PLACES = {
     "inputs": "server.engine.runner:ModelRunner._inputs",
     "forward": f"{__name__}:Hollow.forward",
     "sample": "server.engine.runner:ModelRunner._sample",
-    "routes": "server.engine.runner:ModelRunner._routes",
+    "routes": "server.engine.results:Routed.of",
     "settle": "server.engine.engine:Engine._settle",
     "report": "server.engine.engine:Engine._report",
     "hand over": "server.engine.loop:EngineLoop._step",
