@@ -91,7 +91,7 @@ def rows(before: Turn, theirs: Turn, after: Turn, cases: Sequence[str]) -> Itera
         ours = [turn.scores[case, "http"] for turn in (before, after) if (case, "http") in turn.scores]
         peer = theirs.scores.get((case, "http"))
         if not ours or peer is None:
-            yield f"| {case} | {_number(ours)} | {theirs.name} | not measured | | | | |"
+            yield f"| {case} | {_number(ours)} | {theirs.name} | {_number([peer] if peer else [])} | | | | |"
             continue
         rate = sum(score.rate for score in ours) / len(ours)
         drift = max(s.rate for s in ours) / min(s.rate for s in ours) - 1
@@ -107,7 +107,7 @@ def rows(before: Turn, theirs: Turn, after: Turn, cases: Sequence[str]) -> Itera
 
 
 def _number(scores: Sequence[Score]) -> str:
-    return " / ".join(f"{score.rate:,.1f}" for score in scores)
+    return " / ".join(f"{score.rate:,.1f}" for score in scores) or "not measured"
 
 
 def _milliseconds(score: Score) -> str:

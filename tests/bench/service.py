@@ -28,7 +28,16 @@ def figures(quick: bool) -> Iterator[Figure]:
 def serving(shape: str, repeats: int, streams: tuple[int, ...]) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as scratch:
         file = write(SHAPES[shape], Path(scratch) / f"{shape}.json")
-        flags = ["--model", f"{shape}={file}", "--dtype", fast_type(), "--cache-tokens", "32768"]
+        flags = [
+            "--model",
+            f"{shape}={file}",
+            "--dtype",
+            fast_type(),
+            "--cache-tokens",
+            "32768",
+            "--queue-seconds",
+            "600",
+        ]
         with ServerProcess(flags) as server:
             for number, count in enumerate(streams):
                 for transport, target in (("REST", server.http), ("gRPC", server.grpc)):
