@@ -1,7 +1,7 @@
 """One way to ask for a generation, two transports that carry it: every case of a test goes over both.
 
-A wish is a dict with the proto's names: model, prompt | token_ids | messages, n, logprobs, user, routing, seconds, and
-the sampling fields at the top.
+A wish is a dict with the proto's names: model, prompt | token_ids | messages, n, logprobs, prompt_logprobs, priority,
+user, routing, seconds, the sampling fields at the top, and form, a dict with the one kind of form that is asked for.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64decode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -31,7 +31,14 @@ CODES = {
     grpc.StatusCode.UNAVAILABLE: "unavailable",
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline",
 }
-OUTER = {"model", "n", "logprobs", "user"}
+OUTER = {"model", "n", "logprobs", "prompt_logprobs", "priority", "user"}
+FORMS = {  # what a wish calls a form of the answer → REST's field
+    "json_object": "response_format",
+    "json_schema": "guided_json",
+    "regex": "guided_regex",
+    "choice": "guided_choice",
+    "grammar": "guided_grammar",
+}
 ROUTING = {
     "none": pb.ROUTING_DETAIL_NONE,
     "summary": pb.ROUTING_DETAIL_SUMMARY,
@@ -60,6 +67,7 @@ class Told:
     facts: dict[str, Any] = field(default_factory=dict)
     pieces: list[str] = field(default_factory=list)
     logprobs: list[Any] = field(default_factory=list)
+    prompt: list[tuple[int, float, int] | None] = field(default_factory=list)  # (id, log-probability, rank) or None
 
 
 class Caller(Protocol):
@@ -125,7 +133,8 @@ class RestCaller:
         facts = answer["dyno"]["choices"][choice["index"]]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
         logprobs = (choice["logprobs"] or {}).get("token_logprobs") or []
-        return Told(text, choice["token_ids"], choice["finish_reason"], unpacked(facts), [text], logprobs)
+        prompt = rest_scores(choice)
+        return Told(text, choice["token_ids"], choice["finish_reason"], unpacked(facts), [text], logprobs, prompt)
 
 
 class RpcCaller:
@@ -147,6 +156,7 @@ class RpcCaller:
             choice.text += message.text
             choice.tokens += [token.id for token in message.tokens]
             choice.logprobs += [token.logprob for token in message.tokens if token.HasField("logprob")]
+            choice.prompt += rpc_scores(message.prompt)
             if message.HasField("finished"):
                 choice.facts = rpc_facts(message.finished)
                 choice.reason = choice.facts["finish_reason"]
@@ -173,10 +183,26 @@ class RpcCaller:
         facts = rpc_facts(choice.finished)
         tokens = [token.id for token in choice.tokens]
         logprobs = [token.logprob for token in choice.tokens if token.HasField("logprob")]
-        return Told(choice.text, tokens, facts["finish_reason"], facts, [choice.text], logprobs)
+        prompt = rpc_scores(choice.prompt)
+        return Told(choice.text, tokens, facts["finish_reason"], facts, [choice.text], logprobs, prompt)
+
+
+def rest_scores(choice: dict[str, Any]) -> list[tuple[int, float, int] | None]:
+    """The prompt's tokens: the first of each place is the token itself."""
+    scores = choice.get("prompt_logprobs") or []
+    firsts = [None if place is None else next(iter(place.items())) for place in scores]
+    return [None if first is None else (int(first[0]), first[1]["logprob"], first[1]["rank"]) for first in firsts]
+
+
+def rpc_scores(tokens: Iterable[pb.Token]) -> list[tuple[int, float, int] | None]:
+    return [(token.id, token.logprob, token.rank) if token.HasField("logprob") else None for token in tokens]
 
 
 def rest_request(wish: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    if "form" in wish:
+        [(kind, value)] = wish["form"].items()
+        wish = {name: wish[name] for name in wish if name != "form"}
+        wish[FORMS[kind]] = {"type": kind} if kind == "json_object" else value
     body = {name: value for name, value in wish.items() if name not in ("token_ids", *FACTS, "seconds")}
     body["dyno"] = {name: wish[name] for name in FACTS if name in wish}
     if "token_ids" in wish:
@@ -193,6 +219,8 @@ def rpc_request(wish: dict[str, Any]) -> pb.GenerateRequest:
     if "logit_bias" in sampling:
         sampling["logit_bias"] = {int(token): bias for token, bias in sampling["logit_bias"].items()}
     request = pb.GenerateRequest(**outer, sampling=pb.SamplingParameters(**sampling))
+    if "form" in wish:
+        request.guidance.CopyFrom(rpc_form(**wish["form"]))
     wishes = {name: wish[name] for name in FACTS if name in wish}
     if "routing" in wishes:
         wishes["routing"] = ROUTING[wishes["routing"]]
@@ -206,6 +234,15 @@ def rpc_request(wish: dict[str, Any]) -> pb.GenerateRequest:
         messages = [pb.Message(**message) for message in wish["messages"]]
         request.conversation.CopyFrom(pb.Conversation(messages=messages))
     return request
+
+
+def rpc_form(choice: list[str] | None = None, json_object: bool = False, **texts: str) -> pb.Guidance:
+    form = pb.Guidance(**texts)
+    if choice is not None:
+        form.choice.CopyFrom(pb.Choices(texts=choice))
+    if json_object:
+        form.json_object.SetInParent()
+    return form
 
 
 def refused(status: int, body: dict[str, Any], headers: Any, begun: bool = False) -> Refused:
@@ -236,6 +273,7 @@ def read_chunk(told: Told, choice: dict[str, Any], facts: dict[str, Any] | None)
     told.tokens += choice["token_ids"]
     told.logprobs += (choice["logprobs"] or {}).get("token_logprobs") or []
     told.reason = choice["finish_reason"] or told.reason
+    told.prompt += rest_scores(choice)
     told.facts = unpacked(facts) if facts else told.facts
 
 

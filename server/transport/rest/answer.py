@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from server.call import GenerateCall
-from server.errors import ServiceError
+from server.errors import InvalidRequest, ServiceError
 from server.generation import Generation
 from server.service import GenerationService
 from server.transport.rest.calls import AnswerWishes
@@ -39,7 +39,11 @@ class GenerationAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises ServiceError while nothing is sent yet; later errors go into the stream."""
-        await while_connected(receive, self._run(send))
+        try:
+            await while_connected(receive, self._run(send))
+        except InvalidRequest as error:
+            error.rename(self._wishes.names)
+            raise
 
     async def _run(self, send: Send) -> None:
         async with self._service.generate(self._id, self._call) as generation:

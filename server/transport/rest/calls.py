@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from server.call import Conversation, FactWishes, GenerateCall, Message, Prompt, RoutingDetail, SamplingWishes
 from server.errors import InvalidValue
+from server.transport.rest.forms import guidance_of
 from server.transport.rest.schema import ChatBody, CompletionBody, DynoOptions, GenerationBody
 
 ROLES = {"developer": "system"}  # OpenAI's newer name
@@ -20,11 +21,17 @@ class AnswerWishes:
     usage: bool
     usage_always: bool
     facts: FactWishes | None
+    scores: bool = False  # of the prompt, by the name of prompt_logprobs
+    names: dict[str, str] = field(default_factory=dict)
+    """What this caller calls fields of the domain, where that is not their usual name."""
 
 
 def completion_call(body: CompletionBody, arrived: float) -> GenerateCall:
+    """With `echo` the log-probabilities that are asked for are also those of the prompt."""
     body.refuse_unsupported()
-    return _call(body, body.prompt, body.max_tokens, body.logprobs, arrived, fill=False)
+    call = _call(body, body.prompt, body.max_tokens, body.logprobs, arrived, fill=False)
+    asked = [count for count in (body.prompt_logprobs, body.logprobs) if count is not None]
+    return replace(call, echo=True, prompt_logprobs=max(asked, default=None)) if body.echo else call
 
 
 def chat_call(body: ChatBody, arrived: float) -> GenerateCall:
@@ -42,7 +49,15 @@ def answer_wishes(body: GenerationBody) -> AnswerWishes:
         raise InvalidValue("stream_options needs stream to be true", param="stream_options")
     usage = options is not None and bool(options.include_usage)
     always = options is not None and bool(options.continuous_usage_stats)
-    return AnswerWishes(stream, usage, usage and always, None if body.dyno is None else _facts(body.dyno))
+    facts = None if body.dyno is None else _facts(body.dyno)
+    return AnswerWishes(stream, usage, usage and always, facts, body.prompt_logprobs is not None, _names(body))
+
+
+def _names(body: GenerationBody) -> dict[str, str]:
+    if not isinstance(body, ChatBody):
+        return {}
+    limit = {} if body.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
+    return {"logprobs": "top_logprobs", **limit}
 
 
 def _call(
@@ -60,6 +75,9 @@ def _call(
         sampling=_sampling(body, max_tokens),
         n=body.n,
         logprobs=logprobs,
+        prompt_logprobs=body.prompt_logprobs,
+        guidance=guidance_of(body),
+        priority=body.priority,
         facts=NO_FACTS if facts is None else facts,
         user=body.user,
         fill_context=fill,
@@ -93,6 +111,8 @@ def _sampling(body: GenerationBody, max_tokens: int | None) -> SamplingWishes:
         stop=body.stop,
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
+        allowed_token_ids=None if body.allowed_token_ids is None else tuple(body.allowed_token_ids),
+        include_stop=bool(body.include_stop_str_in_output),
     )
 
 

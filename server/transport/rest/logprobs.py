@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from model.tokenizer import Tokenizer
+from server.call import PromptTokens
 from server.engine.step import TokenLogprobs
 
 
@@ -34,6 +35,25 @@ def chat_logprobs(
             top = [_entry(tokenizer, other, value) for other, value in logprob.top]
             content.append({**_entry(tokenizer, token, logprob.chosen), "top_logprobs": top})
     return {"content": content}
+
+
+def prompt_logprobs(tokenizer: Tokenizer, prompt: PromptTokens) -> list[dict[str, Any] | None] | None:
+    """vLLM's: of every token, by id, its own log-probability and those of the likeliest; null for the first."""
+    if prompt.logprobs is None:
+        return None
+    return [
+        None if logprob is None else _by_id(tokenizer, token, logprob)
+        for token, logprob in zip(prompt.tokens, prompt.logprobs, strict=True)
+    ]
+
+
+def _by_id(tokenizer: Tokenizer, token: int, logprob: TokenLogprobs) -> dict[str, Any]:
+    ranked = [(token, logprob.chosen, logprob.rank)]
+    ranked += [(other, value, rank) for rank, (other, value) in enumerate(logprob.top, 1) if other != token]
+    return {
+        str(other): {"logprob": value, "rank": rank, "decoded_token": tokenizer.decode([other])}
+        for other, value, rank in ranked
+    }
 
 
 def _by_text(tokenizer: Tokenizer, chosen: str, logprob: TokenLogprobs | None) -> dict[str, float] | None:

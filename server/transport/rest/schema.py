@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, PlainValidator, WithJsonSchema
 
 from server.errors import UnsupportedField, shown
+from server.transport.rest.forms import GuidedBody
 
 IGNORED = (
     "metadata",
@@ -26,12 +27,10 @@ IGNORED = (
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
     "best_of": (None, 1),
-    "echo": (None, False),
     "function_call": (None, "none", "auto"),
     "functions": (None, []),
     "modalities": (None, ["text"]),
     "prediction": (None,),
-    "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
@@ -143,7 +142,7 @@ class DynoOptions(Body):
     compute: bool | None = None
 
 
-class GenerationBody(Body):
+class GenerationBody(GuidedBody, Body):
     """What both generating routes take."""
 
     model: str | None = None
@@ -161,6 +160,10 @@ class GenerationBody(Body):
     stop: Stops = ()
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
+    allowed_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = None
+    prompt_logprobs: int | None = None
+    priority: int | None = None
     n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -176,7 +179,6 @@ class GenerationBody(Body):
     verbosity: str | None = None
     reasoning_effort: str | None = None
 
-    response_format: Any = None
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None
@@ -190,7 +192,7 @@ class GenerationBody(Body):
 class CompletionBody(GenerationBody):
     prompt: Prompts
     logprobs: int | None = None
-    echo: Any = None
+    echo: bool | None = None
     suffix: Any = None
     best_of: Any = None
 

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import orjson
 
-from server.call import Finished, Piece, WholeChoice
+from server.call import Finished, Piece, PromptTokens, WholeChoice
 from server.errors import ServiceError
 from server.generation import Generation
 from server.transport.rest.calls import AnswerWishes
 from server.transport.rest.errors import error_body
 from server.transport.rest.facts import facts, usage
-from server.transport.rest.logprobs import chat_logprobs, completion_logprobs
+from server.transport.rest.logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
 
 DONE = b"data: [DONE]\n\n"
 
@@ -99,12 +99,22 @@ class Writer(ABC):
         choice = {"index": piece.index, **self._chunk(piece, first), "finish_reason": reason}
         if self._wishes.facts is not None:
             choice["token_ids"] = piece.tokens
+        if piece.prompt is not None:
+            choice |= self._scores(piece.prompt)
         return choice
+
+    def _scores(self, prompt: PromptTokens) -> dict[str, Any]:
+        """What is told of a prompt beside its echo, when it was asked for by that name."""
+        if not self._wishes.scores:
+            return {}
+        return {"prompt_logprobs": prompt_logprobs(self._generation.model.tokenizer, prompt)}
 
     def _whole_choice(self, choice: WholeChoice) -> dict[str, Any]:
         data = {"index": choice.index, **self._whole(choice), "finish_reason": choice.finished.outcome}
         if self._wishes.facts is not None:
             data["token_ids"] = choice.tokens
+        if choice.prompt is not None:
+            data |= self._scores(choice.prompt)
         return data
 
     def _note(self, index: int, finished: Finished) -> None:
@@ -125,17 +135,26 @@ class CompletionWriter(Writer):
     whole_object = chunk_object = "text_completion"
 
     def _chunk(self, piece: Piece, first: bool) -> dict[str, Any]:
-        logprobs = self._logprobs(piece, self._chars[piece.index])
-        self._chars[piece.index] += len(piece.text)
-        return {"text": piece.text, "logprobs": logprobs}
+        logprobs, text = self._logprobs(piece, self._chars[piece.index]), self._text(piece)
+        self._chars[piece.index] += len(text)
+        return {"text": text, "logprobs": logprobs}
 
     def _whole(self, choice: WholeChoice) -> dict[str, Any]:
-        return {"text": choice.text, "logprobs": self._logprobs(choice, 0)}
+        return {"text": self._text(choice), "logprobs": self._logprobs(choice, 0)}
+
+    def _text(self, part: Piece | WholeChoice) -> str:
+        """With the prompt before it, when that is to be echoed."""
+        if part.prompt is None or not self._generation.call.echo:
+            return part.text
+        return self._generation.model.tokenizer.decode(part.prompt.tokens) + part.text
 
     def _logprobs(self, part: Piece | WholeChoice, offset: int) -> dict[str, Any] | None:
         if self._generation.call.logprobs is None:
             return None
-        return completion_logprobs(self._generation.model.tokenizer, part.tokens, part.logprobs, offset)
+        tokens, logprobs, prompt = part.tokens, part.logprobs, part.prompt
+        if prompt is not None and self._generation.call.echo:
+            tokens, logprobs = prompt.tokens + tokens, (prompt.logprobs or ()) + logprobs
+        return completion_logprobs(self._generation.model.tokenizer, tokens, logprobs, offset)
 
 
 class ChatWriter(Writer):
