@@ -35,6 +35,7 @@ from server.preparation import Preparation, visible_text
 from server.tenancy import Places
 from server.textwork import TextWork
 from server.validation import check_text, check_token_ids
+from server.watching import RoutingSource, RoutingWatch
 
 log = structlog.get_logger()
 
@@ -47,7 +48,7 @@ class Phase(StrEnum):
     DRAINING = "draining"
 
 
-class Admissions(Protocol):
+class Admissions(RoutingSource, Protocol):
     """Hears of calls that never reached the engine; of those that did, the engine tells."""
 
     def unserved(self, model: str | None, outcome: str) -> None:
@@ -73,6 +74,7 @@ class GenerationService:
         self._guides = Guides(limits)
         self._prepare = Preparation(limits, self._texts, self._guides)
         self._places = Places(limits.retry_after_seconds)
+        self.watch = RoutingWatch(limits, admissions, self.model, self._leaves, clock)
 
     # ------------------------------------------------------------------------------------------ life
 
@@ -220,6 +222,9 @@ class GenerationService:
         assert self._loop is not None
         text = visible_text(call, model, request.sampling.min_tokens)
         return Choice(request, self._loop.submit(model.name, request), text, shows_stop=call.sampling.include_stop)
+
+    def _leaves(self, model: ServedModel) -> bool:
+        return self.phase is Phase.DRAINING or self.models.get(model.name) is not model
 
     def require_ready(self) -> None:
         """Raise what `refusal` says."""

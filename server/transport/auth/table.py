@@ -39,6 +39,8 @@ ACCESS: dict[str, Access] = {
     # what it counts
     "GET /metrics": Role.METRICS,
     "HEAD /metrics": Role.METRICS,
+    "GET /v1/routing": Role.METRICS,
+    f"{INFERENCE_SERVICE}/WatchRouting": Role.METRICS,
     # running it
     "GET /debug/state": Role.ADMIN,
     "GET /admin/v1/models": Role.ADMIN,

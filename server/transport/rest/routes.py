@@ -23,6 +23,7 @@ from server.transport.rest.calls import AnswerWishes, answer_wishes, chat_call, 
 from server.transport.rest.errors import RouteNotFound, error_response
 from server.transport.rest.plain import PlainRoute, add_route, json_response
 from server.transport.rest.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from server.transport.rest.watching import routing_stream
 from server.transport.rest.writers import ChatWriter, CompletionWriter, Writer
 
 Scrape: TypeAlias = Callable[[str], tuple[bytes, str]]
@@ -46,6 +47,7 @@ class Routes:
         add_route(router, "/detokenize", self.detokenize, "POST", DetokenizeBody)
         add_route(router, "/v1/models", self.models)
         add_route(router, "/v1/models/{name:path}", self.model)
+        add_route(router, "/v1/routing", self.routing)
         add_route(router, "/livez", self.livez)
         add_route(router, "/readyz", self.readyz)
         add_route(router, "/health", self.readyz)
@@ -93,6 +95,9 @@ class Routes:
 
     async def model(self, request: Request) -> Response:
         return json_response(self._entry(self.service.model(request.path_params["name"])))
+
+    async def routing(self, request: Request) -> Response:
+        return routing_stream(request, self.service.watch)
 
     def _entry(self, model: ServedModel) -> dict[str, Any]:
         card = asdict(model.card)

@@ -16,6 +16,7 @@ from server.service import GenerationService
 from server.transport.rpc import convert
 from server.transport.rpc.answering import answering
 from server.transport.rpc.authorisation import caller
+from server.transport.rpc.watching import load_message
 from server.transport.stall import StallGuard
 from server.transport.watch import TransportObserver
 
@@ -64,6 +65,15 @@ class Servicer(InferenceServiceServicer):
         async with self._answering(context, "Detokenize"):
             name, ids = convert.model_name(request.model), tuple(request.token_ids)
             return pb.DetokenizeResponse(text=await self._service.detokenize(name, ids, "token_ids"))
+
+    async def WatchRouting(self, request: pb.WatchRoutingRequest, context: Context) -> None:  # type: ignore[override]
+        guard, interval = StallGuard(self._service.limits.stalled_write_seconds), request.interval
+        async with self._answering(context, "WatchRouting"):
+            wished = interval if request.HasField("interval") else None
+            with guard:
+                async with self._service.watch.loads(convert.model_name(request.model), wished) as loads:
+                    async for load in loads:
+                        await guard.write(context.write(load_message(load)))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         async with self._answering(context, "ListModels"):
