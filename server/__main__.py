@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -60,6 +61,8 @@ def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
 
     options = BuildOptions(
         dtype=settings.dtype,
+        device=settings.device,
+        cache_share=settings.cache_share,
         cache_tokens=settings.cache_tokens,
         max_batch_tokens=settings.max_batch_tokens,
         max_rows=settings.max_rows,
@@ -68,7 +71,10 @@ def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
         scale=settings.scale,
         measure_machine=settings.measure_machine,
     )
-    models = [build_model(spec, options, observer) for spec in settings.model]
+    models = []
+    for built, spec in enumerate(settings.model):  # those still to come shall find as much of a card as this one
+        share = options.cache_share / (len(settings.model) - built)
+        models.append(build_model(spec, replace(options, cache_share=share), observer))
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:

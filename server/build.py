@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -24,10 +26,13 @@ from model.limits import Limits
 from model.roofline import Machine
 from model.tokenizer import ByteTokenizer, Tokenizer
 from model.transformer import Transformer
+from server.engine import card
+from server.engine.card import CardRunner
+from server.engine.device import find_device, free_bytes, largest_room, pool_bytes
 from server.engine.engine import Engine
 from server.engine.runner import ModelRunner, Room
 from server.engine.stats import Observer
-from server.models import ServedModel, split_spec
+from server.models import ServedModel, split_device, split_spec
 
 log = structlog.get_logger()
 
@@ -40,14 +45,17 @@ class UnknownModel(ValueError):
 
 
 class TooLarge(ValueError):
-    """Random weights of this size do not fit into this machine."""
+    """A model of this size does not fit into this machine, or its cache not beside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """How models are built. `cache_tokens` None: what max_rows full contexts need, up to 65,536 tokens or 1 GiB."""
+    """How models are built. `cache_tokens` None: what max_rows full contexts need, up to 65,536 tokens or 1 GiB; on a
+    card up to `cache_share` of the memory that is free beside the weights."""
 
     dtype: str = "float32"
+    device: str = "cpu"
+    cache_share: float = 0.85
     cache_tokens: int | None = None
     max_batch_tokens: int = 512
     max_rows: int = 64
@@ -59,23 +67,22 @@ class BuildOptions:
 
 def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedModel:
     """Build what SPEC names: a zoo model, a checkpoint folder (ours or Hugging Face's), org/name on the hub, an
-    architecture file or a preset; each also as ID=….
+    architecture file or a preset; each also as ID=… and with @DEVICE behind.
 
-    Raises UnknownModel, TooLarge, ConfigError or CheckpointError with a message for the operator.
+    Raises UnknownModel, TooLarge, NoDevice, ConfigError or CheckpointError with a message for the operator.
     """
     name, source = split_spec(spec)
+    device = find_device(split_device(spec)[1] or options.device)
     model, tokenizer = _find(source, options)
     architecture = model.architecture
     _tell(name, architecture)
+    if device.type != "cpu":
+        _send(model, name, device)
     passes.apply(model)
-    roofs = _roofs(architecture, options) if options.measure_machine else None
+    roofs = _roofs(architecture, options) if options.measure_machine and device.type == "cpu" else None
     engine = Engine(
         name,
-        ModelRunner(
-            model,
-            Room(_cache_tokens(architecture, options), options.max_rows, options.max_batch_tokens),
-            tokenizer.vocab_size,
-        ),
+        _runner(model, name, tokenizer.vocab_size, options),
         observer=observer,
         max_batch_tokens=options.max_batch_tokens,
         max_rows=options.max_rows,
@@ -86,6 +93,14 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     return ServedModel(
         name, architecture, tokenizer, engine, options.dtype, (counts.total, counts.active), start, roofs
     )
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[float, float], None]]:
+    """A bar on a terminal; call it with (done, total)."""
+    with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def _find(source: str, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
@@ -103,11 +118,8 @@ def _find(source: str, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
 
 def _load(source: str | Path, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
     """A checkpoint; one without a tokenizer is served on bytes."""
-    with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(f"loading {Path(source).name}", total=None)
-        loaded = load_any(
-            source, getattr(torch, options.dtype), lambda done, total: progress.update(bar, completed=done, total=total)
-        )
+    with _progress(f"loading {Path(source).name}") as progress:
+        loaded = load_any(source, getattr(torch, options.dtype), progress)
     return loaded.model, loaded.tokenizer or ByteTokenizer(loaded.architecture.vocab)
 
 
@@ -124,6 +136,43 @@ def _random(source: str, architecture: Architecture, options: BuildOptions) -> t
         raise TooLarge(f"model {source!r}: {sizes}; add --scale {' or --scale '.join(presets.SCALES)}")
     model = random_model(architecture, options.seed, getattr(torch, options.dtype)).eval().requires_grad_(False)
     return model, ByteTokenizer(architecture.vocab)
+
+
+def _runner(model: Transformer, name: str, vocab: int, options: BuildOptions) -> ModelRunner:
+    if model.embedding.weight.device.type == "cpu":
+        room = Room(_cache_tokens(model.architecture, options), options.max_rows, options.max_batch_tokens)
+        return ModelRunner(model, room, vocab)
+    runner = CardRunner(model, _card_room(model, name, options), vocab)
+    with _progress(f"capturing {name}") as progress:
+        for share in runner.capture():
+            progress(share, 1.0)
+    log.info("on a card", model=name, device=str(runner.device), captured=runner.captured, tokens=runner.room.tokens)
+    return runner
+
+
+def _card_room(model: Transformer, name: str, options: BuildOptions) -> Room:
+    """As many tokens as were asked for, or what fits beside the weights and is of use."""
+    architecture, weight = model.architecture, model.embedding.weight
+    wanted = options.cache_tokens or options.max_rows * architecture.context
+    room = Room(wanted, options.max_rows, options.max_batch_tokens, card.PAGE_SIZE)
+    free = free_bytes(weight.device)
+    share = options.cache_share if options.cache_tokens is None else 1.0
+    found = largest_room(architecture, room, weight.itemsize, int(free * share))
+    least = wanted if options.cache_tokens is not None else card.PAGE_SIZE
+    if found.tokens < least // card.PAGE_SIZE * card.PAGE_SIZE:
+        needed = pool_bytes(architecture, replace(room, tokens=least), weight.itemsize)
+        sizes = f"{needed / 1e9:.1f} GB of cache for {least} tokens, {weight.device} has {free / 1e9:.1f} GB free"
+        raise TooLarge(f"model {name}: {sizes}; lower --cache-tokens, --max-rows or --max-batch-tokens")
+    return found
+
+
+def _send(model: Transformer, name: str, device: torch.device) -> None:
+    """Move the weights to a card."""
+    needed, free = sum(p.nbytes for p in model.parameters()), free_bytes(device)
+    if needed > free:
+        sizes = f"{needed / 1e9:.1f} GB of weights, {device} has {free / 1e9:.1f} GB free"
+        raise TooLarge(f"model {name}: {sizes}")
+    model.to(device)
 
 
 def _roofs(architecture: Architecture, options: BuildOptions) -> Machine | None:

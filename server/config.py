@@ -45,7 +45,13 @@ class Settings(BaseSettings):
     port: Port = Field(8000, description="REST port; 0 takes a free one")
     grpc_port: Port = Field(50051, description="gRPC port; 0 takes a free one")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of weights and cache")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        "cpu", description="where models run: cpu, cuda, cuda:N, or auto; NAME@DEVICE says it for one of them"
+    )
     cache_tokens: PositiveInt | None = Field(None, description="size of each model's cache in tokens")
+    cache_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.85, description="without cache_tokens: most of a card's free memory that caches take"
+    )
     max_batch_tokens: PositiveInt = Field(512, description="most tokens of one step")
     max_rows: PositiveInt = Field(64, description="most requests of one step")
     speculate: Annotated[int, Field(ge=0, le=32)] = Field(

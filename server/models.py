@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -87,8 +88,15 @@ class ServedModel:
         )
 
 
+def split_device(spec: str) -> tuple[str, str | None]:
+    """ "…@cuda:1" → ("…", "cuda:1"); None where no device is named."""
+    found = re.search(r"@(auto|cpu|cuda(:\d+)?)$", spec)
+    return (spec, None) if found is None else (spec[: found.start()], found[1])
+
+
 def split_spec(spec: str) -> tuple[str, str]:
-    """ "ID=NAME" or "NAME" → (the name it is served under, what to load)."""
+    """ "ID=NAME" or "NAME", either with "@DEVICE" behind → (the name it is served under, what to load)."""
+    spec, _ = split_device(spec)
     name, found, source = spec.partition("=")
     if found:
         return name, source

@@ -43,6 +43,8 @@ def test_several_models_in_a_flag_a_variable_and_a_file(monkeypatch: pytest.Monk
         ([], "model: at least one is needed"),
         (["--port", "99999"], "port: Input should be less than or equal to 65535, got '99999'"),
         (["--dtype", "float8"], "dtype: Input should be 'float32' or 'bfloat16', got 'float8'"),
+        (["--device", "gpu"], "device: String should match pattern"),
+        (["--cache-share", "1"], "cache_share: Input should be less than 1, got '1'"),
         (["--max-rows", "0"], "max_rows: Input should be greater than 0"),
         (["--speculate", "-1"], "speculate: Input should be greater than or equal to 0"),
         (["--speculate", "33"], "speculate: Input should be less than or equal to 32"),

@@ -1,0 +1,59 @@
+"""Where a model runs, and how much of a card's memory its cache may take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from model.cache import cache_entries
+from model.config import Architecture
+from server.engine.memory import memory_entries
+from server.engine.runner import Room
+
+LARGEST_POOL = 2**31 - 1  # numbers: kernels count them in 32 bits
+
+
+class NoDevice(ValueError):
+    """A device that this machine does not have; the message is one line for the operator."""
+
+
+def find_device(wanted: str) -> torch.device:
+    """cpu, cuda, cuda:N, or auto: a card where there is one. Raises NoDevice."""
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        wanted = "cuda" if cards else "cpu"
+    device = torch.device(wanted)
+    if device.type != "cuda":
+        return device
+    if not cards:
+        raise NoDevice(f"device {wanted}: PyTorch {torch.__version__} sees no CUDA card on this machine")
+    if (device.index or 0) >= cards:
+        raise NoDevice(f"device {wanted}: this machine has cuda:0 to cuda:{cards - 1}")
+    return torch.device("cuda", device.index or 0)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a card that nobody has taken, what PyTorch keeps in reserve included."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def pool_bytes(architecture: Architecture, room: Room, itemsize: int) -> int:
+    """What the pools of this room take, those of an encoder's memory included."""
+    entries = (*cache_entries(architecture), *(() if architecture.encoder is None else memory_entries(architecture)))
+    return sum(entry.numbers * room.pages(entry.span) * room.page_size * itemsize for entry in entries)
+
+
+def largest_room(architecture: Architecture, room: Room, itemsize: int, budget: int) -> Room:
+    """The room with the most tokens, up to those of `room`, whose pools fit into `budget` bytes and each of which a
+    kernel can count; a room of no page where not even one fits."""
+    widest = max((max(e.key_dim, e.value_dim) * e.heads for e in cache_entries(architecture)), default=1)
+    fits, beyond = 0, min(room.tokens, LARGEST_POOL // widest) // room.page_size + 1
+    while beyond - fits > 1:
+        middle = (fits + beyond) // 2
+        if pool_bytes(architecture, replace(room, tokens=middle * room.page_size), itemsize) <= budget:
+            fits = middle
+        else:
+            beyond = middle
+    return replace(room, tokens=fits * room.page_size)
