@@ -52,7 +52,7 @@ class Application:
         self.leaving = asyncio.Event()
         self.premises = Premises(settings, build, self.observer, self._leave)
         self.administration = Administration(self.service, self.premises)
-        credentials = Credentials(settings)
+        self.credentials = credentials = Credentials(settings)
         routes = Routes(self.service, self.observer.exposition, self.state if settings.debug else None)
         admin = AdminRoutes(self.administration, limits)
         rest = rest_application(routes, admin, self.observer, credentials.authoriser)
@@ -66,7 +66,7 @@ class Application:
             connection_seconds=settings.grpc_connection_seconds,
             identity=credentials.identity,
         )
-        self._files = credentials.files
+
         self._followers: list[asyncio.Task[None]] = []
 
     async def listen(self) -> None:
@@ -75,7 +75,7 @@ class Application:
         self.http_port = await self._http.start(host, self.settings.port)
         self.grpc_port = await self._rpc.start(host, self.settings.grpc_port)
         self._followers = [
-            asyncio.create_task(keep_reloading(self._files)),
+            asyncio.create_task(keep_reloading(self.credentials.files)),
             asyncio.create_task(self._keep_telling_health()),
         ]
 
