@@ -46,7 +46,7 @@ ROOMS = {
 FORBIDDEN_FILES = {"grpc.py", "http.py", "types.py", "logging.py", "utils.py", "helpers.py"}
 FORBIDDEN_NAME = re.compile(r"Manager|Helper|Utils?$")
 
-RPCS = {"Generate", "StreamGenerate", "Tokenize", "Detokenize", "ListModels", "GetModel", "WatchRouting"}
+RPCS = {"Generate", "StreamGenerate", "Tokenize", "Detokenize", "ListModels", "GetModel", "Score", "WatchRouting"}
 COMMANDS = {"serve", "generate", "chat", "models", "inspect", "load", "compare", "train", "demo"}
 
 
