@@ -18,7 +18,7 @@ from model import machine
 from tests.bench import kernels, service, steps
 from tests.bench.baseline import Baseline
 from tests.bench.figure import Figure
-from tests.bench.processes import NOISY_CORES, Others
+from tests.bench.processes import NOISY_CORES, Others, end_orderly
 
 PARTS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "kernels": kernels.figures,
@@ -30,6 +30,7 @@ WIDE_SPREAD = 0.2
 
 def main() -> int:
     options = _options()
+    end_orderly()
     baseline = Baseline()
     print(f"{machine.words()}; {baseline.origin()}")
     print(f"{'':46} {'now':>10} {'':8} {'ratio':>6} {'spread':>7} {'others':>7}")

@@ -2,8 +2,8 @@
 
     python -m tests.bench.curves [streams context experts models memory] [--quick]
 
-Prints a Markdown table each, as docs/performance.md has them, measured through the whole server over REST. Bounded: a
-minute or two a table on a quiet machine, with --quick a third of that.
+Prints a Markdown table each, as docs/performance.md has them, measured through the whole server over gRPC (random
+weights have no text, so that REST would send few pieces). Bounded: a minute or two a table on a quiet machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def streams(quick: bool) -> Rows:
     yield "streams", "tokens/s", "a stream", "first token, ms", "between tokens, ms"
     with serving({"m": SHAPES["small-dense"]}, 256 * 288, "--max-rows", "256") as server:
         for count in (1, 8, 64) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256):
-            done = measure(server.http, "m", Case(count, requests=max(count, 4)), (count,))
+            done = measure(server.grpc, "m", Case(count, requests=max(count, 4)), (count,))
             rate, first, gap = done.output_rate, done.first_token.p50, done.inter_token.p50
             yield count, f"{rate:,.1f}", f"{rate / count:,.1f}", f"{first * 1e3:,.0f}", f"{gap * 1e3:.1f}"
 
@@ -44,8 +44,8 @@ def context(quick: bool) -> Rows:
     yield "context", "first token, ms", "prompt tokens/s", "decode, 1 stream, tokens/s", "decode, 4 streams, tokens/s"
     with serving({"m": SHAPES["small-dense"]}, 5 * 8192) as server:
         for length in (256, 2048) if quick else (256, 512, 1024, 2048, 4096, 8192):
-            alone = measure(server.http, "m", Case(1, length - 64, 64, requests=2), (length, 1))
-            four = measure(server.http, "m", Case(4, length - 64, 64, requests=4), (length, 4))
+            alone = measure(server.grpc, "m", Case(1, length - 64, 64, requests=2), (length, 1))
+            four = measure(server.grpc, "m", Case(4, length - 64, 64, requests=4), (length, 4))
             first, decodes = alone.first_token.p50, (1 / alone.inter_token.p50, 4 / four.inter_token.p50)
             yield length, f"{first * 1e3:,.0f}", f"{(length - 64) / first:,.0f}", *(f"{rate:,.1f}" for rate in decodes)
 
@@ -56,7 +56,7 @@ def experts(quick: bool) -> Rows:
     for count in (8, 32) if quick else (8, 16, 32, 64, 128):
         shape = mixture(4, count, hidden=384)
         with serving({"m": shape}, 32 * 288) as server:
-            rates = [measure(server.http, "m", Case(n, requests=max(n, 4)), (count, n)).output_rate for n in (1, 8, 32)]
+            rates = [measure(server.grpc, "m", Case(n, requests=max(n, 4)), (count, n)).output_rate for n in (1, 8, 32)]
         yield count, f"{parameters(shape).total / 1e6:,.0f}", *(f"{rate:,.1f}" for rate in rates)
 
 
@@ -67,7 +67,7 @@ def models(quick: bool) -> Rows:
         names = [f"m{number}" for number in range(count)]
         with serving(dict.fromkeys(names, SHAPES["dense"]), 8 * 288) as server:
             each = Case(8 // count, requests=max(16 // count, 2))
-            done = measure_each(server.http, names, each, (count,))
+            done = measure_each(server.grpc, names, each, (count,))
         tokens, seconds = sum(one.output_tokens for one in done), max(one.seconds for one in done)
         yield count, f"{tokens / seconds:,.1f}", f"{sum(one.inter_token.p50 for one in done) / count * 1e3:.1f}"
 
@@ -80,7 +80,7 @@ def memory(quick: bool) -> Rows:
     for name in names:
         shape = SHAPES[name]
         with serving({"m": shape}, tokens) as server:
-            measure(server.http, "m", Case(4, prompt=1000, output=8, requests=tokens // 1000 + 4), (0,))
+            measure(server.grpc, "m", Case(4, prompt=1000, output=8, requests=tokens // 1000 + 4), (0,))
             assert server.pid is not None
             held, peak = processes.held_bytes({server.pid}), processes.peak_bytes(server.pid)
             idle = idle_share(server.pid)
@@ -128,6 +128,7 @@ def idle_share(pid: int) -> float:
 
 
 def main() -> int:
+    processes.end_orderly()
     parser = argparse.ArgumentParser("python -m tests.bench.curves", description=__doc__.split("\n")[0])
     parser.add_argument("curves", nargs="*", choices=[[], *CURVES], default=[], help="which; all when none is named")
     parser.add_argument("--quick", action="store_true", help="fewer points")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
 import tomllib
@@ -24,7 +23,7 @@ from typing import Any
 
 from tests.bench.closed import Case, LoadFailed
 from tests.bench.contender import Contender, External, NotMeasured, Running, Score, running
-from tests.bench.processes import NOISY_CORES, Others
+from tests.bench.processes import NOISY_CORES, Others, end_orderly
 
 CASES = {
     "c1": Case(1, requests=4),
@@ -64,7 +63,7 @@ class Turn:
 def main() -> int:
     options = _options()
     plan = _plan(options)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended however this ends
+    end_orderly()
     with options.out.open("a") as out:
         for model, path in plan.models:
             print(f"\n**{model}**\n\n{HEAD}", flush=True)

@@ -17,6 +17,7 @@ from unittest import mock
 
 from client.launch import ServerProcess
 from tests.bench.closed import Case, measure
+from tests.bench.processes import end_orderly
 
 
 def start_seconds(model: str) -> tuple[float, float]:
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--model", default="tales-dense")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
+    end_orderly()
     start_seconds(options.model)  # so that the files are in memory and what is built is built
     print("| start | ready, s | first token, s |\n|---|--:|--:|")
     for name, start in (("warm", start_seconds), ("cold", cold_start_seconds)):
