@@ -186,4 +186,6 @@ def _run(command: Sequence[str], seconds: float, environment: Mapping[str, str])
         raise NotMeasured(f"it took over {seconds:g} s") from None
     finally:
         _end(process)
+        assert process.stdout is not None
+        process.stdout.close()
     return out.decode(errors="replace")
