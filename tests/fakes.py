@@ -183,8 +183,9 @@ class FakeRunner:
         constraint = pick.request.constraint
         if constraint is None:
             return total % self.vocab
-        allowed = np.flatnonzero(members(constraint.allowed(pick.drafted), self.vocab))
-        return int(allowed[total % len(allowed)])
+        allowed = np.flatnonzero(members(constraint.allowed(pick.drafted), self.vocab)).tolist()
+        words = [token for token in allowed if token not in b" \t\r\n"] or allowed  # it would say spaces for ever
+        return words[total % len(words)]
 
     def _slot(self, row: Row, index: int, position: int) -> int:
         block, offset = divmod(position, self.block_size)

@@ -98,8 +98,12 @@ def wrong_values(shape: type[CompletionBody | ChatBody]) -> list[tuple[str, Any]
     for name, schema in properties.items():
         if name in UNSUPPORTED or name in ("stop", "logit_bias", "prompt", "messages"):
             continue
-        kinds = {option.get("type", "object") for option in schema.get("anyOf", [schema])} - {"null"}
-        found += [(name, value) for kind in kinds for value in WRONG[kind]]
+        kinds: set[str] = set()
+        for option in schema.get("anyOf", [schema]):
+            kind = option.get("type", "object")
+            kinds |= {kind} if isinstance(kind, str) else {*kind}
+        candidates = WRONG[min(kinds - {"null"})]
+        found += [(name, value) for value in candidates if all(value in WRONG[kind] for kind in kinds - {"null"})]
     return found
 
 
@@ -185,7 +189,6 @@ UNWANTED = {
     "functions": [{}],
     "tool_choice": "required",
     "function_call": {"name": "f"},
-    "response_format": {"type": "json_schema", "json_schema": {}},
     "audio": {"voice": "x"},
     "modalities": ["text", "audio"],
     "prediction": {},
@@ -200,7 +203,7 @@ async def test_what_is_not_offered_is_refused_by_name(field: str, server: Harnes
         assert (error["code"], error["param"]) == ("unsupported", field)
 
 
-@pytest.mark.parametrize(("field", "value"), [("suffix", "x"), ("echo", True), ("best_of", 2)])
+@pytest.mark.parametrize(("field", "value"), [("suffix", "x"), ("best_of", 2)])
 async def test_what_completions_do_not_offer_is_refused_by_name(field: str, value: Any, server: Harness) -> None:
     error = await refused(server, "/v1/completions", GOOD | {field: value})
     assert (error["code"], error["param"]) == ("unsupported", field)
