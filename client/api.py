@@ -43,6 +43,7 @@ class RoutingDetail(StrEnum):
     """How much routing detail to ask for."""
 
     NONE = "none"
+    SUMMARY = "summary"
     LAYERS = "layers"
     TOKENS = "tokens"
 

@@ -1,10 +1,10 @@
-"""What the server says a request cost: usage, latency, cache, steps, routing, as frozen values. Times in seconds."""
+"""What the server says a request cost, as frozen values; docs/telemetry.md defines them. Times in seconds."""
 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,6 +42,9 @@ class Latency:
     decode: float  # first token → last token
     inter_token: Spread
     total: float  # arrival → end
+    forward: float = 0.0  # inside the model
+    delayed: float = 0.0  # of that, what neighbours' prompts took of passes that it decoded in
+    preempted: float = 0.0  # without cache blocks, until the next token
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Cache:
     recomputed_tokens: int
     preemptions: int
     peak_bytes: int
+    byte_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,33 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True)
+class Flops:
+    """Floating-point operations by part."""
+
+    projections: int
+    scores: int
+    feed_forward: int
+    experts: int
+    router: int
+    head: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """What one choice computed and moved; of what a forward pass does once for all its rows, its share by tokens."""
+
+    flops: Flops
+    weight_bytes: float
+    cache_read_bytes: int
+    cache_written_bytes: int
+    tokens: int
+    passes: float
+    seconds: float
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
 class LayerRouting:
     """What one mixture layer did with the tokens of one choice."""
 
@@ -76,21 +107,48 @@ class LayerRouting:
     imbalance: float  # busiest expert's load over the mean load
     busiest_share: float
     mean_gate: float
+    margin: float = 0.0  # how far the last chosen expert was ahead of the best that was not
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingSummary:
+    """All layers of one choice together; means are over layers."""
+
+    layers: int
+    dropped: int
+    touched_experts: int
+    experts: int
+    entropy: float
+    lowest_entropy: float
+    imbalance: float
+    highest_imbalance: float
+    busiest_share: float
+    mean_gate: float
+    margin: float
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRouting:
-    """Expert ids of every token, packed as little-endian int16 (tokens, layers, top_k)."""
+    """Expert ids (int16) and gates (float16) of every token from position `start` on, packed little-endian as (tokens,
+    layers, top_k). `truncated`: the server left tokens after the last one out."""
 
     expert_ids: bytes
     tokens: int
     layers: int
     top_k: int
+    gates: bytes = b""
+    start: int = 0
+    truncated: bool = False
 
     def array(self) -> npt.NDArray[np.int16]:
         """(tokens, layers, top_k) int16: ids in order of choice; -32768 pads, ~id was dropped for lack of capacity."""
         shape = (self.tokens, self.layers, self.top_k)
         return np.frombuffer(self.expert_ids, dtype="<i2").astype(np.int16).reshape(shape)
+
+    def weights(self) -> npt.NDArray[np.float16]:
+        """The gate of each choice, the same shape; 0 where there is no choice."""
+        shape = (self.tokens, self.layers, self.top_k)
+        return np.frombuffer(self.gates, dtype="<f2").astype(np.float16).reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +156,9 @@ class Routing:
     """Which experts the tokens of one choice went to: the prompt and every output but the last."""
 
     tokens: int
-    layers: tuple[LayerRouting, ...]
+    layers: tuple[LayerRouting, ...]  # none where only the summary was asked for
     token_routing: TokenRouting | None = None
+    summary: RoutingSummary | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +171,7 @@ class Facts:
     cache: Cache | None = None
     steps: Steps | None = None
     routing: Routing | None = None
+    compute: Compute | None = None
 
 
 _T = TypeVar("_T")
@@ -119,7 +179,7 @@ _T = TypeVar("_T")
 
 def facts_from_json(data: Mapping[str, Any]) -> Facts:
     """The FACTS object of REST answers; unknown fields are passed over. Raises KeyError where one is missing."""
-    latency = data["latency"]
+    latency, compute = data["latency"], data.get("compute")
     return Facts(
         finish_reason=data["finish_reason"],
         usage=_read(Usage, data["usage"]),
@@ -127,27 +187,33 @@ def facts_from_json(data: Mapping[str, Any]) -> Facts:
         cache=data["cache"] and _read(Cache, data["cache"]),
         steps=data["steps"] and _read(Steps, data["steps"]),
         routing=_routing_from_json(data.get("routing")),
+        compute=compute and _read(Compute, compute, flops=_read(Flops, compute["flops"])),
     )
 
 
 def _read(kind: type[_T], data: Mapping[str, Any], **made: Any) -> _T:
-    """A value of `kind` from the fields of the same names, `made` in place of those that need more than copying."""
+    """A value of `kind` from the fields of the same names, `made` in place of those that need more than copying. Older
+    servers do not tell what has a default."""
     names = kind.__dataclass_fields__  # type: ignore[attr-defined]
-    return kind(**{name: made[name] if name in made else data[name] for name in names})
+    told = [name for name in names if name in data or names[name].default is MISSING]
+    return kind(**{name: made[name] if name in made else data[name] for name in told})
 
 
 def _routing_from_json(data: Mapping[str, Any] | None) -> Routing | None:
     if data is None:
         return None
     layers = tuple(_read(LayerRouting, one, expert_tokens=tuple(one["expert_tokens"])) for one in data["layers"])
-    packed = data.get("token_routing")
-    detail = packed and _read(TokenRouting, packed, expert_ids=b64decode(packed["expert_ids"]))
-    return Routing(data["tokens"], layers, detail or None)
+    packed, summary = data.get("token_routing"), data.get("summary")
+    detail = packed and _read(
+        TokenRouting, packed, expert_ids=b64decode(packed["expert_ids"]), gates=b64decode(packed.get("gates", ""))
+    )
+    return Routing(data["tokens"], layers, detail or None, summary and _read(RoutingSummary, summary))
 
 
 def facts_to_json(facts: Facts) -> dict[str, Any]:
     """The same object back, ready for a JSON writer; `facts_from_json` reads it."""
     data = asdict(facts)
     if facts.routing is not None and facts.routing.token_routing is not None:
-        data["routing"]["token_routing"]["expert_ids"] = b64encode(facts.routing.token_routing.expert_ids).decode()
+        packed = data["routing"]["token_routing"]
+        packed |= {name: b64encode(packed[name]).decode() for name in ("expert_ids", "gates")}
     return data

@@ -22,7 +22,20 @@ from client.api import (
     StreamCut,
     Unreachable,
 )
-from client.facts import Cache, Facts, Latency, LayerRouting, Routing, Spread, Steps, TokenRouting, Usage
+from client.facts import (
+    Cache,
+    Compute,
+    Facts,
+    Flops,
+    Latency,
+    LayerRouting,
+    Routing,
+    RoutingSummary,
+    Spread,
+    Steps,
+    TokenRouting,
+    Usage,
+)
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 
@@ -53,6 +66,7 @@ _HTTP_STATUS = {
 _ROUTING = {
     None: pb.ROUTING_DETAIL_NONE,
     RoutingDetail.NONE: pb.ROUTING_DETAIL_NONE,
+    RoutingDetail.SUMMARY: pb.ROUTING_DETAIL_SUMMARY,
     RoutingDetail.LAYERS: pb.ROUTING_DETAIL_LAYERS,
     RoutingDetail.TOKENS: pb.ROUTING_DETAIL_TOKENS,
 }
@@ -165,17 +179,29 @@ def _facts(done: pb.Finished) -> Facts:
     return Facts(
         finish_reason=_REASONS.get(done.reason, ""),
         usage=_copy(Usage, done.usage),
-        latency=_copy(Latency, done.latency, inter_token=_copy(Spread, done.latency.inter_token)),
+        latency=_latency(done.latency) if done.HasField("latency") else None,
         cache=_copy(Cache, done.cache),
-        steps=_copy(Steps, done.steps),
+        steps=_copy(Steps, done.steps) if done.HasField("steps") else None,
         routing=_routing(done.routing) if done.HasField("routing") else None,
+        compute=_compute(done.compute) if done.HasField("compute") else None,
     )
+
+
+def _latency(latency: pb.Latency) -> Latency:
+    value: Latency = _copy(Latency, latency, inter_token=_copy(Spread, latency.inter_token))
+    return value
+
+
+def _compute(compute: pb.Compute) -> Compute:
+    value: Compute = _copy(Compute, compute, flops=_copy(Flops, compute.flops))
+    return value
 
 
 def _routing(routing: pb.Routing) -> Routing:
     layers = tuple(_copy(LayerRouting, one, expert_tokens=tuple(one.expert_tokens)) for one in routing.layers)
     detail = _copy(TokenRouting, routing.token_routing) if routing.HasField("token_routing") else None
-    return Routing(routing.tokens, layers, detail)
+    summary = _copy(RoutingSummary, routing.summary) if routing.HasField("summary") else None
+    return Routing(routing.tokens, layers, detail, summary)
 
 
 def _copy(kind: type[Any], message: Any, **made: Any) -> Any:

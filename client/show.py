@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.api import ModelCard
-from client.facts import Facts, Latency, Routing, TokenRouting
+from client.facts import Compute, Facts, Latency, Routing, TokenRouting
 from client.units import bar, counted, milliseconds, plain, sparks
 
 _WIDEST_SPARKS = 64
@@ -25,6 +25,8 @@ def facts_view(facts: Facts) -> RenderableType:
     parts: list[RenderableType] = [_usage_line(facts)]
     if facts.latency is not None:
         parts.append(latency_table(facts.latency))
+    if facts.compute is not None:
+        parts.append(compute_table(facts.compute))
     if facts.routing is not None and facts.routing.layers:
         parts.append(routing_table(facts.routing))
         if facts.routing.token_routing is not None:
@@ -53,6 +55,8 @@ def latency_table(latency: Latency) -> Table:
         share = seconds / latency.total if latency.total else 0.0
         table.add_row(name, milliseconds(seconds), Text(bar(share, 24), style="cyan"))
     table.add_row("total", milliseconds(latency.total), "")
+    if latency.forward:
+        table.add_row("in the model", milliseconds(latency.forward), _delays(latency))
     table.add_row("first token", milliseconds(latency.first_token), "after arrival")
     gaps = latency.inter_token
     if gaps.count:
@@ -61,15 +65,45 @@ def latency_table(latency: Latency) -> Table:
     return table
 
 
+def _delays(latency: Latency) -> str:
+    delays = []
+    if latency.delayed:
+        delays.append(f"{milliseconds(latency.delayed)} for neighbours' prompts while decoding")
+    if latency.preempted:
+        delays.append(f"and {milliseconds(latency.preempted)} without a place in the cache")
+    return ", ".join(delays)
+
+
+def compute_table(compute: Compute) -> Table:
+    """Operations by part, and what was moved for them."""
+    table = Table(title="Work", title_justify="left", box=None, pad_edge=False)
+    table.add_column("part")
+    table.add_column("FLOP", justify="right")
+    table.add_column("of all operations")
+    flops = compute.flops
+    for name in ("projections", "scores", "feed_forward", "experts", "router", "head"):
+        if count := getattr(flops, name):
+            share = count / flops.total
+            table.add_row(name.replace("_", "-"), counted(count), Text(bar(share, 24), style="cyan"))
+    table.add_row("total", counted(flops.total), f"{compute.tokens} tokens, {counted(compute.parameters)} parameters")
+    cache = f"{_bytes(compute.cache_read_bytes)} of cache read, {_bytes(compute.cache_written_bytes)} written"
+    table.add_row("moved", _bytes(compute.weight_bytes), f"of weights, {cache}")
+    return table
+
+
+def _bytes(count: float) -> str:
+    return f"{counted(round(count))}B" if count >= 1000 else f"{count:.0f} B"
+
+
 def routing_table(routing: Routing) -> Table:
     """One row a mixture layer: how the tokens spread over its experts."""
     title = f"Routing of {routing.tokens} tokens"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("layer", "entropy", "max/mean", "busiest", "gate", "dropped"):
+    for name in ("layer", "entropy", "max/mean", "busiest", "gate", "margin", "dropped"):
         table.add_column(name, justify="right")
     table.add_column("tokens of each expert")
     for one in routing.layers:
-        numbers = (one.entropy, one.imbalance, one.busiest_share, one.mean_gate)
+        numbers = (one.entropy, one.imbalance, one.busiest_share, one.mean_gate, one.margin)
         load = Text(sparks(one.expert_tokens[:_WIDEST_SPARKS]), style="cyan")
         if len(one.expert_tokens) <= 8:
             load.append("  " + " ".join(map(str, one.expert_tokens)), style="dim")

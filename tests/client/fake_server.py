@@ -35,6 +35,20 @@ ROUTING: dict[str, Any] = {
     "imbalance": 3.0,
     "busiest_share": 0.75,
     "mean_gate": 0.6,
+    "margin": 0.25,
+}
+SUMMARY: dict[str, Any] = {
+    "layers": 1,
+    "dropped": 0,
+    "touched_experts": 2,
+    "experts": 4,
+    "entropy": 0.4,
+    "lowest_entropy": 0.4,
+    "imbalance": 3.0,
+    "highest_imbalance": 3.0,
+    "busiest_share": 0.75,
+    "mean_gate": 0.6,
+    "margin": 0.25,
 }
 SPREAD: dict[str, Any] = {"count": 3, "mean": 0.01, "p50": 0.01, "p90": 0.01, "p99": 0.01, "maximum": 0.01}
 LATENCY: dict[str, Any] = {
@@ -44,8 +58,22 @@ LATENCY: dict[str, Any] = {
     "decode": 0.03,
     "inter_token": SPREAD,
     "total": 0.033,
+    "forward": 0.028,
+    "delayed": 0.004,
+    "preempted": 0.0,
 }
-CACHE = {"cached_tokens": 2, "recomputed_tokens": 0, "preemptions": 0, "peak_bytes": 4096}
+CACHE = {"cached_tokens": 2, "recomputed_tokens": 0, "preemptions": 0, "peak_bytes": 4096, "byte_seconds": 0.5}
+FLOPS = {"projections": 600, "scores": 100, "feed_forward": 0, "experts": 200, "router": 20, "head": 80, "total": 1000}
+COMPUTE: dict[str, Any] = {
+    "flops": FLOPS,
+    "weight_bytes": 3_000_000.5,
+    "cache_read_bytes": 2048,
+    "cache_written_bytes": 512,
+    "tokens": 7,
+    "passes": 2.5,
+    "seconds": 0.0125,
+    "parameters": 900_000,
+}
 STEPS: dict[str, Any] = {"count": 5, "mean_batch": 1.5, "drafted_tokens": 4, "accepted_tokens": 3}
 CARD: dict[str, Any] = {
     "context": 256,
@@ -91,7 +119,7 @@ class Script:
 def facts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     """The FACTS object of an answer."""
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "cached_tokens": 2}
-    routing = {"tokens": 2, "layers": [ROUTING]}
+    routing = {"tokens": 2, "summary": SUMMARY, "layers": [ROUTING]}
     return {
         "index": 0,
         "finish_reason": "length",
@@ -100,6 +128,7 @@ def facts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
         "cache": CACHE,
         "steps": STEPS,
         "routing": routing,
+        "compute": COMPUTE,
     }
 
 
@@ -275,13 +304,15 @@ def _asked_length(asked: pb.GenerateRequest) -> int:
 def _finished(prompt_tokens: int, asked: pb.GenerateRequest) -> pb.Finished:
     told = facts(prompt_tokens, asked.sampling.max_tokens)
     layers = [pb.LayerRouting(**layer) for layer in told["routing"]["layers"]]
+    routing = pb.Routing(tokens=2, layers=layers, summary=pb.RoutingSummary(**SUMMARY))
     return pb.Finished(
         reason=pb.FINISH_REASON_LENGTH,
         usage=pb.Usage(**told["usage"]),
         latency=pb.Latency(**(LATENCY | {"inter_token": pb.Spread(**SPREAD)})),
         cache=pb.Cache(**CACHE),
         steps=pb.Steps(**STEPS),
-        routing=None if asked.routing == pb.ROUTING_DETAIL_NONE else pb.Routing(tokens=2, layers=layers),
+        routing=None if asked.routing == pb.ROUTING_DETAIL_NONE else routing,
+        compute=pb.Compute(**(COMPUTE | {"flops": pb.Flops(**FLOPS)})),
     )
 
 

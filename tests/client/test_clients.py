@@ -170,3 +170,22 @@ def test_facts_go_through_json_and_back() -> None:
     assert value.routing is not None and value.routing.token_routing is not None
     assert value.routing.token_routing.array().tolist() == [[[1, 2]]]
     assert facts_from_json(facts_to_json(value)) == value
+
+
+def test_gates_of_single_tokens_are_weights() -> None:
+    told = facts(3, 4)
+    packed = {"expert_ids": "AwAAAA==", "gates": "ADgANA==", "start": 4, "tokens": 1, "layers": 1, "top_k": 2}
+    told["routing"]["token_routing"] = {**packed, "truncated": True}
+    value = facts_from_json(told)
+    assert value.routing is not None and value.routing.token_routing is not None
+    assert value.routing.token_routing.array().tolist() == [[[3, 0]]]
+    assert value.routing.token_routing.weights().tolist() == [[[0.5, 0.25]]]
+    assert (value.routing.token_routing.start, value.routing.token_routing.truncated) == (4, True)
+    assert facts_from_json(facts_to_json(value)) == value
+
+
+def test_an_older_server_tells_less() -> None:
+    told = facts(3, 4)
+    del told["compute"], told["latency"]["delayed"], told["cache"]["byte_seconds"], told["routing"]["summary"]
+    value = facts_from_json(told)
+    assert value.compute is None and value.latency is not None and value.latency.delayed == 0.0

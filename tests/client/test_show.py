@@ -29,10 +29,16 @@ def test_the_facts_of_a_request_are_all_there() -> None:
         ["prefill", "2.00"],
         ["decode", "30.0"],
     ]
+    assert "4.00 for neighbours' prompts while decoding" in screen and "without a place" not in screen
+    for part, count in (("projections", "600"), ("experts", "200"), ("head", "80")):
+        assert any(line.split()[:2] == [part, count] for line in screen.splitlines())
+    assert "feed-forward" not in screen, "nothing was computed there"
+    assert "3.00 MB  of weights, 2.05 kB of cache read, 512 B written" in screen
+    assert "7 tokens, 900" in screen
 
 
 def test_what_a_server_does_not_tell_is_left_out() -> None:
-    bare = replace(facts_from_json(facts(10, 4)), latency=None, cache=None, steps=None, routing=None)
+    bare = replace(facts_from_json(facts(10, 4)), latency=None, cache=None, steps=None, routing=None, compute=None)
     assert drawn(facts_view(bare)).strip() == "10 prompt tokens (2 cached), 4 generated, ended by length"
 
 
