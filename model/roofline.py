@@ -22,6 +22,10 @@ class Machine:
     bandwidth: float
     flops: float
 
+    def least_seconds(self, moved: float, operations: float) -> float:
+        """For so many bytes and operations: the longer of the two, as both can go on at once."""
+        return max(moved / self.bandwidth, operations / self.flops)
+
 
 @dataclass(frozen=True, slots=True)
 class Roofline:

@@ -69,7 +69,7 @@ class PrometheusObserver(Collector):
         """Count this model from now on; `layers`: block index and number of experts of every mixture layer; `roofs`:
         what the machine can do for it, where that was measured."""
         shape = tuple(layers)
-        watched = Watched(card, shape, EngineTally([experts for _, experts in shape]), roofs)
+        watched = Watched(card, shape, EngineTally([experts for _, experts in shape], roofs), roofs)
         self._watched = {**self._watched, card.id: watched}  # a new one: a scrape may be reading the old one
 
     def forget(self, model: str) -> None:
@@ -123,7 +123,7 @@ class PrometheusObserver(Collector):
         yield from (self._histogram(*row) for row in HISTOGRAMS)
         yield from (self._numbers(CounterMetricFamily, *row) for row in COUNTERS)
         yield from (self._numbers(GaugeMetricFamily, *row) for row in GAUGES)
-        yield self._computed_tokens()
+        yield from self._phases()
         yield from self._work()
         yield from self._blocks()
         yield from self._experts()
@@ -139,24 +139,12 @@ class PrometheusObserver(Collector):
             parameters.add_metric([name, "active"], card.active_parameters)
         yield info
         yield parameters
-        yield self._card("dyno_model_cache_bytes_per_token", "Cache of one token.", lambda c: c.cache_bytes_per_token)
-        yield self._card("dyno_model_context_tokens", "Longest prompt plus output.", lambda c: c.context)
-        yield self._roof("dyno_machine_read_bytes_per_second", "As measured over as many bytes.", lambda r: r.bandwidth)
-        yield self._roof("dyno_machine_matrix_flops_per_second", "As measured in its type.", lambda r: r.flops)
-
-    def _card(self, name: str, text: str, read: Callable[[ModelCard], float]) -> Metric:
-        family = GaugeMetricFamily(name, text, labels=["model"])
-        for model, watched in self._watched.items():
-            family.add_metric([model], read(watched.card))
-        return family
-
-    def _roof(self, name: str, text: str, read: Callable[[Machine], float]) -> Metric:
-        """What this machine can do at best for a model; no series where it was not measured."""
-        family = GaugeMetricFamily(name, text, labels=["model"])
-        for model, watched in self._watched.items():
-            if watched.roofs is not None:
-                family.add_metric([model], read(watched.roofs))
-        return family
+        for name, text, read in CONSTANTS:
+            family = GaugeMetricFamily(name, text, labels=["model"])
+            for model, watched in self._watched.items():
+                if (value := read(watched)) is not None:
+                    family.add_metric([model], value)
+            yield family
 
     def _requests(self) -> Iterator[Metric]:
         """Received is the sum of the outcomes, once nothing is in flight."""
@@ -203,13 +191,14 @@ class PrometheusObserver(Collector):
             family.add_metric([model], read(watched.tally))
         return family
 
-    def _computed_tokens(self) -> Metric:
-        text = "Tokens that went through the model."
-        family = CounterMetricFamily("dyno_computed_tokens", text, labels=["model", "phase"])
-        for model, watched in self._watched.items():
-            family.add_metric([model, "prefill"], watched.tally.prefill)
-            family.add_metric([model, "decode"], watched.tally.decode)
-        return family
+    def _phases(self) -> Iterator[Metric]:
+        """Tokens by what they are; seconds by whether a step had any token of a prompt."""
+        for name, text, read in PHASES:
+            family = CounterMetricFamily(name, text, labels=["model", "phase"])
+            for model, watched in self._watched.items():
+                for phase, count in read(watched.tally).items():
+                    family.add_metric([model, phase], count)
+            yield family
 
     def _work(self) -> Iterator[Metric]:
         """Of what every request is told its part."""
@@ -291,6 +280,17 @@ COUNTERS: Rows[float] = (
     ("dyno_accepted_tokens", "Guessed tokens that were right and so took no step of their own.", lambda t: t.accepted),
     ("dyno_forward_passes", "Forward passes through the model.", lambda t: t.passes),
     ("dyno_preemptions", "Times a request lost its blocks.", lambda t: t.preemptions),
+)
+PHASES: Rows[dict[str, float]] = (
+    ("dyno_computed_tokens", "Tokens through the model.", lambda t: {"prefill": t.prefill, "decode": t.decode}),
+    ("dyno_forward_seconds", "Seconds inside the model.", lambda t: t.forward),
+    ("dyno_forward_least_seconds", "The same steps at what this machine can do at best.", lambda t: t.least),
+)
+CONSTANTS: tuple[tuple[str, str, Callable[[Watched], float | None]], ...] = (
+    ("dyno_model_cache_bytes_per_token", "Cache of one token.", lambda w: w.card.cache_bytes_per_token),
+    ("dyno_model_context_tokens", "Longest prompt plus output.", lambda w: w.card.context),
+    ("dyno_machine_read_bytes_per_second", "Measured over as many bytes.", lambda w: w.roofs and w.roofs.bandwidth),
+    ("dyno_machine_matrix_flops_per_second", "Measured in the model's type.", lambda w: w.roofs and w.roofs.flops),
 )
 GAUGES: Rows[float] = (
     ("dyno_requests_running", "Requests that have a place in the batch.", lambda t: t.running),

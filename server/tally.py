@@ -11,6 +11,7 @@ from itertools import accumulate, chain
 import numpy as np
 
 from model.operations import Operations
+from model.roofline import Machine
 from server.engine.request import Outcome
 from server.engine.stats import Compute, GroupUse, RequestStats, StepStats
 
@@ -73,8 +74,9 @@ class Buckets:
 class EngineTally:
     """What one engine told. Written by its thread only."""
 
-    def __init__(self, experts: Sequence[int]) -> None:
-        """`experts`: their number in each mixture layer."""
+    def __init__(self, experts: Sequence[int], roofs: Machine | None = None) -> None:
+        """`experts`: their number in each mixture layer; `roofs`: what the machine can do, where it was measured."""
+        self._roofs = roofs
         self.received = 0
         self.outcomes = Counter(dict.fromkeys(OUTCOMES, 0))  # every key from the start: readers iterate
         self.prompt = self.cached = self.recomputed = self.preemptions = 0
@@ -89,6 +91,8 @@ class EngineTally:
         self.step_tokens, self.step_rows = Buckets(SIZES), Buckets(SIZES)
         self.entropy, self.imbalance, self.margin = Buckets(SHARES), Buckets(IMBALANCES), Buckets(MARGINS)
         self.flops = dict.fromkeys(PARTS, 0)
+        self.forward = {"prefill": 0.0, "decode": 0.0}
+        self.least = dict(self.forward) if roofs else {}
         self.passes = self.weight_bytes = self.cache_read = self.cache_written = 0.0
         self.distinct, self.margins = np.zeros(len(experts), np.int64), np.zeros(len(experts))
         self._writes = 0  # odd while a step is being entered
@@ -131,6 +135,7 @@ class EngineTally:
         self.step_tokens.observe(stats.prefill_tokens + stats.decode_tokens)
         self.step_rows.observe(stats.rows)
         self._work(stats.compute)
+        self._reach(stats)
         if self.experts:
             self.distinct += stats.distinct_experts
             self.margins += stats.margins
@@ -145,6 +150,14 @@ class EngineTally:
         self.weight_bytes += work.weight_bytes
         self.cache_read += work.cache_read_bytes
         self.cache_written += work.cache_written_bytes
+
+    def _reach(self, stats: StepStats) -> None:
+        """How long the model took, and the least it could have taken; the quotient is the share of the roofline."""
+        phase, work = "prefill" if stats.prefill_tokens else "decode", stats.compute
+        self.forward[phase] += stats.forward_seconds
+        if self._roofs is not None:
+            moved = work.weight_bytes + work.cache_read_bytes + work.cache_written_bytes
+            self.least[phase] += self._roofs.least_seconds(moved, work.operations.total)
 
     def finish(self, stats: RequestStats) -> None:
         self.outcomes[stats.outcome] += 1

@@ -160,6 +160,29 @@ async def test_what_the_machine_can_do_is_told_where_it_was_measured() -> None:
     assert registry.get_sample_value(rate, {"model": "m"}) == 3e12
 
 
+async def test_the_least_a_step_could_take_is_told_beside_what_it_took() -> None:
+    """Step 1 moves 600 bytes at 200 a second and computes 500 operations at 100 a second; step 2 only moves."""
+    registry, observer = observed()
+    observer.declare(CARD, [(0, 2), (3, 2)], Machine(memory=1.0, bandwidth=200.0, flops=100.0))
+    bound = Compute(Operations(projections=400, head=100), 400.0, 150, 50, 6, 1.0, 7.5)
+    observer.stepped(step(compute=bound, forward_seconds=7.5))
+    observer.stepped(step(compute=replace(bound, operations=Operations()), prefill_tokens=0, forward_seconds=4.0))
+
+    def value(name: str, phase: str) -> float | None:
+        return registry.get_sample_value(name, {"model": "m", "phase": phase})
+
+    assert [value("dyno_forward_seconds_total", phase) for phase in ("prefill", "decode")] == [7.5, 4.0]
+    assert [value("dyno_forward_least_seconds_total", phase) for phase in ("prefill", "decode")] == [5.0, 3.0]
+
+
+async def test_without_the_machines_limits_there_is_no_share() -> None:
+    registry, observer = observed()
+    observer.stepped(step())
+    labels = {"model": "m", "phase": "prefill"}
+    assert registry.get_sample_value("dyno_forward_seconds_total", labels) == 0.008
+    assert registry.get_sample_value("dyno_forward_least_seconds_total", labels) is None
+
+
 async def test_a_model_that_warms_up_is_not_heard() -> None:
     registry, observer = observed()
     observer.received("w", 3)
