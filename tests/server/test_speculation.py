@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from server.__main__ import build_models
+from server.config import Settings
+from tests.fakes import Recorder, make_request
 from tests.server.callers import Caller
 from tests.server.kit import Harness, fake_model, running
 
@@ -64,3 +67,15 @@ async def test_guesses_are_counted(caller: Caller, server: Harness) -> None:
     assert accepted == sum(one["accepted_tokens"] for one in steps) > 0
     assert generated == 200 == rows + accepted
     assert await server.total("dyno_drafted_tokens_total", model="plain") == 0
+
+
+async def test_the_setting_reaches_the_engine() -> None:
+    """Greedy, a random model falls into a loop."""
+    seen = Recorder()
+    settings = Settings(model=("gpt2",), scale="tiny", speculate=4, max_rows=1, measure_machine=False)
+    (served,) = build_models(settings, seen)
+    served.engine.add(make_request([0, 1, 2, 3, 4] * 3, 60))
+    while served.engine.has_work:
+        served.engine.step()
+    (stats,) = seen.requests
+    assert stats.accepted_tokens > 10 and stats.steps == 60 - stats.accepted_tokens
