@@ -60,9 +60,10 @@ class Scheduler:
     """First come, first served, in this order: requests that need one token, those that need more, those that wait; and
     what none of them can use goes to drafts, which take no block that anybody waits for.
 
-    running and waiting are each in order of arrival, moved by priority (`turn`): of those that run only the last is ever
-    preempted; nobody overtakes the head of the queue but a request whose turn is earlier, so it cannot starve. A request is let in only when all that run
-    have tokens and one is left, so never more run than a step has tokens: no decode waits for somebody's prompt.
+    running and waiting are each in order of arrival, moved by priority (`turn`): of those that run only the last is
+    ever preempted; nobody overtakes the head of the queue but a request whose turn is earlier, so it cannot starve. A
+    request is let in only when all that run have tokens and one is left, so never more run than a step has tokens: no
+    decode waits for somebody's prompt.
     """
 
     def __init__(self, cache: Cache, *, max_batch_tokens: int, max_rows: int) -> None:
@@ -224,7 +225,9 @@ class Scheduler:
         drafts = self._drafts.get(entry, ())
         count += len(drafts)
         blocks, select = holding.frozen, entry.request.unscored
-        return Seat(entry, Row(entry.request, start, count, blocks, prior, tuple(holding.source), encodes, drafts, select))
+        return Seat(
+            entry, Row(entry.request, start, count, blocks, prior, tuple(holding.source), encodes, drafts, select)
+        )
 
 
 def _turn(entry: Entry) -> float:
