@@ -289,8 +289,8 @@ PHASES: Rows[dict[str, float]] = (
 CONSTANTS: tuple[tuple[str, str, Callable[[Watched], float | None]], ...] = (
     ("dyno_model_cache_bytes_per_token", "Cache of one token.", lambda w: w.card.cache_bytes_per_token),
     ("dyno_model_context_tokens", "Longest prompt plus output.", lambda w: w.card.context),
-    ("dyno_machine_read_bytes_per_second", "Best rate over its size.", lambda w: w.roofs.bandwidth if w.roofs else None),
-    ("dyno_machine_matrix_flops_per_second", "Best rate in its type.", lambda w: w.roofs.flops if w.roofs else None),
+    ("dyno_machine_read_bytes_per_second", "Best, over its size.", lambda w: w.roofs.bandwidth if w.roofs else None),
+    ("dyno_machine_matrix_flops_per_second", "Best, in its type.", lambda w: w.roofs.flops if w.roofs else None),
 )
 GAUGES: Rows[float] = (
     ("dyno_requests_running", "Requests that have a place in the batch.", lambda t: t.running),
