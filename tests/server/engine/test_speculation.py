@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import Full, Span, Window
+from server.engine.constraint import ConstraintFailed, bits_of
 from server.engine.drafting import MakeDrafter, PromptLookup
 from server.engine.engine import Engine
 from server.engine.request import Outcome, Request
@@ -58,6 +61,26 @@ class Says:
         return met
 
 
+class NeverTwice:
+    """A constraint: no token follows itself, and so many are enough. It refuses to think about what it forbids."""
+
+    failure = None
+
+    def __init__(self, enough: int) -> None:
+        self.enough = enough
+        self.said: list[int] = []
+
+    def allowed(self, ahead: Sequence[int] = ()) -> np.ndarray:
+        tokens = [*self.said, *ahead]
+        if any(a == b for a, b in pairwise(tokens)):
+            raise ConstraintFailed("that cannot be")
+        return bits_of(set(range(VOCAB)) - set(tokens[-1:]))
+
+    def push(self, token: int) -> bool:
+        self.said.append(token)
+        return len(self.said) == self.enough
+
+
 @dataclass(frozen=True)
 class Asked:
     """One request as the tests vary it."""
@@ -70,12 +93,14 @@ class Asked:
     logprobs: int | None
     comes: int
     blank: int | None
+    never_twice: int | None
 
     def request(self, id: str) -> Request:
         stop = None if self.stop is None else Says(*self.stop)
         least = min(self.min_tokens, self.max_tokens)
         own: dict[str, Any] = {"stop": stop, "stop_ids": self.stop_ids, "min_tokens": least, "logprobs": self.logprobs}
-        return make_request(self.prompt, self.max_tokens, id=id, **own)
+        constraint = None if self.never_twice is None else NeverTwice(self.never_twice)
+        return make_request(self.prompt, self.max_tokens, id=id, constraint=constraint, **own)
 
 
 asked = st.builds(
@@ -88,6 +113,7 @@ asked = st.builds(
     logprobs=st.sampled_from([None, 0, 3]),
     comes=st.integers(0, 12),
     blank=st.none() | st.none() | st.integers(2, 30),
+    never_twice=st.none() | st.none() | st.integers(2, 20),
 )
 
 
