@@ -7,11 +7,11 @@ expert each cost, so that adding up costs a few multiplications a row. No torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from model.cache import cache_entries
-from model.config import Architecture, Span
+from model.config import Architecture, Chunk, Span, Window
 from model.footprint import BYTES, memory_bytes
 from model.operations import Operations, encoding_flops, flops_per_token, positions_seen, score_costs
 from model.parameters import feed_forward_parameters, parameters
@@ -88,17 +88,27 @@ class Costs:
 
     def looked(self, start: int, stop: int) -> tuple[int, int]:
         """(operations of the scores, cache bytes read) of a row."""
-        scores = read = 0
-        if stop - start == 1:
-            for span, most, each in self.scores:
-                seen = stop - span.first_visible(start)
-                scores += each * (seen if most is None or seen < most else most)
-        else:
-            for span, most, each in self.scores:
-                scores += each * positions_seen(span, start, stop, most)
-        for span, _, each in self.reads:
-            read += each * (start - span.first_visible(start))
-        return scores, read
+        scores = sum(each * positions_seen(span, start, stop, most) for span, most, each in self.scores)
+        return scores, sum(each * (start - span.first_visible(start)) for span, _, each in self.reads)
+
+    def looked_once(self) -> Callable[[int], tuple[int, int]]:
+        """The same for a row of one token at a position: what most rows are, so made as short as it goes."""
+        if any(isinstance(span, Chunk) for span, *_ in self.scores):
+            return lambda position: self.looked(position, position + 1)
+        near = [(most, each, 0) for most, each in _limited(self.scores)]
+        near += [(most, 0, each) for most, each in _limited(self.reads)]
+        far, kept = (sum(each for *_, each in prices) for prices in (self.scores, self.reads))
+
+        def looked(position: int) -> tuple[int, int]:
+            """As if everything were in sight, less what is not."""
+            scores, read = far * (position + 1), kept * position
+            for most, each, held in near:
+                if position >= most:
+                    scores -= each * (position + 1 - most)
+                    read -= held * (position + 1 - most)
+            return scores, read
+
+        return looked
 
     def operations(self, tokens: int, logits: int, scores: int) -> Operations:
         """Of `tokens`, `logits` of which have logits, with the scores that `looked` gave."""
@@ -133,6 +143,14 @@ def without_memory(architecture: Architecture) -> Architecture:
     if architecture.encoder is not None:
         return architecture
     return replace(architecture, blocks=tuple(block for block in architecture.blocks if not block.needs_memory))
+
+
+def _limited(prices: tuple[Price, ...]) -> Iterator[tuple[int, int]]:
+    """(most positions, what each costs) of the prices that have a limit."""
+    for span, most, each in prices:
+        limits = [limit for limit in (span.size if isinstance(span, Window) else None, most) if limit is not None]
+        if limits:
+            yield min(limits), each
 
 
 def _score_prices(architecture: Architecture) -> tuple[Price, ...]:

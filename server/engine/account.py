@@ -34,8 +34,8 @@ class Account:
     steps: int = 0
     batch_rows: int = 0  # summed over the steps
     work: Work = field(default_factory=Work)
-    forward_seconds: float = 0.0
-    delayed_seconds: float = 0.0
+    forward_seconds: float = 0.0  # of the passes it took part in, whole
+    delayed_seconds: float = 0.0  # of these, on account of neighbours' prompts
     preempted_seconds: float = 0.0
     lost_at: float | None = None  # preempted then, and no token since
     held_bytes: int = 0  # of cache, since `held_since`
@@ -59,11 +59,6 @@ class Account:
         """Its blocks were taken from it."""
         self.holds(now, 0)
         self.lost_at = now if self.lost_at is None else self.lost_at
-
-    def passed(self, seconds: float, delayed: float) -> None:
-        """It took part in a forward pass of so many seconds, `delayed` of them on account of neighbours' prompts."""
-        self.forward_seconds += seconds
-        self.delayed_seconds += delayed
 
     def found(self, tokens: int) -> None:
         """So many tokens were handed out from the prefix cache."""

@@ -21,6 +21,7 @@ class Ledger:
 
     def __init__(self, costs: Costs, mixtures: tuple[MixtureShape, ...]) -> None:
         self._costs = costs
+        self._looked_once = costs.looked_once()
         self._layers = len(mixtures)
         self._most_experts = max((shape.experts for shape in mixtures), default=0)
 
@@ -31,20 +32,28 @@ class Ledger:
 
     def charge(self, seats: Sequence[Seat], result: StepResult, tally: Tally) -> None:
         """Enter a pass before anything it gave is taken: its work, its routing and whom it kept waiting."""
-        tokens = sum(seat.row.count for seat in seats)
+        tokens = sum([seat.row.count for seat in seats])
         weights, seconds = self._costs.weight_bytes(tokens, self._route(result.routes, tally)), result.forward_seconds
-        prompts = sum(_prompt_tokens(seat.row) for seat in seats) if tokens > len(seats) else 0
-        looked, scores, read, logits = self._costs.looked, 0, 0, 0
+        delay = seconds * sum(_prompt_tokens(seat.row) for seat in seats) / tokens if tokens > len(seats) else 0.0
+        once, several, scores, read, logits = self._looked_once, self._costs.looked, 0, 0, 0
+        weight, share, second = weights / tokens, 1 / tokens, seconds / tokens
         for entry, row in seats:
-            count, account = row.count, entry.account
-            seen, found = looked(row.start, row.start + count)
+            count, start, account = row.count, row.start, entry.account
+            account.forward_seconds += seconds
+            if count == 1:
+                seen, found = once(start)
+                wanted = 1
+            else:
+                seen, found = several(start, start + count)
+                wanted = len(row.wanted) or 1
             if row.source:
                 seen, found = self._remember(row, account.work, tally.work, seen, found)
-            wanted = 1 if count == 1 else len(row.wanted) or 1
-            share = count / tokens
-            account.work.add(count, wanted, seen, found, weights * share, share, seconds * share)
-            account.passed(seconds, seconds * prompts / tokens if prompts and not _prompt_tokens(row) else 0.0)
-            scores, read, logits = scores + seen, read + found, logits + wanted
+            if delay and not _prompt_tokens(row):
+                account.delayed_seconds += delay
+            account.work.add(count, wanted, seen, found, weight * count, share * count, second * count)
+            scores += seen
+            read += found
+            logits += wanted
         tally.work.add(tokens, logits, scores, read, weights, 1.0, seconds)
 
     def take_back(self, routes: Routes | None, wrong: list[int], tally: Tally) -> None:

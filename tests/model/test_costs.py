@@ -45,6 +45,13 @@ def test_rows_add_up_to_the_operations_of_the_whole_stretch(name: str, cuts: tup
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_row_of_one_token_costs_what_it_would_among_others(name: str) -> None:
+    costs = of(tiny(name))
+    once = costs.looked_once()
+    assert [once(position) for position in range(200)] == [costs.looked(p, p + 1) for p in range(200)]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_decoding_row_reads_and_writes_the_cache_of_its_length(name: str) -> None:
     architecture = tiny(name)
     costs = of(architecture)
