@@ -184,7 +184,7 @@ class FakeRunner:
         if constraint is None:
             return total % self.vocab
         allowed = np.flatnonzero(members(constraint.allowed(pick.drafted), self.vocab)).tolist()
-        words = [token for token in allowed if token not in b" \t\r\n"] or allowed  # it would say spaces for ever
+        words = [token for token in allowed if token not in (9, 10, 13, 32)] or allowed  # it would say spaces for ever
         return words[total % len(words)]
 
     def _slot(self, row: Row, index: int, position: int) -> int:
