@@ -60,6 +60,7 @@ class Generation:
         self.choices: list[Choice] = []
         self._failure: ServiceError | None = None
         self._readers: list[asyncio.Task[None]] = []
+        self._arrivals: asyncio.Queue[tuple[Choice, Delta] | EngineFault] = asyncio.Queue()  # of several choices
 
     def add(self, choice: Choice) -> None:
         choice.index = len(self.choices)
@@ -79,6 +80,13 @@ class Generation:
     def started(self) -> bool:
         """Whether the engine has computed anything for it."""
         return any(c.ended or c.request.num_computed > 0 or c.request.outputs for c in self.choices)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether `pieces` gives its next one, or ends, without waiting for the engine."""
+        if self.ended == len(self.choices):
+            return True
+        return not self._arrivals.empty() if len(self.choices) > 1 else self.choices[0].stream.pending > 0
 
     async def pieces(self, merged: bool = False) -> AsyncIterator[Piece]:
         """Every piece of every choice, in order within a choice. Raises ServiceError when a choice cannot end well.
@@ -122,10 +130,9 @@ class Generation:
 
     async def _interleaved(self) -> AsyncIterator[tuple[Choice, Delta]]:
         """The choices' deltas as they come, until every choice has ended."""
-        arrivals: asyncio.Queue[tuple[Choice, Delta] | EngineFault] = asyncio.Queue()
-        self._readers = [asyncio.create_task(_forward(choice, arrivals)) for choice in self.choices]
+        self._readers = [asyncio.create_task(_forward(choice, self._arrivals)) for choice in self.choices]
         while not all(choice.ended for choice in self.choices):
-            arrived = await arrivals.get()
+            arrived = await self._arrivals.get()
             if isinstance(arrived, EngineFault):
                 raise self._engine_down(arrived)
             yield arrived

@@ -37,7 +37,7 @@ class Stream:
         self._cancel = cancel
         self._cancelled = False
         self._deltas: deque[Delta] = deque()
-        self._news = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None  # waits for news
         self._ended = False
         self._fault: EngineFault | None = None
 
@@ -61,20 +61,24 @@ class Stream:
                 raise self._fault
             if self._ended:
                 raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
         return self._deltas.popleft()
 
     def push(self, delta: Delta) -> None:
         """For the loop, on the asyncio thread."""
         self._deltas.append(delta)
         self._ended = delta.stats is not None
-        self._news.set()
+        self._wake()
 
     def fail(self, fault: EngineFault) -> None:
         """For the loop, on the asyncio thread: the reader gets what is here, then the fault."""
         self._ended, self._fault = True, fault
-        self._news.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class EngineLoop:

@@ -23,6 +23,8 @@ STREAM_HEADERS = [
     (b"x-accel-buffering", b"no"),  # proxies: pass every event on at once
 ]
 
+MOST_HELD = 1 << 16  # bytes of events that are sent together
+
 
 class GenerationAnswer(Response):
     """A response that generates while it is being sent."""
@@ -56,16 +58,22 @@ class GenerationAnswer(Response):
         await send(_body(body, more=False))
 
     async def _stream(self, generation: Generation, writer: Writer, send: Send) -> None:
-        """Nothing is sent before the first piece, so that what fails until then has a status of its own."""
-        begun = False
+        """Nothing is sent before the first piece, so that what fails until then has a status of its own. Events that
+        are there together go out together."""
+        begun, held = False, b""
         try:
             async for piece in generation.pieces():
-                event = writer.event(piece)
+                held += writer.event(piece)
+                if generation.goes_on and len(held) < MOST_HELD:
+                    continue
                 if not begun:
                     begun = True
                     await send(_start(STREAM_HEADERS))
-                await send(_body(event))
+                sending, held = held, b""
+                await send(_body(sending))
             last = writer.end()
+            if not begun:
+                await send(_start(STREAM_HEADERS))
         except ServiceError as error:
             if not begun:
                 raise
@@ -76,7 +84,7 @@ class GenerationAnswer(Response):
             if not begun:
                 raise
             last = writer.error(internal_error(self._id, error))
-        await send(_body(last, more=False))
+        await send(_body(held + last, more=False))
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
