@@ -53,14 +53,17 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> Routing:
         value = self.value.router
-        bias = None if self.bias is None else self.bias.float()
-        logits = F.linear(self.norm(self._jittered(x)).float(), self.weight.float(), bias)
+        logits = self.scores(self.norm(self._jittered(x)).float())
         experts, gates, ranked = self._choose(logits)
         if value.normalise:
             gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
         if self.gain is not None:
             gates = gates * (1 + self.gain.float())[experts]
         return Routing(experts, gates * value.scale, logits, ranked)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """x (T, width) → logits (T, E), both float32."""
+        return F.linear(x, self.weight.float(), None if self.bias is None else self.bias.float())
 
     def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """logits (T, E) → experts and their scores, both (T, k), and what the choice was made by (T, k + 1)."""

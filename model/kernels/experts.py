@@ -1,4 +1,4 @@
-"""All experts of a layer in one call (native/experts.h), their weights in panels."""
+"""A mixture in panels: all experts of a layer in one call (native/experts.h), and its router."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.kernels import native, panels
 from model.kernels.panels import PanelWeight, WeightStruct
-from model.moe import Experts, ExpertStack, Routing
+from model.moe import Experts, ExpertStack, Router, Routing
 
 ACTIVATIONS = ("relu", "relu2", "gelu_tanh", "silu")  # that the kernels have, in the order of native/vector.h
 
@@ -56,6 +56,20 @@ class PanelExperts(ExpertStack):
             torch.get_num_threads(),
         )
         return out
+
+
+class PanelRouter(Router):
+    """Stands in for a Router; its weight is widened once, and a token's scores never depend on the tokens beside it."""
+
+    def __init__(self, plain: Router) -> None:
+        super().__init__(plain.value, plain.weight.shape[1])
+        bias = None if plain.bias is None else plain.bias.detach()
+        self.laid = panels.lay_out(plain.weight.detach().float(), bias)
+        self.bias, self.gain, self.correction, self.norm = plain.bias, plain.gain, plain.correction, plain.norm
+        del self.weight
+
+    def scores(self, x: Tensor) -> Tensor:
+        return panels.linear(x, self.laid)
 
 
 def fits(experts: Experts) -> bool:

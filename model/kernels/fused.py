@@ -146,8 +146,8 @@ class FusedBlock(Block):
         before, after = plain.norms_before
         assert isinstance(before, Norm) and isinstance(after, Norm)
         self.layer = attention.layer
-        value, sinks = attention.value, attention.sinks
-        sinks = None if sinks is None else sinks.detach().float()
+        value = attention.value
+        sinks = None if attention.sinks is None else attention.sinks.detach().float()
         self.scores = Scores(value.softmax_scale, value.softcap, attention.slopes, sinks)
         self.enter = _Enter(before, attention, int8)
         self.leave = _Leave(after, attention, branch if isinstance(branch, FeedForward) else None, int8)

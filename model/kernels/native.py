@@ -6,6 +6,7 @@ Nothing here is needed to run: without a compiler the plain path serves, and one
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import logging
@@ -33,7 +34,10 @@ def library() -> ctypes.CDLL | None:
     try:
         path = _folder() / f"dyno-{_key()}.so"
         if not path.exists():
-            _build(path)
+            with path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes that want it one builds it
+                if not path.exists():
+                    _build(path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error

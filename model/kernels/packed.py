@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.feedforward import activate
 from model.kernels import experts, panels
-from model.moe import Experts, ExpertStack
+from model.moe import Experts, ExpertStack, Router
 from model.transformer import Transformer
 
 HINT = 32  # rows the layout is chosen for; measured equal to the others from 1 to 512 rows
@@ -104,6 +104,8 @@ def pack(model: Transformer, *, int8: bool = False) -> int:
 def _packed(module: nn.Module, int8: bool) -> nn.Module | None:
     if isinstance(module, nn.Linear) and _fits(module.weight):
         return _linear(module.weight, module.bias, int8)
+    if type(module) is Router and _fits(module.weight) and panels.supported(module.weight.float()):
+        return experts.PanelRouter(module)
     if not isinstance(module, Experts) or not _fits(module.up):
         return None
     return experts.PanelExperts(module, int8) if experts.fits(module) else PackedExperts(module)

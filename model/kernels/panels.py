@@ -68,9 +68,9 @@ def lay_out(weight: Tensor, bias: Tensor | None = None, *, int8: bool = False, p
     else:
         numbers = weight
     step = DEPTH[weight.dtype]
-    numbers, scales, wide_bias = (_arranged(part, order) for part in (numbers, scales, bias))
-    assert numbers is not None
-    laid = numbers.view(-1, PANEL, depth // step, step).permute(0, 2, 1, 3).contiguous()
+    arranged, scales, wide_bias = (_arranged(part, order) for part in (numbers, scales, bias))
+    assert arranged is not None
+    laid = arranged.view(-1, PANEL, depth // step, step).permute(0, 2, 1, 3).contiguous()
     wide_bias = None if wide_bias is None else wide_bias.float().contiguous()
     struct = WeightStruct(laid.data_ptr(), address(scales), address(wide_bias), depth, columns)
     return PanelWeight(laid, scales, wide_bias, weight.dtype, depth, columns, struct)

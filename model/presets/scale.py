@@ -4,7 +4,8 @@ What makes an architecture itself stays: every distinct block and the pattern of
 a key head, positions, norms, routers, groups of experts, how many experts are active. What only makes it large shrinks:
 
 - width, vocabulary, context and heads to the scale's, never above the architecture's own;
-- feed-forwards and experts in proportion to the width; head dimensions, and the ranks of latent attention with them, so
+- feed-forwards and experts in proportion to the width, in multiples of 16 as large ones are (no architecture shall look
+  slower because its shrunk sizes do not suit the vector units); head dimensions, and the ranks of latent attention with them, so
   that the smallest head has the scale's; windows, chunks and original contexts in proportion to the context, but not
   below 16 positions;
 - the stack to the scale's layers (an encoder and its decoder get half of them each), or to one repeat of each of its
@@ -162,7 +163,7 @@ class _Shrink:
         return replace(value, fraction=fraction, scaling=scaling)
 
     def _feed_forward(self, value: config.FeedForward) -> config.FeedForward:
-        return replace(value, hidden=_near(value.hidden * self.width / self.whole.width, 4, value.hidden))
+        return replace(value, hidden=_near(value.hidden * self.width / self.whole.width, 16, value.hidden))
 
     def _mixture(self, value: config.MoE) -> config.MoE:
         router, experts = value.router, min(value.experts, self.scale.experts)

@@ -55,7 +55,13 @@ struct FeedForward {
 template <typename X>
 inline void rotate(X* head, const X* cos, const X* sin, int64_t turned, bool interleaved) {
   const int64_t half = turned / 2, step = interleaved ? 2 : 1, other = interleaved ? 1 : half;
-  for (int64_t i = 0; i < half; ++i) {
+  int64_t i = 0;
+  for (; !interleaved && i + 16 <= half; i += 16) {
+    const __m512 x = load(head + i), y = load(head + half + i), c = load(cos + i), s = load(sin + i);
+    store(head + i, _mm512_fmsub_ps(x, c, _mm512_mul_ps(y, s)));
+    store(head + half + i, _mm512_fmadd_ps(y, c, _mm512_mul_ps(x, s)));
+  }
+  for (; i < half; ++i) {
     X *first = head + i * step, *second = first + other;
     const float x = widen(*first), y = widen(*second), c = widen(cos[i]), s = widen(sin[i]);
     narrow(x * c - y * s, first);

@@ -106,10 +106,10 @@ struct Weight {
   int64_t count() const { return (columns + PANEL - 1) / PANEL; }
 };
 
-// M rows with P panels: M * 2P sums in registers. `next` is a panel to fetch meanwhile, or null.
-template <typename X, typename W, int M, int P, typename End>
-inline __attribute__((always_inline)) void tile(const X* x, const W* w, int64_t stride, int64_t steps, int64_t row,
-                                                int64_t panel, const W* next, End& end) {
+// M rows with P panels: M * 2P sums in registers, left in `sums` (M, P * 32). `next` is a panel to fetch meanwhile, or
+// null.
+template <typename X, typename W, int M, int P>
+__attribute__((noinline)) void tile(const X* x, const W* w, int64_t stride, int64_t steps, const W* next, float* sums) {
   using C = Cell<X, W>;
   constexpr int64_t cell = PANEL * C::depth;
   __m512 sum[M][2 * P];
@@ -136,18 +136,18 @@ inline __attribute__((always_inline)) void tile(const X* x, const W* w, int64_t 
   }
 #pragma GCC unroll 12
   for (int m = 0; m < M; ++m)
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) end(row + m, panel + p, sum[m][2 * p], sum[m][2 * p + 1]);
+#pragma GCC unroll 8
+    for (int p = 0; p < 2 * P; ++p) store(sums + (m * 2 * P + p) * 16, sum[m][p]);
 }
 
-template <typename X, typename W, int P, int M, typename End>
-inline void block(int64_t rows, const X* x, const W* w, int64_t stride, int64_t steps, int64_t row, int64_t panel,
-                  const W* next, End& end) {
+// The tile for a number of rows, at most M, known only now.
+template <typename X, typename W, int P, int M>
+inline void tile_of(int64_t rows, const X* x, const W* w, int64_t stride, int64_t steps, const W* next, float* sums) {
   if constexpr (M > 0) {
     if (rows == M)
-      tile<X, W, M, P>(x, w, stride, steps, row, panel, next, end);
+      tile<X, W, M, P>(x, w, stride, steps, next, sums);
     else
-      block<X, W, P, M - 1>(rows, x, w, stride, steps, row, panel, next, end);
+      tile_of<X, W, P, M - 1>(rows, x, w, stride, steps, next, sums);
   }
 }
 
@@ -155,16 +155,25 @@ inline void block(int64_t rows, const X* x, const W* w, int64_t stride, int64_t 
 template <typename X, typename W, typename End>
 void panels(int64_t from, int64_t to, const Operand<X>& x, const W* w, End& end) {
   const int64_t stride = x.depth * PANEL, steps = x.depth / Cell<X, W>::depth, rows = x.blocks.rows;
-  const W* none = nullptr;
+  alignas(64) float sums[MOST * PANEL];
+  auto finish = [&](int64_t row, int64_t count, int64_t panel, int64_t together) {
+    for (int64_t i = 0; i < count * together; ++i)
+      end(row + i / together, panel + i % together, load(sums + i * PANEL), load(sums + i * PANEL + 16));
+  };
   int64_t p = from;
-  if (rows <= 3)
-    for (; p + 4 <= to; p += 4) block<X, W, 4, 3>(rows, x.data, w + p * stride, stride, steps, 0, p, none, end);
-  if (rows <= 6)
-    for (; p + 2 <= to; p += 2) block<X, W, 2, 6>(rows, x.data, w + p * stride, stride, steps, 0, p, none, end);
+  for (; rows <= 3 && p + 4 <= to; p += 4) {
+    tile_of<X, W, 4, 3>(rows, x.data, w + p * stride, stride, steps, nullptr, sums);
+    finish(0, rows, p, 4);
+  }
+  for (; rows <= 6 && p + 2 <= to; p += 2) {
+    tile_of<X, W, 2, 6>(rows, x.data, w + p * stride, stride, steps, nullptr, sums);
+    finish(0, rows, p, 2);
+  }
   for (; p < to; ++p)
     for (int64_t b = 0; b < x.blocks.count; ++b) {
-      const W* next = b == 1 && p + 1 < to ? w + (p + 1) * stride : none;
-      block<X, W, 1, MOST>(x.blocks.size(b), x.block(b), w + p * stride, stride, steps, x.blocks.start(b), p, next, end);
+      const W* next = b == 1 && p + 1 < to ? w + (p + 1) * stride : nullptr;
+      tile_of<X, W, 1, MOST>(x.blocks.size(b), x.block(b), w + p * stride, stride, steps, next, sums);
+      finish(x.blocks.start(b), x.blocks.size(b), p, 1);
     }
 }
 

@@ -1,0 +1,135 @@
+"""Weights in panels, and whole halves of blocks over them, give what the plain model gives; a row never depends on the
+rows beside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model import config, presets
+from model.dense import dense_input
+from model.initialise import random_model
+from model.kernels import experts, fused, native, panels, passes
+from model.moe import Experts, Routing
+from model.transformer import Transformer
+
+TYPES = sorted(native.linear_types(), key=str)
+WIDE = 32  # columns of a panel
+pytestmark = pytest.mark.skipif(not TYPES, reason="no vector units or no compiler here")
+
+
+def drawn(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """What 8 bits leave of a weight, with one scale a row."""
+    scale = weight.float().abs().amax(-1, keepdim=True) / 127
+    return (weight.float() / scale).round() * scale
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_a_layer_in_panels_equals_the_plain_one(data: st.DataObject) -> None:
+    draw = data.draw
+    dtype, int8, wide = draw(st.sampled_from(TYPES)), draw(st.booleans()), draw(st.booleans())
+    rows, columns = draw(st.integers(1, 80)), draw(st.integers(1, 5 * WIDE))
+    depth = 16 * draw(st.integers(1, 12))
+    weight, x = drawn(columns, depth, seed=0, dtype=dtype), drawn(rows, depth, seed=1, dtype=dtype)
+    bias = drawn(columns, seed=2, dtype=dtype) if draw(st.booleans()) else None
+    found = panels.linear(x, panels.lay_out(weight, bias, int8=int8), wide=wide)
+    assert found.dtype == (torch.float32 if wide else dtype)
+    expected = x.double() @ (rounded(weight) if int8 else weight).double().T
+    expected = expected if bias is None else expected + bias.double()
+    exact = found.dtype == torch.float32
+    assert (found.double() - expected).abs().max() < (1e-5 if exact else 5e-3) * expected.abs().max()
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["whole", "int8"])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_a_row_alone_is_the_row_among_others_to_the_bit(dtype: torch.dtype, int8: bool) -> None:
+    laid = panels.lay_out(drawn(200, 96, seed=0, dtype=dtype), int8=int8)
+    x = drawn(61, 96, seed=1, dtype=dtype)
+    alone = torch.cat([panels.linear(row[None], laid) for row in x])
+    for rows in (2, 3, 4, 6, 7, 12, 13, 25, 61):
+        assert torch.equal(panels.linear(x[:rows], laid), alone[:rows])
+
+
+def test_what_does_not_fit_is_told_apart() -> None:
+    assert not panels.supported(torch.empty(8, 24))
+    assert not panels.supported(torch.empty(8, 32, dtype=torch.float16))
+    assert not panels.supported(torch.empty(8, 32, device="meta"))
+
+
+ACTIVATIONS = [(kind, gated) for kind in experts.ACTIVATIONS for gated in (False, True)]
+
+
+@pytest.mark.parametrize("weigh", ["output", "input"])
+@pytest.mark.parametrize(("activation", "gated"), ACTIVATIONS)
+def test_experts_in_one_call_equal_one_after_another(activation: str, gated: bool, weigh: str) -> None:
+    """Some choices found no room, one expert is nobody's choice."""
+    value = config.FeedForward(48, activation, gated=gated, bias=True)
+    plain = Experts(value, 5, 32).requires_grad_(False)
+    for i, parameter in enumerate(plain.parameters()):
+        parameter.data = drawn(*parameter.shape, seed=i, dtype=torch.float32) / 4
+    chosen = torch.rand(37, 4, generator=torch.Generator().manual_seed(3)).argsort(-1)[:, :2]
+    chosen[::7, 1] = ~chosen[::7, 1]
+    routing = Routing(chosen, drawn(37, 2, seed=4, dtype=torch.float32).abs(), torch.zeros(37, 5), torch.zeros(37, 3))
+    x = drawn(37, 32, seed=5, dtype=torch.float32)
+    found, expected = experts.PanelExperts(plain, False).mix(x, routing, weigh), plain.mix(x, routing, weigh)
+    assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
+    few = Routing(*(part[:5] for part in (routing.experts, routing.gates, routing.logits, routing.ranked)))
+    assert torch.equal(experts.PanelExperts(plain, False).mix(x[:5], few, weigh), found[:5])
+
+
+WHOLE = ["tinyllama-1.1b", "qwen3-8b", "mixtral-8x7b", "gpt2-small", "gpt-oss-20b", "bloom-560m", "qwen1.5-moe-a2.7b"]
+PARTS = ["pythia-70m", "deepseek-v2-lite", "llama-4-scout", "gemma-3-1b", "qwen2.5-7b", "olmo-2-7b"]
+
+
+def logits(model: Transformer, tokens: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return model(dense_input(model.architecture, tokens)).logits
+
+
+@pytest.mark.parametrize("name", WHOLE + PARTS)
+def test_a_model_made_fast_gives_the_same_logits(name: str) -> None:
+    architecture = presets.scaled(presets.load(name), "tiny")
+    tokens = torch.randint(architecture.vocab, (3, 21), generator=torch.Generator().manual_seed(1))
+    model = random_model(architecture, 0)
+    expected = logits(model, tokens)
+    passes.apply(model)
+    assert all(isinstance(block, fused.FusedBlock) for block in model.blocks) == (name in WHOLE)
+    assert (logits(model, tokens) - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+@pytest.mark.skipif(torch.bfloat16 not in TYPES, reason="no bfloat16 vector units here")
+@pytest.mark.parametrize("name", ["tinyllama-1.1b", "gpt2-small"])
+def test_in_bfloat16_a_fast_model_is_no_further_from_float32(name: str) -> None:
+    architecture = presets.scaled(presets.load(name), "tiny")
+    tokens = torch.randint(architecture.vocab, (4, 32), generator=torch.Generator().manual_seed(1))
+    model = random_model(architecture, 0, torch.bfloat16)
+    exact = random_model(architecture, 0)
+    exact.load_state_dict(model.state_dict())
+    true = logits(exact, tokens)
+    plain = (logits(model, tokens) - true).abs().mean()
+    fast = (logits(passes.apply(model), tokens) - true).abs().mean()
+    assert fast < 1.1 * plain
+
+
+@pytest.mark.parametrize("name", ["tinyllama-1.1b", "mixtral-8x7b"])
+def test_eight_bits_are_what_rounding_the_weights_gives(name: str) -> None:
+    architecture = presets.scaled(presets.load(name), "tiny")
+    tokens = torch.randint(architecture.vocab, (2, 16), generator=torch.Generator().manual_seed(1))
+    model, reference = random_model(architecture, 0), random_model(architecture, 0)
+    whole = logits(model, tokens)
+    for module in reference.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data = rounded(module.weight)
+        elif isinstance(module, Experts):
+            module.up.data, module.down.data = rounded(module.up), rounded(module.down)
+    found, expected = logits(passes.apply(model, int8=True), tokens), logits(reference, tokens)
+    assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+    assert (found - whole).abs().max() > 1e-4 * whole.abs().max(), "it does round"
