@@ -53,19 +53,27 @@ class Roofline:
 
 
 def roofline(
-    architecture: Architecture, machine: Machine, batch: int, length: int, dtype: str = "bfloat16"
+    architecture: Architecture,
+    machine: Machine,
+    batch: int,
+    length: int,
+    dtype: str = "bfloat16",
+    weight_size: int | None = None,
 ) -> Roofline:
-    """One decode step of `batch` requests that are `length` positions long."""
-    weights = weight_bytes_per_step(architecture, batch, dtype)
+    """One decode step of `batch` requests that are `length` positions long; `weight_size` is the bytes of one weight,
+    where that is not of `dtype`."""
+    weights = weight_bytes_per_step(architecture, batch, dtype) * (weight_size or BYTES[dtype]) / BYTES[dtype]
     cached = batch * _held(architecture, length, dtype)
     operations = batch * flops_per_token(architecture, length).total
     seconds = (weights + cached) / machine.bandwidth, operations / machine.flops
     return Roofline(batch, weights, cached, operations, *seconds)
 
 
-def prefill_roofline(architecture: Architecture, machine: Machine, length: int, dtype: str = "bfloat16") -> Roofline:
+def prefill_roofline(
+    architecture: Architecture, machine: Machine, length: int, dtype: str = "bfloat16", weight_size: int | None = None
+) -> Roofline:
     """A prompt of `length` tokens in one forward, of which only the last has its logits computed."""
-    weights = weight_bytes_per_step(architecture, length, dtype)
+    weights = weight_bytes_per_step(architecture, length, dtype) * (weight_size or BYTES[dtype]) / BYTES[dtype]
     cached = _held(architecture, length, dtype)
     operations = flops(architecture, 0, length)
     needed = operations.total - operations.head + operations.head // length
