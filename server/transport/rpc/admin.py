@@ -80,7 +80,7 @@ class AdminServicer(AdminServiceServicer):
             return pb.DrainResponse(requests=self._administration.drain(by=caller.get().name))
 
     def _answering(self, context: Context, method: str) -> AbstractAsyncContextManager[str]:
-        return answering(context, self._observer, f"AdminService/{method}")
+        return answering(context, self._observer, f"AdminService/{method}", flat=True)
 
 
 def _given(message: Message, name: str, value: T) -> T | None:

@@ -12,21 +12,24 @@ import grpc
 from server.errors import ServiceError
 from server.transport.rpc.errors import SlowReader, abort, internal_error, status_of
 from server.transport.stall import WriteStalled
-from server.transport.watch import TransportObserver, new_id
+from server.transport.watch import TransportObserver, new_id, told_id
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @asynccontextmanager
-async def answering(context: Context, observer: TransportObserver, method: str) -> AsyncIterator[str]:
-    """Gives the call an id, turns what goes wrong inside into a status, and counts it."""
+async def answering(
+    context: Context, observer: TransportObserver, method: str, *, flat: bool = False
+) -> AsyncIterator[str]:
+    """Gives the call an id, turns what goes wrong inside into a status, and counts it. `flat`: as `abort` has it."""
     id, code = new_id(), grpc.StatusCode.OK
-    await context.send_initial_metadata((("x-request-id", id),))
+    given = dict(context.invocation_metadata() or ()).get("x-request-id")
+    await context.send_initial_metadata((("x-request-id", told_id(given if isinstance(given, str) else None, id)),))
     try:
         yield id
     except ServiceError as error:
         code = status_of(error)
-        await abort(context, error, id)
+        await abort(context, error, id, flat=flat)
     except asyncio.CancelledError:
         code = _hung_up(context)
         raise

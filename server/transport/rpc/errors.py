@@ -87,10 +87,12 @@ async def abort(
     context: grpc.aio.ServicerContext,  # type: ignore[type-arg]
     error: ServiceError,
     request_id: str = "",
+    *,
+    flat: bool = False,
 ) -> NoReturn:
-    """End the call with the error's status and details."""
+    """End the call with the error's status and details. `flat`: of a request with no message inside."""
     code = status_of(error)
-    status = status_pb2.Status(code=code.value[0], message=error.message, details=_details(error, request_id))
+    status = status_pb2.Status(code=code.value[0], message=error.message, details=_details(error, request_id, flat))
     rich = rpc_status.to_status(status)
     await context.abort(rich.code, rich.details, rich.trailing_metadata)
     raise AssertionError("abort returned")
@@ -102,12 +104,11 @@ def internal_error(request_id: str, error: Exception) -> InternalError:
     return InternalError(request_id)
 
 
-def _details(error: ServiceError, request_id: str) -> list[AnyMessage]:
+def _details(error: ServiceError, request_id: str, flat: bool) -> list[AnyMessage]:
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.code.upper(), domain=DOMAIN)]
     if error.param is not None:
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=field_path(error.param), description=error.message
-        )
+        field = error.param if flat else field_path(error.param)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=error.message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after is not None:
         details.append(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=error.retry_after)))

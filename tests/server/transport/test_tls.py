@@ -63,7 +63,7 @@ async def served_name(server: Harness, transport: str, authority: Path) -> str:
 async def becomes(server: Harness, transport: str, authority: Path, name: str) -> None:
     """Within seconds, new connections get the certificate of this name."""
     async with asyncio.timeout(5):
-        while await served_name(server, transport, authority) != name:
+        while await served_name(server, transport, authority) != name:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
 

@@ -1,0 +1,283 @@
+"""What an operator does while others are served, on both transports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import weakref
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server.service import Phase
+from tests.server.callers import Caller, Refused, RestCaller, RpcCaller
+from tests.server.doors import until
+from tests.server.kit import Harness, fake_model, running
+from tests.server.operators import Operator, RestOperator, RpcOperator
+
+LONG = {"model": "slow", "prompt": "abc", "max_tokens": 100, "ignore_eos": True}
+SECRET = "nobody may see this text"
+STATUS = health_pb2.HealthCheckResponse
+
+
+@contextlib.asynccontextmanager
+async def administered(transport: str, *models: Any, **more: Any) -> AsyncIterator[tuple[Harness, Operator, Caller]]:
+    """A server with `fake` and `slow`, its operator and a caller, both over this transport."""
+    models = models or (fake_model("fake"), fake_model("slow", sleep=0.01))
+    async with running(*models, **more) as server, grpc.aio.insecure_channel(server.target) as channel:
+        if transport == "rest":
+            yield server, RestOperator(server), RestCaller(server)
+        else:
+            yield server, RpcOperator(channel), RpcCaller(channel)
+
+
+async def refusal(work: Any) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await work
+    return caught.value
+
+
+async def text_of(caller: Caller, model: str) -> str:
+    return (await caller.whole(model=model, prompt="abc", max_tokens=40))[0].text
+
+
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
+class TestModels:
+    async def test_a_model_is_loaded_while_others_stream(self, transport: str) -> None:
+        async with administered(transport) as (server, operator, caller):
+            stream = asyncio.create_task(caller.stream(**LONG))
+            await until(lambda: server.app.service.active)
+            loaded = await operator.load("new=late")
+            assert (loaded["name"], loaded["state"], loaded["error"]) == ("new", "ready", None)
+            assert not stream.done()
+            assert await caller.whole(model="new", prompt="abc", max_tokens=3)
+            assert set(await operator.models()) == {"fake", "slow", "new"}
+            assert len((await stream)[0].tokens) == 100
+            assert await server.total("dyno_requests_total", model="new", outcome="length") == 1
+            await server.settled()
+
+    async def test_it_is_built_as_the_settings_say_but_for_the_wish(self, transport: str) -> None:
+        async with administered(transport, seed=3, scale="tiny", cache_tokens=64) as (_, operator, caller):
+            await operator.load("a=seeded")
+            await operator.load("b=seeded", seed=9, scale="small", cache_tokens=128)
+            assert (await text_of(caller, "a"), await text_of(caller, "b")) == ("3 tiny 64", "9 small 128")
+
+    async def test_detached_it_is_told_of_later(self, transport: str) -> None:
+        async with administered(transport) as (_, operator, _):
+            assert (await operator.load("new=late", detached=True))["state"] == "loading"
+            assert (await operator.models())["new"]["state"] == "loading"
+            assert (await refusal(operator.load("new=late"))).kind == "exists"
+            async with asyncio.timeout(5):
+                while (await operator.models())["new"]["state"] != "ready":  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+
+    @pytest.mark.parametrize("spec", ["new=bad", "new=failing"])
+    async def test_a_load_that_fails_says_why_and_changes_nothing(self, transport: str, spec: str) -> None:
+        async with administered(transport) as (server, operator, caller):
+            stream = asyncio.create_task(caller.stream(**LONG))
+            await until(lambda: server.app.service.active)
+            refused = await refusal(operator.load(spec))
+            assert (refused.kind, refused.code, refused.param) == ("invalid", "load_failed", "model")
+            why = "ends too early" if spec == "new=bad" else "model new fails: nan"
+            assert why in refused.message
+            failed = (await operator.models())["new"]
+            assert failed["state"] == "failed" and why in failed["error"]
+            assert set(server.app.service.models) == {"fake", "slow"}
+            assert set(server.app.premises.running._engines) == {"fake", "slow"}
+            assert len((await stream)[0].tokens) == 100
+            assert (await operator.load("new=fake"))["state"] == "ready", "it may be tried again"
+
+    @pytest.mark.parametrize(
+        ("wish", "kind", "param"),
+        [
+            ({"model": ""}, "invalid", "model"),
+            ({"model": "x" * 4097}, "invalid", "model"),
+            ({"model": "a\nb"}, "invalid", "model"),
+            ({"model": "fake"}, "exists", "model"),
+            ({"model": "slow=fake"}, "exists", "model"),
+            ({"model": "new=fake", "cache_tokens": 0}, "invalid", "cache_tokens"),
+            ({"model": "new=fake", "seed": -1}, "invalid", "seed"),
+        ],
+        ids=str,
+    )
+    async def test_what_cannot_be_loaded_is_not_begun(
+        self, transport: str, wish: dict[str, Any], kind: str, param: str
+    ) -> None:
+        async with administered(transport) as (_, operator, _):
+            refused = await refusal(operator.load(**wish))
+            assert refused.kind == kind and (kind == "exists" or refused.param == param)
+            assert set(await operator.models()) == {"fake", "slow"}
+
+    async def test_an_unloaded_model_is_gone_and_its_memory_with_it(self, transport: str) -> None:
+        async with administered(transport) as (server, operator, caller):
+            await operator.load("new=fake")
+            assert await caller.whole(model="new", prompt="abc", max_tokens=3)
+            engine = weakref.ref(server.app.service.models["new"].engine)
+            assert await operator.unload("new") == 0
+            refused = await refusal(caller.whole(model="new", prompt="abc", max_tokens=3))
+            assert (refused.kind, refused.code) == ("not found", "model_not_found")
+            assert set(await operator.models()) == {"fake", "slow"}
+            gc.collect()
+            assert engine() is None
+            assert not [labels for (_, labels) in await server.series() if ("model", "new") in labels]
+            assert await caller.whole(model="fake", prompt="abc", max_tokens=3)
+            await server.settled()
+
+    async def test_requests_finish_before_their_model_goes(self, transport: str) -> None:
+        async with administered(transport) as (server, operator, caller):
+            stream = asyncio.create_task(caller.stream(**LONG | {"max_tokens": 30}))
+            await until(lambda: server.app.service.active)
+            unloading = asyncio.create_task(operator.unload("slow"))
+            await until(lambda: "slow" not in server.app.service.models)
+            assert (await operator.models())["slow"]["state"] == "unloading"
+            assert (await refusal(caller.whole(**LONG))).kind == "not found", "nobody new is let in"
+            assert await unloading == 0
+            assert len((await stream)[0].tokens) == 30
+
+    async def test_requests_that_take_too_long_are_ended_and_told(self, transport: str) -> None:
+        async with administered(transport) as (server, operator, caller):
+            stream = asyncio.create_task(caller.stream(**LONG | {"max_tokens": 200}))
+            other = asyncio.create_task(caller.stream(model="fake", prompt="abc", max_tokens=200, ignore_eos=True))
+            await until(lambda: server.app.service.active)
+            assert await operator.unload("slow", drain_seconds=0.1) == 1
+            refused = await refusal(stream)
+            assert refused.code == "draining" and "unloaded" in refused.message
+            assert len((await other)[0].tokens) == 200
+            await server.settled()
+
+    async def test_who_is_not_there_cannot_be_unloaded(self, transport: str) -> None:
+        async with administered(transport) as (_, operator, _):
+            assert (await refusal(operator.unload("nobody"))).code == "model_not_found"
+            assert (await refusal(operator.unload("slow", drain_seconds=-1.0))).param == "drain_seconds"
+            assert (await refusal(operator.unload("slow", drain_seconds=1e6))).param == "drain_seconds"
+
+    async def test_without_models_nothing_is_ready_until_one_is_loaded(self, transport: str) -> None:
+        async with administered(transport, fake_model("fake")) as (server, operator, caller):
+            await operator.unload("fake")
+            assert (await refusal(caller.whole(prompt="abc", max_tokens=1))).code == "unavailable"
+            async with server.session.get(f"{server.url}/readyz") as response:
+                assert response.status == 503
+            async with server.session.get(f"{server.url}/livez") as response:
+                assert response.status == 200
+            await operator.load("fake")
+            assert await caller.whole(prompt="abc", max_tokens=1)
+
+
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
+class TestRequests:
+    async def test_they_are_listed_without_a_word_of_theirs(self, transport: str) -> None:
+        async with administered(transport, fake_model("slow", sleep=0.01, rows=1)) as (server, operator, caller):
+            first = asyncio.create_task(caller.stream(**LONG | {"prompt": SECRET, "n": 2, "user": "somebody"}))
+            await until(lambda: server.app.service.active)
+            await asyncio.sleep(0.2)
+            second = asyncio.create_task(caller.stream(**LONG | {"prompt": SECRET, "max_tokens": 3}))
+            await until(lambda: len(server.app.service.active) == 2)
+            old, young = await operator.requests()
+            assert SECRET not in str(old) and "somebody" not in str(old)
+            assert (old["model"], old["tenant"]) == ("slow", "")
+            assert old["age"] > young["age"] >= 0
+            running, waiting = old["choices"]
+            assert (running["phase"], waiting["phase"], young["choices"][0]["phase"]) == ("decode", "queued", "queued")
+            assert running["prompt_tokens"] == len(SECRET) and 0 < running["completion_tokens"] < 100
+            assert (running["max_tokens"], waiting["completion_tokens"]) == (100, 0)
+            await asyncio.gather(first, second)
+            assert await operator.requests() == []
+
+    async def test_one_is_cancelled_and_its_caller_hears_of_it(self, transport: str) -> None:
+        async with administered(transport) as (server, operator, caller):
+            streams = [asyncio.create_task(caller.stream(**LONG)) for _ in range(2)]
+            await until(lambda: len(server.app.service.active) == 2)
+            await asyncio.sleep(0.1)
+            oldest = (await operator.requests())[0]["id"]
+            await operator.cancel(oldest)
+            ends = await asyncio.gather(*streams, return_exceptions=True)
+            (refused,) = (end for end in ends if isinstance(end, Refused))
+            assert refused.code == "cancelled" and "operator" in refused.message
+            assert [len(end[0].tokens) for end in ends if not isinstance(end, BaseException)] == [100]
+            assert (await refusal(operator.cancel(oldest))).code == "request_not_found"
+            assert await server.total("dyno_requests_total", model="slow", outcome="cancelled") == 1
+            await server.settled()
+
+    @pytest.mark.parametrize("id", ["", "x" * 100_000, "a\nb", "../../etc"], ids=["empty", "long", "line", "path"])
+    async def test_ids_of_nobody(self, transport: str, id: str) -> None:
+        async with administered(transport) as (_, operator, _):
+            refused = await refusal(operator.cancel(id))
+            assert (refused.kind, refused.code) == ("not found", "request_not_found")
+            assert len(refused.message) < 300 and "\n" not in refused.message
+
+    async def test_prefixes_are_forgotten(self, transport: str) -> None:
+        prompt = "a prompt that is long enough for several blocks"
+        async with administered(transport) as (server, operator, caller):
+
+            async def cached() -> float:
+                await caller.whole(model="fake", prompt=prompt, max_tokens=1)
+                return await server.total("dyno_cached_tokens_total", model="fake")
+
+            assert await cached() == 0
+            found = await cached()
+            assert found > 0
+            assert await operator.reset("fake") == ["fake"]
+            assert await cached() == found, "nothing was found"
+            assert sorted(await operator.reset()) == ["fake", "slow"]
+            assert (await refusal(operator.reset("nobody"))).code == "model_not_found"
+
+    async def test_a_drain_lets_finish_and_takes_nothing_new(self, transport: str) -> None:
+        async with administered(transport) as (server, operator, caller):
+            stream = asyncio.create_task(caller.stream(**LONG))
+            await until(lambda: server.app.service.active)
+            assert await operator.drain() == 1
+            assert server.app.leaving.is_set() and server.app.service.phase is Phase.DRAINING
+            assert (await refusal(caller.whole(**LONG))).code == "draining"
+            assert (await refusal(operator.load("new=fake"))).code == "draining"
+            assert len((await stream)[0].tokens) == 100
+
+
+async def test_a_load_under_way_does_not_outlive_the_server() -> None:
+    async with administered("rest") as (server, operator, _):
+        await operator.load("new=late", detached=True)
+        (loading,) = server.app.administration._work
+    await asyncio.wait([loading], timeout=1)
+    assert loading.cancelled()
+
+
+async def test_a_slow_load_holds_nobody_up() -> None:
+    """While a model loads, health and streams go on as ever."""
+    async with administered("rest") as (_, operator, caller):
+        loading = asyncio.create_task(operator.load("new=late"))
+        await asyncio.sleep(0.05)
+        assert await asyncio.wait_for(caller.whole(model="fake", prompt="abc", max_tokens=3), 0.25)
+        assert not loading.done()
+        await loading
+
+
+async def test_health_speaks_of_each_model() -> None:
+    async with administered("grpc") as (server, operator, _), grpc.aio.insecure_channel(server.target) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service="new"))
+        assert (await watch.read()).status == STATUS.SERVICE_UNKNOWN
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await health.Check(health_pb2.HealthCheckRequest(service="new"))
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        await operator.load("new=late", detached=True)
+        seen = [(await watch.read()).status]
+        if seen[-1] == STATUS.NOT_SERVING:
+            seen.append((await watch.read()).status)
+        assert seen[-1] == STATUS.SERVING
+        whole = health_pb2.HealthCheckRequest()
+        for service in ("fake", "new", "dyno.inference.v1.InferenceService", "dyno.admin.v1.AdminService", ""):
+            assert (await health.Check(health_pb2.HealthCheckRequest(service=service))).status == STATUS.SERVING
+        await operator.unload("new")
+        while (status := (await watch.read()).status) == STATUS.NOT_SERVING:
+            pass
+        assert status == STATUS.SERVICE_UNKNOWN
+        assert (await health.Check(whole)).status == STATUS.SERVING
+        await operator.drain()
+        fake = health.Watch(health_pb2.HealthCheckRequest(service="fake"))
+        async with asyncio.timeout(2):
+            while (await fake.read()).status != STATUS.NOT_SERVING:
+                pass
+        assert (await health.Check(whole)).status == STATUS.NOT_SERVING
