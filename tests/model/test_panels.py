@@ -85,8 +85,17 @@ def test_experts_in_one_call_equal_one_after_another(activation: str, gated: boo
     assert torch.equal(experts.PanelExperts(plain, False).mix(x[:5], few, weigh), found[:5])
 
 
-WHOLE = ["tinyllama-1.1b", "qwen3-8b", "mixtral-8x7b", "gpt2-small", "gpt-oss-20b", "bloom-560m", "qwen1.5-moe-a2.7b"]
-PARTS = ["pythia-70m", "deepseek-v2-lite", "llama-4-scout", "gemma-3-1b", "qwen2.5-7b", "olmo-2-7b"]
+WHOLE = [
+    "tinyllama-1.1b",
+    "qwen3-8b",
+    "mixtral-8x7b",
+    "gpt2-small",
+    "gpt-oss-20b",
+    "bloom-560m",
+    "qwen1.5-moe-a2.7b",
+    "qwen2.5-7b",
+]
+PARTS = ["pythia-70m", "deepseek-v2-lite", "llama-4-scout", "gemma-3-1b", "olmo-2-7b"]
 
 
 def logits(model: Transformer, tokens: Tensor) -> Tensor:
