@@ -212,3 +212,43 @@ async def test_wrong_settings_are_one_clear_line() -> None:
     )
     code, words = await real(DYNO_MODEL="x", DYNO_HOST="0.0.0.0")
     assert code == 2 and words.count("\n") == 1 and "--allow-unauthenticated" in words
+
+
+async def test_an_operator_ends_it_as_a_signal_does() -> None:
+    async with serving("--model", "slow") as server:
+        await server.ready()
+        stream = asyncio.create_task(server.sse())
+        await asyncio.sleep(0.1)
+        async with server.session.post(f"{server.url}/admin/v1/drain", json={}) as response:
+            assert response.status == 200 and (await response.json()) == {"requests": 1}
+        assert await server.status("/readyz") == 503
+        assert (await stream).endswith(b"data: [DONE]\n\n")
+        assert await server.exit_code() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "words"),
+    [
+        (None, 0o600, "No such file or directory"),
+        ("", 0o600, "there is no key"),
+        ('[[keys]]\nname = "a"\nkey = "0123456789abcdef"\nroles = ["admin"]', 0o644, "everybody may read it"),
+        ('[[keys]]\nname = "a"\nkey = "0123456789abcdef', 0o600, "not TOML"),
+    ],
+    ids=["missing", "empty", "open", "broken"],
+)
+async def test_a_key_file_that_cannot_be_used_is_one_clear_line(
+    text: str | None, mode: int, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.toml"
+    if text is not None:
+        path.write_text(text)
+        path.chmod(mode)
+    code, told = await real("--model", "x", "--host", "0.0.0.0", "--port", "0", "--api-keys-file", str(path))
+    assert code == 1 and told.startswith(f"dyno serve: key file {path}: ") and words in told
+    assert told.count("\n") == 1 and "0123456789abcdef" not in told
+
+
+async def test_certificates_that_cannot_be_used_are_one_clear_line(tmp_path: Path) -> None:
+    flags = ("--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem"))
+    code, told = await real("--model", "x", "--port", "0", "--grpc-port", "0", *flags)
+    assert code == 1 and told == f"dyno serve: certificate file {tmp_path / 'cert.pem'}: No such file or directory\n"
