@@ -99,7 +99,8 @@ def routing_table(routing: Routing) -> Table:
     """One row a mixture layer: how the tokens spread over its experts."""
     title = f"Routing of {routing.tokens} tokens"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("layer", "entropy", "max/mean", "busiest", "gate", "margin", "dropped"):
+    dropping = any(one.dropped for one in routing.layers)
+    for name in ("layer", "entropy", "max/mean", "busiest", "gate", "margin", *(["dropped"] if dropping else [])):
         table.add_column(name, justify="right")
     table.add_column("tokens of each expert")
     for one in routing.layers:
@@ -107,7 +108,8 @@ def routing_table(routing: Routing) -> Table:
         load = Text(sparks(one.expert_tokens[:_WIDEST_SPARKS]), style="cyan")
         if len(one.expert_tokens) <= 8:
             load.append("  " + " ".join(map(str, one.expert_tokens)), style="dim")
-        table.add_row(str(one.layer), *(f"{number:.2f}" for number in numbers), str(one.dropped), load)
+        dropped = [str(one.dropped)] if dropping else []
+        table.add_row(str(one.layer), *(f"{number:.2f}" for number in numbers), *dropped, load)
     return table
 
 
