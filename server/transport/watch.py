@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeAlias
@@ -18,6 +19,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+GIVEN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 UNKNOWN = "unknown"
 CLIENT_GONE = 499
 
@@ -31,6 +33,14 @@ class TransportObserver(Protocol):
 def new_id() -> str:
     """An id of a call: unguessable, and nobody else's."""
     return secrets.token_hex(12)
+
+
+def told_id(given: str | None, id: str) -> str:
+    """What a call is told as its id: the one its caller gave it, when that is a plain one, else ours.
+
+    Inside only ours counts: callers may give one id to several calls, or somebody else's.
+    """
+    return given if given is not None and GIVEN_ID.fullmatch(given) else id
 
 
 class HttpWatch:
@@ -49,7 +59,8 @@ class HttpWatch:
             return
         request_id = new_id()
         scope["state"] = {"request_id": request_id, "arrived": self._clock()}
-        header = (b"x-request-id", request_id.encode())
+        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)
+        header = (b"x-request-id", told_id(given, request_id).encode())
         code, complete = CLIENT_GONE, False
 
         async def watched(message: Message) -> None:

@@ -23,13 +23,11 @@ def plain_tracebacks() -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server() -> AsyncIterator[Harness]:
-    """fake counts on its fingers, slow takes 10 ms a step, one takes one request at a time, story tells the
-    same story, chat takes conversations."""
+    """fake counts on its fingers, slow takes 10 ms a step, story tells the same story, chat takes conversations."""
     models = (
         fake_model("fake"),
         fake_model("slow", sleep=0.01),
         fake_model("story", script=SCRIPT),
-        fake_model("one", sleep=0.02, rows=1),
         fake_model("chat", chat=True, moe=False),
     )
     async with running(*models) as harness:

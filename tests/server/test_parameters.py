@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from tests.fakes import continuation
 from tests.server.callers import Caller, Refused, RestCaller, RpcCaller
 from tests.server.conftest import SCRIPT
-from tests.server.kit import CONTEXT, VOCAB, Harness
+from tests.server.kit import CONTEXT, VOCAB
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -106,22 +105,6 @@ async def test_min_tokens_come_before_an_end(caller: Caller) -> None:
 async def test_every_choice_is_a_draw_of_its_own(caller: Caller) -> None:
     told = await caller.whole(model="fake", prompt="abc", max_tokens=3, n=4, seed=1)
     assert len(told) == 4
-
-
-async def test_priority_says_who_waits(caller: Caller, server: Harness) -> None:
-    """One row at a time: while the first is served, the last of the others comes in front."""
-    order: list[str] = []
-
-    async def ask(name: str, priority: int) -> None:
-        await caller.whole(model="one", prompt=name, max_tokens=5, priority=priority)
-        order.append(name)
-
-    first = asyncio.create_task(ask("first", 0))
-    await asyncio.sleep(0.03)
-    others = [asyncio.create_task(ask(name, priority)) for name, priority in (("low", 50), ("mid", 0), ("high", -50))]
-    await asyncio.gather(first, *others)
-    assert order == ["first", "high", "mid", "low"]
-    await server.settled()
 
 
 @pytest.mark.parametrize("max_tokens", [0, 1, 4])
