@@ -4,7 +4,7 @@ architecture, whether prefixes are found and requests preempted, and whoever gue
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from server.engine.step import Pick, Row, Step, TokenLogprobs
 from tests.fakes import Recorder
 from tests.model.cases import MIXED_CASES, MIXTURE_CASES, SPAN_CASES
 from tests.model.randomise import random_model, random_tokens
+from tests.model.test_serving_beyond import CASES as BEYOND_CASES
 from tests.server.engine.test_served_memory import tiny
 
 SAID = 20
@@ -35,6 +36,15 @@ HOW: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0, "min_tokens": 9, "stop_ids": frozenset(range(0, 61, 3))},
     {"temperature": 1.0, "seed": 8, "min_tokens": 4, "stop_ids": frozenset(range(0, 61, 5)), "logprobs": 1},
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Work this small is done before a second thread is awake."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Told(NamedTuple):
@@ -121,6 +131,9 @@ CASES = {
     "window, chunk and full layers": SPAN_CASES["window, chunk and full layers"],
     "capacity, Switch": MIXTURE_CASES["capacity, Switch"],
     "capacity, top-2": MIXTURE_CASES["capacity, top-2"],
+    **{
+        name: BEYOND_CASES[name] for name in ("buckets", "sparse selection", "beside", "spare rows, a block for images")
+    },
 }
 
 
@@ -140,7 +153,9 @@ def test_any_architecture(architecture: Architecture, wrong_every: int | None) -
 
 def test_preempted_again_and_again() -> None:
     model, expected = plain(MIXED_CASES["latent, dense then grouped experts"])
+    torch.set_num_threads(2)  # tokens of one step read what others of it have just written
     found, _ = serve(model, room=96, speculate=4, drafter=remembering(expected, 4), prefix_cache=False)
+    torch.set_num_threads(1)
     assert sum(told.stats.preemptions for told in found.values()) > 0
     assert_same(found, expected)
 
