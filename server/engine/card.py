@@ -58,10 +58,8 @@ class CardRunner(ModelRunner):
         if why:
             log.info("steps are not captured: %s", why)
             return
-        with torch.inference_mode():
-            steps = self._graphs.capture(self._sizes, capture or CudaCapture(self.device))
-            for done in steps:
-                yield done / len(self._sizes)
+        for done in self._graphs.capture(self._sizes, capture or CudaCapture(self.device)):
+            yield done / len(self._sizes)
 
     def run(self, step: Step) -> StepResult:
         """As its base does. Raises DeviceLost when the card can run nothing any more."""

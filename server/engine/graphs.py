@@ -163,6 +163,7 @@ class Graphs:
         captured.graph.replay()
         return cut(captured.output, count)
 
+    @torch.inference_mode()
     def _one(self, size: int, capture: Capture) -> _Captured:
         empty = self._empty(size)
         board = Board(empty, self._device)

@@ -69,7 +69,9 @@ def fetch(tree: Tree) -> Tree:
         return tree
     found = [_asked(tensor) for tensor in leaves(tree)]
     for card in cards:
-        torch.cuda.current_stream(card).synchronize()
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(card))
+        done.synchronize()
     there: Tree = rebuilt(tree, iter(found))
     return there
 

@@ -1,0 +1,210 @@
+"""On a CUDA card: the service through HTTP against Transformers' `generate` in process, and the memory roofline.
+
+    python -m tests.bench.cuda [--device cuda:0] [--streams 1 32] [--rounds 3] [--models dense experts]
+
+A dense model of 1.0 B parameters and one of 1.1 B with 8 experts of which 2 are active, the same random bfloat16
+weights for both sides; 128 tokens in, 128 out, greedy. Transformers runs a static batch; the service a closed loop,
+telemetry on. The roofline is the least a decode step can take with the card's bandwidth, measured by a copy. Prints a
+Markdown table for docs/performance.md. `--rehearse` runs all of it with tiny models on the processor: those figures say
+nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from client.launch import ServerProcess
+from client.load.statistics import Summary
+from model.checkpoint.loading import read_architecture
+from model.roofline import Machine, roofline
+from tests.bench.closed import Case, measure
+
+VOCAB, CONTEXT, PROMPT, OUTPUT = 8192, 4096, 128, 128
+LARGE, SQUARE = 1 << 30, 8192  # bytes of the copy, side of the product
+HEAD = "| model | streams | Transformers, tokens/s | Dyno, tokens/s | ratio | step, ms | least, ms | of the roofline |"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What Transformers needs to make a checkpoint; `experts` 0 is a dense model."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    experts: int = 0
+
+    def write(self, folder: Path) -> None:
+        """Random weights in Hugging Face's layout."""
+        from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+
+        common: dict[str, Any] = {
+            "vocab_size": VOCAB, "hidden_size": self.width, "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads, "intermediate_size": self.hidden,
+            "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+        }  # fmt: skip
+        torch.manual_seed(1234)
+        model = (
+            MixtralForCausalLM(MixtralConfig(**common, num_local_experts=self.experts, num_experts_per_tok=2))
+            if self.experts
+            else LlamaForCausalLM(LlamaConfig(**common))
+        )
+        model.to(torch.bfloat16).save_pretrained(folder)
+
+
+SHAPES = {"dense": Shape(22, 2048, 32, 4, 5632), "experts": Shape(12, 1024, 16, 4, 3584, experts=8)}
+TINY = {"dense": Shape(2, 128, 4, 2, 256), "experts": Shape(2, 128, 4, 2, 128, experts=4)}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. `step` and `least` in seconds."""
+
+    model: str
+    streams: int
+    theirs: float
+    ours: float
+    step: float
+    least: float
+
+    def __str__(self) -> str:
+        cells = (
+            f"{self.theirs:,.1f}",
+            f"{self.ours:,.1f}",
+            f"{self.ours / self.theirs:.2f}",
+            f"{self.step * 1e3:.2f}",
+            f"{self.least * 1e3:.2f}",
+            f"{self.least / self.step:.0%}",
+        )
+        return f"| {self.model} | {self.streams} | {' | '.join(cells)} |"
+
+
+def seconds(call: Callable[[], object], device: torch.device, times: int = 20) -> float:
+    """The median of repeated calls, the device's work included."""
+    taken = []
+    for _ in range(times + 3):
+        _wait(device)
+        began = time.perf_counter()
+        call()
+        _wait(device)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[3:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure_machine(device: torch.device, scale: int = 1) -> Machine:
+    """Bytes a second of a copy, read and written, and operations a second of a bfloat16 product."""
+    source = torch.zeros(LARGE // scale, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copied = 2 * source.numel() / seconds(lambda: target.copy_(source), device)
+    side = SQUARE // scale
+    left, right = (torch.randn(side, side, device=device).to(torch.bfloat16) for _ in range(2))
+    multiplied = 2 * side**3 / seconds(lambda: left @ right, device, 5)
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 1 << 33
+    return Machine(memory, copied, multiplied)
+
+
+def measure_generate(folder: Path, device: torch.device, streams: int, rounds: int) -> float:
+    """Output tokens a second of Transformers' static batch."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval().to(device)
+    how = {"do_sample": False, "pad_token_id": 0}
+    rates = []
+    for number in range(rounds + 1):  # the first warms up
+        prompts = torch.randint(300, VOCAB, (streams, PROMPT), device=device)
+        _wait(device)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            said = model.generate(
+                prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=OUTPUT, min_new_tokens=OUTPUT, **how
+            )
+        _wait(device)
+        assert said.shape[1] == PROMPT + OUTPUT
+        rates.append(streams * OUTPUT / (time.perf_counter() - began))
+        if not number:
+            rates.clear()
+    del model
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return statistics.median(rates)
+
+
+def measure_service(folder: Path, device: str, streams: list[int], rounds: int) -> dict[int, list[Summary]]:
+    """Runs of one server at every number of streams."""
+    most = max(64, *streams)
+    flags = ["--model", f"m={folder}", "--device", device, "--dtype", "bfloat16", "--max-rows", str(most)]
+    flags += ["--cache-tokens", str(2 * most * (PROMPT + OUTPUT))]
+    with ServerProcess(flags, ready_seconds=900) as server:
+        return {
+            n: [measure(server.http, "m", Case(n, PROMPT, OUTPUT), (number, n), VOCAB) for number in range(rounds)]
+            for n in streams
+        }
+
+
+def rows(name: str, shape: Shape, options: argparse.Namespace, machine: Machine, scratch: Path) -> list[Row]:
+    folder = scratch / name
+    shape.write(folder)
+    architecture, device = read_architecture(folder), torch.device(options.device)
+    runs = measure_service(folder, options.device, options.streams, options.rounds)
+    found = []
+    for streams in options.streams:
+        least = roofline(architecture, machine, streams, PROMPT + OUTPUT // 2).seconds
+        ours = statistics.median(run.output_rate for run in runs[streams])
+        step = statistics.median(run.per_token.p50 for run in runs[streams])
+        theirs = measure_generate(folder, device, streams, options.rounds)
+        found.append(Row(name, streams, theirs, ours, step, least))
+        print(found[-1], flush=True)
+    return found
+
+
+def main() -> int:
+    options = _options()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not options.rehearse and not torch.cuda.is_available():
+        print("no CUDA card here: nothing is measured (--rehearse tries the commands on the processor)")
+        return 0
+    device = torch.device(options.device)
+    machine = measure_machine(device, 32 if options.rehearse else 1)
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else "no card: a rehearsal"
+    print(f"{card}, torch {torch.__version__}: {machine.bandwidth / 1e12:.2f} TB/s, {machine.flops / 1e12:.0f} TFLOP/s")
+    print(f"\n{HEAD}\n|---|--:|--:|--:|--:|--:|--:|--:|")
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in options.models:
+            rows(name, (TINY if options.rehearse else SHAPES)[name], options, machine, Path(scratch))
+    print("\n`python -m tests.bench.cuda`")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m tests.bench.cuda", description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--rehearse", action="store_true", help="tiny models on the processor")
+    options = parser.parse_args()
+    if options.rehearse:
+        options.device = "cpu"
+    return options
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
