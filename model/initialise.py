@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from model.config import Architecture
 from model.norm import Norm
+from model.skeleton import skeleton
 from model.transformer import Transformer
 
 INTO_RESIDUAL = ("out.weight", "down.weight", "experts.down")
@@ -14,8 +15,7 @@ INTO_RESIDUAL = ("out.weight", "down.weight", "experts.down")
 
 def random_model(architecture: Architecture, seed: int, dtype: torch.dtype = torch.float32) -> Transformer:
     """A model with random weights, allocated once and in `dtype`; its buffers are float32."""
-    with torch.device("meta"):
-        model = Transformer(architecture)
+    model = skeleton(architecture)
     parameters = {name for name, _ in model.named_parameters()}
     state = {
         name: torch.zeros(tensor.shape, dtype=dtype if name in parameters else torch.float32)

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from model import skeleton as empty
 from model.checkpoint.error import CheckpointError
 from model.checkpoint.piece import Piece
 from model.checkpoint.weights import Weights
@@ -49,8 +50,7 @@ def load(
 def skeleton(architecture: Architecture) -> Transformer:
     """The model without memory for its parameters."""
     try:
-        with torch.device("meta"):
-            return Transformer(architecture)
+        return empty.skeleton(architecture)
     except (RuntimeError, OverflowError) as error:
         raise CheckpointError(f"the architecture cannot be built: {str(error).splitlines()[0]}") from None
 

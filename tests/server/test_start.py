@@ -1,27 +1,44 @@
-"""A real server of an embedded model: from the start of its process to its first token, and at rest."""
+"""What a start must not load: a second here is a second in every test and every restart of a container."""
 
 from __future__ import annotations
 
-import time
+import subprocess
+import sys
+from pathlib import Path
 
-from client.launch import ServerProcess
-from tests.bench.closed import Case, measure
-from tests.bench.processes import family, used_seconds
+import pytest
 
-# Two to five seconds on cores of its own (`python -m tests.bench.start`), more where kernels are compiled first. The
-# bounds are for machines that are busy with other work, and for a start that has become another kind of thing.
-MOST_SECONDS, MOST_PROCESSOR_SECONDS = 60.0, 30.0
-REST_SECONDS, MOST_AT_REST = 1.0, 0.1
+ROOT = Path(__file__).parents[2]
+SLOW = ("torch._dynamo", "torch._inductor", "transformers", "sympy", "matplotlib")
 
 
-def test_the_first_token_comes_soon_and_a_server_at_rest_uses_no_processor() -> None:
-    began = time.monotonic()
-    with ServerProcess(["--model", "tales-dense"]) as server:
-        measure(server.http, "tales-dense", Case(1, prompt=8, output=1, requests=1), (0,), vocab=400)
-        assert time.monotonic() - began < MOST_SECONDS
-        assert server.pid is not None
-        assert used_seconds(family(server.pid)) < MOST_PROCESSOR_SECONDS
-        time.sleep(0.5)  # whoever was still at work is done
-        before = used_seconds(family(server.pid))
-        time.sleep(REST_SECONDS)
-        assert used_seconds(family(server.pid)) - before < MOST_AT_REST * REST_SECONDS
+def loaded(code: str, *, of: tuple[str, ...] = SLOW) -> list[str]:
+    """Which of these modules are there after the code."""
+    tell = f"\nimport sys; print(*(name for name in {of!r} if name in sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code + tell], cwd=ROOT, capture_output=True, text=True, check=True)
+    return found.stdout.split()
+
+
+def test_listening_needs_no_torch() -> None:
+    """Listeners answer /livez while the models are still on their way."""
+    assert loaded("import server.__main__", of=("torch", "tokenizers.trainers", *SLOW)) == []
+
+
+@pytest.mark.parametrize("model", ["tales-dense", "tales-moe"])
+def test_an_embedded_model_is_loaded_without_a_compiler(model: str) -> None:
+    code = f"""
+import torch
+from model import zoo
+from model.checkpoint.loading import load_any
+import server.build
+load_any(zoo.folder({model!r}), torch.float32, lambda done, total: None)"""
+    assert loaded(code) == []
+
+
+def test_random_weights_are_made_without_a_compiler() -> None:
+    code = """
+import torch
+from model import presets
+from model.initialise import random_model
+random_model(presets.scaled(presets.load("llama-3-8b"), "tiny"), 0)"""
+    assert loaded(code) == []
