@@ -1,20 +1,16 @@
-"""Text to token ids and back, incrementally; chat templates in a sandbox."""
+"""Text to token ids and back, incrementally."""
 
 from __future__ import annotations
 
 import codecs
 import json
-import secrets
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import tokenizers
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from model.template import ChatTemplate
 
 
 class TokenStream(Protocol):
@@ -153,49 +149,6 @@ class Tokenizer:
         return [i for i in ids if i in self._special_ids]
 
 
-class ChatTemplate:
-    """A Jinja template of a model directory, rendered in a sandbox, size bounded."""
-
-    LONGEST = 64 * 1024  # characters of template
-
-    def __init__(self, source: str, special: dict[str, str]) -> None:
-        if len(source) > self.LONGEST:
-            raise ValueError(f"chat template has {len(source)} characters, at most {self.LONGEST} are taken")
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
-        )
-        environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
-        self._special = special
-        try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise ValueError(f"chat template: {error}") from None
-
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """The conversation as the template writes it. ValueError when it refuses."""
-        try:
-            return self._template.render(
-                messages=list(messages), add_generation_prompt=True, tools=None, documents=None, **self._special
-            )
-        except Exception as error:  # a template is a program of others: it may fail as it likes
-            raise ValueError(f"messages: the chat template refused them: {error}") from None
-
-    def parts(self, messages: Sequence[dict[str, str]]) -> list[tuple[str, bool]]:
-        """(text, plain) parts in order: what the template wrote, and the contents as the user wrote them.
-
-        Contents go through the template as marks, so that nothing in them can pass for markup.
-        """
-        nonce = secrets.token_hex(8)
-        marks = {f"\ue000{nonce}.{i}\ue001": message["content"] for i, message in enumerate(messages)}
-        marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
-        parts: list[tuple[str, bool]] = []
-        for piece in self.render(marked).split("\ue000"):
-            mark, found, rest = piece.partition("\ue001")
-            content = marks.get(f"\ue000{mark}\ue001") if found else None
-            parts += [(piece, False)] if content is None else [(content, True), (rest, False)]
-        return [part for part in parts if part[0]]
-
-
 class ByteTokenizer(Tokenizer):
     """Every byte is a token, 256 ends a text: the tokenizer of tests and of architectures without one."""
 
@@ -209,24 +162,6 @@ class ByteTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8", "replace"))
-
-
-class _Generation(Extension):
-    """{% generation %}…{% endgeneration %} marks the assistant's words for training; here it is what stands inside."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja declares it so
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _refuse(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _now(form: str) -> str:
-    return datetime.now().strftime(form)
 
 
 def _default_template(said: Any) -> str | None:
