@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias
 
 from client.facts import Facts
+from client.live import RoutingLoad
 
 
 class ClientError(Exception):
@@ -173,6 +174,10 @@ class Client(Protocol):
     async def models(self) -> tuple[ModelCard, ...]: ...
 
     async def tokenize(self, text: str, model: str = "") -> tuple[int, ...]: ...
+
+    def watch_routing(self, model: str = "", interval: float = 1.0) -> AsyncGenerator[RoutingLoad, None]:
+        """The load of a model's experts every `interval` seconds, until the server says that there is no more."""
+        ...
 
     async def close(self) -> None: ...
 

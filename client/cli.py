@@ -27,6 +27,7 @@ from client.load.statistics import Objective
 from client.load.trace import TraceError
 from client.load.workload import Prompts, Workload, WorkloadError
 from client.show import facts_view, models_table
+from client.watch import watch
 
 _P = ParamSpec("_P")
 
@@ -168,6 +169,9 @@ def models(target: Target = LOCAL, json: Json = False) -> None:
         _print_json([orjson.loads(orjson.dumps(card)) for card in cards])
     else:
         Console().print(models_table(cards))
+
+
+app.command()(told(watch))
 
 
 @app.command()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import orjson
 
 from client.api import Client, ClientError, Conversation, GenerateRequest, ModelCard, Piece, StreamCut, Unreachable
 from client.facts import Facts, Usage, facts_from_json
+from client.live import RoutingLoad, load_from_json
 from client.sse import EventParser
 
 _DONE = b"[DONE]"
@@ -50,6 +52,18 @@ class RestClient(Client):
     async def tokenize(self, text: str, model: str = "") -> tuple[int, ...]:
         body = {"prompt": text} | ({"model": model} if model else {})
         return tuple((await self._json("POST", "/tokenize", body))["tokens"])
+
+    async def watch_routing(self, model: str = "", interval: float = 1.0) -> AsyncGenerator[RoutingLoad, None]:
+        query = urlencode({"interval": interval} | ({"model": model} if model else {}))
+        async with self._answer("GET", f"/v1/routing?{query}", None) as response:
+            async for event in _events(response):
+                if event == _DONE:
+                    return
+                load = _object(event)
+                if "error" in load:
+                    raise _error_of(500, load)
+                yield load_from_json(load)
+        raise StreamCut("the stream ended without [DONE]")
 
     async def close(self) -> None:
         if self._session is not None:

@@ -36,6 +36,7 @@ from client.facts import (
     TokenRouting,
     Usage,
 )
+from client.live import LayerLoad, RoutingLoad
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 
@@ -112,6 +113,17 @@ class RpcClient(Client):
         with self._channel() as stub, _errors(self.target):
             answer = await stub.Tokenize(pb.TokenizeRequest(model=model, text=text))
         return tuple(answer.token_ids)
+
+    async def watch_routing(self, model: str = "", interval: float = 1.0) -> AsyncGenerator[RoutingLoad, None]:
+        with self._channel() as stub, _errors(self.target) as progress:
+            call = stub.WatchRouting(pb.WatchRoutingRequest(model=model, interval=interval))
+            try:
+                async for load in call:
+                    progress.begun = True
+                    layers = (_copy(LayerLoad, one, expert_tokens=tuple(one.expert_tokens)) for one in load.layers)
+                    yield _copy(RoutingLoad, load, layers=tuple(layers))
+            finally:
+                call.cancel()
 
     async def close(self) -> None:
         for channel in self._channels:

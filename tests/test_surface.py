@@ -47,7 +47,7 @@ FORBIDDEN_FILES = {"grpc.py", "http.py", "types.py", "logging.py", "utils.py", "
 FORBIDDEN_NAME = re.compile(r"Manager|Helper|Utils?$")
 
 RPCS = {"Generate", "StreamGenerate", "Tokenize", "Detokenize", "ListModels", "GetModel", "Score", "WatchRouting"}
-COMMANDS = {"serve", "generate", "chat", "models", "inspect", "load", "compare", "train", "demo"}
+COMMANDS = {"serve", "generate", "chat", "models", "inspect", "watch", "load", "compare", "train", "demo"}
 
 
 def sources() -> Iterator[Path]:

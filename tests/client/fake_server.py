@@ -74,6 +74,10 @@ COMPUTE: dict[str, Any] = {
     "seconds": 0.0125,
     "parameters": 900_000,
 }
+BUSY = {"entropy": 0.459, "imbalance": 2.667, "busiest_share": 0.667, "distinct_experts": 1.5, "margin": 0.125}
+LAYER: dict[str, Any] = {"layer": 3, "expert_tokens": [8, 4, 0, 0], **BUSY}
+COUNTS = {"seconds": 0.5, "passes": 4, "tokens": 6, "running": 2, "waiting": 1}
+LOAD: dict[str, Any] = {"model": "fake", **COUNTS, "layers": [LAYER]}
 STEPS: dict[str, Any] = {"count": 5, "mean_batch": 1.5, "drafted_tokens": 4, "accepted_tokens": 3}
 CARD: dict[str, Any] = {
     "context": 256,
@@ -168,6 +172,7 @@ class FakeServer:
                 web.get("/readyz", self._readyz),
                 web.get("/seen", self._seen),
                 web.get("/v1/models", self._models),
+                web.get("/v1/routing", self._routing),
                 web.post("/v1/completions", self._generate),
                 web.post("/v1/chat/completions", self._generate),
                 web.post("/tokenize", self._tokenize),
@@ -198,6 +203,21 @@ class FakeServer:
     async def _models(self, request: web.Request) -> web.Response:
         data = [{"id": name, "object": "model", "max_model_len": 256, "dyno": CARD} for name in self.script.models]
         return web.json_response({"object": "list", "data": data})
+
+    async def _routing(self, request: web.Request) -> web.StreamResponse:
+        """Two loads, and the last word unless the script cuts it."""
+        self.seen.append(("rest", dict(request.query)))
+        if refusal := self.script.refusal(request.query.get("model", ""), 1):
+            return web.json_response({"error": _error(refusal)}, status=refusal[0])
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for _ in range(2):
+            await response.write(event(LOAD))
+        if self.script.fault_after is not None:
+            await response.write(event({"error": _error((500, "internal_error", "", "the server failed"))}))
+        elif self.script.cut_after is None:
+            await response.write(b"data: [DONE]\n\n")
+        return response
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         words = (await request.json())["prompt"].split()
@@ -280,6 +300,16 @@ class Servicer(InferenceServiceServicer):
         except asyncio.CancelledError:
             self._fake.cancelled.set()
             raise
+
+    async def WatchRouting(self, request: Any, context: Any) -> AsyncIterator[pb.WatchRoutingResponse]:
+        self._fake.seen.append(("grpc", request))
+        if refusal := self._fake.script.refusal(request.model, 1):
+            await _abort(context, refusal)
+        for _ in range(2):
+            layers = [pb.LayerLoad(**layer) for layer in LOAD["layers"]]
+            yield pb.WatchRoutingResponse(**(LOAD | {"layers": layers}))
+        if self._fake.script.fault_after is not None:
+            await _abort(context, (500, "internal_error", "", "the server failed"))
 
     async def ListModels(self, request: Any, context: Any) -> pb.ListModelsResponse:
         return pb.ListModelsResponse(models=[pb.Model(id=name, **CARD) for name in self._fake.script.models])

@@ -1,0 +1,67 @@
+"""`dyno watch`: the load of a model's experts, drawn again and again."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from client import interrupts
+from client.api import Client
+from client.connect import connect
+from client.live import RoutingLoad
+from client.units import plain, sparks
+
+_WIDEST_SPARKS = 64
+
+
+def watch(
+    target: Annotated[
+        str, typer.Option(envvar="DYNO_TARGET", help="As for the other commands; keys come from the environment.")
+    ] = "http://127.0.0.1:8000",
+    model: Annotated[str, typer.Option(help="Which of the served models; not needed when there is one.")] = "",
+    interval: Annotated[float, typer.Option(help="Seconds from one picture to the next, 0.1 to 60.")] = 1.0,
+    count: Annotated[int | None, typer.Option(min=1, help="Leave after so many pictures.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead.")] = False,
+) -> None:
+    """Watch how a model's tokens spread over its experts while it works."""
+    interrupts.run(follow(connect(target), model, interval, count, Console(), json=json))
+
+
+async def follow(
+    client: Client, model: str, interval: float, count: int | None, console: Console, *, json: bool
+) -> None:
+    """Show each load as it comes, until the server ends the stream or `count` came. Raises ClientError."""
+    seen = 0
+    async with client, aclosing(client.watch_routing(model, interval)) as loads:
+        with Live(console=console, auto_refresh=False) as screen:
+            async for load in loads:
+                if json:
+                    console.out(orjson.dumps(asdict(load)).decode(), highlight=False)
+                else:
+                    screen.update(load_view(load), refresh=True)
+                seen += 1
+                if seen == count:
+                    return
+
+
+def load_view(load: RoutingLoad) -> Table:
+    """One row a layer."""
+    title = f"{load.model}: {load.tokens} tokens in {load.passes} forward passes, {load.seconds:.1f} s"
+    title += f"; {load.running} running, {load.waiting} waiting"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("layer", "entropy", "max/mean", "busiest", "margin", "experts a pass"):
+        table.add_column(name, justify="right")
+    table.add_column("tokens of each expert")
+    for one in load.layers:
+        numbers = (one.entropy, one.imbalance, one.busiest_share, one.margin)
+        spark = Text(sparks(one.expert_tokens[:_WIDEST_SPARKS]), style="cyan")
+        table.add_row(str(one.layer), *(f"{number:.2f}" for number in numbers), plain(one.distinct_experts), spark)
+    return table
