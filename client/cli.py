@@ -15,6 +15,7 @@ from rich.console import Console
 
 from client import demo as demonstration
 from client import interrupts, launch, talk
+from client.access import Access
 from client.api import ClientError, GenerateRequest, ModelCard, RoutingDetail, Sampling
 from client.compare import experiment as experiments
 from client.compare import session as comparison
@@ -41,12 +42,19 @@ app = typer.Typer(
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 Target = Annotated[
-    str, typer.Option(envvar="DYNO_TARGET", help="http://HOST:PORT for REST, grpc://HOST:PORT for gRPC.")
+    str,
+    typer.Option(
+        envvar="DYNO_TARGET", help="http://HOST:PORT for REST, grpc://HOST:PORT for gRPC; https, grpcs for TLS."
+    ),
 ]
 Model = Annotated[str, typer.Option(help="Which of the served models; not needed when there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 Seed = Annotated[int | None, typer.Option(help="Fixes the draw.")]
 Temperature = Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")]
+ApiKey = Annotated[str, typer.Option(envvar="DYNO_API_KEY", help="For servers that ask for one; better as a variable.")]
+Ca = Annotated[Path | None, typer.Option(envvar="DYNO_CA", help="With TLS: PEM file of the server's authority.")]
+Cert = Annotated[Path | None, typer.Option(envvar="DYNO_CERT", help="With TLS: PEM file of a certificate of ours.")]
+Key = Annotated[Path | None, typer.Option(envvar="DYNO_KEY", help="With TLS: PEM file of its key.")]
 LOCAL = "http://127.0.0.1:8000"
 
 
@@ -119,6 +127,10 @@ def generate(
     seed: Seed = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the generation; may be repeated.")] = None,
     json: Json = False,
+    api_key: ApiKey = "",
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
     routing: Annotated[bool, typer.Option("--routing", help="Also the experts of every single token.")] = False,
 ) -> None:
     """Continue a text, then tell where the time went and which experts the tokens went to."""
@@ -132,7 +144,7 @@ def generate(
     )
     detail = RoutingDetail.TOKENS if routing else RoutingDetail.LAYERS
     request = GenerateRequest(prompt, model, sampling, routing=detail)
-    heard = interrupts.run(talk.ask(target, request, echo=not json))
+    heard = interrupts.run(talk.ask(target, request, Access(api_key, ca, cert, key), echo=not json))
     if json:
         _print_json(talk.document(target, request, heard))
     else:
@@ -149,19 +161,30 @@ def chat(
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 256,
     temperature: Temperature = None,
     seed: Seed = None,
+    api_key: ApiKey = "",
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
 ) -> None:
     """Talk with a model that has a chat template."""
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    talk.chat(target, GenerateRequest("", model, sampling), Console())
+    talk.chat(target, GenerateRequest("", model, sampling), Console(), Access(api_key, ca, cert, key))
 
 
 @app.command()
 @told
-def models(target: Target = LOCAL, json: Json = False) -> None:
+def models(
+    target: Target = LOCAL,
+    json: Json = False,
+    api_key: ApiKey = "",
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+) -> None:
     """List the served models with their architecture cards."""
 
     async def ask() -> tuple[ModelCard, ...]:
-        async with connect(target) as client:
+        async with connect(target, Access(api_key, ca, cert, key)) as client:
             return await client.models()
 
     cards = interrupts.run(ask())
@@ -196,6 +219,10 @@ def load(
     per_token_within: Annotated[float | None, typer.Option(help="Objective of goodput, in seconds.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Send the requests of this file instead.")] = None,
     save_trace: Annotated[Path | None, typer.Option(help="Keep what was sent in this file.")] = None,
+    api_key: ApiKey = "",
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
     json: Json = False,
 ) -> None:
     """Put a server under load and measure what it delivers."""
@@ -213,6 +240,7 @@ def load(
         objective=Objective(first_token_within, per_token_within),
         trace=trace,
         save_trace=save_trace,
+        access=Access(api_key, ca, cert, key),
     )
     done = interrupts.run(load_session.put_under_load(plan, Console(stderr=True)))
     if json:

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import aiohttp
 import orjson
 
+from client.access import Access
 from client.api import Client, ClientError, Conversation, GenerateRequest, ModelCard, Piece, StreamCut, Unreachable
 from client.facts import Facts, Usage, facts_from_json
 from client.live import RoutingLoad, load_from_json
@@ -23,9 +24,10 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 class RestClient(Client):
     """Talks to any OpenAI-compatible server; gets facts from Dyno's."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, access: Access) -> None:
         """`target` is http://HOST:PORT or https://…, with or without a trailing /v1."""
         self._target = target.rstrip("/").removesuffix("/v1")
+        self._access = access
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -92,8 +94,9 @@ class RestClient(Client):
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0)  # the load decides how many connections there are
-            self._session = aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector)
+            context = self._access.context() if self._target.startswith("https://") else True
+            connector = aiohttp.TCPConnector(limit=0, ssl=context)  # the load decides how many connections there are
+            self._session = aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector, headers=self._access.headers)
         return self._session
 
 

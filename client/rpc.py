@@ -11,6 +11,7 @@ import orjson
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
+from client.access import Access
 from client.api import (
     Client,
     ClientError,
@@ -78,20 +79,22 @@ _REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
 class RpcClient(Client):
     """Talks to Dyno's gRPC port, over as many connections as the streams in flight need."""
 
-    def __init__(self, target: str) -> None:
-        """`target` is grpc://HOST:PORT."""
-        self._address = target.removeprefix("grpc://").rstrip("/")
+    def __init__(self, target: str, access: Access) -> None:
+        """`target` is grpc://HOST:PORT, or grpcs://HOST:PORT for TLS."""
+        self._target = target.rstrip("/")
+        self._access = access
+        self._metadata = tuple(access.headers.items())
         self._channels: list[_Channel] = []
 
     @property
     def target(self) -> str:
-        return f"grpc://{self._address}"
+        return self._target
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         message = pb.StreamGenerateRequest(request=_message(request))
         open_choices = set(range(request.n))
         with self._channel() as stub, _errors(self.target) as progress:
-            call = stub.StreamGenerate(message)
+            call = stub.StreamGenerate(message, metadata=self._metadata)
             try:
                 async for response in call:
                     progress.begun = True
@@ -106,17 +109,19 @@ class RpcClient(Client):
 
     async def models(self) -> tuple[ModelCard, ...]:
         with self._channel() as stub, _errors(self.target):
-            answer = await stub.ListModels(pb.ListModelsRequest())
+            answer = await stub.ListModels(pb.ListModelsRequest(), metadata=self._metadata)
         return tuple(_card(model) for model in answer.models)
 
     async def tokenize(self, text: str, model: str = "") -> tuple[int, ...]:
         with self._channel() as stub, _errors(self.target):
-            answer = await stub.Tokenize(pb.TokenizeRequest(model=model, text=text))
+            request = pb.TokenizeRequest(model=model, text=text)
+            answer = await stub.Tokenize(request, metadata=self._metadata)
         return tuple(answer.token_ids)
 
     async def watch_routing(self, model: str = "", interval: float = 1.0) -> AsyncGenerator[RoutingLoad, None]:
         with self._channel() as stub, _errors(self.target) as progress:
-            call = stub.WatchRouting(pb.WatchRoutingRequest(model=model, interval=interval))
+            request = pb.WatchRoutingRequest(model=model, interval=interval)
+            call = stub.WatchRouting(request, metadata=self._metadata)
             try:
                 async for load in call:
                     progress.begun = True
@@ -141,7 +146,7 @@ class RpcClient(Client):
             channel.streams -= 1
 
     def _open(self) -> _Channel:
-        channel = _Channel(self._address)
+        channel = _Channel(self._target, self._access)
         self._channels.append(channel)
         return channel
 
@@ -149,8 +154,12 @@ class RpcClient(Client):
 class _Channel:
     """One connection and the number of streams on it."""
 
-    def __init__(self, address: str) -> None:
-        self.connection = grpc.aio.insecure_channel(address, options=_OPTIONS)
+    def __init__(self, target: str, access: Access) -> None:
+        scheme, _, address = target.partition("://")
+        if scheme == "grpcs":
+            self.connection = grpc.aio.secure_channel(address, access.credentials(), options=_OPTIONS)
+        else:
+            self.connection = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self.stub = InferenceServiceStub(self.connection)
         self.streams = 0
 

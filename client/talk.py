@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from client.access import Access
 from client.api import Choice, Client, ClientError, Conversation, GenerateRequest, Message, StreamCut
 from client.connect import connect
 from client.facts import Facts, facts_to_json
@@ -64,16 +65,16 @@ def document(target: str, request: GenerateRequest, heard: Heard) -> dict[str, A
     }
 
 
-async def ask(target: str, request: GenerateRequest, *, echo: bool) -> Heard:
+async def ask(target: str, request: GenerateRequest, access: Access | None = None, *, echo: bool) -> Heard:
     """`stream` with a connection of its own."""
-    async with connect(target) as client:
+    async with connect(target, access) as client:
         return await stream(client, request, echo=echo)
 
 
-def chat(target: str, request: GenerateRequest, console: Console) -> None:
+def chat(target: str, request: GenerateRequest, console: Console, access: Access | None = None) -> None:
     """A conversation until the end of input or /quit. Ctrl-C ends an answer, not the conversation."""
     with asyncio.Runner() as runner:
-        client = connect(target)
+        client = connect(target, access)
         try:
             card = runner.run(_chatty(client, request.model))
             console.print(f"{card} listens. {_ANEW} begins anew, {_LEAVE[0]} leaves.", style="dim")

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from client.access import Access
 from client.connect import connect
 from client.interrupts import gently
 from client.load import report
@@ -35,6 +36,7 @@ class Plan:
     objective: Objective = field(default_factory=Objective)
     trace: Path | None = None
     save_trace: Path | None = None
+    access: Access | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Done:
 async def put_under_load(plan: Plan, console: Console) -> Done:
     """Ctrl-C ends it early and keeps what was measured. Raises ClientError, WorkloadError, TraceError and OSError."""
     arrivals: Arrivals = plan.arrivals or Recorded()
-    async with connect(plan.target) as client:
+    async with connect(plan.target, plan.access) as client:
         subject = Subject(client, find(await client.models(), plan.model))
         trace = await _trace(plan, subject)
         if plan.save_trace is not None:

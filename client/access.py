@@ -1,0 +1,44 @@
+"""What a server may want to see before it talks to us: an API key, a certificate; and what we want to see of it."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Files are PEM. `ca`: the authority that the server's certificate must be from; None: those of this system."""
+
+    api_key: str = field(default="", repr=False)
+    ca: Path | None = None
+    cert: Path | None = None  # ours, for servers that ask for one
+    key: Path | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Access:
+        """DYNO_API_KEY, DYNO_CA, DYNO_CERT and DYNO_KEY."""
+        paths = (environment.get(f"DYNO_{name}") for name in ("CA", "CERT", "KEY"))
+        return cls(environment.get("DYNO_API_KEY", ""), *(Path(path) if path else None for path in paths))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For HTTP, and as metadata for gRPC."""
+        return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    def context(self) -> ssl.SSLContext:
+        """Raises OSError."""
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.cert is not None:
+            context.load_cert_chain(self.cert, self.key)
+        return context
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises OSError."""
+        ca, key, cert = (None if path is None else path.read_bytes() for path in (self.ca, self.key, self.cert))
+        return grpc.ssl_channel_credentials(ca, key, cert)
