@@ -1,0 +1,63 @@
+"""The accounts of real models: work by the closed formulas, margins by the routers themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model import presets
+from model.accounting import encoding_flops, flops, parameters
+from model.dense import dense_input
+from model.initialise import random_model
+from server.engine.engine import Engine
+from server.engine.runner import ModelRunner, Room
+from server.engine.stats import RequestStats
+from tests.fakes import Recorder, make_request
+
+PROMPT = (5, 9, 2, 7, 7, 3, 11, 4, 8, 6, 1)
+
+
+def served(name: str, **request: object) -> tuple[ModelRunner, RequestStats, list[int]]:
+    """A request of a tiny preset, computed alone: the runner, its stats, its outputs."""
+    architecture = presets.scaled(presets.load(name), "tiny")
+    model = random_model(architecture, 0).eval().requires_grad_(False)
+    runner, seen = ModelRunner(model, Room(256, 2, 8, 4)), Recorder()
+    engine, asked = Engine("m", runner, observer=seen, max_batch_tokens=8), make_request(PROMPT, 6, **request)
+    engine.add(asked)
+    while engine.has_work:
+        engine.step()
+    [stats] = seen.requests
+    assert stats.outcome == "length", stats
+    return runner, stats, asked.outputs
+
+
+@pytest.mark.parametrize("name", ["mistral-7b", "deepseek-v3", "gpt-oss-120b", "llama-4-scout", "gemma-4-26b-a4b"])
+def test_work_and_margins_of_a_request(name: str) -> None:
+    runner, stats, outputs = served(name)
+    architecture, tokens = runner.model.architecture, [*PROMPT, *outputs[:-1]]
+    whole = flops(architecture, 0, len(tokens))
+    logits = stats.steps  # one row a step, whose last token has logits
+    assert stats.compute.operations.total == whole.total - whole.head // len(tokens) * (len(tokens) - logits)
+    assert stats.compute.passes == stats.steps and stats.compute.tokens == len(tokens)
+    counted = parameters(architecture)
+    assert counted.active <= stats.compute.parameters <= counted.total
+    with torch.no_grad():
+        routings = runner.model(dense_input(architecture, torch.tensor([tokens]))).routings
+    assert len(routings) == len(stats.routing)
+    for layer, routing in zip(stats.routing, routings, strict=True):
+        expected = (routing.ranked[:, -2] - routing.ranked[:, -1]).mean().item()
+        assert layer.margin == pytest.approx(expected, abs=1e-5) and layer.margin > 0
+
+
+def test_an_encoder_is_charged_to_whose_source_it_read() -> None:
+    runner, stats, outputs = served("transformer", source=(3, 1, 4, 1, 5))
+    architecture, tokens = runner.model.architecture, len(PROMPT) + len(outputs) - 1
+    decoding = flops(architecture, 0, tokens, memory=5)
+    spared = decoding.head // tokens * (tokens - stats.steps)
+    expected = decoding.total - spared + encoding_flops(architecture, 5).total
+    assert stats.compute.operations.total == expected
+    costs = runner.costs
+    once = costs.encoder + 5 * costs.row
+    assert stats.compute.weight_bytes == stats.steps * costs.weights + tokens * costs.row + once
+    assert stats.compute.cache_written_bytes == tokens * costs.entry + 5 * costs.state
+    assert costs.encoder > 0 and costs.state > 0
