@@ -28,8 +28,9 @@ if _version_not_supported:
 class InferenceServiceStub:
     """Generates text with any of the served models and tells what each request cost.
 
-    Errors carry google.rpc details: BadRequest with the offending field for INVALID_ARGUMENT, RetryInfo for
-    RESOURCE_EXHAUSTED and UNAVAILABLE, ErrorInfo with a stable reason always.
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (but
+    for those of callers who are not let in); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
     """
 
     def __init__(self, channel):
@@ -83,8 +84,9 @@ class InferenceServiceStub:
 class InferenceServiceServicer:
     """Generates text with any of the served models and tells what each request cost.
 
-    Errors carry google.rpc details: BadRequest with the offending field for INVALID_ARGUMENT, RetryInfo for
-    RESOURCE_EXHAUSTED and UNAVAILABLE, ErrorInfo with a stable reason always.
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (but
+    for those of callers who are not let in); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
     """
 
     def StreamGenerate(self, request, context):
@@ -197,8 +199,9 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 class InferenceService:
     """Generates text with any of the served models and tells what each request cost.
 
-    Errors carry google.rpc details: BadRequest with the offending field for INVALID_ARGUMENT, RetryInfo for
-    RESOURCE_EXHAUSTED and UNAVAILABLE, ErrorInfo with a stable reason always.
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (but
+    for those of callers who are not let in); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
     """
 
     @staticmethod

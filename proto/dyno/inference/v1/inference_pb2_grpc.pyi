@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class InferenceServiceStub:
     """Generates text with any of the served models and tells what each request cost.
 
-    Errors carry google.rpc details: BadRequest with the offending field for INVALID_ARGUMENT, RetryInfo for
-    RESOURCE_EXHAUSTED and UNAVAILABLE, ErrorInfo with a stable reason always.
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (but
+    for those of callers who are not let in); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
     """
 
     @_typing.overload
@@ -58,8 +59,9 @@ class InferenceServiceStub:
 class InferenceServiceAsyncStub(InferenceServiceStub):
     """Generates text with any of the served models and tells what each request cost.
 
-    Errors carry google.rpc details: BadRequest with the offending field for INVALID_ARGUMENT, RetryInfo for
-    RESOURCE_EXHAUSTED and UNAVAILABLE, ErrorInfo with a stable reason always.
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (but
+    for those of callers who are not let in); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -83,8 +85,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates text with any of the served models and tells what each request cost.
 
-    Errors carry google.rpc details: BadRequest with the offending field for INVALID_ARGUMENT, RetryInfo for
-    RESOURCE_EXHAUSTED and UNAVAILABLE, ErrorInfo with a stable reason always.
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (but
+    for those of callers who are not let in); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
     """
 
     @_abc_1.abstractmethod
