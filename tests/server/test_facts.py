@@ -9,6 +9,8 @@ import aiohttp
 import numpy as np
 import pytest
 
+from dyno.inference.v1 import inference_pb2 as pb
+from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from model.accounting import flops, parameters
 from model.costs import Costs
 from server.limits import Limits
@@ -170,6 +172,18 @@ async def test_grpc_refuses_the_same(channel: Any) -> None:
     with pytest.raises(Refused) as refusal:
         await caller.whole(**WISH, routing="tokens", routing_start=-1)
     assert (refusal.value.kind, refusal.value.param) == ("invalid", "dyno.routing_start")
+
+
+async def test_the_older_field_of_grpc_counts_where_the_extension_says_nothing(channel: Any) -> None:
+    stub = InferenceServiceStub(channel)
+    older = pb.GenerateRequest(model="fake", prompt="x", routing=pb.ROUTING_DETAIL_NONE)
+    assert not (await stub.Generate(older)).choices[0].finished.HasField("routing")
+    older.dyno.compute = False
+    told = (await stub.Generate(older)).choices[0].finished
+    assert not told.HasField("routing") and not told.HasField("compute") and told.HasField("latency")
+    older.dyno.routing = pb.ROUTING_DETAIL_SUMMARY
+    told = (await stub.Generate(older)).choices[0].finished
+    assert told.routing.summary.layers == LAYERS and not told.routing.layers
 
 
 async def test_without_the_extension_nothing_is_told(server: Harness) -> None:
