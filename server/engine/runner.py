@@ -86,7 +86,8 @@ class ModelRunner:
             asked = [_asked(pick) for pick in picks]
             drawn = self._sample(step, whole, picks, asked)
             # Up to here nothing has waited for a card.
-            finite, drawn, routed = fetch((finite, drawn, Routed.of(out.routings)))
+            results = finite, drawn, Routed.of(out.routings)
+            finite, drawn, routed = results if self.device.type == "cpu" else fetch(results)
             failed = {} if bool(finite.all()) else _failures(step, (~finite).nonzero().flatten().tolist())
             for index, failure in failed.items():
                 self._scrub(step, index, failure.position)
