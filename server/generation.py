@@ -10,9 +10,9 @@ import structlog
 
 from server.call import Finished, GenerateCall, PackedRoutes, Piece, PromptTokens, RoutingDetail, WholeChoice
 from server.engine.engine import Delta
-from server.engine.loop import EngineFault, Stream
 from server.engine.request import Outcome, Request
 from server.engine.stats import RequestStats
+from server.engine.stream import EngineFault, Stream
 from server.errors import Cancelled, DeadlineExceeded, EngineDown, InternalError, ServiceError
 from server.guidance.grammar import refused
 from server.models import ServedModel

@@ -13,8 +13,9 @@ from typing import TypeAlias, TypeVar
 
 from server.administration.host import LoadWish
 from server.config import Settings
-from server.engine.loop import EngineFault, EngineLoop
+from server.engine.loop import EngineLoop
 from server.engine.request import Request, Sampling
+from server.engine.stream import EngineFault
 from server.metrics import PrometheusObserver
 from server.models import ServedModel
 

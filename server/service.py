@@ -12,8 +12,9 @@ from typing import Protocol
 import structlog
 
 from server.call import GenerateCall
-from server.engine.loop import EngineFault, EngineLoop
+from server.engine.loop import EngineLoop
 from server.engine.request import Outcome, Request
+from server.engine.stream import EngineFault
 from server.errors import (
     Cancelled,
     DeadlineExceeded,

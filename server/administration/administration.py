@@ -11,8 +11,8 @@ import structlog
 
 from server.administration.facts import ModelState, ModelStatus, RequestStatus, request_status
 from server.administration.host import Host, LoadWish
-from server.engine.loop import EngineFault
 from server.engine.request import Outcome
+from server.engine.stream import EngineFault
 from server.errors import (
     Cancelled,
     Draining,

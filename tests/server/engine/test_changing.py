@@ -11,9 +11,10 @@ import pytest
 import pytest_asyncio
 
 from server.engine.engine import Delta, Engine
-from server.engine.loop import EngineFault, EngineLoop, Stream
+from server.engine.loop import EngineLoop
 from server.engine.request import Outcome
 from server.engine.step import DeviceLost, Step
+from server.engine.stream import EngineFault, Stream
 from tests.fakes import FakeRunner, Recorder, continuation, make_request
 
 Start = Callable[..., EngineLoop]
