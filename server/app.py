@@ -173,8 +173,8 @@ async def run(settings: Settings, build: Build) -> int:
         if not await _unless_stopped(built, signals.stop):
             return 0
         models = await built
-        await app.serve(models)
         process.settle()
+        await app.serve(models)
         log.info("ready", models=[model.name for model in models])
         del models, built  # or they would outlive their unloading
         await signals.stop.wait()
