@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import secrets
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension
@@ -16,7 +16,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-T = TypeVar("T")
+WATCHED = "items_while_there_is_time"
 
 
 class ChatTemplate:
@@ -29,7 +29,7 @@ class ChatTemplate:
     def __init__(self, source: str, special: dict[str, str]) -> None:
         if len(source) > self.LONGEST:
             raise ValueError(f"chat template has {len(source)} characters, at most {self.LONGEST} are taken")
-        environment = _Sandbox(
+        self._environment = environment = _Sandbox(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
         )
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
@@ -45,7 +45,8 @@ class ChatTemplate:
             messages=list(messages), add_generation_prompt=True, tools=None, documents=None, **self._special
         )
         try:
-            return within(self.SECONDS, lambda: self._joined(pieces))
+            self._environment.allow(self.SECONDS)
+            return self._joined(pieces)
         except Exception as error:  # a template is a program of others: it may fail as it likes
             raise ValueError(f"messages: the chat template refused them: {error}") from None
 
@@ -75,10 +76,24 @@ class ChatTemplate:
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Without the products that fill the memory in one stroke."""
+    """Without the products that fill the memory in one stroke; and every call and every round of a loop looks at the
+    clock, so that a template is ended wherever it is but inside a single operation of the library."""
 
     intercepted_binops = frozenset({"*", "**"})
     LARGEST = 1 << 20
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.filters[WATCHED] = self._watched
+        self._time = threading.local()  # of each thread that renders
+
+    def allow(self, seconds: float) -> None:
+        """From now on, for what this thread renders."""
+        self._time.over, self._time.allowed = time.monotonic() + seconds, seconds
+
+    def call(__self, __context: Context, __callee: Any, *arguments: Any, **named: Any) -> Any:
+        __self._look()
+        return super().call(__context, __callee, *arguments, **named)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
@@ -88,26 +103,25 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             raise TemplateError("a repetition is too long")
         return super().call_binop(context, operator, left, right)
 
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        """Every loop goes over what `_watched` gives of its items."""
+        tree = super()._parse(source, name, filename)
+        for loop in tree.find_all(nodes.For):
+            loop.iter = nodes.Filter(loop.iter, WATCHED, [], [], None, None, lineno=loop.lineno)
+        return tree
+
+    def _watched(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            self._look()
+            yield item
+
+    def _look(self) -> None:
+        if time.monotonic() > getattr(self._time, "over", math.inf):
+            raise TemplateError(f"it takes longer than {self._time.allowed:g} s")
+
 
 def _size(value: Any) -> int:
     return abs(value) if isinstance(value, int) else len(value)
-
-
-def within(seconds: float, work: Callable[[], T]) -> T:
-    """The result of `work`. TimeoutError when it runs for longer: it is watched line by line, so that it can be ended
-    wherever it is, but for single operations of the interpreter."""
-    give_up, before = time.monotonic() + seconds, sys.gettrace()
-
-    def watch(frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
-        if time.monotonic() > give_up:
-            raise TimeoutError(f"it takes longer than {seconds:g} s")
-        return watch
-
-    sys.settrace(watch)
-    try:
-        return work()
-    finally:
-        sys.settrace(before)
 
 
 class _Generation(Extension):

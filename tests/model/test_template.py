@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import pytest
 
-from model.template import ChatTemplate, within
+from model.template import ChatTemplate
 
 ONE = [{"role": "user", "content": "hi"}]
 
@@ -59,16 +58,8 @@ def test_a_long_conversation_is_not_a_loop() -> None:
     assert len(ChatTemplate(template, {}).render(messages)) > 256 * 2000
 
 
-def test_work_in_time_is_left_alone_and_the_trace_as_it_was() -> None:
-    before = sys.gettrace()
-    assert within(5, lambda: sum(range(10))) == 45
-    with pytest.raises(TimeoutError):
-        within(0.05, _for_ever)
-    with pytest.raises(KeyError):
-        within(5, lambda: {}["nothing"])
-    assert sys.gettrace() is before
-
-
-def _for_ever() -> None:
-    while True:
-        pass
+def test_a_loop_knows_its_length_as_ever() -> None:
+    template = "{% for i in [1, 2, 3] %}{{ loop.index }}/{{ loop.length }} {% else %}none{% endfor %}"
+    assert ChatTemplate(template, {}).render(ONE) == "1/3 2/3 3/3 "
+    template = "{% for i in nothing %}x{% else %}none{% endfor %}"
+    assert ChatTemplate(template, {}).render(ONE) == "none"
