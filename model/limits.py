@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from model import machine
-from model.kernels import packed
+from model.kernels import packed, panels
 from model.roofline import Machine
 from model.timing import repeat
 
@@ -93,7 +93,7 @@ def read_rate(size: int, budget: float) -> float:
 
 
 def matrix_rate(dtype: torch.dtype, shapes: tuple[tuple[int, int, int], ...], budget: float) -> float:
-    """Operations a second of the best shape, with the weight as it is and laid out for the processor. Shapes for which
+    """Operations a second of the best shape, with the weight as it is or laid out in any of our ways. Shapes for which
     no time is left are passed over; the first one is always tried."""
     ends, best = time.perf_counter() + budget, 0.0
     with torch.inference_mode():
@@ -109,6 +109,9 @@ def _products(dtype: torch.dtype, rows: int, width: int, out: int, budget: float
     if packed.supported(dtype):
         laid = packed.lay_out(weight)
         ways.append(lambda: packed.packed_linear(x, laid, None))
+    if panels.supported(weight):
+        ours = panels.lay_out(weight)
+        ways.append(lambda: panels.linear(x, ours))
     return 2 * rows * width * out / min(repeat(way, budget / len(ways), least=2).best for way in ways)
 
 

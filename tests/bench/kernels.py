@@ -6,13 +6,14 @@ python -m tests.bench --only kernels
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from model.config import Full
-from model.kernels import packed, paged
+from model.kernels import packed, paged, panels
 from model.kernels.attention import Scores
 from tests.bench.figure import Figure, timed
 
@@ -26,20 +27,26 @@ def figures(quick: bool) -> Iterator[Figure]:
     budget = BUDGET / 5 if quick else BUDGET
     with torch.inference_mode():
         for dtype in (torch.float32, torch.bfloat16):
-            if packed.supported(dtype):
-                for rows, (width, out) in itertools.product((1, 4, 32), SHAPES[:1] if quick else SHAPES):
-                    yield from linear(dtype, rows, width, out, budget)
+            for rows, (width, out) in itertools.product((1, 4, 32), SHAPES[:1] if quick else SHAPES):
+                yield from linear(dtype, rows, width, out, budget)
             yield from attention(dtype, budget)
 
 
 def linear(dtype: torch.dtype, rows: int, width: int, out: int, budget: float) -> Iterator[Figure]:
-    """Several weights in turn, so that no call finds its own in the nearest cache."""
-    weights = [torch.randn(out, width).to(dtype) for _ in range(6)]
-    laid, x = [packed.lay_out(weight) for weight in weights], torch.randn(rows, width).to(dtype)
-    plain_turn, packed_turn = itertools.cycle(weights), itertools.cycle(laid)
-    name = f"linear {_short(dtype)} {rows} x {width} -> {out}"
-    yield timed(f"{name}, plain", "us", lambda: F.linear(x, next(plain_turn)), budget)
-    yield timed(f"{name}, packed", "us", lambda: packed.packed_linear(x, next(packed_turn), None), budget)
+    """As it is, laid out by oneDNN, in our own panels and in panels of 8 bits. Several weights in turn, so that no call
+    finds its own in the nearest cache."""
+    weights, x = [torch.randn(out, width).to(dtype) for _ in range(6)], torch.randn(rows, width).to(dtype)
+    forms: dict[str, tuple[list[Any], Callable[[Any], object]]] = {"plain": (weights, lambda w: F.linear(x, w))}
+    if packed.supported(dtype):
+        laid = [packed.lay_out(weight) for weight in weights]
+        forms["packed"] = (laid, lambda w: packed.packed_linear(x, w, None))
+    if panels.supported(weights[0]):
+        for name, int8 in (("panels", False), ("int8", True)):
+            forms[name] = ([panels.lay_out(w, int8=int8) for w in weights], lambda w: panels.linear(x, w))
+    for name, (kept, call) in forms.items():
+        turn = itertools.cycle(kept)
+        full = f"linear {_short(dtype)} {rows} x {width} -> {out}, {name}"
+        yield timed(full, "us", lambda call=call, turn=turn: call(next(turn)), budget)
 
 
 def attention(dtype: torch.dtype, budget: float) -> Iterator[Figure]:
