@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     @classmethod
     def _hash(cls, value: object) -> object:
         """Nothing but digests is kept."""
-        return parse_keys(value, PREFIX + "API_KEYS") if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return parse_keys(value, PREFIX + "API_KEYS") if value.strip() else ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -40,6 +40,14 @@ def test_the_server_starts_with_what_compose_gives_it() -> None:
     assert [settings.port, settings.grpc_port] == [int(p) for p in artifacts.stages()["server"].last("EXPOSE").split()]
 
 
+def test_compose_serves_everybody_on_this_machine_until_there_are_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = artifacts.services()["dyno"]["command"]
+    assert not load(command).asks_for_keys and load(command).allow_unauthenticated
+    given = variables() | {"DYNO_API_KEYS": "a:inference:0123456789abcdef"}
+    monkeypatch.setattr(f"{__name__}.variables", lambda: given)
+    assert load(command).asks_for_keys, "keys go before everybody"
+
+
 def test_the_models_that_are_served_ship_with_dyno() -> None:
     image = artifacts.exec_form(artifacts.stages()["server"].last("CMD"))
     (made,) = re.findall(r"^MODELS := (.*)$", (artifacts.ROOT / "Makefile").read_text(), re.MULTILINE)
