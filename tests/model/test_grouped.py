@@ -76,9 +76,9 @@ def test_a_mixture_layer_is_the_same_with_it() -> None:
     assert torch.allclose(found, expected, atol=1e-5)
     assert torch.equal(routing.experts, again.experts)
     dropped = Routing(torch.where(routing.experts == 2, ~2, routing.experts), *routing_rest(routing))
-    one = layer._mix(x, dropped)
+    one = layer.experts.mix(x, dropped, "input")
     layer.experts.fused = False
-    assert torch.allclose(one, layer._mix(x, dropped), atol=1e-5)
+    assert torch.allclose(one, layer.experts.mix(x, dropped, "input"), atol=1e-5)
 
 
 def routing_rest(routing: Routing) -> tuple[torch.Tensor, ...]:
