@@ -7,14 +7,12 @@ from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
-import numpy as np
-
 from server.engine import isolation
 from server.engine.account import Account, Tally, summary
 from server.engine.drafting import Drafting, MakeDrafter, PromptLookup
 from server.engine.ending import Answer, refusal, take
-from server.engine.request import Outcome, Request, Routes
 from server.engine.ledger import Ledger
+from server.engine.request import Outcome, Request, Routes
 from server.engine.routes import RouteLog, layer_routing
 from server.engine.scheduler import PRIORITY_SECONDS, Entry, Scheduler, Seat
 from server.engine.stats import NOTHING, LayerRouting, Observer, RequestStats, StepStats

@@ -37,7 +37,6 @@ class Holding:
     source: list[int] = field(default_factory=list)  # blocks of the memory that cross-attention reads
     encoded: bool = False  # whether the source is in them
     bytes: int = 0  # held now
-    bytes: int = 0  # held now
     peak_bytes: int = 0
     _frozen: tuple[np.ndarray, ...] | None = None
 

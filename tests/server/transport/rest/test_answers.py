@@ -184,10 +184,13 @@ async def test_the_extension_tells_the_facts_of_each_choice(extension: dict[str,
     assert answer["dyno"]["id"] == answer["id"].removeprefix("cmpl-")
     facts = answer["dyno"]["choices"]
     assert [fact["index"] for fact in facts] == [0, 1]
-    names = {"index", "finish_reason", "usage", "latency", "cache", "steps", "routing"}
+    names = {"index", "finish_reason", "usage", "latency", "cache", "steps", "compute", "routing"}
     assert facts[0].keys() == names
-    assert facts[0]["latency"].keys() == {"queued", "prefill", "first_token", "decode", "inter_token", "total"}
-    assert facts[0]["cache"].keys() == {"cached_tokens", "recomputed_tokens", "preemptions", "peak_bytes"}
+    phases = {"queued", "prefill", "first_token", "decode", "inter_token", "total", "forward", "delayed", "preempted"}
+    assert facts[0]["latency"].keys() == phases
+    kept = {"cached_tokens", "recomputed_tokens", "preemptions", "peak_bytes", "byte_seconds"}
+    assert facts[0]["cache"].keys() == kept
+    assert facts[0]["routing"].keys() == {"tokens", "summary", "layers"}
     assert sum(facts[0]["routing"]["layers"][0]["expert_tokens"]) == 5 * 2
     chunks = await events(server, "/v1/completions", **body)
     told = [chunk for chunk in chunks if "dyno" in chunk]
