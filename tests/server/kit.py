@@ -14,8 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model.config import Architecture, Attention, Block, FeedForward, Full, Grouped, MoE
 from model.costs import Costs
-from model.costs import Costs
-from model.costs import Costs
 from model.tokenizer import ByteTokenizer
 from server.app import Application
 from server.config import Settings
@@ -83,8 +81,6 @@ def fake_model(
     runner |= {"groups": (CacheGroup(Full(), blocks, 1024),), "block_size": BLOCK, "mixtures": mixtures}
 
     def build(observer: Observer) -> ServedModel:
-        runner.setdefault("costs", Costs.of(architecture(moe=moe, context=context), 4, 4))
-        runner.setdefault("costs", Costs.of(architecture(moe=moe, context=context), 4, 4))
         runner.setdefault("costs", Costs.of(architecture(moe=moe, context=context), 4, 4))
         made = FakeRunner(vocab=VOCAB, **runner) if script is None else ScriptRunner(script, vocab=VOCAB, **runner)
         engine = Engine(name, made, observer=observer, max_batch_tokens=64, max_rows=rows, speculate=speculate)
