@@ -9,18 +9,14 @@ Shape `small-dense`: 16 layers, width 768, 12 heads on 4, feed-forward 3,072, vo
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-from client.connect import connect
 from client.launch import ServerProcess
-from client.load.arrivals import Closed
-from client.load.runner import Load, run
-from client.load.trace import Trace, TraceRow
+from tests.bench.closed import Case, measure
 
 PROMPT, OUTPUT, VOCAB = 128, 128, 8192
 WAVES = 2  # each stream answers so many requests in one measurement
@@ -62,21 +58,10 @@ def measure_generate(folder: Path, streams: int, rounds: int) -> list[float]:
     return figures
 
 
-async def measure_service(target: str, streams: int, rounds: int) -> list[float]:
+def measure_service(target: str, streams: int, rounds: int) -> list[float]:
     """Output tokens a second of the service at so many streams, one figure a round."""
-    figures = []
-    client = connect(target)
-    try:
-        for round_ in range(rounds):
-            rows = tuple(TraceRow(0.0, tuple(prompt), OUTPUT) for prompt in prompts(streams, round_))
-            began = time.perf_counter()
-            result = await run(client, Load(Trace(rows), Closed(streams)))
-            seconds = time.perf_counter() - began
-            assert all(record.ok for record in result.records), "a request failed"
-            figures.append(len(rows) * OUTPUT / seconds)
-    finally:
-        await client.close()
-    return figures
+    case = Case(streams, PROMPT, OUTPUT, requests=WAVES * streams)
+    return [measure(target, "m", case, (round_, streams), VOCAB).output_rate for round_ in range(rounds)]
 
 
 def main() -> None:
@@ -92,7 +77,7 @@ def main() -> None:
         for streams in options.streams:
             flags = ["--model", f"m={folder}", "--dtype", "bfloat16", "--max-rows", "64", "--cache-tokens", "32768"]
             with ServerProcess(flags) as server:
-                ours = asyncio.run(measure_service(server.http, streams, options.rounds))
+                ours = measure_service(server.http, streams, options.rounds)
             theirs = measure_generate(folder, streams, options.rounds)
             peer, own = statistics.median(theirs), statistics.median(ours)
             print(f"{streams:7d}  {peer:14.1f}  {own:13.1f}  {own / peer:5.2f}", flush=True)
