@@ -221,19 +221,22 @@ def _max_tokens(call: GenerateCall, model: ServedModel, prompt_tokens: int) -> i
     if asked is not None and asked < (least := 0 if call.tells_prompt else 1):
         raise InvalidValue.between("max_tokens", asked, least, model.longest)
     if (1 if asked is None else asked) > room:
-        raise _too_long(model, prompt_tokens, asked)
+        raise _too_long(call, model, prompt_tokens, asked)
     if asked is not None:
         return asked
     return room if call.fill_context else min(DEFAULT_MAX_TOKENS, room)
 
 
-def _too_long(model: ServedModel, prompt_tokens: int, max_tokens: int | None) -> ContextLengthExceeded:
+def _too_long(
+    call: GenerateCall, model: ServedModel, prompt_tokens: int, max_tokens: int | None
+) -> ContextLengthExceeded:
     context, capacity = model.architecture.context, model.engine.capacity_tokens
     holder = f"the model's context of {context}" if context <= capacity else f"the cache, which holds {capacity}"
     asked = "no room for output" if max_tokens is None else f"max_tokens of {shown(max_tokens)}"
     message = f"a prompt of {prompt_tokens} tokens with {asked} exceeds {holder} tokens"
-    alone = prompt_tokens >= model.longest
-    return ContextLengthExceeded(message, param="prompt" if alone else "max_tokens")
+    if prompt_tokens < model.longest:
+        return ContextLengthExceeded(message, param="max_tokens")
+    return ContextLengthExceeded(message, param="messages" if isinstance(call.prompts[0], Conversation) else "prompt")
 
 
 def _given(value: T | None, default: T) -> T:

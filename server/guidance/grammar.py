@@ -11,8 +11,9 @@ from server.call import Guidance, GuidanceKind
 from server.errors import InvalidValue
 from server.limits import Limits
 
-WHITESPACE = r"[ \t\n\r]{0,64}"
-"""Between the tokens of JSON. A model that says nothing but spaces, as small ones do, comes to something else."""
+WHITESPACE = r"( |\n[ \t]{0,32})?"
+"""Between the tokens of JSON: none, a space, or a new line and its indentation. A model that says nothing but white space
+where it may, as small ones do, comes to something else."""
 SHOWN_CHARS = 200
 
 NAMES = {

@@ -66,6 +66,7 @@ BAD: dict[str, dict[str, Any]] = {
     "grammar": {"form": {"grammar": "start: nobody"}},
     "nothing to do": {"max_tokens": 0},
     "too long to score": {"max_tokens": 0, "prompt_logprobs": 0, "prompt": None, "token_ids": [1] * (CONTEXT + 1)},
+    "too long to talk": {"model": "chat", "messages": [{"role": "user", "content": "x" * CONTEXT}]},
     "ends before it may": {"max_tokens": 4, "min_tokens": 5, "prompt_logprobs": 0},
 }
 PATHS = {f"guidance.{kind}": field for kind, field in FORMS.items()}
