@@ -1,5 +1,4 @@
-// Attention of one query over a paged cache, read in place. One task is a (row, key head): its query heads share every key
-// and value that is read. Softmax runs online, 16 tokens at a time, in float, so that a row's result does not depend on
+// Attention of one query over a paged cache, read in place; query heads share every key and value that is read. Softmax runs online, 16 tokens at a time, in float, so that a row's result does not depend on
 // the other rows or on how the work is shared out.
 #pragma once
 
@@ -28,11 +27,14 @@ struct Paged {
   int64_t room() const { return group() * (value_dim + 16 + 2); }  // numbers that a task keeps
 };
 
-// What one task keeps: sums of values, 16 logits, the largest logit and the sum of weights, for each query head.
+// What one key head of a row keeps: sums of values, 16 logits, the largest logit and the sum of weights, for each of its
+// query heads.
 struct Running {
   float *values, *logits, *top, *sum;
-  Running(const Paged& p, float* scratch, int64_t kv)
-      : values(scratch), logits(values + p.group() * p.value_dim), top(logits + p.group() * 16), sum(top + p.group()) {
+  Running(const Paged& p, float* scratch)
+      : values(scratch), logits(values + p.group() * p.value_dim), top(logits + p.group() * 16), sum(top + p.group()) {}
+
+  void begin(const Paged& p, int64_t kv) {
     std::fill(values, values + p.group() * p.value_dim, 0.0f);
     for (int64_t g = 0; g < p.group(); ++g) {
       top[g] = p.sinks ? p.sinks[kv * p.group() + g] : -std::numeric_limits<float>::infinity();
@@ -189,27 +191,49 @@ struct WideChunk {
 };
 #endif
 
+// Ask for one part of the next page while this one is worked on: pages lie anywhere, so the processor cannot guess it.
+template <typename T>
+inline void fetch(const T* page, int64_t numbers, int64_t part, int64_t parts) {
+  const int64_t line = 64 / int64_t(sizeof(T)), lines = (numbers + line - 1) / line;
+  for (int64_t i = lines * part / parts; i < lines * (part + 1) / parts; ++i) __builtin_prefetch(page + i * line, 0, 2);
+}
+
+// One row's key heads [from, to), page by page: what the heads have in a page lies side by side.
 template <typename T, typename Chunk>
-void attend(const Paged& p, int64_t row, int64_t kv, const T* query, const T* keys, const T* values, T* out, float* scratch) {
+void attend(const Paged& p, int64_t row, int64_t from, int64_t to, const T* query, const T* keys, const T* values, T* out,
+            float* scratch) {
   const int64_t G = p.group(), P = p.page_size, first = p.firsts[row], last = p.lasts[row];
-  const T* own = query + row * p.query_stride + kv * G * p.key_dim;
-  Running run(p, scratch, kv);
-  float* shrink = scratch + p.room();
+  float* shrink = scratch + (to - from) * p.room();
+  for (int64_t kv = from; kv < to; ++kv) Running(p, scratch + (kv - from) * p.room()).begin(p, kv);
   for (int64_t page = first / P * P; page <= last; page += P) {
-    const int64_t token = p.pages[row * p.table_width + (page - p.table_starts[row]) / P] * P;
+    const int64_t* entry = p.pages + row * p.table_width + (page - p.table_starts[row]) / P;
+    const int64_t token = entry[0] * P;
+    const int64_t ahead = std::clamp(last + 1 - page - P, int64_t(0), P), next = ahead ? entry[1] * P : 0;
     for (int64_t c = 0; c < P && page + c <= last; c += 16) {
       const int64_t at = page + c;
       const Seen seen{std::max(first - at, int64_t(0)), std::min({last + 1 - at, P - c, int64_t(16)}), last - at};
       if (seen.from >= seen.to) continue;
-      const T* chunk_keys = keys + (token + c) * p.key_stride() + kv * p.key_dim;
-      for (int64_t g = 0; g < G; ++g)
-        shrink[g] = Chunk::weigh(p, kv * G + g, own + g * p.key_dim, chunk_keys, seen, run.logits + g * 16, run.top[g], run.sum[g]);
-      Chunk::add(p, values + (token + c) * p.value_step() + kv * p.value_stride, seen, shrink, run);
+      for (int64_t kv = from; kv < to; ++kv) {
+        if (c == 0) {  // in as many parts as there are heads: all at once would wait for each other
+          const int64_t share = kv - from, parts = to - from;
+          fetch(keys + next * p.key_stride(), p.key_stride() * ahead, share, parts);
+          if (values != keys) fetch(values + next * p.value_step(), p.value_step() * ahead, share, parts);
+        }
+        Running run(p, scratch + (kv - from) * p.room());
+        const T* chunk_keys = keys + (token + c) * p.key_stride() + kv * p.key_dim;
+        const T* own = query + row * p.query_stride + kv * G * p.key_dim;
+        for (int64_t g = 0; g < G; ++g)
+          shrink[g] = Chunk::weigh(p, kv * G + g, own + g * p.key_dim, chunk_keys, seen, run.logits + g * 16, run.top[g], run.sum[g]);
+        Chunk::add(p, values + (token + c) * p.value_step() + kv * p.value_stride, seen, shrink, run);
+      }
     }
   }
-  T* mine = out + (row * p.heads + kv * G) * p.value_dim;
-  for (int64_t g = 0; g < G; ++g)
-    for (int64_t v = 0; v < p.value_dim; ++v) narrow(run.values[g * p.value_dim + v] / run.sum[g], mine + g * p.value_dim + v);
+  for (int64_t kv = from; kv < to; ++kv) {
+    const Running run(p, scratch + (kv - from) * p.room());
+    T* mine = out + (row * p.heads + kv * G) * p.value_dim;
+    for (int64_t g = 0; g < G; ++g)
+      for (int64_t v = 0; v < p.value_dim; ++v) narrow(run.values[g * p.value_dim + v] / run.sum[g], mine + g * p.value_dim + v);
+  }
 }
 
 // What the step's tokens leave in the cache: a key, and a value unless it lies in the key, at flat slots of the pools.
@@ -232,10 +256,14 @@ void share_out(const Paged& p, const Entries<T>& fresh, const T* query, T* keys,
         if (fresh.value) std::copy_n(fresh.value + row * fresh.value_stride, value_row, values + fresh.slots[row] * value_row);
       }
     }
-    std::vector<float> scratch(p.room() + p.group());
+    // Whole rows where there are enough for all threads, else single heads.
+    const int64_t parts = p.rows >= 4 * threads ? 1 : p.kv_heads, heads = p.kv_heads / parts;
+    std::vector<float> scratch(heads * p.room() + p.group());
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < p.rows * p.kv_heads; ++task)
-      attend<T, Chunk>(p, task / p.kv_heads, task % p.kv_heads, query, keys, values, out, scratch.data());
+    for (int64_t task = 0; task < p.rows * parts; ++task) {
+      const int64_t from = task % parts * heads;
+      attend<T, Chunk>(p, task / parts, from, from + heads, query, keys, values, out, scratch.data());
+    }
   }
 }
 

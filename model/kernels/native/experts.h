@@ -1,0 +1,91 @@
+// A mixture's experts: tokens are put beside each other expert by expert, so that each touched expert's weights are read
+// once, and every thread takes turns at panels of any of them.
+#pragma once
+
+#include "block.h"
+
+namespace dyno {
+
+struct Experts {
+  const Weight *up, *down;  // one for each expert, all of one shape
+  int64_t count, active, activation, gated, hidden, weigh_input;
+};
+
+// Which choices fell on which expert, in order of the tokens. A choice is token * active + rank; negative experts are none.
+struct Groups {
+  std::vector<int64_t> choices, starts, touched, place;  // place: of a choice in its group; -1 for none
+
+  Groups(const Experts& e, int64_t tokens, const int64_t* chosen)
+      : choices(tokens * e.active), starts(e.count + 1), place(tokens * e.active, -1) {
+    for (int64_t c = 0; c < tokens * e.active; ++c)
+      if (chosen[c] >= 0) place[c] = starts[chosen[c] + 1]++;
+    for (int64_t i = 0; i < e.count; ++i) {
+      if (starts[i + 1]) touched.push_back(i);
+      starts[i + 1] += starts[i];
+    }
+    for (int64_t c = 0; c < tokens * e.active; ++c)
+      if (chosen[c] >= 0) choices[starts[chosen[c]] + place[c]] = c;
+  }
+  int64_t size(int64_t expert) const { return starts[expert + 1] - starts[expert]; }
+
+  template <typename X>
+  Operand<X> operand(X* data, int64_t depth, int64_t expert) const {
+    return {data + starts[expert] * depth, depth, Blocks(size(expert))};
+  }
+};
+
+// A thread's share of one layer of all touched experts; `end` makes the ending for an expert.
+template <typename X, typename End>
+void share_all(const Groups& groups, const Weight* weights, X* rows, int64_t depth, std::atomic<int64_t>& turn, int threads,
+               End end) {
+  const int64_t count = weights[0].count();
+  const int64_t chunk = std::max<int64_t>(count * int64_t(groups.touched.size()) / (threads * 8) / 4, 1) * 4;
+  const int64_t chunks = (count + chunk - 1) / chunk, tasks = chunks * groups.touched.size();
+  for (int64_t task; (task = turn.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+    const int64_t expert = groups.touched[task / chunks], from = task % chunks * chunk;
+    share_part<X>(weights[expert], groups.operand(rows, depth, expert), from, std::min(from + chunk, count), end(expert));
+  }
+}
+
+// x (tokens, width), chosen and gates (tokens, active) → out (tokens, width), the weighted sum in order of choice.
+template <typename X>
+void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, const float* gates, X* out, int threads) {
+  const int64_t width = e.up[0].depth, choices = tokens * e.active;
+  const Groups groups(e, tokens, chosen);
+  X* taken = room<X>(choices * width, 0);
+  X* hidden = room<X>(choices * e.hidden, 1);
+  float* results = room<float>(choices * width, 2);
+  std::atomic<int64_t> turns[2] = {};
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for
+    for (int64_t c = 0; c < choices; ++c) {
+      if (chosen[c] < 0) continue;
+      const auto pen = groups.operand(taken, width, chosen[c]).pen(groups.place[c]);
+      const __m512 scale = _mm512_set1_ps(e.weigh_input ? gates[c] : 1.0f);
+      for (int64_t i = 0; i < width; i += 16) pen.put(i, _mm512_mul_ps(scale, load(x + c / e.active * width + i)));
+    }
+    share_all(groups, e.up, taken, width, turns[0], threads, [&](int64_t expert) {
+      return [&e, into = groups.operand(hidden, e.hidden, expert)](int64_t row, int64_t panel, __m512 a, __m512 b) {
+        e.gated ? Gate<X>{into, e.activation}(row, panel, a, b) : Activate<X>{into, e.activation}(row, panel, a, b);
+      };
+    });
+#pragma omp barrier
+    share_all(groups, e.down, hidden, e.hidden, turns[1], threads, [&](int64_t expert) {
+      const int64_t* mine = groups.choices.data() + groups.starts[expert];
+      return [=](int64_t row, int64_t panel, __m512 a, __m512 b) { Place<float>{results, width}(mine[row], panel, a, b); };
+    });
+#pragma omp barrier
+#pragma omp for
+    for (int64_t token = 0; token < tokens; ++token)
+      for (int64_t i = 0; i < width; i += 16) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t c = token * e.active; c < (token + 1) * e.active; ++c)
+          if (chosen[c] >= 0)
+            sum = _mm512_fmadd_ps(_mm512_set1_ps(e.weigh_input ? 1.0f : gates[c]), load(results + c * width + i), sum);
+        store(out + token * width + i, sum);
+      }
+  }
+}
+
+}  // namespace dyno
