@@ -17,7 +17,7 @@ from model.cache import CacheEntry, cache_entries
 from model.config import Architecture, Span
 from model.dense import dense_input
 from model.kernels.attention import Scores
-from model.kernels.paged import Pages, Scratch, decode
+from model.kernels.paged import Entries, Pages, Scratch, decode
 from model.moe import Loads
 from model.timing import Timing, repeat
 from model.transformer import StepInput, Transformer
@@ -34,16 +34,14 @@ class SteadyView:
         self.entries, self.rows, self.length, self.device = entries, rows, length, weight.device
         self.scratch = Scratch()
         self._pages: dict[Span, Pages] = {}
+        self._slots: dict[Span, Tensor] = {}
         self.keys = [self._pool(entry, entry.key_dim, weight) for entry in entries]
         self.values = [None if e.value_in_key else self._pool(e, e.value_dim, weight) for e in entries]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, scores: Scores) -> Tensor:
-        keys, values, pages = self.keys[layer], self.values[layer], self.pages(self.entries[layer].span)
-        slots = pages.table[:, -1] * PAGE + (self.length - 1) % PAGE
-        keys.flatten(0, 1).index_copy_(0, slots, key)
-        if values is not None and value is not None:
-            values.flatten(0, 1).index_copy_(0, slots, value)
-        return decode(query, keys, values, self.entries[layer].value_dim, pages, scores, self.scratch)
+        keys, values, entry = self.keys[layer], self.values[layer], self.entries[layer]
+        fresh = Entries(key, value, self._slots[entry.span])
+        return decode(query, keys, values, entry.value_dim, self.pages(entry.span), scores, self.scratch, fresh)
 
     def pages(self, span: Span) -> Pages:
         """What every row sees through layers of this span; page 0 stays unused, as in a served cache."""
@@ -51,6 +49,7 @@ class SteadyView:
             last, first = self.length - 1, span.first_visible(self.length - 1)
             count = last // PAGE - first // PAGE + 1
             table = 1 + torch.arange(self.rows * count, device=self.device).view(self.rows, count)
+            self._slots[span] = table[:, -1] * PAGE + last % PAGE
             whole = torch.zeros(self.rows, dtype=torch.long, device=self.device)
             self._pages[span] = Pages(span, PAGE, table, whole + first // PAGE * PAGE, whole + first, whole + last)
         return self._pages[span]
