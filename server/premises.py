@@ -80,6 +80,8 @@ class Premises:
         return model
 
     async def bring_up(self, model: ServedModel) -> None:
+        # What the first passes have to build, and what may go wrong in them, is kept from the thread of the others.
+        await beside("rehearsal", lambda: rehearse(model))
         await self.running.add(model.engine)
         try:
             await self._warm(model)
@@ -108,18 +110,32 @@ class Premises:
         self._observer.declare(model.card, layers, model.roofs)
 
 
+def rehearse(model: ServedModel) -> None:
+    """One generation on this thread, before the engine is given to another. Raises StartupError."""
+    engine = model.engine
+    engine.add(_first_request(model))
+    while engine.has_work:
+        deltas = engine.step()
+    if deltas[-1].error:
+        raise StartupError(f"model {model.name} fails: {deltas[-1].error}")
+
+
 async def warm_up(loop: EngineLoop, model: ServedModel) -> None:
     """One generation through the engine, before anybody is let in. Raises StartupError."""
-    text = tuple(model.tokenizer.encode(WARM_UP_TEXT))[: max(1, model.longest - WARM_UP_TOKENS)]
-    source, prompt = model.placed(text)
-    sampling = Sampling(max_tokens=min(WARM_UP_TOKENS, model.longest - len(prompt)), temperature=0.0)
-    request = Request("warm-up", prompt, sampling, time.monotonic(), cache_salt=b"warm-up", source=source)
+    request = _first_request(model)
     try:
         deltas = [delta async for delta in loop.submit(model.name, request)]
     except EngineFault as fault:
         raise StartupError(f"model {model.name} fails: {fault}") from None
     if deltas[-1].error:
         raise StartupError(f"model {model.name} fails: {deltas[-1].error}")
+
+
+def _first_request(model: ServedModel) -> Request:
+    text = tuple(model.tokenizer.encode(WARM_UP_TEXT))[: max(1, model.longest - WARM_UP_TOKENS)]
+    source, prompt = model.placed(text)
+    sampling = Sampling(max_tokens=min(WARM_UP_TOKENS, model.longest - len(prompt)), temperature=0.0)
+    return Request("warm-up", prompt, sampling, time.monotonic(), cache_salt=b"warm-up", source=source)
 
 
 def beside(name: str, work: Callable[[], T]) -> asyncio.Future[T]:

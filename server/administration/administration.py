@@ -111,8 +111,10 @@ class Administration:
                 self._require_open()
                 await self._host.bring_up(model)
             except Exception as error:
-                log.warning("model could not be loaded", model=name, exc_info=error)
-                return self._failed(name, error)
+                failed = self._failed(name, error)
+                log.warning("model could not be loaded", model=name, why=failed.error)
+                log.debug("this is where", model=name, exc_info=error)
+                return failed
             self._service.add(model)
         del self._others[name]
         log.info("loaded", model=name)

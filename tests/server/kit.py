@@ -19,7 +19,7 @@ from server.app import Application
 from server.config import Settings
 from server.engine.engine import Engine
 from server.engine.stats import Observer
-from server.engine.step import CacheGroup, MixtureShape, Pick, Row
+from server.engine.step import CacheGroup, DeviceLost, MixtureShape, Pick, Row, Step
 from server.limits import Limits
 from server.models import ServedModel, split_spec
 from tests.fakes import FakeRunner
@@ -157,6 +157,21 @@ def build_fakes(settings: Settings, observer: Observer) -> list[ServedModel]:
     return [_build_fake(*split_spec(spec), settings, observer) for spec in settings.model]
 
 
+class _Compiling:
+    """Takes its time, once."""
+
+    done = False
+
+    def __call__(self, step: Step) -> None:
+        if not self.done:
+            self.done = True
+            time.sleep(0.5)
+
+
+def _lose(step: Step) -> None:
+    raise DeviceLost("the device is gone")
+
+
 def _build_fake(name: str, kind: str, settings: Settings, observer: Observer) -> ServedModel:
     match kind:
         case "bad":
@@ -165,6 +180,10 @@ def _build_fake(name: str, kind: str, settings: Settings, observer: Observer) ->
             time.sleep(0.3)
         case "failing":
             return fake_model(name, nan=lambda row: True)(observer)
+        case "dying":
+            return fake_model(name, fault=_lose)(observer)
+        case "compiling":  # has something to build in its first pass
+            return fake_model(name, fault=_Compiling())(observer)
         case "seeded":  # says the settings it was built with
             said = f"{settings.seed} {settings.scale} {settings.cache_tokens}"
             return fake_model(name, script=said.encode())(observer)

@@ -75,14 +75,16 @@ class TestModels:
                 while (await operator.models())["new"]["state"] != "ready":  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
 
-    @pytest.mark.parametrize("spec", ["new=bad", "new=failing"])
+    @pytest.mark.parametrize("spec", ["new=bad", "new=failing", "new=dying"])
     async def test_a_load_that_fails_says_why_and_changes_nothing(self, transport: str, spec: str) -> None:
         async with administered(transport) as (server, operator, caller):
             stream = asyncio.create_task(caller.stream(**LONG))
             await until(lambda: server.app.service.active)
             refused = await refusal(operator.load(spec))
             assert (refused.kind, refused.code, refused.param) == ("invalid", "load_failed", "model")
-            why = "ends too early" if spec == "new=bad" else "model new fails: nan"
+            why = {"new=bad": "ends too early", "new=failing": "model new fails: nan", "new=dying": "device is gone"}[
+                spec
+            ]
             assert why in refused.message
             failed = (await operator.models())["new"]
             assert failed["state"] == "failed" and why in failed["error"]
@@ -244,10 +246,11 @@ async def test_a_load_under_way_does_not_outlive_the_server() -> None:
     assert loading.cancelled()
 
 
-async def test_a_slow_load_holds_nobody_up() -> None:
-    """While a model loads, health and streams go on as ever."""
+@pytest.mark.parametrize("spec", ["new=late", "new=compiling"])
+async def test_a_slow_load_holds_nobody_up(spec: str) -> None:
+    """While a model is read, and while its first pass builds what it needs."""
     async with administered("rest") as (_, operator, caller):
-        loading = asyncio.create_task(operator.load("new=late"))
+        loading = asyncio.create_task(operator.load(spec))
         await asyncio.sleep(0.05)
         assert await asyncio.wait_for(caller.whole(model="fake", prompt="abc", max_tokens=3), 0.25)
         assert not loading.done()
