@@ -63,7 +63,7 @@ class GuidanceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """A form that the whole answer must have: a description in `text`, or `choices`. `param`: where the caller said so."""
+    """A form that the whole answer must have: described in `text`, or `choices`. `param`: where the caller said so."""
 
     kind: GuidanceKind
     param: str

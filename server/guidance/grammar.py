@@ -12,8 +12,8 @@ from server.errors import InvalidValue
 from server.limits import Limits
 
 WHITESPACE = r"( |\n[ \t]{0,32})?"
-"""Between the tokens of JSON: none, a space, or a new line and its indentation. A model that says nothing but white space
-where it may, as small ones do, comes to something else."""
+"""Between the tokens of JSON: none, a space, or a new line and its indentation. A model that says nothing but white
+space where it may, as small ones do, comes to something else."""
 SHOWN_CHARS = 200
 
 NAMES = {
