@@ -28,8 +28,9 @@ Each transport has one table from these classes to its own statuses; a class tha
 
 from __future__ import annotations
 
+import re
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 SHOWN_CHARS = 64
@@ -67,6 +68,13 @@ class ServiceError(Exception):
 
 class InvalidRequest(ServiceError):
     code = "invalid_request"
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Call the field what the caller calls it."""
+        name = names.get(self.param or "")
+        if self.param is not None and name is not None:
+            self.message = re.sub(rf"^{re.escape(self.param)}\b", name, self.message)
+            self.param = name
 
 
 class InvalidValue(InvalidRequest):
