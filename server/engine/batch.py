@@ -29,7 +29,7 @@ def tokens_of(step: Step) -> Tensor:
             ids.append(request.outputs[row.start - len(request.prompt)])
         else:
             ids += row.tokens
-    return torch.tensor(ids)
+    return torch.from_numpy(np.array(ids, np.int64))
 
 
 @dataclass(frozen=True, slots=True)

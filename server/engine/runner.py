@@ -46,8 +46,11 @@ class ModelRunner:
 
     SPARE_PAGES: ClassVar[int] = 0  # behind those that are handed out
 
-    def __init__(self, model: Transformer, room: Room, vocab: int | None = None) -> None:
-        """vocab: how many of the logits have a token; the padding behind them is never drawn."""
+    def __init__(
+        self, model: Transformer, room: Room, vocab: int | None = None, *, weight_bytes: int | None = None
+    ) -> None:
+        """vocab: how many of the logits have a token; the padding behind them is never drawn. weight_bytes: bytes of one
+        weight where they are not kept in the model's type."""
         self.model, self.room = model, room
         self.vocab = min(model.architecture.vocab, vocab or model.architecture.vocab)
         self.dtype, self.device = model.embedding.weight.dtype, model.embedding.weight.device
@@ -62,7 +65,7 @@ class ModelRunner:
             MixtureShape(layer, moe.experts, moe.active, moe.router.capacity is not None)
             for layer, moe in model.architecture.mixtures
         )
-        self.costs = Costs.of(model.architecture, self.dtype.itemsize, self.dtype.itemsize)
+        self.costs = Costs.of(model.architecture, weight_bytes or self.dtype.itemsize, self.dtype.itemsize)
         self.memory: CacheGroup | None = None
         self._sources: PagedCache | None = None
         if model.architecture.encoder is not None:
@@ -81,14 +84,15 @@ class ModelRunner:
             ended = self._mark()
             logits = out.logits[:, : self.vocab]
             finite = torch.isfinite(logits.sum(-1))
-            whole = logits if not logits.is_cuda and bool(finite.all()) else logits.nan_to_num()
+            good = not logits.is_cuda and bool(finite.all())  # of a card this is asked below
+            whole = logits if good else logits.nan_to_num()
             picks = [pick for row in step.rows for pick in row.picks]
             asked = [_asked(pick) for pick in picks]
             drawn = self._sample(step, whole, picks, asked)
             # Up to here nothing has waited for a card.
             results = finite, drawn, Routed.of(out.routings)
             finite, drawn, routed = results if self.device.type == "cpu" else fetch(results)
-            failed = {} if bool(finite.all()) else _failures(step, (~finite).nonzero().flatten().tolist())
+            failed = {} if good or bool(finite.all()) else _failures(step, (~finite).nonzero().flatten().tolist())
             for index, failure in failed.items():
                 self._scrub(step, index, failure.position)
             tokens, logprobs = drawn.told(asked)

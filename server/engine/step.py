@@ -66,8 +66,11 @@ class Row(NamedTuple):
     @property
     def picks(self) -> list[Pick]:
         """One for each wanted position, in order."""
-        known, drafts = self.request.num_tokens - 1, self.drafts
-        return [Pick(self.request, position, drafts[: max(0, position - known)]) for position in self.wanted]
+        request, drafts = self.request, self.drafts
+        if not drafts:
+            return [Pick(request, position) for position in self.wanted]
+        known = request.num_tokens - 1
+        return [Pick(request, position, drafts[: max(0, position - known)]) for position in self.wanted]
 
 
 class Pick(NamedTuple):
