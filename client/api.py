@@ -153,6 +153,7 @@ class ModelCard:
     position: str = ""
     feed_forward: str = ""
     dtype: str = ""
+    weights: str = ""
     architecture: dict[str, Any] = field(default_factory=dict)
 
 

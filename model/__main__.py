@@ -23,6 +23,7 @@ from model.codec import architecture_from_dict
 from model.config import ConfigError
 from model.evaluation import bits_per_byte
 from model.inspect import inspect
+from model.kernels import passes
 from model.tokenizer import Tokenizer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -80,9 +81,14 @@ def evaluate(
     text: Annotated[Path, typer.Option(help="Stories as .jsonl or .jsonl.gz.", exists=True)],
     length: Annotated[int, typer.Option(help="Window in tokens; 0: the model's context.")] = 0,
     dtype: str = "float32",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="As `--weights int8` serves.")
+    ] = False,
 ) -> None:
     """Bits per byte of a text, as JSON."""
     model = native.load(checkpoint, getattr(torch, dtype))
+    if int8:
+        passes.apply(model.eval().requires_grad_(False), int8=True)
     tokens = corpus.tokenise(text, Tokenizer.load(checkpoint))
     quality = bits_per_byte(model, tokens, length or model.architecture.context)
     typer.echo(json.dumps({"bits_per_byte": quality, "tokens": len(tokens.ids) - 1, "bytes": tokens.text_bytes}))

@@ -21,7 +21,7 @@ from model.checkpoint.loading import load_any
 from model.codec import load_architecture
 from model.config import Architecture
 from model.initialise import random_model
-from model.kernels import passes
+from model.kernels import native, passes
 from model.limits import Limits
 from model.roofline import Machine
 from model.tokenizer import ByteTokenizer, Tokenizer
@@ -48,12 +48,17 @@ class TooLarge(ValueError):
     """A model of this size does not fit into this machine, or its cache not beside it."""
 
 
+class NoInt8(ValueError):
+    """Weights of 8 bits were asked for where no kernel reads them."""
+
+
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     """How models are built. `cache_tokens` None: what max_rows full contexts need, up to 65,536 tokens or 1 GiB; on a
-    card up to `cache_share` of the memory that is free beside the weights."""
+    card up to `cache_share` of the memory that is free beside the weights. int8: weights of linear layers in 8 bits."""
 
     dtype: str = "float32"
+    int8: bool = False
     device: str = "cpu"
     cache_share: float = 0.85
     cache_tokens: int | None = None
@@ -69,16 +74,18 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     """Build what SPEC names: a zoo model, a checkpoint folder (ours or Hugging Face's), org/name on the hub, an
     architecture file or a preset; each also as ID=… and with @DEVICE behind.
 
-    Raises UnknownModel, TooLarge, NoDevice, ConfigError or CheckpointError with a message for the operator.
+    Raises UnknownModel, TooLarge, NoInt8, NoDevice, ConfigError or CheckpointError with a message for the operator.
     """
     name, source = split_spec(spec)
     device = find_device(split_device(spec)[1] or options.device)
     model, tokenizer = _find(source, options)
     architecture = model.architecture
     _tell(name, architecture)
+    if options.int8 and (device.type != "cpu" or getattr(torch, options.dtype) not in native.linear_types()):
+        raise NoInt8(f"model {name!r}: weights=int8 needs a compiler and the vector units for {options.dtype} of a CPU")
     if device.type != "cpu":
         _send(model, name, device)
-    passes.apply(model)
+    passes.apply(model, int8=options.int8)
     roofs = _roofs(architecture, options) if options.measure_machine and device.type == "cpu" else None
     engine = Engine(
         name,
@@ -91,7 +98,15 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     counts = parameters(architecture)
     start = (min(tokenizer.eos_ids, default=0),) if architecture.encoder else ()
     return ServedModel(
-        name, architecture, tokenizer, engine, options.dtype, (counts.total, counts.active), start, roofs
+        name,
+        architecture,
+        tokenizer,
+        engine,
+        options.dtype,
+        (counts.total, counts.active),
+        start,
+        roofs,
+        "int8" if options.int8 else "whole",
     )
 
 
@@ -141,7 +156,7 @@ def _random(source: str, architecture: Architecture, options: BuildOptions) -> t
 def _runner(model: Transformer, name: str, vocab: int, options: BuildOptions) -> ModelRunner:
     if model.embedding.weight.device.type == "cpu":
         room = Room(_cache_tokens(model.architecture, options), options.max_rows, options.max_batch_tokens)
-        return ModelRunner(model, room, vocab)
+        return ModelRunner(model, room, vocab, weight_bytes=1 if options.int8 else None)
     runner = CardRunner(model, _card_room(model, name, options), vocab)
     with _progress(f"capturing {name}") as progress:
         for share in runner.capture():

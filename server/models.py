@@ -33,6 +33,7 @@ class ModelCard:
     position: str
     feed_forward: str
     dtype: str
+    weights: str
     architecture: dict[str, Any] = field(hash=False)
     card: dict[str, Any] = field(hash=False)  # what `dyno inspect --json` tells of it, the architecture left out
 
@@ -49,6 +50,7 @@ class ServedModel:
     parameters: tuple[int, int]
     answer_start: tuple[int, ...] = ()  # with an encoder: ids that every answer begins with; the prompt is its source
     roofs: Machine | None = None  # what this machine can do with a model of this size and type, where it was measured
+    weights: str = "whole"  # or int8: linear layers rounded to 8 bits
 
     @property
     def longest_source(self) -> int:
@@ -83,6 +85,7 @@ class ServedModel:
             position=position_words(self.architecture),
             feed_forward=feed_forward_words(self.architecture),
             dtype=self.dtype,
+            weights=self.weights,
             architecture=codec.architecture_to_dict(self.architecture),
             card={k: v for k, v in card(self.name, self.architecture, self.dtype).items() if k != "architecture"},
         )

@@ -5,9 +5,9 @@ a key head, positions, norms, routers, groups of experts, how many experts are a
 
 - width, vocabulary, context and heads to the scale's, never above the architecture's own;
 - feed-forwards and experts in proportion to the width, in multiples of 16 as large ones are (no architecture shall look
-  slower because its shrunk sizes do not suit the vector units); head dimensions, and the ranks of latent attention with them, so
-  that the smallest head has the scale's; windows, chunks and original contexts in proportion to the context, but not
-  below 16 positions;
+  slower because its shrunk sizes do not suit the vector units); head dimensions, and the ranks of latent attention
+  with them, so that the smallest head has the scale's; windows, chunks and original contexts in proportion to the
+  context, but not below 16 positions;
 - the stack to the scale's layers (an encoder and its decoder get half of them each), or to one repeat of each of its
   patterns where those are longer;
 - more experts than the scale's to the scale's.

@@ -1,5 +1,5 @@
-"""The thread that steps the engines, and its bridge to asyncio. With `stream`, the only file of the engine that knows of
-either.
+"""The thread that steps the engines, and its bridge to asyncio. With `stream`, the only file of the engine that knows
+of either.
 
 asyncio thread                          engine thread
   submit, cancel  ── commands ──▶  takes them in before a step

@@ -155,5 +155,6 @@ def model_message(card: ModelCard) -> pb.Model:
         feed_forward=card.feed_forward,
         architecture_json=orjson.dumps(card.architecture).decode(),
         dtype=card.dtype,
+        weights=card.weights,
         card_json=orjson.dumps(card.card).decode(),
     )

@@ -1722,6 +1722,7 @@ class Model(_message.Message):
     FEED_FORWARD_FIELD_NUMBER: _builtins.int
     ARCHITECTURE_JSON_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     CARD_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The name it is served under."""
@@ -1747,6 +1748,8 @@ class Model(_message.Message):
     """The whole architecture as JSON."""
     dtype: _builtins.str
     """Type the weights are served in: float32 or bfloat16."""
+    weights: _builtins.str
+    """How linear layers are kept: whole, or int8 (8 bits with one scale an output)."""
     card_json: _builtins.str
     """What `dyno inspect --json` tells: parameters by part, operations a token, a description in words; as JSON."""
     def __init__(
@@ -1764,11 +1767,12 @@ class Model(_message.Message):
         feed_forward: _builtins.str = ...,
         architecture_json: _builtins.str = ...,
         dtype: _builtins.str = ...,
+        weights: _builtins.str = ...,
         card_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_parameters", b"active_parameters", "architecture_json", b"architecture_json", "attention", b"attention", "cache_bytes_per_token", b"cache_bytes_per_token", "card_json", b"card_json", "chat", b"chat", "context", b"context", "dtype", b"dtype", "feed_forward", b"feed_forward", "id", b"id", "position", b"position", "total_parameters", b"total_parameters", "vocab", b"vocab"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_parameters", b"active_parameters", "architecture_json", b"architecture_json", "attention", b"attention", "cache_bytes_per_token", b"cache_bytes_per_token", "card_json", b"card_json", "chat", b"chat", "context", b"context", "dtype", b"dtype", "feed_forward", b"feed_forward", "id", b"id", "position", b"position", "total_parameters", b"total_parameters", "vocab", b"vocab", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
