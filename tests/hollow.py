@@ -3,7 +3,7 @@
     --forward-ms 25    what the hollow forward takes, in small operations of torch on --threads (1) threads
     --experts 8        16 mixture layers of so many experts, two active; 0 for a dense model
     --observer off     nobody hears of steps and requests
-    --tuning off       the interpreter and the allocator stay as they are by default
+    --tuning off       the interpreter stays as it is by default
     --switch-ms 5      how long a thread may keep the others waiting for the interpreter
 
 Everything else is the real server: engine, runner, batches, sampling, both transports. On SIGUSR1 it prints one line,
