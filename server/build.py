@@ -192,8 +192,9 @@ def _send(model: Transformer, name: str, device: torch.device) -> None:
 
 def _roofs(architecture: Architecture, options: BuildOptions) -> Machine | None:
     """What this machine can do for a model of this size; not knowing it costs the metrics and nothing else."""
+    size = 1 if options.int8 else BYTES[options.dtype]
     try:
-        roofs = Limits(brief=True).machine(parameters(architecture).total * BYTES[options.dtype], options.dtype)
+        roofs = Limits(brief=True).machine(parameters(architecture).total * size, options.dtype)
     except (RuntimeError, OSError, MemoryError) as error:
         log.warning("the machine was not measured", error=str(error))
         return None
