@@ -27,7 +27,7 @@ class Sampling:
 
     max_tokens 0 computes the prompt and nothing more. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off.
     `logprobs` None asks for none, n for the chosen token's and the n best; `prompt_logprobs` for those of the prompt's
-    tokens, all but the first. `seed` fixes the draw whatever the batch; the service fills it in when the user gives none.
+    tokens, all but the first. `seed` fixes the draw whatever the batch; the service fills it in when none is given.
     """
 
     max_tokens: int
