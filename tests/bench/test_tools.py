@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import __main__ as suite
 from tests.bench import curves, peers, processes
 from tests.bench.baseline import Baseline
 from tests.bench.closed import Case
@@ -46,6 +47,21 @@ def test_a_baseline_is_kept_by_name_and_unit(tmp_path: Path) -> None:
 def test_a_baseline_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     Baseline(tmp_path).path.write_text("{")
     assert Baseline(tmp_path).speed(Figure("a", 1.0, "ms")) is None
+
+
+def test_the_suite_compares_with_what_it_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = iter((10.0, 5.0))
+    figures = lambda quick: iter([Figure("an operation", next(values), "ms"), Figure("left out", 1.0, "ms")])  # noqa: E731
+    monkeypatch.setitem(suite.PARTS, "kernels", figures)
+    monkeypatch.setattr(suite, "end_orderly", lambda: None)  # this process is the tests'
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for flags in (["--save"], []):
+        monkeypatch.setattr(sys, "argv", ["bench", "--only", "kernels", "--match", "operation", *flags])
+        assert suite.main() == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("an operation"))
+    assert first.split()[2:5] == ["10.0", "ms", "0%"] and second.split()[2:5] == ["5.0", "ms", "2.00"]
 
 
 def test_prompts_of_two_seeds_share_nothing_but_what_is_asked_for() -> None:
