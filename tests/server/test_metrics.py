@@ -22,7 +22,7 @@ from tests.server.kit import ACTIVE, LAYERS, Harness
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CARD = ModelCard("m", 64, 257, 20, 10, 8, False, "latent", "rotary", "1 of 2 experts", "float32", {}, {})
+CARD = ModelCard("m", 64, 257, 20, 10, 8, False, "latent", "rotary", "1 of 2 experts", "float32", "whole", {}, {})
 NO_GAPS = Spread(0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
