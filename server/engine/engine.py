@@ -158,6 +158,7 @@ class Engine:
         """Nothing runs any more: every request that is left ends as failed, for the observer to know."""
         for entry in list(self._live.values()):
             self._guard(self._finish, entry, Answer(outcome=Outcome.ERROR, error=why), self._clock())
+        self._deltas.clear()
         self._guard(self._report, 0, self._ledger.tally(self._clock(), self._clock()))
 
     def reset_prefix_cache(self) -> None:

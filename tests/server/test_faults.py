@@ -118,6 +118,9 @@ async def test_a_dead_engine_is_told_to_everybody(transport: str) -> None:
         with pytest.raises(Refused) as refused:
             await caller.whole(prompt="abc")
         assert (refused.value.kind, refused.value.code) == ("unavailable", "engine_down")
+        await server.settled()  # and every request is told to have ended
+        assert await server.total("dyno_requests_total", model="fake", outcome="error") == 2
+        assert await server.total("dyno_requests_total", model="fake", outcome="rejected") == 1
 
 
 @pytest.mark.parametrize("error", [RuntimeError, DeviceLost])
