@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from tests.server.doors import Authority
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -252,3 +254,20 @@ async def test_certificates_that_cannot_be_used_are_one_clear_line(tmp_path: Pat
     flags = ("--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem"))
     code, told = await real("--model", "x", "--port", "0", "--grpc-port", "0", *flags)
     assert code == 1 and told == f"dyno serve: certificate file {tmp_path / 'cert.pem'}: No such file or directory\n"
+
+
+async def test_handshakes_that_fail_write_nothing(tmp_path: Path) -> None:
+    own = Authority(tmp_path).issue("server")
+    process = await launch("--model", "fake", "--tls-cert", str(own.cert), "--tls-key", str(own.key))
+    assert process.stdout is not None
+    line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+    for port in re.findall(r":(\d+)", line):
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+            writer.write(b"\x16\x03\x01\x00\x04nope")
+            with contextlib.suppress(ConnectionError):
+                await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+    process.send_signal(signal.SIGTERM)
+    code, told = await complaint(process)
+    assert code == 0 and "ssl" not in told.lower() and "handshake" not in told.lower(), told
