@@ -14,6 +14,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.yml"
+CARD = ROOT / "docker-compose.cuda.yml"
+SERVERS = {"dense": "tales-dense", "moe": "tales-moe"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,9 @@ def exec_form(argument: str) -> list[str]:
     return words
 
 
-def compose() -> dict[str, Any]:
-    """The compose file with its variables at their defaults."""
-    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", COMPOSE.read_text())
+def compose(path: Path = COMPOSE) -> dict[str, Any]:
+    """A compose file with its variables at their defaults."""
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", path.read_text())
     project: dict[str, Any] = yaml.safe_load(text)
     return project
 

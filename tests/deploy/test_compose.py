@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
+from typer.main import get_command
 
+from client.cli import app
 from tests.deploy import artifacts
-from tests.deploy.artifacts import COMPOSE, ROOT
+from tests.deploy.artifacts import CARD, COMPOSE, ROOT
 
 SERVICES = sorted(artifacts.services())
 
 
-def test_the_compose_schema_accepts_it() -> None:
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+@pytest.mark.parametrize("path", [COMPOSE, CARD], ids=lambda path: path.name)
+def test_the_compose_schema_accepts_it(path: Path) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
     verdict = subprocess.run(command, capture_output=True, text=True, check=False)
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr
 
@@ -69,30 +73,104 @@ def test_a_foreign_image_has_a_version_and_room_for_a_digest(name: str) -> None:
     assert re.fullmatch(r"[\w./-]+:v?\d+(\.\d+)+\$\{[A-Z]+_DIGEST:-\}", written)
 
 
-def test_published_ports_are_those_that_the_image_exposes() -> None:
+@pytest.mark.parametrize("name", artifacts.SERVERS)
+def test_published_ports_are_those_that_the_image_exposes(name: str) -> None:
     exposed = artifacts.stages()["server"].last("EXPOSE").split()
-    assert [port.split(":")[-1] for port in artifacts.services()["dyno"]["ports"]] == exposed
+    assert [port.split(":")[-1] for port in artifacts.services()[name]["ports"]] == exposed
 
 
-def test_what_the_image_writes_to_outlives_a_read_only_root() -> None:
-    image, service = artifacts.stages()["server"], artifacts.services()["dyno"]
+def test_no_port_of_this_machine_is_taken_twice() -> None:
+    ports = [port.split(":")[1] for service in artifacts.services().values() for port in service.get("ports", [])]
+    assert len(ports) == len(set(ports)) == 6
+
+
+@pytest.mark.parametrize("name", artifacts.SERVERS)
+def test_what_the_image_writes_to_outlives_a_read_only_root(name: str) -> None:
+    image, service = artifacts.stages()["server"], artifacts.services()[name]
     kept = [volume.split(":")[1] for volume in service["volumes"]]
     assert [image.last("VOLUME")] == kept == [image.environment()["XDG_CACHE_HOME"]]
     assert [mount.split(":")[0] for mount in service["tmpfs"]] == [image.last("WORKDIR")]
 
 
-def test_prometheus_scrapes_the_server_where_it_serves_metrics() -> None:
+def test_the_architectures_differ_in_nothing_but_the_model() -> None:
+    own = {"command", "ports", "volumes"}
+    dense, moe = ({k: v for k, v in artifacts.services()[name].items() if k not in own} for name in artifacts.SERVERS)
+    assert dense == moe
+    loads = [artifacts.services()[f"load-{name}"]["command"] for name in artifacts.SERVERS]
+    assert [word for word in loads[0] if word not in loads[1]] == ["--target=http://dense:8000"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_nobody_special(name: str) -> None:
+    user, _, _ = artifacts.services()[name]["user"].partition(":")
+    assert int(user) > 0
+    if "build" in artifacts.services()[name]:
+        target = artifacts.services()[name]["build"]["target"]
+        assert artifacts.services()[name]["user"] == artifacts.stages()[target].last("USER")
+
+
+def test_there_is_no_secret_in_the_files() -> None:
+    project = artifacts.compose()
+    (secret,) = project["secrets"].values()
+    assert (ROOT / secret["file"]).read_bytes() == b""
+    given = [pair for service in project["services"].values() for pair in service.get("environment", {}).items()]
+    assert [pair for pair in given if re.search("KEY|PASSWORD|TOKEN|SECRET", pair[0]) and pair[1]] == []
+
+
+@pytest.mark.parametrize("name", [f"load-{name}" for name in artifacts.SERVERS])
+def test_the_load_is_one_that_the_client_understands_and_prepares_in_time(name: str) -> None:
+    program, *words = artifacts.services()[name]["command"]
+    command = get_command(app).commands[program]  # type: ignore[attr-defined]
+    given = command.make_context(program, list(words)).params
+    assert given["target"] == f"http://{name.removeprefix('load-')}:8000"
+    assert given["requests"] >= given["rate"] * given["seconds"], "the load would end before its time"
+
+
+def test_the_card_is_given_to_both_and_named_as_the_server_names_it() -> None:
+    over = artifacts.compose(artifacts.CARD)["services"]
+    assert over.keys() == artifacts.SERVERS.keys()
+    for service in over.values():
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        assert service["build"]["args"].keys() <= {
+            line.partition("=")[0] for stage in artifacts.stages().values() for line in stage.all("ARG")
+        }
+    shares = [float(service["environment"]["DYNO_CACHE_SHARE"]) for service in over.values()]
+    assert sum(shares) < 1
+
+
+def test_prometheus_scrapes_the_servers_where_they_serve_metrics() -> None:
     settings = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     job = next(job for job in settings["scrape_configs"] if job["job_name"] == "dyno")
     port = artifacts.stages()["server"].environment()["DYNO_PORT"]
-    assert job["static_configs"] == [{"targets": [f"dyno:{port}"]}]
+    assert job["static_configs"] == [{"targets": [f"{name}:{port}" for name in artifacts.SERVERS]}]
     assert job["metrics_path"] == "/metrics"
+    assert (
+        job["authorization"]["credentials_file"] == f"/run/secrets/{artifacts.services()['prometheus']['secrets'][0]}"
+    )
 
 
-def test_prometheus_reads_the_file_that_is_mounted() -> None:
+def test_prometheus_reads_the_files_that_are_mounted() -> None:
     prometheus = artifacts.services()["prometheus"]
     source, target, _ = prometheus["volumes"][0].split(":")
     (flag,) = (word for word in prometheus["command"] if word.startswith("--config.file="))
     mounted = flag.removeprefix("--config.file=")
     assert mounted.startswith(target + "/")
-    assert (ROOT / source / mounted.removeprefix(target + "/")).is_file()
+    settings = yaml.safe_load((ROOT / source / mounted.removeprefix(target + "/")).read_text())
+    assert {path.name for rule in settings["rule_files"] for path in (ROOT / source).glob(rule)} == {
+        "alerts.yml",
+        "recording.yml",
+    }
+
+
+def test_grafana_finds_its_source_and_its_dashboards() -> None:
+    grafana = artifacts.services()["grafana"]
+    mounts = {target: ROOT / source for source, target, *rest in (v.split(":") for v in grafana["volumes"]) if rest}
+    provisioning = mounts[grafana["environment"]["GF_PATHS_PROVISIONING"]]
+    (provider,) = yaml.safe_load((provisioning / "dashboards/dyno.yml").read_text())["providers"]
+    assert provider["options"]["path"] in mounts
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (mounts[str(home.parent)] / home.name).is_file()
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert source["uid"] == "prometheus"

@@ -12,9 +12,9 @@ from server.config import PREFIX, Settings
 from tests.deploy import artifacts
 
 
-def variables() -> dict[str, str]:
+def variables(name: str = "dense") -> dict[str, str]:
     """What the server finds in its environment under compose."""
-    service = artifacts.services()["dyno"]
+    service = artifacts.services()[name]
     return artifacts.stages()["server"].environment() | {k: str(v) for k, v in service["environment"].items()}
 
 
@@ -32,16 +32,17 @@ def test_no_variable_is_unknown_to_the_server() -> None:
     assert config.unknown_variables(ours) == []
 
 
-def test_the_server_starts_with_what_compose_gives_it() -> None:
-    settings = load(artifacts.services()["dyno"]["command"])
-    assert settings.model == ("tales-dense", "tales-moe")
+@pytest.mark.parametrize(("name", "model"), artifacts.SERVERS.items())
+def test_the_server_starts_with_what_compose_gives_it(name: str, model: str) -> None:
+    settings = load(artifacts.services()[name]["command"])
+    assert settings.model == (model,)
     assert settings.host == "0.0.0.0"
-    assert settings.threads == int(artifacts.services()["dyno"]["cpus"])
+    assert settings.threads == int(artifacts.services()[name]["cpus"])
     assert [settings.port, settings.grpc_port] == [int(p) for p in artifacts.stages()["server"].last("EXPOSE").split()]
 
 
 def test_compose_serves_everybody_on_this_machine_until_there_are_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = artifacts.services()["dyno"]["command"]
+    command = artifacts.services()["dense"]["command"]
     assert not load(command).asks_for_keys and load(command).allow_unauthenticated
     given = variables() | {"DYNO_API_KEYS": "a:inference:0123456789abcdef"}
     monkeypatch.setattr(f"{__name__}.variables", lambda: given)
@@ -51,7 +52,7 @@ def test_compose_serves_everybody_on_this_machine_until_there_are_keys(monkeypat
 def test_the_models_that_are_served_ship_with_dyno() -> None:
     image = artifacts.exec_form(artifacts.stages()["server"].last("CMD"))
     (made,) = re.findall(r"^MODELS := (.*)$", (artifacts.ROOT / "Makefile").read_text(), re.MULTILINE)
-    named = {*artifacts.services()["dyno"]["command"], *image, *made.split()} - {"--model"}
+    named = {*artifacts.SERVERS.values(), *image, *made.split()} - {"--model"}
     assert named <= set(zoo.names())
 
 
@@ -69,5 +70,14 @@ def test_the_defaults_of_the_image_are_those_of_the_server() -> None:
 
 
 def test_compose_waits_longer_than_the_server_drains() -> None:
-    settings = load(artifacts.services()["dyno"]["command"])
-    assert artifacts.seconds(artifacts.services()["dyno"]["stop_grace_period"]) >= settings.drain_seconds + 5
+    settings = load(artifacts.services()["dense"]["command"])
+    assert artifacts.seconds(artifacts.services()["dense"]["stop_grace_period"]) >= settings.drain_seconds + 5
+
+
+def test_the_server_starts_on_a_card_with_what_compose_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = artifacts.compose(artifacts.CARD)["services"]["dense"]["environment"]
+    given = variables() | {name: str(value) for name, value in over.items()}
+    assert config.unknown_variables({k: v for k, v in given.items() if k.startswith(PREFIX)}) == []
+    monkeypatch.setattr(f"{__name__}.variables", lambda: given)
+    settings = load(artifacts.services()["dense"]["command"])
+    assert (settings.device, settings.dtype, settings.cache_share) == ("cuda", "bfloat16", 0.4)
