@@ -2,25 +2,26 @@
 
 A request is compared with itself on the other architecture, so that how hard it is cancels out. Rounds differ by more
 than chance (another program, a warmer processor), so the bootstrap draws whole rounds first and requests within them
-second: an interval from requests alone would be sure of differences that are the machine's.
+second: an interval from requests alone would be sure of differences that are the machine's. With few rounds a bootstrap
+is too narrow; client/compare/bootstrap.py widens it. `python -m client.compare.coverage` shows how often it holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import exp, nan
 
 import numpy as np
-import numpy.typing as npt
 
+from client.compare.bootstrap import DRAWS, Floats, Interval, interval
 from client.compare.experiment import SURE_ROUNDS
+from client.compare.ranks import holm, signed_rank_p
+from client.compare.student import quantile
 from client.load.record import Record
 
-Floats = npt.NDArray[np.float64]
-
-_DRAWS = 2000
-_LEVEL = 0.95
-_VALUES_AT_ONCE = 1 << 20  # of the bootstrap, to bound its memory
+LEVEL = 0.95
+POWER = 0.8
 _NEGLIGIBLE = 0.001  # a ratio as close to 1 as this is below what clocks and schedulers can carry
 
 # What is compared, each a number of one request of which less is better.
@@ -29,17 +30,6 @@ METRICS: dict[str, Callable[[Record], float | None]] = {
     "per_token": lambda record: record.per_token,
     "total": lambda record: record.total,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A bootstrap interval of 95 %."""
-
-    low: float
-    high: float
-
-    def without(self, value: float) -> bool:
-        return value < self.low or value > self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +44,26 @@ class Difference:
     difference_interval: Interval
     ratio: float
     ratio_interval: Interval
+    error: float = nan  # standard error of the ratio's logarithm
+    probability: float = 1.0  # of the rank test, alone
+    adjusted: float = 1.0  # the same, corrected for every comparison of the report
+    smallest: float = nan  # the least change of the ratio that this run would have shown four times out of five
+
+    @property
+    def shown(self) -> bool:
+        """Whether interval and corrected rank test agree that there is a difference larger than clocks can carry."""
+        apart = self.ratio_interval.without(1.0) and abs(self.ratio - 1) > _NEGLIGIBLE
+        return self.pairs > 0 and self.rounds >= 2 and apart
 
     @property
     def verdict(self) -> str:
-        """In words. With few rounds an interval that leaves 1 out may still be luck, and the verdict only leans."""
-        shown = self.ratio_interval.without(1.0) and abs(self.ratio - 1) > _NEGLIGIBLE
-        if not self.pairs or self.rounds < 2 or not shown:
+        """In words. With few rounds the rank test has no say yet, and the verdict only leans."""
+        if not self.shown:
             return "no difference shown"
         word = "faster" if self.ratio < 1 else "slower"
-        return word if self.rounds >= SURE_ROUNDS else f"seems {word}"
+        if self.rounds < SURE_ROUNDS:
+            return f"seems {word}"
+        return word if self.adjusted < 1 - LEVEL else "no difference shown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +83,16 @@ def pair(metric: str, baseline: Sequence[Record], other: Sequence[Record]) -> Ro
     return Round(np.array([left[row] for row in rows]), np.array([right[row] for row in rows]))
 
 
-def compare(metric: str, rounds: Sequence[Round], seed: int = 0, draws: int = _DRAWS) -> Difference:
-    """The difference over all rounds; NaN throughout where nothing was paired."""
+def compare(metric: str, rounds: Sequence[Round], seed: int = 0, draws: int = DRAWS) -> Difference:
+    """The difference over all rounds, as if it were the only one asked for; NaN throughout where nothing was paired."""
     kept = [one for one in rounds if len(one.baseline)]
     if not kept:
-        nan = float("nan")
         return Difference(metric, 0, 0, nan, Interval(nan, nan), nan, Interval(nan, nan))
     differences = [one.other - one.baseline for one in kept]
     logs = [np.log(one.other / one.baseline) for one in kept]
-    apart, factor = _interval(differences, seed, draws), _interval(logs, seed, draws)
-    return Difference(
+    apart, _ = interval(differences, 0.5, LEVEL, seed, draws)
+    factor, error = interval(logs, 0.5, LEVEL, seed, draws)
+    alone = Difference(
         metric=metric,
         pairs=sum(len(one) for one in logs),
         rounds=len(kept),
@@ -99,32 +100,24 @@ def compare(metric: str, rounds: Sequence[Round], seed: int = 0, draws: int = _D
         difference_interval=apart,
         ratio=float(np.exp(np.median(np.concatenate(logs)))),
         ratio_interval=Interval(float(np.exp(factor.low)), float(np.exp(factor.high))),
+        error=error,
+        probability=signed_rank_p(logs),
+    )
+    return corrected([alone])[0]
+
+
+def corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:
+    """The same differences, each knowing that the others were asked for as well (Holm's correction)."""
+    asked = [i for i, one in enumerate(differences) if one.rounds >= 2]
+    adjusted = dict(zip(asked, holm([differences[i].probability for i in asked]), strict=True))
+    return tuple(
+        replace(one, adjusted=adjusted[i], smallest=_smallest(one, len(asked))) if i in adjusted else one
+        for i, one in enumerate(differences)
     )
 
 
-def _interval(rounds: Sequence[Floats], seed: int, draws: int) -> Interval:
-    """Of the median over all rounds."""
-    tail = (1 - _LEVEL) / 2
-    low, high = np.quantile(_medians(rounds, seed, draws), (tail, 1 - tail))
-    return Interval(float(low), float(high))
-
-
-def _medians(rounds: Sequence[Floats], seed: int, draws: int) -> Floats:
-    """(draws,) medians, each of as many rounds as there are, drawn anew, and of as many values within each."""
-    rng = np.random.default_rng(seed)
-    sizes = np.array([len(one) for one in rounds])
-    table = np.full((len(rounds), sizes.max()), np.nan)  # one row a round, NaN where it is shorter than the longest
-    for row, one in zip(table, rounds, strict=True):
-        row[: len(one)] = one
-    at_once = max(1, _VALUES_AT_ONCE // table.size)
-    parts = [_drawn(table, sizes, min(at_once, draws - done), rng) for done in range(0, draws, at_once)]
-    return np.concatenate(parts)
-
-
-def _drawn(table: Floats, sizes: npt.NDArray[np.int64], draws: int, rng: np.random.Generator) -> Floats:
-    """(draws,) medians of redrawn tables (rounds, values)."""
-    count, longest = table.shape
-    chosen = rng.integers(count, size=(draws, count, 1))
-    values = (rng.random((draws, count, longest)) * sizes[chosen]).astype(np.int64)
-    picked = np.where(np.arange(longest) < sizes[chosen], table[chosen, values], np.nan).reshape(draws, -1)
-    return np.nanmedian(picked, axis=1) if (sizes < longest).any() else np.median(picked, axis=1)
+def _smallest(one: Difference, comparisons: int) -> float:
+    """The least ratio above 1 that is found with a probability of POWER, the level shared among the comparisons."""
+    freedom = one.rounds - 1
+    needed = quantile((1 - LEVEL) / 2 / comparisons, freedom) + quantile(1 - POWER, freedom)
+    return exp(min(needed * one.error, 700.0))

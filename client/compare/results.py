@@ -8,10 +8,11 @@ from typing import Any
 
 from client.api import ModelCard
 from client.compare.experiment import SURE_ROUNDS, Experiment
-from client.compare.paired import METRICS, Difference, compare, pair
+from client.compare.paired import METRICS, Difference, compare, corrected, pair
 from client.compare.schedule import Cell
 from client.load.arrivals import describe
-from client.load.record import Record, Run, record_to_json, warnings
+from client.load.judgement import warnings
+from client.load.record import Record, Run, record_to_json
 from client.load.statistics import Summary, summarise
 
 SCHEMA = "dyno.compare/1"
@@ -55,8 +56,14 @@ def conclude(results: Results) -> Findings:
     experiment = results.experiment
     grid = [(a, level) for level in range(len(experiment.levels)) for a in range(len(experiment.architectures))]
     summaries = {place: _summary(results, *place) for place in grid}
-    differences = {place: _differences(results, *place) for place in grid if place[0] > 0}
-    return Findings(results, summaries, differences)
+    return Findings(results, summaries, _corrected({p: _differences(results, *p) for p in grid if p[0] > 0}))
+
+
+def _corrected(found: dict[tuple[int, int], tuple[Difference, ...]]) -> dict[tuple[int, int], tuple[Difference, ...]]:
+    """Every comparison of the report counts in the correction."""
+    flat = corrected([one for some in found.values() for one in some])
+    each = iter(flat)
+    return {place: tuple(next(each) for _ in some) for place, some in found.items()}
 
 
 def _summary(results: Results, architecture: int, level: int) -> Summary:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.api import ModelCard
-from client.compare.paired import Difference, Interval
+from client.compare.bootstrap import Interval
+from client.compare.paired import Difference
 from client.compare.results import Findings, Results
 from client.load.arrivals import describe
 from client.load.statistics import Summary

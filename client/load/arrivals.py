@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -41,6 +42,17 @@ class Gamma:
 
 
 @dataclass(frozen=True, slots=True)
+class Ramp:
+    """A rate that grows evenly from `rate` to `until` over the run (or falls to it), without chance."""
+
+    rate: float
+    until: float
+
+    def __post_init__(self) -> None:
+        _positive(rate=self.rate, until=self.until)
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """So many users, each sending its next request when the last is answered: the server sets the pace."""
 
@@ -61,15 +73,19 @@ class Kind(StrEnum):
     POISSON = "poisson"
     CONSTANT = "constant"
     GAMMA = "gamma"
+    RAMP = "ramp"
 
-    def at(self, rate: float, shape: float = 1.0) -> Constant | Poisson | Gamma:
-        """The law at a rate; only gamma has a shape. Raises ValueError."""
+    def at(self, rate: float, shape: float = 1.0, until: float = 0.0) -> Open:
+        """The law at a rate; only gamma has a shape, only a ramp a last rate. Raises ValueError."""
         if self is Kind.GAMMA:
             return Gamma(rate, shape)
+        if self is Kind.RAMP:
+            return Ramp(rate, until)
         return Poisson(rate) if self is Kind.POISSON else Constant(rate)
 
 
-Drawn: TypeAlias = Constant | Poisson | Gamma | Closed
+Open: TypeAlias = Constant | Poisson | Gamma | Ramp
+Drawn: TypeAlias = Open | Closed
 Arrivals: TypeAlias = Drawn | Recorded
 
 
@@ -81,6 +97,8 @@ def offsets(arrivals: Drawn, count: int, seed: int | tuple[int, ...]) -> tuple[f
     """
     if isinstance(arrivals, Closed) or count < 2:
         return (0.0,) * count
+    if isinstance(arrivals, Ramp):
+        return _ramp(arrivals, count)
     gaps = _gaps(arrivals, count - 1, np.random.default_rng(seed))
     gaps *= (count - 1) / arrivals.rate / gaps.sum()
     return (0.0, *(round(float(t), 9) for t in np.cumsum(gaps)))
@@ -97,6 +115,32 @@ def _gaps(arrivals: Constant | Poisson | Gamma, count: int, rng: np.random.Gener
             return rng.gamma(shape, size=count)
 
 
+def _ramp(ramp: Ramp, count: int) -> tuple[float, ...]:
+    """Where the integral of the rate, a parabola, passes 0, 1, 2, …; the last request comes at the last rate."""
+    first, last = ramp.rate, ramp.until
+    seconds = 2 * (count - 1) / (first + last)
+    bend = (last - first) / seconds
+    # The root of bend / 2 t² + first t = k, in the form that also holds where bend is 0.
+    roots = (2 * k / (first + (max(0.0, first * first + 2 * bend * k)) ** 0.5) for k in range(count))
+    return tuple(round(t, 9) for t in roots)
+
+
+def to_json(arrivals: Arrivals) -> dict[str, Any]:
+    """{"kind": …} and the numbers of the law; `from_json` reads it."""
+    return {"kind": type(arrivals).__name__.lower(), **asdict(arrivals)}
+
+
+def from_json(data: Mapping[str, Any]) -> Arrivals:
+    """What `to_json` wrote. Raises KeyError and TypeError where it is not one."""
+    numbers = {name: value for name, value in data.items() if name != "kind"}
+    return _KINDS[data["kind"]](**numbers)
+
+
+_KINDS: dict[str, Callable[..., Arrivals]] = {
+    kind.__name__.lower(): kind for kind in (Constant, Poisson, Gamma, Ramp, Closed, Recorded)
+}
+
+
 def describe(arrivals: Arrivals) -> str:
     """In a few words, for tables."""
     match arrivals:
@@ -106,6 +150,8 @@ def describe(arrivals: Arrivals) -> str:
             return f"{rate:g}/s, Poisson"
         case Gamma(rate, shape):
             return f"{rate:g}/s, gamma of shape {shape:g}"
+        case Ramp(rate, until):
+            return f"{rate:g}/s growing to {until:g}/s"
         case Closed(concurrency):
             return f"{concurrency} at a time"
         case Recorded():

@@ -41,9 +41,9 @@ def _rotated(text: str, words: int) -> str:
     return " ".join(parts[cut:] + parts[:cut])
 
 
-def cut(ids: Sequence[Sequence[int]], length: int) -> tuple[tuple[int, ...], ...]:
-    """Each prompt cut to `length` tokens; one that is too short goes on with the next ones' tokens."""
-    return tuple(_continued(ids, i, length) for i in range(len(ids)))
+def cut(ids: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Each prompt cut to its length; one that is too short goes on with the next ones' tokens."""
+    return tuple(_continued(ids, i, length) for i, length in zip(range(len(ids)), lengths, strict=True))
 
 
 def _continued(ids: Sequence[Sequence[int]], start: int, length: int) -> tuple[int, ...]:

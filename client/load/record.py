@@ -29,10 +29,11 @@ class Record:
     end: float
     facts: Facts | None = None
     error: str = ""
+    cancelled: bool = False  # the user of the trace left before the end
 
     @property
     def ok(self) -> bool:
-        return not self.error
+        return not self.error and not self.cancelled
 
     @property
     def lag(self) -> float:
@@ -87,6 +88,7 @@ def record_to_json(record: Record) -> dict[str, Any]:
         "end": round(record.end, 6),
         "facts": None if record.facts is None else facts_to_json(record.facts),
         "error": record.error,
+        "cancelled": record.cancelled,
     }
 
 
@@ -94,18 +96,4 @@ def record_from_json(data: Mapping[str, Any]) -> Record:
     """What `record_to_json` wrote. Raises KeyError where it is not one."""
     facts = None if data["facts"] is None else facts_from_json(data["facts"])
     copied = {name: data[name] for name in ("row", "intended", "sent", "end", "error")}
-    return Record(arrivals=tuple(data["arrivals"]), facts=facts, **copied)
-
-
-def warnings(run: Run) -> tuple[str, ...]:
-    """What a reader must know before believing the run; empty when all is well."""
-    found = []
-    lags = sorted(r.lag for r in run.records)
-    firsts = sorted(r.first_token for r in run.records if r.first_token is not None)
-    if run.interrupted:
-        found.append("the run was stopped before every request was answered")
-    if firsts and lags[int(0.99 * (len(lags) - 1))] > max(0.002, 0.01 * firsts[len(firsts) // 2]):
-        found.append("the client sent late (99th percentile of the lag above 2 ms and 1 % of the time to first token)")
-    if run.seconds > 1 and run.client_cpu > 0.9 * run.seconds:
-        found.append("the client used a whole core: it, not the server, may have set the pace")
-    return tuple(found)
+    return Record(arrivals=tuple(data["arrivals"]), facts=facts, cancelled=data.get("cancelled", False), **copied)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from client.load.arrivals import Closed, describe
-from client.load.record import Run, warnings
+from client.load.arrivals import Closed, describe, to_json
+from client.load.intervals import quantile_interval
+from client.load.judgement import client_bound, warnings
+from client.load.record import Run
 from client.load.statistics import Summary
+from client.load.steady import settled_after
 from client.units import milliseconds, percent, plain
 
 SCHEMA = "dyno.load/1"
@@ -19,20 +23,39 @@ SCHEMA = "dyno.load/1"
 
 def document(run: Run, summary: Summary) -> dict[str, Any]:
     """The run as JSON values; seconds throughout, and null where there was nothing to measure."""
-    kind = type(run.arrivals).__name__.lower()
     return {
         "schema": SCHEMA,
         "target": run.target,
         "model": run.model,
         "started": run.started,
-        "arrivals": {"kind": kind, **asdict(run.arrivals)},
+        "arrivals": to_json(run.arrivals),
         "trace": run.trace_hash,
         "interrupted": run.interrupted,
         "warnings": list(warnings(run)),
         "client_cpu_seconds": run.client_cpu,
+        "client_bound": client_bound(run),
+        "settled_after": settled_after(run.records),
+        "intervals": intervals(run),
         "summary": asdict(summary),
         "errors": errors(run),
     }
+
+
+def intervals(run: Run) -> dict[str, dict[str, list[float | None]]]:
+    """Of every percentile of the times that each request has one of: 95 % intervals, null where nothing bounds them."""
+    good = [r for r in run.records if r.ok]
+    values = {
+        "first_token": [r.first_token for r in good if r.first_token is not None],
+        "per_token": [r.per_token for r in good if r.per_token is not None],
+        "total": [r.total for r in good],
+    }
+    return {
+        name: {word: [e if isfinite(e) else None for e in quantile_interval(one, q)] for word, q in _QUANTILES.items()}
+        for name, one in values.items()
+    }
+
+
+_QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
 def errors(run: Run) -> dict[str, int]:
@@ -46,7 +69,7 @@ def errors(run: Run) -> dict[str, int]:
 
 def view(run: Run, summary: Summary) -> RenderableType:
     """The run as a screen: rates, the table of latencies, warnings and errors."""
-    parts: list[RenderableType] = [_rates(run, summary), _latencies(summary)]
+    parts: list[RenderableType] = [_rates(run, summary), _latencies(summary, intervals(run)), Text(_settling(run))]
     if summary.entropy == summary.entropy:  # not NaN: there are experts
         parts.append(Text(f"routing: entropy {summary.entropy:.2f}, busiest over mean {summary.imbalance:.2f}"))
     parts += [Text(f"note: {warning}", style="yellow") for warning in warnings(run)]
@@ -67,17 +90,31 @@ def _rates(run: Run, summary: Summary) -> Text:
     return Text("\n".join(lines))
 
 
-def _latencies(summary: Summary) -> Table:
+def _settling(run: Run) -> str:
+    after = settled_after(run.records)
+    if after is None:
+        return "steady state: not shown (fewer than 40 requests, or the times never settled)"
+    return "steady from the first request" if after == 0 else f"steady after the first {after} requests"
+
+
+def _latencies(summary: Summary, bounds: dict[str, dict[str, list[float | None]]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("milliseconds")
     for name in ("mean", "p50", "p90", "p95", "p99", "max"):
         table.add_column(name, justify="right")
     rows = (
-        ("time to first token", summary.first_token),
-        ("inter-token", summary.inter_token),
-        ("per output token", summary.per_token),
-        ("end to end", summary.total),
+        ("time to first token", "first_token", summary.first_token),
+        ("inter-token", "", summary.inter_token),
+        ("per output token", "per_token", summary.per_token),
+        ("end to end", "total", summary.total),
     )
-    for name, d in rows:
+    for name, key, d in rows:
         table.add_row(name, *map(milliseconds, (d.mean, d.p50, d.p90, d.p95, d.p99, d.maximum)))
+        if key and d.count:
+            told = (_between(*bounds[key][word]) for word in _QUANTILES)
+            table.add_row("  95 % interval", "", *told, "", style="dim")
     return table
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return f"{milliseconds(low)}…{milliseconds(high)}"

@@ -123,15 +123,18 @@ class _Runner:
         """One request, to its end; recorded unless the run is stopped under it."""
         sent = self._now()
         arrivals: list[float] = []
-        facts, error = None, ""
+        facts, error, left = None, "", False
+        limit = self._load.bounds.request_seconds
+        leaves = row.cancel_after is not None and row.cancel_after < limit
         try:
-            async with asyncio.timeout(self._load.bounds.request_seconds):
+            async with asyncio.timeout(row.cancel_after if leaves else limit):
                 facts = await self._receive(row, arrivals)
         except TimeoutError:
-            error = f"no whole answer within {self._load.bounds.request_seconds:g} s"
+            left = leaves
+            error = "" if leaves else f"no whole answer within {limit:g} s"
         except ClientError as failure:
             error = failure.message
-        record = Record(index, intended, sent, tuple(arrivals), self._now(), facts, error)
+        record = Record(index, intended, sent, tuple(arrivals), self._now(), facts, error, left)
         self._records.append(record)
         self._on_record(record)
 

@@ -67,6 +67,7 @@ class Summary:
     requests: int
     completed: int
     errors: int
+    cancelled: int  # left on purpose, as the trace said; neither completed nor errors
     seconds: float
     request_rate: float
     output_tokens: int
@@ -94,7 +95,8 @@ def summarise(records: Sequence[Record], seconds: float, objective: Objective | 
     return Summary(
         requests=len(records),
         completed=len(good),
-        errors=len(records) - len(good),
+        errors=sum(bool(r.error) for r in records),
+        cancelled=sum(r.cancelled for r in records),
         seconds=seconds,
         request_rate=len(good) / span,
         output_tokens=output_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TraceRow:
-    """One request. `offset` is seconds from the start; with `ignore_eos` every answer has exactly max_tokens tokens."""
+    """One request. `offset` is seconds from the start; with `ignore_eos` every answer has exactly max_tokens tokens.
+
+    A user who leaves closes the stream `cancel_after` seconds after sending; `tenant` is the server's `user`.
+    """
 
     offset: float
     prompt: str | tuple[int, ...]
@@ -30,13 +33,22 @@ class TraceRow:
     seed: int = 0
     temperature: float = 0.0
     ignore_eos: bool = True
+    tenant: str = ""
+    cancel_after: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
 
     def request(self, model: str, routing: RoutingDetail | None = RoutingDetail.LAYERS) -> GenerateRequest:
         """What is sent for this row."""
         sampling = Sampling(
-            max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed, ignore_eos=self.ignore_eos
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=self.seed,
+            ignore_eos=self.ignore_eos,
         )
-        return GenerateRequest(self.prompt, model, sampling, routing=routing)
+        return GenerateRequest(self.prompt, model, sampling, routing=routing, user=self.tenant)
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class Trace:
     def timed(self, offsets: Iterable[float]) -> Trace:
         """The same requests at other instants."""
         timed = zip(offsets, self.rows, strict=True)
-        return Trace(tuple(TraceRow(o, r.prompt, r.max_tokens, r.seed, r.temperature, r.ignore_eos) for o, r in timed))
+        return Trace(tuple(replace(row, offset=offset) for offset, row in timed))
 
     def write(self, path: Path) -> None:
         """One JSON object a line, after a first line that names the format."""
@@ -101,6 +113,20 @@ def _row(data: dict[str, Any], number: int) -> TraceRow:
     if not isinstance(prompt, str | tuple) or not prompt:
         raise TraceError(f"line {number} has no prompt")
     try:
-        return TraceRow(**data)
+        row = TraceRow(**data)
     except TypeError as error:
         raise TraceError(f"line {number}: {error}") from error
+    _check(row, number)
+    return row
+
+
+def _check(row: TraceRow, number: int) -> None:
+    """Raises TraceError for values that no request can have."""
+    numbers = {"offset": row.offset, "temperature": row.temperature, "cancel_after": row.cancel_after or 0.0}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise TraceError(f"line {number}: {name} must be a number of at least 0, got {value!r}")
+    if isinstance(row.max_tokens, bool) or not isinstance(row.max_tokens, int) or row.max_tokens < 1:
+        raise TraceError(f"line {number}: max_tokens must be a whole number of at least 1, got {row.max_tokens!r}")
+    if isinstance(row.prompt, tuple) and not all(type(token) is int and token >= 0 for token in row.prompt):
+        raise TraceError(f"line {number}: prompt must be a text or a list of token ids of at least 0")

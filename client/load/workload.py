@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+
 from client.api import Client, ModelCard
 from client.load.arrivals import Drawn, offsets
+from client.load.lengths import Lengths, draw_lengths, most
 from client.load.prompts import cut, random_ids, shared_prefix, tales
 from client.load.trace import Trace, TraceRow
 
@@ -28,13 +31,22 @@ class Prompts(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is sent, apart from when. Every answer has exactly `output_tokens` tokens."""
+    """What is sent, apart from when. Every answer has exactly as many tokens as `output_tokens` says or draws.
+
+    Of shared prompts, each of `families` has `share` of its tokens in common. `tenants` take turns. A share `cancelled`
+    of the users leaves `cancel_after` seconds after sending.
+    """
 
     requests: int
-    output_tokens: int
+    output_tokens: Lengths
     prompts: Prompts = Prompts.TALES
-    prompt_tokens: int | None = None
+    prompt_tokens: Lengths | None = None
     temperature: float = 0.0
+    families: int = 1
+    share: float = 0.75
+    tenants: int = 0
+    cancelled: float = 0.0
+    cancel_after: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +64,28 @@ async def draw(workload: Workload, arrivals: Drawn, subjects: Sequence[Subject],
     """
     fits(workload, [subject.card for subject in subjects])
     prompts = await _prompts(workload, subjects, seed, start)
-    instants = offsets(arrivals, workload.requests, (seed, start))
+    return made(workload, arrivals, prompts, seed=seed, start=start)
+
+
+def made(
+    workload: Workload, arrivals: Drawn, prompts: Sequence[str | tuple[int, ...]], *, seed: int, start: int = 0
+) -> Trace:
+    """The trace of prompts that are drawn already."""
+    count = workload.requests
+    instants = offsets(arrivals, count, (seed, start))
+    outputs = draw_lengths(workload.output_tokens, count, (seed, start, 2))
+    leaves = np.random.default_rng((seed, start, 3)).random(count) < workload.cancelled
     return Trace(
         tuple(
-            TraceRow(offset, prompt, workload.output_tokens, start + i, workload.temperature)
+            TraceRow(
+                offset,
+                prompt,
+                outputs[i],
+                start + i,
+                workload.temperature,
+                tenant=f"tenant-{(start + i) % workload.tenants}" if workload.tenants else "",
+                cancel_after=workload.cancel_after if leaves[i] else None,
+            )
             for i, (offset, prompt) in enumerate(zip(instants, prompts, strict=True))
         )
     )
@@ -63,7 +93,7 @@ async def draw(workload: Workload, arrivals: Drawn, subjects: Sequence[Subject],
 
 def fits(workload: Workload, cards: Sequence[ModelCard]) -> None:
     """Raises WorkloadError when a model tells a context that is too short."""
-    needed = (workload.prompt_tokens or 1) + workload.output_tokens
+    needed = most(workload.prompt_tokens or 1) + most(workload.output_tokens)
     for card in cards:
         if card.context and needed > card.context:
             raise WorkloadError(f"model {card.id} holds {card.context} tokens; the workload needs {needed}")
@@ -72,17 +102,31 @@ def fits(workload: Workload, cards: Sequence[ModelCard]) -> None:
 async def _prompts(
     workload: Workload, subjects: Sequence[Subject], seed: int, start: int
 ) -> Sequence[str | tuple[int, ...]]:
-    count, length = workload.requests, workload.prompt_tokens
     if workload.prompts is Prompts.TALES:
-        texts = tales(count, seed, start)
-        return texts if length is None else cut(await _tokenised(texts, subjects), length)
-    length = length or DEFAULT_PROMPT_TOKENS
+        texts = tales(workload.requests, seed, start)
+        if workload.prompt_tokens is None:
+            return texts
+        return cut(await _tokenised(texts, subjects), _prompt_lengths(workload, seed, start))
     vocab = min(subject.card.vocab for subject in subjects)
     if vocab == 0:
         raise WorkloadError(f"an endpoint does not tell its vocabulary: {workload.prompts} prompts cannot be drawn")
+    return drawn_ids(workload, vocab, seed, start)
+
+
+def drawn_ids(workload: Workload, vocab: int, seed: int, start: int = 0) -> tuple[tuple[int, ...], ...]:
+    """Random or shared prompts as token ids below `vocab`."""
+    lengths = _prompt_lengths(workload, seed, start)
+    longest = most(workload.prompt_tokens or DEFAULT_PROMPT_TOKENS)
     if workload.prompts is Prompts.RANDOM:
-        return random_ids(count, length, vocab, (seed, start))
-    return shared_prefix(count, length, vocab, seed, start)
+        whole = random_ids(workload.requests, longest, vocab, (seed, start))
+    else:
+        share, families = workload.share, workload.families
+        whole = shared_prefix(workload.requests, longest, vocab, seed, start, share=share, families=families)
+    return tuple(ids[:length] for ids, length in zip(whole, lengths, strict=True))
+
+
+def _prompt_lengths(workload: Workload, seed: int, start: int) -> tuple[int, ...]:
+    return draw_lengths(workload.prompt_tokens or DEFAULT_PROMPT_TOKENS, workload.requests, (seed, start, 4))
 
 
 async def _tokenised(texts: Sequence[str], subjects: Sequence[Subject]) -> list[tuple[int, ...]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from client.compare.paired import Interval, Round, compare, pair
+from client.compare.bootstrap import Interval
+from client.compare.paired import Round, compare, corrected, pair
 from tests.client.compare.factories import record
 
 
@@ -39,7 +41,7 @@ def test_a_difference_without_noise_is_found_exactly() -> None:
         (1.25, 5, "slower"),
         (1.0, 5, "no difference shown"),
         (0.8, 3, "seems faster"),
-        (1.25, 2, "seems slower"),
+        (2.0, 2, "seems slower"),
         (1.25, 1, "no difference shown"),
     ],
 )
@@ -68,10 +70,10 @@ def test_nothing_paired_is_no_difference() -> None:
 
 
 def test_a_machine_that_drifts_is_seldom_taken_for_a_difference() -> None:
-    """With no difference at all and rounds that drift by 5 %, five rounds should mislead in about one of sixteen."""
+    """With no difference at all and rounds that drift by 5 %, a verdict should mislead in one run of twenty."""
     verdicts = [compare("total", rounds(1.0, 5, noise=0.02, drift=0.05, seed=s), draws=200).verdict for s in range(200)]
     wrong = sum(verdict != "no difference shown" for verdict in verdicts)
-    assert wrong / len(verdicts) < 0.15
+    assert wrong / len(verdicts) <= 0.07
 
 
 def test_rounds_of_unequal_length_weigh_by_their_requests() -> None:
@@ -79,7 +81,8 @@ def test_rounds_of_unequal_length_weigh_by_their_requests() -> None:
     found = compare("total", [long, short] * 2)  # one draw in sixteen has short rounds alone
     assert found.pairs == 20
     assert found.ratio == pytest.approx(2.0)
-    assert (found.ratio_interval.low, found.ratio_interval.high) == pytest.approx((2.0, 8.0))
+    assert found.ratio_interval.low == pytest.approx(2.0)
+    assert found.ratio_interval.high > 8.0  # the widening of four rounds
 
 
 def test_rows_are_paired_by_number_and_the_lost_ones_left_out() -> None:
@@ -93,3 +96,17 @@ def test_rows_are_paired_by_number_and_the_lost_ones_left_out() -> None:
 def test_an_interval_leaves_out_what_is_outside() -> None:
     assert Interval(1.1, 1.2).without(1.0)
     assert not Interval(0.9, 1.2).without(1.0)
+
+
+def test_many_questions_ask_for_more_proof() -> None:
+    alone = replace(compare("total", rounds(1.1, 5, noise=0.05)), probability=0.01)
+    assert corrected([alone])[0].verdict == "slower"
+    among = corrected([alone, *[compare("total", rounds(1.0, 5, noise=0.05, seed=s)) for s in range(20)]])[0]
+    assert among.adjusted == pytest.approx(0.21)
+    assert among.smallest > alone.smallest > 1.0
+    assert among.verdict == "no difference shown"
+
+
+def test_what_could_have_been_seen_shrinks_with_rounds() -> None:
+    few, many = (compare("total", rounds(1.0, n, noise=0.05, drift=0.02)).smallest for n in (3, 12))
+    assert 1.0 < many < few

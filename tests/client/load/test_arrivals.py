@@ -3,7 +3,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from client.load.arrivals import Closed, Constant, Drawn, Gamma, Poisson, offsets
+from client.load.arrivals import (
+    Arrivals,
+    Closed,
+    Constant,
+    Drawn,
+    Gamma,
+    Poisson,
+    Ramp,
+    Recorded,
+    describe,
+    from_json,
+    offsets,
+    to_json,
+)
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
@@ -44,3 +57,20 @@ def test_few_requests_are_due_at_once(count: int) -> None:
 def test_a_rate_must_be_positive(rate: float) -> None:
     with pytest.raises(ValueError, match="rate must be positive"):
         Poisson(rate)
+
+
+def test_a_ramp_grows_evenly_and_keeps_its_mean() -> None:
+    instants = offsets(Ramp(1.0, 3.0), 41, 0)
+    assert instants[0] == 0
+    assert instants[-1] == pytest.approx(2 * 40 / 4)
+    assert instants[1] == pytest.approx(1.0, rel=0.1)
+    assert instants[-1] - instants[-2] == pytest.approx(1 / 3, rel=0.05)
+    assert offsets(Ramp(2.0, 2.0), 5, 0) == pytest.approx((0, 0.5, 1, 1.5, 2))
+    assert offsets(Ramp(3.0, 1.0), 41, 0)[-1] == pytest.approx(20.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "law", [Constant(1.5), Poisson(2.0), Gamma(2.0, 0.5), Ramp(1.0, 4.0), Closed(3), Recorded()], ids=describe
+)
+def test_every_law_is_read_back(law: Arrivals) -> None:
+    assert from_json(to_json(law)) == law

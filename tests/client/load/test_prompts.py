@@ -25,12 +25,12 @@ def test_the_seed_decides_the_order() -> None:
 
 
 def test_prompts_are_cut_or_continued_to_the_length() -> None:
-    assert cut([[1, 2, 3], [4], [5]], 2) == ((1, 2), (4, 5), (5, 1))
+    assert cut([[1, 2, 3], [4], [5]], [2, 2, 2]) == ((1, 2), (4, 5), (5, 1))
 
 
 def test_nothing_cannot_be_continued() -> None:
     with pytest.raises(ValueError, match="no tokens"):
-        cut([[]], 3)
+        cut([[]], [3])
 
 
 def test_random_ids_stay_in_the_vocabulary() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from client.facts import facts_from_json
 from client.load.arrivals import Poisson
-from client.load.record import Record, Run, warnings
+from client.load.judgement import warnings
+from client.load.record import Record, Run
 from client.load.statistics import Distribution, Objective, gaps, percentile, summarise
 from tests.client.fake_server import facts
 

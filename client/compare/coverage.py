@@ -1,0 +1,96 @@
+"""How often the intervals hold the truth, and how often two identical architectures are told apart: a simulation.
+
+python -m client.compare.coverage [SIMULATIONS]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import exp
+
+import numpy as np
+
+from client.compare.paired import Difference, Round, compare
+
+_PAIRS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A made-up machine: the spread of one request (log scale), of a whole round, and how heavy the tail is."""
+
+    rounds: int
+    request: float
+    round: float
+    heavy: bool = False
+
+    def measure(self, ratio: float, rng: np.random.Generator) -> list[Round]:
+        """Rounds in which the other takes `ratio` times as long."""
+        return [self._round(ratio, rng) for _ in range(self.rounds)]
+
+    def _round(self, ratio: float, rng: np.random.Generator) -> Round:
+        base = rng.uniform(0.1, 1.0, _PAIRS)
+        noise = rng.standard_t(2, _PAIRS) if self.heavy else rng.normal(size=_PAIRS)
+        return Round(base, base * ratio * np.exp(rng.normal() * self.round + noise * self.request))
+
+
+WORLDS = tuple(
+    World(rounds, 0.05, between, heavy)
+    for rounds in (3, 5, 10)
+    for between, heavy in ((0.0, False), (0.02, False), (0.05, False), (0.02, True))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Shares of the simulations."""
+
+    covered: float  # the interval of the ratio held the truth
+    told_apart: float  # identical architectures, another verdict than "no difference shown"
+    caught: float  # ten per cent slower, and said so
+    missed_at_smallest: float  # slower by exactly what the run said it could have seen, and not shown
+
+
+def rates(world: World, simulations: int, draws: int = 400) -> Rates:
+    """Seeded, so that anyone gets the same figures."""
+    same = list(_simulated(world, 1.0, simulations, draws))
+    slower = list(_simulated(world, 1.1, simulations, draws))
+    typical = float(np.median([one.smallest for one in same]))
+    at_smallest = list(_simulated(world, typical, simulations, draws))
+    return Rates(
+        covered=_share(not one.ratio_interval.without(1.0) for one in same),
+        told_apart=_share(one.verdict != "no difference shown" for one in same),
+        caught=_share(one.verdict.endswith("slower") for one in slower),
+        missed_at_smallest=_share(not one.verdict.endswith("slower") for one in at_smallest),
+    )
+
+
+def _simulated(world: World, ratio: float, simulations: int, draws: int) -> Iterator[Difference]:
+    for seed in range(simulations):
+        yield compare(
+            "total", world.measure(ratio, np.random.default_rng((seed, round(exp(ratio) * 1e6)))), seed, draws
+        )
+
+
+def _share(hits: Iterator[bool]) -> float:
+    told = list(hits)
+    return sum(told) / len(told)
+
+
+def main() -> None:
+    simulations = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    print("rounds  request  round  tail    covered  told apart  10 % caught  missed at smallest")
+    for world in WORLDS:
+        found = rates(world, simulations)
+        tail = "heavy" if world.heavy else "normal"
+        print(
+            f"{world.rounds:6}  {world.request:7.0%}  {world.round:5.0%}  {tail:6}  {found.covered:7.1%}  "
+            f"{found.told_apart:10.1%}  {found.caught:11.1%}  {found.missed_at_smallest:18.1%}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Whether a run can be believed. Pure."""
+
+from __future__ import annotations
+
+from client.load.arrivals import Closed
+from client.load.record import Run
+from client.load.steady import overloaded
+
+_LATE_SECONDS, _LATE_SHARE = 0.002, 0.01
+_BUSY = 0.9  # of one core: the client runs on one
+
+
+def client_bound(run: Run) -> bool:
+    """Whether the client itself, not the server, may have set the pace."""
+    return run.seconds > 1 and run.client_cpu > _BUSY * run.seconds
+
+
+def sent_late(run: Run) -> bool:
+    """Whether the client kept the schedule too badly: the 99th percentile of its lag above 2 ms and 1 % of the median
+    time to first token. The latencies count from the schedule all the same."""
+    lags = sorted(r.lag for r in run.records)
+    firsts = sorted(r.first_token for r in run.records if r.first_token is not None)
+    if not firsts:
+        return False
+    return lags[int(0.99 * (len(lags) - 1))] > max(_LATE_SECONDS, _LATE_SHARE * firsts[len(firsts) // 2])
+
+
+def warnings(run: Run) -> tuple[str, ...]:
+    """What a reader must know before believing the run; empty when all is well."""
+    found = []
+    if run.interrupted:
+        found.append("the run was stopped before every request was answered")
+    if sent_late(run):
+        found.append("the client sent late (99th percentile of the lag above 2 ms and 1 % of the time to first token)")
+    if client_bound(run):
+        found.append("the client used a whole core: it, not the server, may have set the pace")
+    if not isinstance(run.arrivals, Closed) and overloaded(run.records):
+        found.append(
+            "requests waited ever longer: the rate is above what the server holds, and latencies grow with time"
+        )
+    return tuple(found)

@@ -1,0 +1,42 @@
+"""The intervals hold the truth as often as they say, on simulated machines; seeded, so it is the same every time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from client.compare.bootstrap import Interval, interval
+from client.compare.coverage import World, rates
+
+
+def test_intervals_cover_and_identical_architectures_are_not_told_apart() -> None:
+    found = rates(World(rounds=5, request=0.05, round=0.05), simulations=120, draws=200)
+    assert found.covered >= 0.92
+    assert found.told_apart <= 0.08
+    assert found.caught >= 0.6
+    assert found.missed_at_smallest <= 0.35  # four times out of five it is shown
+
+
+def test_one_round_bounds_nothing() -> None:
+    bounds, error = interval([np.array([1.0, 2.0, 3.0])])
+    assert bounds == Interval(float("-inf"), float("inf"))
+    assert error == float("inf")
+
+
+def test_rounds_without_spread_leave_no_doubt() -> None:
+    bounds, error = interval([np.ones(4)] * 3)
+    assert (bounds.low, bounds.high, error) == (1.0, 1.0, 0.0)
+
+
+def test_fewer_rounds_are_less_sure() -> None:
+    rng = np.random.default_rng(0)
+    rounds = [rng.normal(size=20) + shift for shift in (0.1, -0.1) * 6]
+    few, many = (interval(rounds[:n])[0] for n in (2, 12))
+    assert few.high - few.low > 3 * (many.high - many.low)
+
+
+@pytest.mark.parametrize("q", [0.5, 0.95])
+def test_the_interval_is_about_the_quantile(q: float) -> None:
+    rounds = [np.linspace(0, 1, 101)] * 6
+    bounds, _ = interval(rounds, q)
+    assert bounds.low < q < bounds.high
