@@ -284,3 +284,32 @@ async def test_health_speaks_of_each_model() -> None:
             while (await fake.read()).status != STATUS.NOT_SERVING:
                 pass
         assert (await health.Check(whole)).status == STATUS.NOT_SERVING
+
+
+async def test_models_come_and_go_under_load() -> None:
+    """Nothing is lost in between: every request ends, is counted, and leaves no place, stream or engine behind."""
+    async with administered("rest") as (server, operator, caller):
+        end = asyncio.get_running_loop().time() + 2
+        ends: set[str] = set()
+
+        async def ask(number: int) -> None:
+            while asyncio.get_running_loop().time() < end:
+                model = ("fake", "slow", "new")[number % 3]
+                try:
+                    await caller.stream(model=model, prompt="abc" * number, max_tokens=5 + number, n=1 + number % 2)
+                    ends.add("whole")
+                except Refused as refused:
+                    ends.add(refused.code)
+
+        async def change() -> None:
+            while asyncio.get_running_loop().time() < end:
+                await operator.load("new=slow")
+                await asyncio.sleep(0.1)
+                await operator.unload("new", drain_seconds=0.05)
+
+        await asyncio.gather(change(), *(ask(number) for number in range(1, 13)))
+        assert {"whole", "model_not_found"} <= ends <= {"whole", "model_not_found", "draining"}
+        await server.settled()
+        loop = server.app.premises.running
+        assert set(loop._engines) == set(loop._unseen) == {"fake", "slow"}
+        assert not loop._streams and not loop._jobs and not server.app.service._places._taken
