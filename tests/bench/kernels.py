@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from model.config import Full
 from model.kernels import packed, paged, panels
 from model.kernels.attention import Scores
+from model.sampling import Draw, sample
 from tests.bench.figure import Figure, timed
 
+VOCAB = 8192
 ROWS, HEADS, KEY_HEADS, DIM, PAGE, LENGTH = 32, 12, 4, 64, 16, 208
 SHAPES = ((256, 4096), (768, 6144))  # in, out
 BUDGET = 0.25
@@ -30,6 +32,7 @@ def figures(quick: bool) -> Iterator[Figure]:
             for rows, (width, out) in itertools.product((1, 4, 32), SHAPES[:1] if quick else SHAPES):
                 yield from linear(dtype, rows, width, out, budget)
             yield from attention(dtype, budget)
+        yield from sampling(budget)
 
 
 def linear(dtype: torch.dtype, rows: int, width: int, out: int, budget: float) -> Iterator[Figure]:
@@ -59,6 +62,15 @@ def attention(dtype: torch.dtype, budget: float) -> Iterator[Figure]:
     name = f"attention {_short(dtype)} {ROWS} rows of {LENGTH}"
     yield timed(f"{name}, gathered", "us", lambda: paged.plain(*arguments), budget)
     yield timed(f"{name}, in place", "us", lambda: paged.decode(*arguments), budget)
+
+
+def sampling(budget: float) -> Iterator[Figure]:
+    """Tokens of 32 rows of random logits; about 800 of each make up 95 %."""
+    logits = torch.randn(ROWS, VOCAB, generator=torch.Generator().manual_seed(0)) * 3
+    ways = {"greedy": (0.0, 0, 1.0), "drawn": (1.0, 0, 1.0), "top-p 0.95": (1.0, 0, 0.95), "top-k 50": (1.0, 50, 1.0)}
+    for name, (temperature, top_k, top_p) in ways.items():
+        draw = Draw([temperature] * ROWS, [top_k] * ROWS, [top_p] * ROWS, [0.0] * ROWS, [0.3] * ROWS)
+        yield timed(f"sample {ROWS} x {VOCAB}, {name}", "us", lambda draw=draw: sample(logits, draw), budget)
 
 
 def _short(dtype: torch.dtype) -> str:
