@@ -109,8 +109,8 @@ def sample(logits: Tensor, draw: Draw) -> Tensor:
 def _draw(logits: Tensor, draw: Draw) -> Tensor:
     temperature = beside(logits, torch.tensor([max(COLDEST, t) for t in draw.temperature]))
     logits = (logits - logits.amax(-1, keepdim=True)).div_(temperature[:, None])
-    weights = logits.exp()
     cut = [i for i in range(len(logits)) if draw.top_k[i] > 0 or draw.top_p[i] < 1 or draw.min_p[i] > 0]
+    weights = logits.exp() if cut else logits.exp_()
     if len(cut) == len(logits):
         weights *= logits >= thresholds(logits, draw)[:, None]
     elif cut:
@@ -125,7 +125,7 @@ def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
     Sums of runs of weights come first, and only the run in which it happens is looked at one by one.
     """
     tail = -weights.shape[-1] % RUN
-    runs = F.pad(weights, (0, tail)).view(len(weights), -1, RUN)
+    runs = (F.pad(weights, (0, tail)) if tail else weights).view(len(weights), -1, RUN)
     sums = runs.sum(-1, dtype=torch.double)
     run, target = _exceeding(sums, uniform[:, None] * sums.sum(-1, keepdim=True))
     chosen = runs.gather(1, run[..., None].expand(-1, -1, RUN)).squeeze(1).double()
