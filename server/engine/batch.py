@@ -50,6 +50,18 @@ class Layout:
         """Whether every row has one token."""
         return len(self.row) == len(self.rows)
 
+    def each(self, of_rows: np.ndarray) -> np.ndarray:
+        """What is known of rows (R,), for their tokens (T,)."""
+        return of_rows if self.single else of_rows[self.row]
+
+    def first(self, of_tokens: np.ndarray) -> np.ndarray:
+        """What is known of tokens (T,), of the first of each row (R,)."""
+        return of_tokens if self.single else of_tokens[self.ends - self.counts]
+
+    def last(self, of_tokens: np.ndarray) -> np.ndarray:
+        """The same of the last of each row."""
+        return of_tokens if self.single else of_tokens[self.ends - 1]
+
 
 def layout_of(step: Step) -> Layout:
     starts = np.array([row.start for row in step.rows])
@@ -86,10 +98,10 @@ def group_view(
 ) -> GroupView:
     """Places of a step's tokens in one cache group. device: where masks are made; all else is the host's."""
     visible = np.array([span.first_visible(position) for position in layout.positions.tolist()])
-    lowest = visible[layout.ends - layout.counts] // page_size  # the first page of each row that it looks at
-    table = _table(layout, group, lowest, page_size)
-    page = layout.positions // page_size - lowest[layout.row]
-    slots = table[layout.row, page] * page_size + layout.positions % page_size
+    lowest = layout.first(visible) // page_size  # the first page of each row that it looks at
+    pages, offsets = np.divmod(layout.positions, page_size)
+    table = _table(layout, group, lowest, layout.last(pages) + 1)
+    slots = table[layout.row, pages - layout.each(lowest)] * page_size + offsets
     decode = _decode(layout, table, lowest, visible, span, page_size)
     prefills: tuple[Prefill, ...] = ()
     if not layout.single:
@@ -106,14 +118,16 @@ def _reads_in_place(row: Row) -> bool:
     return row.count == 1 or bool(row.drafts)
 
 
-def _table(layout: Layout, group: int, lowest: np.ndarray, page_size: int) -> np.ndarray:
-    """(R, most pages) pages of each row from its lowest to its last, padded with page 0."""
-    highest = layout.positions[layout.ends - 1] // page_size + 1
-    bounds = zip(layout.rows, lowest.tolist(), highest.tolist(), strict=True)
-    pages = np.concatenate([row.tables[group][low:high] for row, low, high in bounds])
-    widths = highest - lowest
-    table = np.zeros((len(widths), widths.max()), np.int64)
-    table[np.arange(table.shape[1]) < widths[:, None]] = pages
+def _table(layout: Layout, group: int, lowest: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """(R, most pages) entries [lowest, end) of each row's table, padded with page 0."""
+    bounds = zip(layout.rows, lowest.tolist(), ends.tolist(), strict=True)
+    pages = np.concatenate([row.tables[group][low:end] for row, low, end in bounds])
+    widths = ends - lowest
+    rows, width = len(widths), int(widths.max())
+    if len(pages) == rows * width:
+        return pages.reshape(rows, width)
+    table = np.zeros((rows, width), np.int64)
+    table[np.arange(width) < widths[:, None]] = pages
     return table
 
 
