@@ -24,6 +24,7 @@ from server.limits import Limits
 from server.metrics import PrometheusObserver
 from server.models import ServedModel
 from server.premises import Build, Premises
+from server.requestlog import RequestLog
 from server.service import GenerationService
 from server.transport.reloading import keep_reloading
 from server.transport.rest.admin import AdminRoutes
@@ -46,8 +47,12 @@ class Application:
         """`limits` None: those of the settings."""
         limits = limits or settings.limits
         self.settings = settings
-        self.observer = PrometheusObserver(version=importlib.metadata.version("dyno"))
+        self._requests = None if settings.request_log is None else RequestLog(settings.request_log)
+        self.observer = PrometheusObserver(
+            version=importlib.metadata.version("dyno"), peers=settings.peer_metrics, ended=self._requests
+        )
         self.service = GenerationService(limits, self.observer)
+        self.observer.phase = lambda: self.service.phase
         self.http_port = self.grpc_port = 0
         self.leaving = asyncio.Event()
         self.premises = Premises(settings, build, self.observer, self._leave)
@@ -105,6 +110,8 @@ class Application:
         await asyncio.gather(self._http.stop(LAST_WORDS_SECONDS), self._rpc.stop(LAST_WORDS_SECONDS))
         await self.premises.end(LAST_WORDS_SECONDS)
         self.service.close()
+        if self._requests is not None:
+            self._requests.close()
 
     def state(self) -> dict[str, Any]:
         """What is held right now, for /debug/state."""

@@ -79,6 +79,10 @@ class Settings(BaseSettings):
     grpc_connection_seconds: PositiveFloat | None = Field(
         None, description="age at which gRPC connections are renewed, so that load spreads over new replicas"
     )
+    peer_metrics: bool = Field(False, description="export metrics under OpenTelemetry's GenAI and vLLM's names as well")
+    request_log: str | None = Field(
+        None, min_length=1, description="file that gets a JSON line for every request that ended; - is stdout"
+    )
     debug: bool = Field(False, description="answer /debug/state to callers on loopback")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least serious record shown")
     faults: str = Field("", description="fault points for tests; loopback only")

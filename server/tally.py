@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate, chain
 
@@ -12,25 +11,25 @@ import numpy as np
 
 from model.operations import Operations
 from model.roofline import Machine
+from server.buckets import (
+    FIRST_TOKEN,
+    IMBALANCES,
+    INTER_TOKEN,
+    MARGINS,
+    OVERHEAD,
+    SHARES,
+    SIZES,
+    WHOLE,
+    Buckets,
+)
 from server.engine.request import Outcome
-from server.engine.stats import Compute, GroupUse, RequestStats, StepStats
-
-FIRST_TOKEN = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.04, 0.06, 0.08, 0.1),
-    *(0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0),
-)
-INTER_TOKEN = (
-    *(0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08),
-    *(0.1, 0.2, 0.4, 0.8, 1.6, 5.0, 15.0, 60.0),
-)
-WHOLE = (*(0.0005, 0.001, 0.0025, 0.005), *(0.01 * 2**i for i in range(13)), 60.0)
-SIZES = tuple(float(2**i) for i in range(14))
-SHARES = tuple(i / 20 for i in range(1, 21))
-IMBALANCES = (1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0)
-MARGINS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+from server.engine.stats import Compute, GroupUse, RequestStats, Scarce, StepStats
+from server.windows import RoutingWindows
 
 OUTCOMES: tuple[str, ...] = (*Outcome, "rejected")
 PARTS = tuple(field.name for field in fields(Operations))
+TRANSPORTS, DIRECTIONS = ("rest", "grpc"), ("received", "sent")
+CAUSES = ("queue", "cache", "prefill", "preemption", "overhead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +45,6 @@ class RoutingCounts:
     waiting: int
 
 
-class Buckets:
-    """A histogram: `counts` has one entry a bound and one above the last."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: Iterable[float]) -> None:
-        self.bounds = tuple(sorted(bounds))
-        self.counts = [0] * (len(self.bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    def observe_all(self, values: Iterable[float]) -> None:
-        bounds, counts = self.bounds, self.counts
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-            self.sum += value
-
-    @property
-    def count(self) -> int:
-        return sum(self.counts)
-
-
 class EngineTally:
     """What one engine told. Written by its thread only."""
 
@@ -83,13 +57,19 @@ class EngineTally:
         self.prefill = self.decode = self.generated = 0
         self.drafted = self.accepted = 0
         self.running = self.waiting = 0
+        self.waiting_for = dict.fromkeys(map(str, Scarce), 0)
+        self.stalls = dict.fromkeys(CAUSES, 0.0)
         self.groups: tuple[GroupUse, ...] = ()
         self.first_token, self.inter_token = Buckets(FIRST_TOKEN), Buckets(INTER_TOKEN)
         self.whole, self.queue = Buckets(WHOLE), Buckets(FIRST_TOKEN)
         self.prefill_time, self.decode_time = Buckets(FIRST_TOKEN), Buckets(WHOLE)
+        self.token_time = Buckets(INTER_TOKEN)
         self.step_time, self.forward_time = Buckets(FIRST_TOKEN), Buckets(FIRST_TOKEN)
+        self.overhead = Buckets(OVERHEAD)
         self.step_tokens, self.step_rows = Buckets(SIZES), Buckets(SIZES)
         self.entropy, self.imbalance, self.margin = Buckets(SHARES), Buckets(IMBALANCES), Buckets(MARGINS)
+        self.busiest = Buckets(SHARES)
+        self.windows = RoutingWindows(experts)
         self.flops = dict.fromkeys(PARTS, 0)
         self.forward = {"prefill": 0.0, "decode": 0.0}
         self.least = dict(self.forward) if roofs else {}
@@ -119,6 +99,7 @@ class EngineTally:
 
     def _enter(self, stats: StepStats) -> None:
         self.running, self.waiting, self.groups = stats.running, stats.waiting, stats.groups
+        self.waiting_for = {reason: stats.waiting if reason == stats.waiting_for else 0 for reason in self.waiting_for}
         if not stats.rows:
             return  # nothing was computed; requests only left
         self.prefill += stats.prefill_tokens
@@ -132,6 +113,7 @@ class EngineTally:
         self.inter_token.observe_all(stats.gaps)
         self.step_time.observe(stats.seconds)
         self.forward_time.observe(stats.forward_seconds)
+        self.overhead.observe(max(0.0, stats.seconds - stats.forward_seconds))
         self.step_tokens.observe(stats.prefill_tokens + stats.decode_tokens)
         self.step_rows.observe(stats.rows)
         self._work(stats.compute)
@@ -139,8 +121,11 @@ class EngineTally:
         if self.experts:
             self.distinct += stats.distinct_experts
             self.margins += stats.margins
-            tokens = chain.from_iterable(stats.expert_tokens)
-            self._expert_tokens += np.fromiter(tokens, np.int64, len(self._expert_tokens))
+            flat = chain.from_iterable(stats.expert_tokens)
+            loads = np.fromiter(flat, np.int64, len(self._expert_tokens))
+            self._expert_tokens += loads
+            tokens = stats.prefill_tokens + stats.decode_tokens
+            self.windows.enter("prefill" if stats.prefill_tokens else "decode", tokens, loads, stats.margins)
 
     def _work(self, work: Compute) -> None:
         flops, operations = self.flops, work.operations
@@ -165,13 +150,30 @@ class EngineTally:
         self.cached += stats.cached_tokens
         self.whole.observe(stats.latency.total)
         self.queue.observe(stats.latency.queued)
+        self._lost(stats)
+        self.whole.name(stats.latency.total, stats.id)
         if stats.completion_tokens:
             self.prefill_time.observe(stats.latency.prefill)
             self.decode_time.observe(stats.latency.decode)
+            self.first_token.name(stats.latency.first_token, stats.id)
+        if stats.completion_tokens > 1:
+            each = stats.latency.decode / (stats.completion_tokens - 1)
+            self.token_time.observe(each)
+            self.token_time.name(each, stats.id)
         if stats.routing and stats.routed_tokens:
             self.entropy.observe(sum(layer.entropy for layer in stats.routing) / len(stats.routing))
             self.imbalance.observe(sum(layer.imbalance for layer in stats.routing) / len(stats.routing))
             self.margin.observe(sum(layer.margin for layer in stats.routing) / len(stats.routing))
+            self.busiest.observe(sum(layer.busiest_share for layer in stats.routing) / len(stats.routing))
+
+    def _lost(self, stats: RequestStats) -> None:
+        """Where a request's time went that no token of its own was computed in."""
+        latency, stalls = stats.latency, self.stalls
+        stalls["queue"] += latency.queued - stats.short_of_blocks
+        stalls["cache"] += stats.short_of_blocks
+        stalls["prefill"] += latency.delayed
+        stalls["preemption"] += latency.preempted
+        stalls["overhead"] += max(0.0, latency.total - latency.queued - latency.forward - latency.preempted)
 
 
 class DoorTally:
@@ -183,3 +185,5 @@ class DoorTally:
     def __init__(self) -> None:
         self.unserved = Counter[tuple[str, str]]()  # (model, outcome)
         self.answers = Counter[tuple[str, str, str]]()  # (transport, method, code)
+        self.open = Counter[str](dict.fromkeys(TRANSPORTS, 0))
+        self.bytes = Counter[tuple[str, str]]({(t, d): 0 for t in TRANSPORTS for d in DIRECTIONS})

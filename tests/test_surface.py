@@ -32,11 +32,11 @@ ROOMS = {
     """,
     "server/engine": "request.py blocks.py scheduler.py batch.py paged.py runner.py engine.py stats.py loop.py",
     "server": """
-        limits.py errors.py service.py metrics.py transport/rest transport/rpc config.py app.py __main__.py
+        limits.py errors.py service.py metrics transport/rest transport/rpc config.py app.py __main__.py
     """,
     "client": "api.py rest.py rpc.py load compare launch.py cli.py",
     "tests": "fakes.py model server client deploy bench",
-    "deploy": "Dockerfile prometheus",
+    "deploy": "Dockerfile prometheus grafana",
     ".": """
         proto/dyno/inference/v1/inference.proto pyproject.toml constraints.txt docker-compose.yml Makefile
         README.md CHANGELOG.md CONTRIBUTING.md LICENSE .ci/run docs/LOG.md

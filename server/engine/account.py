@@ -15,6 +15,20 @@ from server.engine.step import MixtureShape, Row
 from server.engine.work import Work
 
 
+class Shortage:
+    """How long the queue of an engine has waited for cache blocks so far, to a step."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since: float | None = None
+
+    def look(self, now: float, short: bool) -> None:
+        """A step begins now, and from now on the queue is or is not short of blocks."""
+        if self._since is not None:
+            self.seconds += now - self._since
+        self._since = now if short else None
+
+
 @dataclass(slots=True, eq=False)
 class Account:
     """The facts of one request so far. Clock readings are of the engine's clock, in seconds."""
@@ -41,12 +55,18 @@ class Account:
     held_bytes: int = 0  # of cache, since `held_since`
     held_since: float = 0.0
     byte_seconds: float = 0.0
+    shortage: Shortage = field(default_factory=Shortage)
+    short_before: float = 0.0  # reading of the shortage when the request was queued
+    short_until: float | None = None  # and when it was scheduled
+
+    def __post_init__(self) -> None:
+        self.short_before = self.shortage.seconds
 
     def seated(self, now: float, rows: int, held_bytes: int) -> None:
         """It takes part in a step of so many rows that begins now, and holds so much of the cache."""
         self.holds(now, held_bytes)
         if self.scheduled_at is None:
-            self.scheduled_at = now
+            self.scheduled_at, self.short_until = now, self.shortage.seconds
         self.steps += 1
         self.batch_rows += rows
 
@@ -86,6 +106,11 @@ class Account:
         gap = now - before
         self.gaps.append(gap)
         return gap
+
+    def short(self, queued: float) -> float:
+        """Of so many seconds in the queue, those in which it was short of blocks."""
+        until = self.shortage.seconds if self.short_until is None else self.short_until
+        return min(until - self.short_before, queued)
 
     def latency(self, now: float) -> Latency:
         """Where the time until `now` went; a phase that was not reached is 0, one that was cut short ends now."""
@@ -158,6 +183,7 @@ def summary(
     compute: Compute,
 ) -> RequestStats:
     """Everything known about a request that ends now."""
+    latency = account.latency(now)
     return RequestStats(
         id=request.id,
         model=model,
@@ -172,11 +198,12 @@ def summary(
         steps=account.steps,
         mean_batch=account.batch_rows / account.steps if account.steps else 0.0,
         cache_bytes=cache_bytes,
-        latency=account.latency(now),
+        latency=latency,
         routed_tokens=0 if account.routes is None else len(account.routes),
         routing=routing,
         cache_byte_seconds=account.byte_seconds,
         compute=compute,
+        short_of_blocks=account.short(latency.queued),
     )
 
 

@@ -8,14 +8,14 @@ from itertools import islice
 from typing import NamedTuple
 
 from server.engine import isolation
-from server.engine.account import Account, Tally, summary
+from server.engine.account import Account, Shortage, Tally, summary
 from server.engine.drafting import Drafting, MakeDrafter, PromptLookup
 from server.engine.ending import Answer, refusal, take
 from server.engine.ledger import Ledger
 from server.engine.request import Outcome, Request, Routes
 from server.engine.routes import RouteLog, layer_routing
 from server.engine.scheduler import PRIORITY_SECONDS, Entry, Scheduler, Seat
-from server.engine.stats import NOTHING, LayerRouting, Observer, RequestStats, StepStats
+from server.engine.stats import NOTHING, LayerRouting, Observer, RequestStats, Scarce, StepStats
 from server.engine.step import Runner, TokenLogprobs
 from server.engine.tables import Cache
 
@@ -55,7 +55,7 @@ class Engine:
         speculate: int = 0,
         drafter: MakeDrafter = PromptLookup,
     ) -> None:
-        self.name = name
+        self.name, self.block_tokens = name, runner.block_size
         self._speculate, self._drafter = speculate, drafter
         self._guard = isolation.Guard()
         self._runner = runner
@@ -72,6 +72,7 @@ class Engine:
             memory=runner.memory,
         )
         self._scheduler = Scheduler(self._cache, max_batch_tokens=max_batch_tokens, max_rows=max_rows)
+        self._shortage = Shortage()
         self._live: dict[str, Entry] = {}
         self._deltas: list[Delta] = []
         self._number = 0
@@ -109,7 +110,8 @@ class Engine:
         """Queue a request. One that could never be served ends with an error at the next step."""
         if request.id in self._live:
             raise ValueError(f"request {request.id!r} is already here")
-        account = Account(request.arrived, RouteLog(self._mixtures) if self._mixtures else None)
+        routes = RouteLog(self._mixtures) if self._mixtures else None
+        account = Account(request.arrived, routes, shortage=self._shortage)
         drafting = Drafting(self._drafter(request), self._speculate) if self._speculate else None
         entry = self._live[request.id] = Entry(request, self._cache.holding(), account, drafting=drafting)
         entry.turn = self._clock() + PRIORITY_SECONDS * request.priority
@@ -141,6 +143,7 @@ class Engine:
         self._number += 1
         self._expire(began)
         seats = self._scheduler.schedule()
+        self._shortage.look(began, self._scheduler.scarce is Scarce.BLOCKS)
         self._watch_progress(seats)
         if self._scheduler.preempted:
             self._note_losses(began)
@@ -288,5 +291,6 @@ class Engine:
             compute=self._guard(self._ledger.step_bill, tally) or NOTHING,
             distinct_experts=tuple(tally.distinct.tolist()),
             margins=tuple(tally.margins.tolist()),
+            waiting_for=self._scheduler.scarce,
         )
         self._guard(self._observer.stepped, stats)

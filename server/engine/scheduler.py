@@ -16,6 +16,7 @@ from typing import NamedTuple
 from server.engine.account import Account
 from server.engine.drafting import Drafting
 from server.engine.request import Request
+from server.engine.stats import Scarce
 from server.engine.step import Row
 from server.engine.tables import Cache, Holding
 
@@ -74,6 +75,7 @@ class Scheduler:
         self.waiting: deque[Entry] = deque()
         self.preempted = 0  # in the step under way
         self._left = 0
+        self._short = False  # of blocks, for the head of the queue, in the step under way
         self._plan: dict[Entry, int] = {}
         self._drafts: dict[Entry, tuple[int, ...]] = {}
 
@@ -95,10 +97,20 @@ class Scheduler:
     def schedule(self) -> list[Seat]:
         """The rows of the next step. Empty when there is no request; otherwise that is a fault."""
         self._left, self._plan, self._drafts, self.preempted = self._max_batch_tokens, {}, {}, 0
+        self._short = False
         behind = self._feed_back()
         self._top_up(self._catch_up(behind) + self._admit())
         self._speculate()
         return [self._seat(entry, count) for entry, count in self._plan.items()]
+
+    @property
+    def scarce(self) -> Scarce | None:
+        """What the first of the queue was short of in the last step; None when nobody waits."""
+        if not self.waiting:
+            return None
+        if self._short or self.preempted:
+            return Scarce.BLOCKS
+        return Scarce.TOKENS if len(self.running) < self._max_rows else Scarce.ROWS
 
     def computed(self, seat: Seat, count: int | None = None) -> int:
         """A seat's tokens are in the cache, and the first `count` of them (None: all) are the request's own, not wrong
@@ -146,6 +158,7 @@ class Scheduler:
             entry = self.waiting[0]
             cached = self._cache.admit(entry.request, entry.holding)
             if cached is None:
+                self._short = True
                 break
             self.waiting.popleft()
             self._start(entry, cached)

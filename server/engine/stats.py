@@ -6,10 +6,19 @@ Times are seconds. Clock readings come from the engine's monotonic clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from model.operations import Operations
 from server.engine.request import Outcome
+
+
+class Scarce(StrEnum):
+    """What the first of the queue waits for. Closed set: it is a metric label."""
+
+    ROWS = "rows"  # as many run as may
+    TOKENS = "tokens"  # the step's tokens went to others
+    BLOCKS = "blocks"  # of the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,7 @@ class RequestStats:
     accepted_tokens: int = 0  # of these, became outputs without a step of their own
     cache_byte_seconds: float = 0.0  # cache memory held, times how long
     compute: Compute = NOTHING
+    short_of_blocks: float = 0.0  # of latency.queued, while the queue waited for cache blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +155,7 @@ class StepStats:
     compute: Compute = NOTHING
     distinct_experts: tuple[int, ...] = ()  # per mixture layer, experts that the step read; two passes count both
     margins: tuple[float, ...] = ()  # per mixture layer, gate margin summed over prefill and decode tokens
+    waiting_for: Scarce | None = None  # None when nobody waits
 
 
 class Observer(Protocol):

@@ -29,6 +29,16 @@ class TransportObserver(Protocol):
         """A call got its answer. `method` and `code` are from closed sets."""
         ...
 
+    def opened(self, transport: str) -> None:
+        """A call begins to be answered; `closed` follows."""
+        ...
+
+    def closed(self, transport: str) -> None: ...
+
+    def moved(self, transport: str, direction: str, count: int) -> None:
+        """So many bytes of bodies or messages were "received" or "sent"."""
+        ...
+
 
 def new_id() -> str:
     """An id of a call: unguessable, and nobody else's."""
@@ -70,17 +80,25 @@ class HttpWatch:
                 message["headers"] = [*message["headers"], header]
             else:
                 complete = not message.get("more_body", False)
+                self._observer.moved("rest", "sent", len(message.get("body", b"")))
             await guard.write(send(message))
 
+        async def heard() -> Message:
+            message = await receive()
+            self._observer.moved("rest", "received", len(message.get("body", b"")))
+            return message
+
+        self._observer.opened("rest")
         try:
             with StallGuard(self._stalled_write_seconds) as guard:
-                await self._app(scope, receive, watched)
+                await self._app(scope, heard, watched)
         except Exception as error:
             # Starlette raises again what it has answered. An answer that cannot be ended must not look complete.
             if not complete:
                 log.warning("answer cut off", id=request_id, why=type(error).__name__)
                 scope.get("dyno.abort", _nothing)()
         finally:
+            self._observer.closed("rest")
             self._observer.answered("rest", _template(scope), str(code))
 
 

@@ -25,6 +25,7 @@ async def answering(
     id, code = new_id(), grpc.StatusCode.OK
     given = dict(context.invocation_metadata() or ()).get("x-request-id")
     await context.send_initial_metadata((("x-request-id", told_id(given if isinstance(given, str) else None, id)),))
+    observer.opened("grpc")
     try:
         yield id
     except ServiceError as error:
@@ -40,6 +41,7 @@ async def answering(
         code = grpc.StatusCode.INTERNAL
         await abort(context, internal_error(id, error), id)
     finally:
+        observer.closed("grpc")
         observer.answered("grpc", method, code.name)
 
 

@@ -40,10 +40,26 @@ class Gate(grpc.aio.ServerInterceptor):
             return handler
         name = label(handler_call_details.method)
         return handler._replace(
-            request_deserializer=_reading(handler.request_deserializer),
+            request_deserializer=self._read(_reading(handler.request_deserializer)),
+            response_serializer=self._written(handler.response_serializer),
             unary_unary=handler.unary_unary and self._guarded(name, handler.unary_unary),
             unary_stream=handler.unary_stream and self._guarded(name, handler.unary_stream),
         )
+
+    def _read(self, read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        def counted(raw: bytes) -> Any:
+            self._observer.moved("grpc", "received", len(raw))
+            return read(raw)
+
+        return counted
+
+    def _written(self, serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+        def written(message: Any) -> bytes:
+            raw = serialize(message)
+            self._observer.moved("grpc", "sent", len(raw))
+            return raw
+
+        return written
 
     def _guarded(self, name: str, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:

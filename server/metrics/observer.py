@@ -1,0 +1,141 @@
+"""The Prometheus observer.
+
+Nothing here locks or looks up a label while a model runs: facts go into plain tallies, and a collector turns these into
+series when somebody scrapes.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import InfoMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from model.roofline import Machine
+from server.engine.stats import GroupUse, RequestStats, StepStats
+from server.metrics.doors import of_doors, of_phase
+from server.metrics.families import of_models
+from server.metrics.peers import GenAi, of_peers
+from server.metrics.watched import UNKNOWN, Watched
+from server.models import ModelCard
+from server.tally import DoorTally, EngineTally, RoutingCounts
+
+MOST_EXPERTS = 4096  # of a model; above it, layers only
+
+
+class PrometheusObserver(Collector):
+    """Takes facts from engines, service and transports and gives them to a registry.
+
+    Engines are heard from once they are declared: what a model does before, warming up, is nobody's request.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        *,
+        version: str = "",
+        most_expert_series: int = MOST_EXPERTS,
+        peers: bool = False,
+        ended: Callable[[RequestStats], None] | None = None,
+    ) -> None:
+        """`registry` None: one of its own. `peers`: also under the names of others. `ended` is told of every request
+        that is counted."""
+        self.phase: Callable[[], str] | None = None  # of the server, once somebody knows
+        self._registry = registry or CollectorRegistry()
+        self._version = version
+        self._most_expert_series = most_expert_series
+        self._watched: dict[str, Watched] = {}
+        self._genai: dict[str, GenAi] | None = {} if peers else None
+        self._ended = ended
+        self._doors = DoorTally()
+        ProcessCollector(registry=self._registry)
+        self._registry.register(self)
+
+    def declare(
+        self,
+        card: ModelCard,
+        layers: Iterable[tuple[int, int]],
+        roofs: Machine | None = None,
+        block_tokens: int = 0,
+    ) -> None:
+        """Count this model from now on; `layers`: block index and number of experts of every mixture layer; `roofs`:
+        what the machine can do for it, where that was measured; `block_tokens`: of a cache block."""
+        shape = tuple(layers)
+        tally = EngineTally([experts for _, experts in shape], roofs)
+        watched = Watched(card, shape, tally, roofs, block_tokens)
+        if self._genai is not None:
+            self._genai = {**self._genai, card.id: GenAi()}
+        self._watched = {**self._watched, card.id: watched}  # a new one: a scrape may be reading the old one
+
+    def forget(self, model: str) -> None:
+        """Count this model no more: its series end."""
+        self._watched = {name: watched for name, watched in self._watched.items() if name != model}
+        if self._genai is not None:
+            self._genai = {name: tally for name, tally in self._genai.items() if name != model}
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """What a scrape gets, and its content type, in the format that `accept` prefers."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def groups(self, model: str) -> tuple[GroupUse, ...]:
+        """Blocks of each cache group after the last step; empty before the first."""
+        return self._watched[model].tally.groups
+
+    def routing(self, model: str) -> RoutingCounts:
+        """How a model routed since it was declared."""
+        return self._watched[model].tally.routing()
+
+    # ------------------------------------------------------------------------------------------ facts come in
+
+    def received(self, model: str, prompt_tokens: int) -> None:
+        if model in self._watched:
+            self._watched[model].tally.received += 1
+
+    def stepped(self, stats: StepStats) -> None:
+        if stats.model in self._watched:
+            self._watched[stats.model].tally.step(stats)
+
+    def finished(self, stats: RequestStats) -> None:
+        if stats.model not in self._watched:
+            return
+        self._watched[stats.model].tally.finish(stats)
+        if self._genai is not None and stats.model in self._genai:
+            self._genai[stats.model].finish(stats)
+        if self._ended is not None:
+            self._ended(stats)
+
+    def unserved(self, model: str | None, outcome: str) -> None:
+        self._doors.unserved[model or UNKNOWN, str(outcome)] += 1
+
+    def answered(self, transport: str, method: str, code: str) -> None:
+        self._doors.answers[transport, method, code] += 1
+
+    def opened(self, transport: str) -> None:
+        self._doors.open[transport] += 1
+
+    def closed(self, transport: str) -> None:
+        self._doors.open[transport] -= 1
+
+    def moved(self, transport: str, direction: str, count: int) -> None:
+        self._doors.bytes[transport, direction] += count
+
+    # ------------------------------------------------------------------------------------------ series go out
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # names are known without reading the tallies
+
+    def collect(self) -> Iterator[Metric]:
+        build = InfoMetricFamily("dyno_build", "What runs.")
+        build.add_metric([], {"version": self._version, "python": platform.python_version()})
+        yield build
+        if self.phase is not None:
+            yield of_phase(self.phase())
+        models, genai = self._watched, self._genai
+        yield from of_doors(models, self._doors)
+        yield from of_models(models, self._most_expert_series)
+        if genai is not None:
+            yield from of_peers(models, genai)
