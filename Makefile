@@ -17,7 +17,7 @@ PROTO := dyno/inference/v1/inference.proto dyno/admin/v1/admin.proto
 MODELS := tales-dense tales-moe
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-slow check bench proto constraints clean
+.PHONY: help install demo serve test test-slow check bench docs proto constraints clean
 
 help: ## List what make can do here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ check: $(STAMP) ## Lint, format, types, import floors, generated code up to date
 
 bench: $(STAMP) ## Measure speed against this machine's baseline (BENCH="--save" renews it, "--quick" is short)
 	@$(BIN)/python -m tests.bench $(BENCH)
+
+docs: $(STAMP) ## Write the reference pages of REST and gRPC anew
+	$(BIN)/python -m tests.reference
 
 proto: $(STAMP) ## Regenerate the code of the gRPC contract
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto \

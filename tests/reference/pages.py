@@ -1,0 +1,23 @@
+"""The pages of docs/ that nobody writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from server.limits import Limits
+from server.transport.rest.openapi.document import document
+from tests.reference import grpc, rest
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def pages() -> dict[str, str]:
+    """Text by name of the file."""
+    limits = Limits()
+    told = document(limits)
+    return {
+        "openapi.json": json.dumps(told, indent=1, ensure_ascii=False) + "\n",
+        "rest.md": rest.page(told, limits).rstrip() + "\n",
+        "grpc.md": grpc.page(limits).rstrip() + "\n",
+    }
