@@ -155,6 +155,7 @@ class ModelCard:
     dtype: str = ""
     weights: str = ""
     architecture: dict[str, Any] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)  # what `dyno inspect --json` tells of it
 
 
 class Client(Protocol):

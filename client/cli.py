@@ -1,4 +1,5 @@
-"""The `dyno` command. Exit codes: 0 done, 1 it failed, 2 it was called wrongly, 130 it was interrupted."""
+"""The `dyno` command. Exit codes: 0 done, 1 it failed, 2 it was called wrongly, 3 `compare --against` found something
+slower, 130 it was interrupted."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ from client import demo as demonstration
 from client import interrupts, launch, talk
 from client.access import Access
 from client.api import ClientError, GenerateRequest, ModelCard, RoutingDetail, Sampling
-from client.compare import experiment as experiments
-from client.compare import session as comparison
+from client.compare.command import compare
+from client.compare.document import ResultsError
 from client.compare.section import ExperimentError
 from client.connect import TargetError, connect
+from client.load import commands as trace_commands
 from client.load import session as load_session
 from client.load.arrivals import Closed, Drawn, Kind
 from client.load.runner import Bounds
@@ -65,7 +67,7 @@ def told(command: Callable[_P, None]) -> Callable[_P, None]:
     def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except (ExperimentError, TargetError, TraceError) as error:
+        except (ExperimentError, ResultsError, TargetError, TraceError) as error:
             _fail(str(error), 2)
         except (ClientError, WorkloadError, OSError) as error:
             _fail(str(error), 1)
@@ -218,6 +220,7 @@ def load(
     first_token_within: Annotated[float | None, typer.Option(help="Objective of goodput, in seconds.")] = None,
     per_token_within: Annotated[float | None, typer.Option(help="Objective of goodput, in seconds.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Send the requests of this file instead.")] = None,
+    until: Annotated[float | None, typer.Option(help="With ramp: the last rate.")] = None,
     save_trace: Annotated[Path | None, typer.Option(help="Keep what was sent in this file.")] = None,
     api_key: ApiKey = "",
     ca: Ca = None,
@@ -226,7 +229,7 @@ def load(
     json: Json = False,
 ) -> None:
     """Put a server under load and measure what it delivers."""
-    law = _arrivals(rate, concurrency, arrivals, shape)
+    law = _arrivals(rate, concurrency, arrivals, shape, until)
     if law is None and trace is None:
         raise typer.BadParameter("say how the requests come: --rate R, --concurrency C or --trace FILE")
     plan = load_session.Plan(
@@ -253,28 +256,25 @@ def load(
         _fail("no request was answered", 1)
 
 
-def _arrivals(rate: float | None, concurrency: int | None, kind: Kind, shape: float) -> Drawn | None:
+def _arrivals(
+    rate: float | None, concurrency: int | None, kind: Kind, shape: float, until: float | None
+) -> Drawn | None:
     """None when neither is given."""
     if rate is not None and concurrency is not None:
         raise typer.BadParameter("give --rate for an open loop or --concurrency for a closed one, not both")
     try:
         if concurrency is not None:
             return Closed(concurrency)
-        return None if rate is None else kind.at(rate, shape)
+        return None if rate is None else kind.at(rate, shape, until or 0.0)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
 
-@app.command()
-@told
-def compare(
-    file: Annotated[Path, typer.Argument(help="The experiment, a TOML file.")],
-    out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")] = Path("runs/compare"),
-) -> None:
-    """Replay one load on several architectures and tell what can be said of the difference."""
-    findings = comparison.run_and_report(experiments.read(file), out, Console(stderr=True), Console())
-    if findings.results.interrupted:
-        _fail(f"interrupted; what was measured until then is in {out}", 130)
+app.command()(told(compare))
+trace = typer.Typer(help="Make, import, record and look at traces.", no_args_is_help=True)
+app.add_typer(trace, name="trace")
+for _command in (trace_commands.make, trace_commands.import_, trace_commands.record, trace_commands.show):
+    trace.command(_command.__name__.rstrip("_"))(told(_command))
 
 
 @app.command()

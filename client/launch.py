@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -54,14 +54,42 @@ def require_server() -> None:
         raise LaunchError(f"the server is not installed (no {', '.join(missing)}): pip install 'dyno[server]'")
 
 
+@contextlib.contextmanager
+def pinned(cores: Collection[int]) -> Iterator[None]:
+    """Within, this thread and the processes it starts run on these cores only. Raises LaunchError for cores there are
+    not, or where the system knows no pinning."""
+    if not cores:
+        yield
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise LaunchError("this system cannot pin a process to cores: leave cores out")
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:
+        raise LaunchError(f"cores {sorted(cores)} cannot be had: this process may use {sorted(before)}") from error
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 class ServerProcess:
     """A server of our own, on ports that the system chose. `with` and `async with` start it and stop it again.
 
     It gets a process group of its own, so that Ctrl-C reaches only us and we decide when it ends.
     """
 
-    def __init__(self, flags: Sequence[str], *, ready_seconds: float = 120.0, stop_seconds: float = 10.0) -> None:
-        """`flags` are those of `python -m server`, without host and ports."""
+    def __init__(
+        self,
+        flags: Sequence[str],
+        *,
+        ready_seconds: float = 120.0,
+        stop_seconds: float = 10.0,
+        cores: Sequence[int] = (),
+    ) -> None:
+        """`flags` are those of `python -m server`, without host and ports; `cores` are where it runs, if not all."""
+        self._cores = frozenset(cores)
         self._command = command("server", "--host", "127.0.0.1", "--port", "0", "--grpc-port", "0", *flags)
         self._ready_seconds = ready_seconds
         self._stop_seconds = stop_seconds
@@ -85,16 +113,17 @@ class ServerProcess:
         """Start it and wait until /readyz is 200. Raises LaunchError, with nothing left running."""
         require_server()
         deadline = time.monotonic() + self._ready_seconds
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=environment(),
-            process_group=0,
-        )
+        with pinned(self._cores):
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=environment(),
+                process_group=0,
+            )
         atexit.register(self.stop)
         self._reader = threading.Thread(target=self._read, name="server-log", daemon=True)
         self._reader.start()

@@ -232,8 +232,9 @@ def _copy(kind: type[Any], message: Any, **made: Any) -> Any:
 
 def _card(model: pb.Model) -> ModelCard:
     architecture = orjson.loads(model.architecture_json) if model.architecture_json else {}
-    names = (name for name in ModelCard.__dataclass_fields__ if name != "architecture")
-    return ModelCard(**{name: getattr(model, name) for name in names}, architecture=architecture)
+    card = orjson.loads(model.card_json) if model.card_json else {}
+    names = (name for name in ModelCard.__dataclass_fields__ if name not in ("architecture", "card"))
+    return ModelCard(**{name: getattr(model, name) for name in names}, architecture=architecture, card=card)
 
 
 class _Progress:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from dataclasses import dataclass
 
 from client.api import Client, ClientError
+from client.compare import accounts, searching
 from client.compare.environment import environment
 from client.compare.experiment import Architecture, Experiment
+from client.compare.quality import quality
 from client.compare.results import Measured, Results
-from client.compare.schedule import Cell, first_row, schedule
+from client.compare.schedule import Cell, schedule
+from client.compare.supply import Supply
 from client.connect import connect
-from client.launch import ServerProcess
+from client.launch import ServerProcess, pinned
+from client.load.arrivals import Poisson
 from client.load.record import Record
 from client.load.runner import Load, run
-from client.load.trace import Trace
 from client.load.warmup import warm_up
-from client.load.workload import Subject, WorkloadError, draw, find
+from client.load.workload import Subject, WorkloadError, find
 
 
 class Watcher:
@@ -31,6 +35,9 @@ class Watcher:
 
     def measuring(self, architecture: Architecture, cell: Cell) -> None:
         """A cell begins."""
+
+    def searching(self, architecture: Architecture, rate: float, requests: int) -> None:
+        """A rate is tried with so many requests more."""
 
     def answered(self, record: Record) -> None:
         """One request of it is over."""
@@ -48,73 +55,127 @@ def never() -> Iterator[asyncio.Event]:
     yield asyncio.Event()
 
 
-async def measure(experiment: Experiment, *, stopping: Stopping = never, watcher: Watcher | None = None) -> Results:
+async def measure(
+    experiment: Experiment,
+    *,
+    stopping: Stopping = never,
+    watcher: Watcher | None = None,
+    before: Results | None = None,
+) -> Results:
     """The results of every cell; or of those until the event of `stopping`, which is entered when all is warm, was set.
+    Cells that `before` holds are not measured again.
 
     Raises LaunchError and ClientError for an architecture that cannot be reached or does not answer the warm-up, and
     WorkloadError for one that cannot hold the workload; single requests that fail are in the records.
     """
     watcher = watcher or Watcher()
     async with AsyncExitStack() as stack:
-        subjects = [await _bring_up(stack, experiment, one, watcher) for one in experiment.architectures]
-        results = Results(experiment, tuple(subject.card for subject in subjects), environment())
-        await warm_up(experiment.workload, experiment.warmup, subjects, experiment.seed)
+        stack.enter_context(pinned(experiment.client_cores))
+        sides = [await _bring_up(stack, experiment, one, watcher) for one in experiment.architectures]
+        subjects = [side.subject for side in sides]
+        results = before or Results(experiment, (), {})
+        results.cards, results.environment = tuple(subject.card for subject in subjects), environment()
+        supply = Supply(experiment, subjects)
+        supply.check()
+        await warm_up(experiment.workload, experiment.warmup, subjects, experiment.seed, supply.warm_trace())
         with stopping() as stop:
-            await _Bench(experiment, subjects, watcher, results).run(stop)
+            await _Bench(experiment, sides, watcher, results, supply).run(stop)
     return results
 
 
-async def _bring_up(stack: AsyncExitStack, experiment: Experiment, one: Architecture, watcher: Watcher) -> Subject:
+@dataclass(frozen=True, slots=True)
+class Side:
+    """An architecture that is up; `http` is where its counters are read, empty where that is not known."""
+
+    subject: Subject
+    http: str
+
+
+async def _bring_up(stack: AsyncExitStack, experiment: Experiment, one: Architecture, watcher: Watcher) -> Side:
     try:
-        target = one.target or await _start(stack, experiment, one, watcher)
+        target, http = one.target, one.target if one.target.startswith("http") else ""
+        if not target:
+            watcher.starting(one)
+            process = ServerProcess((*one.server_flags(), *experiment.flags), cores=experiment.cores)
+            server = await stack.enter_async_context(process)
+            http = server.http
+            target = server.grpc if (one.transport or experiment.transport) == "grpc" else server.http
         client: Client = await stack.enter_async_context(connect(target))
-        return Subject(client, find(await client.models(), one.model if one.target else ""))
+        return Side(Subject(client, find(await client.models(), one.model if one.target else "")), http)
     except (ClientError, WorkloadError) as error:
         raise type(error)(f"{one.name}: {error}") from error
-
-
-async def _start(stack: AsyncExitStack, experiment: Experiment, one: Architecture, watcher: Watcher) -> str:
-    watcher.starting(one)
-    server = await stack.enter_async_context(ServerProcess((*one.server_flags(), *experiment.flags)))
-    return server.grpc if experiment.transport == "grpc" else server.http
 
 
 class _Bench:
     """One experiment under way."""
 
-    def __init__(self, experiment: Experiment, subjects: list[Subject], watcher: Watcher, results: Results) -> None:
+    def __init__(
+        self, experiment: Experiment, sides: list[Side], watcher: Watcher, results: Results, supply: Supply
+    ) -> None:
         self._experiment = experiment
-        self._subjects = subjects
+        self._sides = sides
         self._watcher = watcher
         self._results = results
-        self._traces: dict[tuple[int, int], Trace] = {}  # the one in use
+        self._supply = supply
 
     async def run(self, stop: asyncio.Event) -> None:
         experiment = self._experiment
         cells = schedule(experiment.repeats, len(experiment.levels), len(experiment.architectures))
-        self._watcher.planned(len(cells) * experiment.workload.requests)
-        for cell in cells:
+        done = {m.cell for m in self._results.measured}
+        left = [cell for cell in cells if cell not in done]
+        self._watcher.planned(len(left) * experiment.workload.requests)
+        await self._facts()
+        for cell in left:
             if stop.is_set():
                 break
             await self._measure(cell, stop)
+        await self._search(stop)
         self._results.interrupted = stop.is_set()
 
+    async def _facts(self) -> None:
+        """What is asked once of each: the size of its cache, and its quality."""
+        readings = [await self._reading(side) for side in self._sides]
+        self._results.capacities = tuple(accounts.capacity(reading) for reading in readings)
+        if self._experiment.quality and not any(self._results.qualities):
+            told = [await quality(side.http, side.subject.card.id) if side.http else None for side in self._sides]
+            self._results.qualities = tuple(told)
+
     async def _measure(self, cell: Cell, stop: asyncio.Event) -> None:
-        experiment, subject = self._experiment, self._subjects[cell.architecture]
+        experiment, side = self._experiment, self._sides[cell.architecture]
         self._watcher.measuring(experiment.architectures[cell.architecture], cell)
-        arrivals = experiment.levels[cell.level]
-        load = Load(await self._trace(cell), arrivals, subject.card.id)
-        done = await run(subject.client, load, stop=stop, on_record=self._watcher.answered)
-        self._results.measured.append(Measured(cell, done))
+        load = Load(await self._supply.cell(cell), experiment.levels[cell.level], side.subject.card.id)
+        before = await self._reading(side)
+        done = await run(side.subject.client, load, stop=stop, on_record=self._watcher.answered)
+        account = accounts.between(before, await self._reading(side))
+        self._results.measured.append(Measured(cell, done, account))
         self._watcher.measured(self._results)
 
-    async def _trace(self, cell: Cell) -> Trace:
-        """The trace of the cell's repeat and level, drawn once for all architectures."""
-        experiment = self._experiment
-        place = (cell.repeat, cell.level)
-        if place not in self._traces:
-            start = experiment.warmup + first_row(cell, len(experiment.levels), experiment.workload.requests)
-            arrivals = experiment.levels[cell.level]
-            trace = await draw(experiment.workload, arrivals, self._subjects, seed=experiment.seed, start=start)
-            self._traces = {place: trace}
-        return self._traces[place]
+    async def _reading(self, side: Side) -> accounts.Reading | None:
+        return await accounts.read(side.http, side.subject.card.id) if side.http else None
+
+    async def _search(self, stop: asyncio.Event) -> None:
+        """All architectures in turn, a rate each, until each has found its highest."""
+        search = self._experiment.search
+        tried = self._results.tried
+        step = 0
+        while search is not None and not stop.is_set():
+            rates = [searching.next_rate(search, searching.outcomes(tried, i)) for i in range(len(self._sides))]
+            if all(rate is None for rate in rates):
+                return
+            for i, rate in enumerate(rates):
+                if rate is None or stop.is_set():
+                    continue
+                one = await self._try(i, rate, step, stop)
+                if not stop.is_set():  # one that was stopped tells nothing
+                    tried.append(one)
+                    self._watcher.measured(self._results)
+            step += 1
+
+    async def _try(self, architecture: int, rate: float, step: int, stop: asyncio.Event) -> searching.Tried:
+        experiment, side = self._experiment, self._sides[architecture]
+        assert experiment.search is not None
+        self._watcher.searching(experiment.architectures[architecture], rate, experiment.workload.requests)
+        trace = await self._supply.probe(step, rate)
+        load = Load(trace, Poisson(rate), side.subject.card.id)
+        done = await run(side.subject.client, load, stop=stop, on_record=self._watcher.answered)
+        return searching.judged(experiment.search, experiment.objective, architecture, rate, done)

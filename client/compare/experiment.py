@@ -4,6 +4,7 @@ name = "dense or experts"
 repeats = 5                    # rounds; under 5 a verdict is only a lean
 seed = 1
 transport = "rest"             # or "grpc"; for the servers that compare starts itself
+quality = true                 # also bits per byte on held text, from servers that can score
 
 [[architectures]]
 name = "dense"
@@ -14,13 +15,22 @@ target = "http://127.0.0.1:8000"   # or a server that runs already, with `model`
 
 [workload]
 requests = 40                  # a round
-prompts = "tales"              # or "random", "shared"
-prompt_tokens = 64
-output_tokens = 64
+prompts = "tales"              # or "random", "shared" (with `families` and the `share` they have in common)
+prompt_tokens = 64             # or { uniform = [16, 128] }, { log_normal = [64, 0.6], most = 256 }, { file = "n.txt" }
+output_tokens = 64             # likewise
+tenants = 2                    # take turns as the server's `user`
+cancelled = 0.1                # this share of the users leaves …
+cancel_after = 0.5             # … so many seconds after sending
 
 [arrivals]
-kind = "poisson"               # or "constant", "gamma" with `shape`, "closed" with `concurrency` for `rates`
+kind = "poisson"               # or "constant", "gamma" with `shape`, "ramp" with `until`, "closed" with `concurrency`
 rates = [2.0, 4.0]             # requests a second
+
+[search]                       # the highest rate at which `share` of the requests meets the objective
+low = 1.0
+high = 64.0
+share = 0.95
+tolerance = 0.1                # how close, as a ratio
 
 [objective]                    # what goodput asks for, in seconds; every key may be left out
 first_token = 0.5
@@ -28,19 +38,22 @@ per_token = 0.05
 
 [server]
 flags = ["--threads", "2"]     # for every server that compare starts
+cores = [0, 1]                 # where they run; `client_cores` is where we do
 """
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from client.compare import parts
 from client.compare.section import ExperimentError, Section
 from client.connect import TargetError, connect
-from client.load.arrivals import Closed, Drawn, Kind
+from client.load.arrivals import Arrivals
 from client.load.statistics import Objective
-from client.load.workload import Prompts, Workload
+from client.load.workload import Workload
 
 SURE_ROUNDS = 5
 
@@ -54,6 +67,7 @@ class Architecture:
     target: str = ""
     scale: str = ""
     flags: tuple[str, ...] = ()
+    transport: str = ""  # instead of the experiment's
 
     def server_flags(self) -> tuple[str, ...]:
         """Flags of `python -m server` for this architecture alone."""
@@ -68,43 +82,71 @@ class Experiment:
     name: str
     architectures: tuple[Architecture, ...]
     workload: Workload
-    levels: tuple[Drawn, ...]  # each is run on every architecture in every round
+    levels: tuple[Arrivals, ...]  # each is run on every architecture in every round
     repeats: int = SURE_ROUNDS
     seed: int = 0
     warmup: int = 4  # requests to each architecture that are not measured
     transport: str = "rest"
     objective: Objective = field(default_factory=Objective)
     flags: tuple[str, ...] = ()
+    trace: Path | None = None  # its rows, round after round, in place of drawn ones
+    search: parts.Search | None = None
+    quality: bool = False
+    cores: tuple[int, ...] = ()
+    client_cores: tuple[int, ...] = ()
+    source: str = field(default="", repr=False, compare=False)  # the file it was read from
 
     @property
     def baseline(self) -> Architecture:
         """What the others are compared with."""
         return self.architectures[0]
 
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits that any change of what is measured changes."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
+
 
 def read(path: Path) -> Experiment:
     """The experiment of a file. Raises ExperimentError, also where the file is not TOML, and OSError."""
     try:
-        data = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
         raise ExperimentError(f"{path} is not TOML: {error}") from error
-    return parse(Section(data), default_name=path.stem)
+    return from_text(text, path)
 
 
-def parse(root: Section, default_name: str = "comparison") -> Experiment:
-    """The experiment of a parsed file. Raises ExperimentError."""
-    server = root.section("server")
+def from_text(text: str, path: Path) -> Experiment:
+    """The experiment that a file of this text at `path` describes. Raises ExperimentError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"{path} is not TOML: {error}") from error
+    return parse(Section(data), path.stem, path.parent, text)
+
+
+def parse(root: Section, default_name: str = "comparison", folder: Path = Path(), source: str = "") -> Experiment:
+    """The experiment of a parsed file; other files it names are beside it, in `folder`. Raises ExperimentError."""
+    server, workload = root.section("server"), root.section("workload")
+    trace = workload.text("trace", "")
+    objective = parts.objective(root.section("objective"))
     experiment = Experiment(
         name=root.text("name", default_name),
         architectures=_architectures(root),
-        workload=_workload(root.section("workload")),
-        levels=_levels(root.section("arrivals")),
+        workload=parts.workload(workload, folder, drawn=not trace),
+        levels=parts.levels(root.section("arrivals"), recorded=bool(trace)),
         repeats=root.whole("repeats", SURE_ROUNDS, least=1),
         seed=root.whole("seed", 0),
         warmup=root.whole("warmup", 4),
         transport=root.choice("transport", ("rest", "grpc"), "rest"),
-        objective=_objective(root.section("objective")),
+        objective=objective,
         flags=server.texts("flags"),
+        trace=folder / trace if trace else None,
+        search=parts.search(root.section("search"), objective) if "search" in root else None,
+        quality=root.truth("quality"),
+        cores=server.places("cores"),
+        client_cores=server.places("client_cores"),
+        source=source,
     )
     server.close()
     root.close()
@@ -127,8 +169,9 @@ def _architecture(section: Section) -> Architecture:
         raise ExperimentError(f"{section.name('model')} or {section.name('target')} must be given")
     if target:
         _check_target(section, target)
+    transport = section.choice("transport", ("rest", "grpc"), "rest") if "transport" in section else ""
     scale, flags = section.word("scale"), section.texts("flags")
-    architecture = Architecture(section.text("name", model or target), model, target, scale, flags)
+    architecture = Architecture(section.text("name", model or target), model, target, scale, flags, transport)
     section.close()
     return architecture
 
@@ -138,41 +181,5 @@ def _check_target(section: Section, target: str) -> None:
         connect(target)
     except TargetError as error:
         raise ExperimentError(f"{section.name('target')}: {error}") from error
-    if "scale" in section or "flags" in section:
-        raise ExperimentError(f"{section.name('target')} runs already: scale and flags cannot be given with it")
-
-
-def _workload(section: Section) -> Workload:
-    workload = Workload(
-        requests=section.whole("requests", least=1),
-        output_tokens=section.whole("output_tokens", least=1),
-        prompts=Prompts(section.choice("prompts", tuple(Prompts), Prompts.TALES)),
-        prompt_tokens=section.whole("prompt_tokens", least=1) if "prompt_tokens" in section else None,
-        temperature=section.number("temperature", 0.0, above=-1e-9),
-    )
-    section.close()
-    return workload
-
-
-def _levels(section: Section) -> tuple[Drawn, ...]:
-    kind = section.choice("kind", ("closed", *Kind), "closed")
-    levels: tuple[Drawn, ...]
-    if kind == "closed":
-        levels = tuple(Closed(_whole(section, n)) for n in section.numbers("concurrency"))
-    else:
-        shape = section.number("shape") if kind == Kind.GAMMA else 1.0
-        levels = tuple(Kind(kind).at(rate, shape) for rate in section.numbers("rates"))
-    section.close()
-    return levels
-
-
-def _whole(section: Section, number: float) -> int:
-    if number != int(number):
-        raise ExperimentError(f"{section.name('concurrency')} must be a list of whole numbers, got {number:g}")
-    return int(number)
-
-
-def _objective(section: Section) -> Objective:
-    limits = {key: section.number(key) for key in ("first_token", "per_token", "total") if key in section}
-    section.close()
-    return Objective(**limits)
+    if given := [key for key in ("scale", "flags", "transport") if key in section]:
+        raise ExperimentError(f"{section.name('target')} runs already: {' and '.join(given)} cannot be given with it")

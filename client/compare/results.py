@@ -1,29 +1,41 @@
-"""What a comparison measured, and what follows from it: pure functions over cells, and the JSON document."""
+"""What a comparison measured, and what follows from it: pure functions over cells."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from client.api import ModelCard
+from client.compare.accounts import Account, together
+from client.compare.bootstrap import Interval, interval
+from client.compare.drift import Drift, drift
 from client.compare.experiment import SURE_ROUNDS, Experiment
 from client.compare.paired import METRICS, Difference, compare, corrected, pair
+from client.compare.quality import Quality
 from client.compare.schedule import Cell
+from client.compare.searching import Tried
 from client.load.arrivals import describe
 from client.load.judgement import warnings
-from client.load.record import Record, Run, record_to_json
-from client.load.statistics import Summary, summarise
+from client.load.record import Record, Run
+from client.load.statistics import Summary, gaps, summarise
 
-SCHEMA = "dyno.compare/1"
+Place = tuple[int, int]  # (architecture, level)
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
+_DRAWS = 300
+_MOST_VALUES = 200  # of one round, evenly spaced quantiles in their place, to bound the bootstrap
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A cell and its run."""
+    """A cell, its run, and what the server's counters said of the time."""
 
     cell: Cell
     run: Run
+    account: Account | None = None
 
 
 @dataclass(slots=True)
@@ -35,6 +47,9 @@ class Results:
     environment: dict[str, Any]
     measured: list[Measured] = field(default_factory=list)
     interrupted: bool = False
+    tried: list[Tried] = field(default_factory=list)
+    qualities: tuple[Quality | None, ...] = ()  # by architecture
+    capacities: tuple[int, ...] = ()  # tokens the cache holds, by architecture; 0 where not told
 
     def of(self, architecture: int, level: int) -> list[Measured]:
         """The runs of one architecture at one level, in the order of the rounds."""
@@ -43,26 +58,42 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True)
+class Percentile:
+    """A quantile of all rounds together, with its 95 % interval over rounds."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
-    """What follows from results, worked out once. Keys are (architecture, level)."""
+    """What follows from results, worked out once."""
 
     results: Results
-    summaries: dict[tuple[int, int], Summary]
-    differences: dict[tuple[int, int], tuple[Difference, ...]]  # against the baseline, one a metric
+    summaries: dict[Place, Summary]
+    differences: dict[Place, tuple[Difference, ...]]  # against the baseline, one a metric
+    percentiles: dict[Place, dict[str, tuple[Percentile, ...]]]  # by metric, one for each of QUANTILES
+    drifts: dict[Place, Drift]
+    accounts: dict[Place, Account | None]
 
 
 def conclude(results: Results) -> Findings:
     """Every summary, and every architecture against the first."""
     experiment = results.experiment
     grid = [(a, level) for level in range(len(experiment.levels)) for a in range(len(experiment.architectures))]
-    summaries = {place: _summary(results, *place) for place in grid}
-    return Findings(results, summaries, _corrected({p: _differences(results, *p) for p in grid if p[0] > 0}))
+    return Findings(
+        results,
+        summaries={place: _summary(results, *place) for place in grid},
+        differences=_corrected({place: _differences(results, *place) for place in grid if place[0] > 0}),
+        percentiles={place: _percentiles(results, *place) for place in grid},
+        drifts={place: drift(list(_rounds(results, *place).values())) for place in grid},
+        accounts={place: together(m.account for m in results.of(*place)) for place in grid},
+    )
 
 
-def _corrected(found: dict[tuple[int, int], tuple[Difference, ...]]) -> dict[tuple[int, int], tuple[Difference, ...]]:
+def _corrected(found: dict[Place, tuple[Difference, ...]]) -> dict[Place, tuple[Difference, ...]]:
     """Every comparison of the report counts in the correction."""
-    flat = corrected([one for some in found.values() for one in some])
-    each = iter(flat)
+    each = iter(corrected([one for some in found.values() for one in some]))
     return {place: tuple(next(each) for _ in some) for place, some in found.items()}
 
 
@@ -74,61 +105,68 @@ def _summary(results: Results, architecture: int, level: int) -> Summary:
 
 
 def _differences(results: Results, architecture: int, level: int) -> tuple[Difference, ...]:
-    sides = _rounds(results, 0, level), _rounds(results, architecture, level)
-    both = sorted(sides[0].keys() & sides[1].keys())
-    seed = results.experiment.seed
-    return tuple(compare(m, [pair(m, sides[0][r], sides[1][r]) for r in both], seed) for m in METRICS)
+    return paired_rounds(_rounds(results, 0, level), _rounds(results, architecture, level), results.experiment.seed)
+
+
+def paired_rounds(
+    baseline: Mapping[int, Sequence[Record]], other: Mapping[int, Sequence[Record]], seed: int
+) -> tuple[Difference, ...]:
+    """One difference a metric, over the rounds that both have."""
+    both = sorted(baseline.keys() & other.keys())
+    return tuple(compare(m, [pair(m, baseline[r], other[r]) for r in both], seed) for m in METRICS)
 
 
 def _rounds(results: Results, architecture: int, level: int) -> dict[int, Sequence[Record]]:
     return {m.cell.repeat: m.run.records for m in results.of(architecture, level)}
 
 
-def cautions(results: Results) -> tuple[str, ...]:
+def values_of(metric: str, records: Sequence[Record]) -> list[float]:
+    """Of the answered requests; `inter_token` is every gap of all."""
+    good = [r for r in records if r.ok]
+    if metric == "inter_token":
+        return [gap for r in good for gap in gaps(r)]
+    return [v for r in good if (v := METRICS[metric](r)) is not None]
+
+
+def _percentiles(results: Results, architecture: int, level: int) -> dict[str, tuple[Percentile, ...]]:
+    rounds = _rounds(results, architecture, level).values()
+    return {
+        metric: _intervals([values_of(metric, records) for records in rounds], results.experiment.seed)
+        for metric in ("first_token", "inter_token", "per_token", "total")
+    }
+
+
+def _intervals(rounds: list[list[float]], seed: int) -> tuple[Percentile, ...]:
+    kept = [_thinned(np.array(one)) for one in rounds if one]
+    if not kept:
+        nan = float("nan")
+        return tuple(Percentile(nan, Interval(nan, nan)) for _ in QUANTILES)
+    whole = np.concatenate([np.array(one) for one in rounds])
+    return tuple(
+        Percentile(float(np.quantile(whole, q)), interval(kept, q, seed=seed, draws=_DRAWS)[0]) for q in QUANTILES
+    )
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
+    if len(values) <= _MOST_VALUES:
+        return values
+    return np.asarray(np.quantile(values, (np.arange(_MOST_VALUES) + 0.5) / _MOST_VALUES))
+
+
+def cautions(findings: Findings) -> tuple[str, ...]:
     """What a reader must know before believing the numbers, each said once."""
+    results = findings.results
     names = [architecture.name for architecture in results.experiment.architectures]
     said = [f"{names[m.cell.architecture]}: {w}" for m in results.measured for w in warnings(m.run)]
     if results.interrupted:
         said.append("the comparison was stopped early: some cells are missing or shorter than planned")
     if results.experiment.repeats < SURE_ROUNDS:
         said.append(f"{results.experiment.repeats} rounds: a verdict needs {SURE_ROUNDS}, with fewer it only leans")
+    for (architecture, level), one in findings.drifts.items():
+        if one.noisy:
+            load = describe(results.experiment.levels[level])
+            said.append(
+                f"too noisy: at {load}, rounds of {names[architecture]} lie up to {one.spread - 1:.0%} apart, more "
+                "than their requests explain: the machine was not quiet"
+            )
     return tuple(dict.fromkeys(said))
-
-
-def document(findings: Findings) -> dict[str, Any]:
-    """The whole comparison as JSON values: every record, and what was concluded from them."""
-    results = findings.results
-    experiment = results.experiment
-    return {
-        "schema": SCHEMA,
-        "experiment": asdict(experiment) | {"levels": [describe(level) for level in experiment.levels]},
-        "environment": results.environment,
-        "models": [asdict(card) for card in results.cards],
-        "interrupted": results.interrupted,
-        "cautions": list(cautions(results)),
-        "summaries": [{**_place(place), **asdict(one)} for place, one in findings.summaries.items()],
-        "differences": [
-            {**_place(place), "baseline": 0, "metrics": [asdict(one) | {"verdict": one.verdict} for one in found]}
-            for place, found in findings.differences.items()
-        ],
-        "cells": [_cell(m) for m in results.measured],
-    }
-
-
-def _place(place: tuple[int, int]) -> dict[str, int]:
-    return {"architecture": place[0], "level": place[1]}
-
-
-def _cell(measured: Measured) -> dict[str, Any]:
-    run = measured.run
-    return {
-        **asdict(measured.cell),
-        "trace": run.trace_hash,
-        "target": run.target,
-        "model": run.model,
-        "started": run.started,
-        "seconds": run.seconds,
-        "client_cpu_seconds": run.client_cpu,
-        "interrupted": run.interrupted,
-        "records": [record_to_json(record) for record in run.records],
-    }

@@ -57,6 +57,30 @@ class Section:
             raise self._bad(key, value, f"a number above {above:g}")
         return float(value)
 
+    def share(self, key: str, default: float) -> float:
+        value = self._take(key, default)
+        if not _is_number(value) or not 0 <= value <= 1:
+            raise self._bad(key, value, "a number from 0 to 1")
+        return float(value)
+
+    def truth(self, key: str) -> bool:
+        """True or false; false when the key is absent."""
+        value = self._take(key, False)
+        if not isinstance(value, bool):
+            raise self._bad(key, value, "true or false")
+        return value
+
+    def places(self, key: str) -> tuple[int, ...]:
+        """A list of whole numbers from 0, such as cores; none when the key is absent."""
+        values = self._take(key, [])
+        if not isinstance(values, list) or not all(type(v) is int and v >= 0 for v in values):
+            raise self._bad(key, values, "a list of whole numbers from 0")
+        return tuple(values)
+
+    def is_table(self, key: str) -> bool:
+        """Whether the key is there and holds a table."""
+        return isinstance(self._data.get(key), dict)
+
     def numbers(self, key: str, *, above: float = 0.0) -> tuple[float, ...]:
         values = self._take(key, _MISSING)
         if not isinstance(values, list) or not values or not all(_is_number(v) and v > above for v in values):

@@ -10,6 +10,7 @@ from rich.progress import Progress, TaskID
 from client import interrupts
 from client.compare import report
 from client.compare.bench import Watcher, measure
+from client.compare.document import resumable
 from client.compare.experiment import Architecture, Experiment
 from client.compare.results import Findings, Results, conclude
 from client.compare.schedule import Cell
@@ -18,20 +19,21 @@ from client.load.record import Record
 from client.load.session import progress
 
 
-def run_and_report(experiment: Experiment, folder: Path, status: Console, console: Console) -> Findings:
-    """Measure, keep every finished round in `folder`, and print the findings. Ctrl-C keeps what there is.
+def run_and_report(experiment: Experiment, folder: Path, status: Console, *, resume: bool = False) -> Findings:
+    """Measure, keep every finished round in `folder`, and write the findings there. Ctrl-C keeps what there is; with
+    `resume` the cells that are in the folder already are not measured again.
 
-    Raises ClientError, WorkloadError, Interrupted before anything was measured, and OSError when the folder cannot be
-    written.
+    Raises ClientError, WorkloadError, TraceError, Interrupted before anything was measured, ResultsError when the
+    folder holds another experiment's results, and OSError when it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)  # better now than after an hour
+    before = resumable(folder / "results.json", experiment) if resume else None
     with progress(status) as bar:
         watcher = Screen(experiment, bar, folder)
-        results = interrupts.run(measure(experiment, stopping=interrupts.gently, watcher=watcher))
+        main = measure(experiment, stopping=interrupts.gently, watcher=watcher, before=before)
+        results = interrupts.run(main)
     findings = conclude(results)
     report.write(findings, folder)
-    console.print(report.view(findings))
-    console.print(f"written: {folder / 'report.html'}, {folder / 'results.json'}", style="dim", soft_wrap=True)
     return findings
 
 
@@ -44,6 +46,7 @@ class Screen(Watcher):
         self._folder = folder
         self._task: TaskID = bar.add_task("starting", total=None, errors="")
         self._failed = 0
+        self._full = False  # the disk, or whatever keeps the folder from being written
 
     def starting(self, architecture: Architecture) -> None:
         self._bar.update(self._task, description=f"starting {architecture.name}")
@@ -56,11 +59,22 @@ class Screen(Watcher):
         said = f"round {cell.repeat + 1} of {self._experiment.repeats}: {architecture.name}, {load}"
         self._bar.update(self._task, description=said)
 
+    def searching(self, architecture: Architecture, rate: float, requests: int) -> None:
+        total = self._bar.tasks[self._task].total or 0
+        said = f"searching: {architecture.name} at {rate:.3g} requests/s"
+        self._bar.update(self._task, description=said, total=total + requests)
+
     def answered(self, record: Record) -> None:
         self._failed += not record.ok
         self._bar.update(self._task, advance=1, errors=f"{self._failed} failed" if self._failed else "")
 
     def measured(self, results: Results) -> None:
         a_round = len(self._experiment.levels) * len(self._experiment.architectures)
-        if self._folder is not None and len(results.measured) % a_round == 0:
+        if self._folder is None or len(results.measured) % a_round != 0:
+            return
+        try:
             report.write(conclude(results), self._folder)
+        except OSError as error:  # the measurement goes on: there may be room again at its end
+            if not self._full:
+                self._bar.console.print(f"this round is not on disk: {error}", style="yellow", markup=False)
+            self._full = True

@@ -6,19 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.api import ModelCard
+from client.compare.accounts import Account
 from client.compare.bootstrap import Interval
 from client.compare.paired import Difference
-from client.compare.results import Findings, Results
+from client.compare.results import QUANTILES, Findings, Percentile, Results
+from client.compare.searching import bounds, outcomes
+from client.compare.words import METRIC_NAMES, SHORT_NAMES
 from client.load.arrivals import describe
 from client.load.statistics import Summary
-from client.units import counted, milliseconds, plain
-
-METRIC_NAMES = {
-    "first_token": "time to first token",
-    "per_token": "time per output token",
-    "total": "time end to end",
-}
-_SHORT_NAMES = {"first_token": "first token", "per_token": "per token", "total": "end to end"}
+from client.units import counted, milliseconds, percent, plain
 
 _CARD_ROWS: tuple[tuple[str, Callable[[ModelCard], str]], ...] = (
     ("parameters", lambda card: counted(card.total_parameters)),
@@ -32,14 +28,20 @@ _CARD_ROWS: tuple[tuple[str, Callable[[ModelCard], str]], ...] = (
 _SUMMARY_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("answered / sent", lambda s: f"{s.completed} / {s.requests}"),
     ("generated tokens/s", lambda s: plain(s.output_rate)),
-    ("time to first token p50, ms", lambda s: milliseconds(s.first_token.p50)),
-    ("time to first token p95, ms", lambda s: milliseconds(s.first_token.p95)),
-    ("inter-token p50, ms", lambda s: milliseconds(s.inter_token.p50)),
-    ("inter-token p95, ms", lambda s: milliseconds(s.inter_token.p95)),
-    ("end to end p50, ms", lambda s: milliseconds(s.total.p50)),
-    ("end to end p95, ms", lambda s: milliseconds(s.total.p95)),
+    ("sent late p99, ms", lambda s: milliseconds(s.lag.p99)),
+    ("prompt tokens from the prefix cache", lambda s: percent(s.cached_share)),
     ("routing entropy, 0 to 1", lambda s: plain(s.entropy)),
     ("routing imbalance, max / mean", lambda s: plain(s.imbalance)),
+)
+
+_ACCOUNT_ROWS: tuple[tuple[str, Callable[[Account], str]], ...] = (
+    ("tokens a forward pass", lambda a: plain(a.batch)),
+    ("FLOP a token", lambda a: counted(round(a.flops / a.tokens)) if a.tokens else "–"),
+    ("bytes moved a token", lambda a: counted(round(a.moved_bytes / a.tokens)) if a.tokens else "–"),
+    ("share of the roofline", lambda a: percent(a.roofline_share)),
+    ("predicted at best, s", lambda a: plain(a.least_seconds or None)),
+    ("measured in the model, s", lambda a: plain(a.forward_seconds or None)),
+    ("distinct experts a pass and layer", lambda a: plain(a.experts_a_pass)),
 )
 
 _OBJECTIVE_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
@@ -58,8 +60,15 @@ class Grid:
 
 def models_grid(results: Results) -> Grid:
     """What was compared."""
-    rows = tuple((name, *(tell(card) for card in results.cards)) for name, tell in _CARD_ROWS)
-    return Grid("Architectures", ("", *_names(results)), rows)
+    rows = [(name, *(tell(card) for card in results.cards)) for name, tell in _CARD_ROWS]
+    if any(results.capacities):
+        rows.append(("tokens that the cache holds", *(counted(n) for n in results.capacities)))
+    if any(results.qualities):
+        rows.append(("bits per byte, held text", *(f"{q.bits_per_byte:.4f}" if q else "–" for q in results.qualities)))
+    if results.tried:
+        found = [bounds(outcomes(results.tried, i)) for i in range(len(results.cards))]
+        rows.append(("highest rate within the objective, 1/s", *(f"{plain(low)} to {plain(up)}" for low, up in found)))
+    return Grid("Architectures", ("", *_names(results)), tuple(rows))
 
 
 def level_grid(findings: Findings, level: int) -> Grid:
@@ -67,16 +76,74 @@ def level_grid(findings: Findings, level: int) -> Grid:
     results = findings.results
     summaries = [findings.summaries[i, level] for i in range(len(results.cards))]
     told = (*_SUMMARY_ROWS, *(_OBJECTIVE_ROWS if results.experiment.objective.asks else ()))
-    rows = tuple((name, *(tell(one) for one in summaries)) for name, tell in told)
-    return Grid(f"Load: {describe(results.experiment.levels[level])}", ("", *_names(results)), rows)
+    rows = [(name, *(tell(one) for one in summaries)) for name, tell in told]
+    rows += [
+        row for metric in ("first_token", "inter_token", "total") for row in _percentile_rows(findings, level, metric)
+    ]
+    accounts = [findings.accounts[i, level] for i in range(len(results.cards))]
+    rows += [(name, *(_told(one, tell) for one in accounts)) for name, tell in _ACCOUNT_ROWS if any(accounts)]
+    return Grid(f"Load: {describe(results.experiment.levels[level])}", ("", *_names(results)), tuple(rows))
+
+
+def _percentile_rows(findings: Findings, level: int, metric: str) -> list[tuple[str, ...]]:
+    names = range(len(findings.results.cards))
+    return [
+        (
+            f"{SHORT_NAMES[metric]} p{q * 100:g}, ms",
+            *(_percentile(findings.percentiles[i, level][metric][k]) for i in names),
+        )
+        for k, q in enumerate(QUANTILES)
+    ]
+
+
+def _percentile(one: Percentile) -> str:
+    return f"{milliseconds(one.value)} {_interval(one.interval, 1e3)}"
+
+
+def _told(account: Account | None, tell: Callable[[Account], str]) -> str:
+    return "–" if account is None else tell(account)
 
 
 def difference_grid(findings: Findings, level: int) -> Grid:
     """Every architecture against the first at one level."""
     base = findings.results.experiment.baseline.name
-    rows = tuple(_difference_row(name, one) for name, one in _against_baseline(findings, level))
-    heads = ("", "time", "difference, ms", "ratio", "verdict")
+    rows = tuple(difference_row(name, one) for name, one in _against_baseline(findings, level))
+    heads = ("", "time", "difference, ms", "ratio", "p, corrected", "could have seen", "verdict")
     return Grid(f"Against {base}, request by request: medians with 95 % intervals", heads, rows)
+
+
+def grids(findings: Findings) -> list[Grid]:
+    """All tables of a report."""
+    levels = range(len(findings.results.experiment.levels))
+    loads = [grid for n in levels for grid in (level_grid(findings, n), difference_grid(findings, n))]
+    return [models_grid(findings.results), *loads]
+
+
+def summary(findings: Findings) -> tuple[str, ...]:
+    """The report in plain words: one line for each architecture but the first."""
+    experiment = findings.results.experiment
+    said = []
+    for i in range(1, len(experiment.architectures)):
+        found = [one for level in range(len(experiment.levels)) for one in findings.differences[i, level]]
+        told = {word: _in_words(found, word) for word in ("faster", "slower")}
+        shown = "; ".join(f"{word} in {text}" for word, text in told.items() if text)
+        seen = [one.smallest for one in found if one.smallest < 100]
+        nothing = "no difference shown" + (f" (one of {max(seen) - 1:.0%} would have been)" if seen else "")
+        said.append(f"{experiment.architectures[i].name} against {experiment.baseline.name}: {shown or nothing}.")
+    return tuple(said)
+
+
+def _in_words(found: list[Difference], word: str) -> str:
+    """ "first token by 1.2 to 1.4 times", for every metric with that verdict at any level."""
+    parts = []
+    for metric, short in SHORT_NAMES.items():
+        ratios = [one.ratio for one in found if one.metric == metric and one.verdict.endswith(word)]
+        if ratios:
+            sizes = sorted(max(r, 1 / r) for r in ratios)
+            span = plain(sizes[0]) if len(sizes) == 1 else f"{plain(sizes[0])} to {plain(sizes[-1])}"
+            lean = " (leaning: too few rounds)" if any(one.verdict.startswith("seems") for one in found) else ""
+            parts.append(f"{short} by a factor of {span}{lean}")
+    return ", ".join(parts)
 
 
 def sentences(findings: Findings) -> tuple[str, ...]:
@@ -94,10 +161,16 @@ def _against_baseline(findings: Findings, level: int) -> list[tuple[str, Differe
     return [(names[i], one) for i in range(1, len(names)) for one in findings.differences[i, level]]
 
 
-def _difference_row(name: str, one: Difference) -> tuple[str, ...]:
+def difference_row(name: str, one: Difference) -> tuple[str, ...]:
+    """One difference, its name first and its verdict last."""
     ms = f"{milliseconds(one.difference)} {_interval(one.difference_interval, 1e3)}"
     ratio = f"{plain(one.ratio)} {_interval(one.ratio_interval, 1.0)}"
-    return (name, _SHORT_NAMES[one.metric], ms, ratio, one.verdict)
+    return (name, SHORT_NAMES[one.metric], ms, ratio, f"{one.adjusted:.3g}", _least(one), one.verdict)
+
+
+def _least(one: Difference) -> str:
+    """The smallest effect that this run would have shown."""
+    return f"± {one.smallest - 1:.1%}" if one.smallest < 100 else "–"
 
 
 def _interval(interval: Interval, factor: float) -> str:
@@ -110,6 +183,8 @@ def _sentence(name: str, base: str, load: str, one: Difference) -> str:
         return f"At {load}, nothing can be said of {metric}: no request was answered by both {name} and {base}."
     interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
     evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} pairs"
+    if one.verdict.startswith("no") and one.smallest < 100:
+        evidence += f"; {one.smallest - 1:.0%} would have been seen"
     return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."
 
 

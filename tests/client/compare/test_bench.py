@@ -124,7 +124,8 @@ def test_the_command_starts_servers_of_its_own_and_writes_the_report(tmp_path: P
     file.write_text(OWN)
     done = CliRunner().invoke(app, ["compare", str(file), "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert "seems slower" in done.stdout
+    assert "slower in first token" in done.stdout
+    assert "leaning: too" in done.stdout
     told = orjson.loads((tmp_path / "out" / "results.json").read_bytes())
     targets = {cell["target"] for cell in told["cells"]}
     assert len(targets) == 2

@@ -49,7 +49,7 @@ def test_the_example_in_the_documentation_is_one() -> None:
     assert text is not None
     example = text.partition("\n\n")[2]
     told = parsed(inspect.cleandoc(example))
-    assert told.workload == Workload(40, 64, Prompts.TALES, 64)
+    assert told.workload == Workload(40, 64, Prompts.TALES, 64, tenants=2, cancelled=0.1, cancel_after=0.5)
     assert told.levels == (Poisson(2.0), Poisson(4.0))
     assert told.objective == Objective(first_token=0.5, per_token=0.05)
     assert told.flags == ("--threads", "2")

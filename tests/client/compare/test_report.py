@@ -8,8 +8,10 @@ import orjson
 import pytest
 from rich.console import Console
 
-from client.compare.report import page, view, write
-from client.compare.results import Results, cautions, conclude, document
+from client.compare.document import document, read
+from client.compare.page import page
+from client.compare.report import comma_separated, markdown, view, write
+from client.compare.results import Results, cautions, conclude
 from client.compare.tables import difference_grid, level_grid, models_grid, sentences
 from client.load.record import record_from_json
 from tests.client.compare.factories import results
@@ -30,7 +32,7 @@ def test_what_is_concluded_can_be_worked_out_by_hand() -> None:
 def test_the_document_holds_every_record() -> None:
     made = results()
     told = orjson.loads(orjson.dumps(document(conclude(made))))
-    assert told["schema"] == "dyno.compare/1"
+    assert told["schema"] == "dyno.compare/2"
     assert [cell["repeat"] for cell in told["cells"]] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     for cell, measured in zip(told["cells"], made.measured, strict=True):
         assert [record_from_json(one).facts for one in cell["records"]] == [r.facts for r in measured.run.records]
@@ -43,12 +45,14 @@ def test_grids_name_their_rows() -> None:
     assert models_grid(findings.results).rows[0] == ("parameters", "2.00 M", "2.00 M")
     level = {row[0]: row[1:] for row in level_grid(findings, 0).rows}
     assert level["answered / sent"] == ("20 / 20", "20 / 20")
-    assert level["time to first token p50, ms"] == ("102", "203")
+    assert level["first token p50, ms"] == ("102 [101, 102]", "203 [201, 205]")
     assert difference_grid(findings, 0).rows[0] == (
         "arch1",
         "first token",
         "102 [101, 102]",
         "2.00 [2.00, 2.00]",
+        "0",
+        "± 0.0%",
         "slower",
     )
 
@@ -64,9 +68,9 @@ def test_findings_in_words() -> None:
 def test_few_rounds_and_a_stop_are_cautioned_about() -> None:
     made = results(repeats=2)
     made.interrupted = True
-    assert any("stopped early" in caution for caution in cautions(made))
-    assert any("2 rounds" in caution for caution in cautions(made))
-    assert cautions(results()) == ()
+    assert any("stopped early" in caution for caution in cautions(conclude(made)))
+    assert any("2 rounds" in caution for caution in cautions(conclude(made)))
+    assert cautions(conclude(results())) == ()
 
 
 def test_nothing_measured_yet_is_a_report_too() -> None:
@@ -102,7 +106,7 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
 def test_names_cannot_break_the_page() -> None:
     made = results()
     object.__setattr__(made.experiment, "name", "<script>alert(1)</script>")
-    assert "<script>" not in page(conclude(made))
+    assert "<script>alert" not in page(conclude(made))
 
 
 def test_the_folder_gets_both_files_and_nothing_half(tmp_path: Path) -> None:

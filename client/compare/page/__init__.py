@@ -1,0 +1,104 @@
+"""The report's page: one HTML file that needs nothing else. Findings first, then plots, tables, machine, command."""
+
+from __future__ import annotations
+
+from html import escape
+from importlib.resources import files
+
+from client.compare.figures import Figure, figures
+from client.compare.plots import COLOURS
+from client.compare.results import Findings, Results, cautions
+from client.compare.tables import Grid, grids, sentences, summary
+
+
+def page(findings: Findings) -> str:
+    """The whole report."""
+    results = findings.results
+    name = escape(results.experiment.name)
+    here = files("client.compare.page")
+    return f"""<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{name}</title>
+<style>{here.joinpath("style.css").read_text()}</style></head>
+<body>
+<h1>{name}</h1>
+<p class="about">{escape(_about(results))}</p>
+<h2>In short</h2>
+<ul>{"".join(f"<li>{escape(line)}</li>" for line in summary(findings))}</ul>
+{_notes(findings)}
+<div class="legend">{_legend(results)}</div>
+<div class="plots">{"".join(_figure(one) for one in figures(findings))}</div>
+<details><summary>Every comparison in words</summary>
+<ul>{"".join(f"<li>{escape(line)}</li>" for line in sentences(findings))}</ul></details>
+{"".join(_section(grid) for grid in grids(findings))}
+<h2>How it was measured</h2>
+<p>{escape(method(results))}</p>
+{_machine(results)}
+{_again(results)}
+<div id="tip" hidden></div>
+<script>{here.joinpath("script.js").read_text()}</script>
+</body>
+</html>
+"""
+
+
+def _about(results: Results) -> str:
+    runs = results.measured
+    when = f", measured from {runs[0].run.started} on" if runs else ""
+    count = sum(len(m.run.records) for m in runs)
+    return f"{len(results.experiment.architectures)} architectures, {count} requests{when}."
+
+
+def _notes(findings: Findings) -> str:
+    said = "".join(f"<li>{escape(caution)}</li>" for caution in cautions(findings))
+    return f'<div class="notes"><h2>Before believing it</h2><ul>{said}</ul></div>' if said else ""
+
+
+def _legend(results: Results) -> str:
+    return "".join(
+        f'<button type="button" class="s{i % COLOURS}" aria-pressed="true">{escape(one.name)}</button>'
+        for i, one in enumerate(results.experiment.architectures)
+    )
+
+
+def _figure(one: Figure) -> str:
+    return f"<figure><h3>{escape(one.title)}</h3><figcaption>{escape(one.sentence)}</figcaption>{one.svg}</figure>"
+
+
+def _section(grid: Grid) -> str:
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in grid.heads)
+    rows = "".join(_row(row) for row in grid.rows)
+    body = f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>"
+    return f'<h2>{escape(grid.title)}</h2><div class="wide"><table>{body}</table></div>'
+
+
+def _row(row: tuple[str, ...]) -> str:
+    cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+    return f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>'
+
+
+def method(results: Results) -> str:
+    """How the numbers came about, in a paragraph."""
+    experiment = results.experiment
+    own = sum(not architecture.target for architecture in experiment.architectures)
+    return (
+        f"{experiment.repeats} rounds of {experiment.workload.requests} requests at each level. In each round the same "
+        "trace was sent to every architecture in turn, in an order that changes from round to round. "
+        f"{own} of {len(experiment.architectures)} architectures had a server process of their own on this machine. "
+        "Latencies are the client's, counted from the instant a request was meant to be sent. Differences are medians "
+        "over pairs of the same request. 95 % intervals come from a bootstrap that draws rounds, then requests within "
+        "them, widened for few rounds by Student's t. A verdict also needs a signed-rank test over rounds below 5 %, "
+        "after Holm's correction for every comparison of this page. docs/compare.md has how often all this is right."
+    )
+
+
+def _machine(results: Results) -> str:
+    told = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in results.environment.items())
+    traces = list(dict.fromkeys(m.run.trace_hash[:12] for m in results.measured))
+    return f"<dl>{told}<dt>traces</dt><dd>{escape(', '.join(traces) or '–')}</dd></dl>"
+
+
+def _again(results: Results) -> str:
+    source = results.experiment.source
+    said = "<h2>The same again</h2><pre><code>dyno compare experiment.toml --out DIR</code></pre>"
+    return said + (f"<p>with this experiment.toml:</p><pre><code>{escape(source)}</code></pre>" if source else "")

@@ -1,0 +1,81 @@
+"""Where the requests of an experiment come from: drawn, or from a trace. No two cells of one architecture share any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from client.compare.experiment import Experiment
+from client.compare.schedule import Cell, first_row
+from client.load.arrivals import Arrivals, Closed, Poisson, Recorded, offsets
+from client.load.trace import Trace
+from client.load.workload import Subject, WorkloadError, draw
+
+
+class Supply:
+    """The traces of one experiment, each drawn once for all architectures."""
+
+    def __init__(self, experiment: Experiment, subjects: Sequence[Subject]) -> None:
+        """Raises TraceError and OSError where the experiment's trace cannot be read."""
+        self._experiment = experiment
+        self._subjects = subjects
+        self._whole = None if experiment.trace is None else Trace.read(experiment.trace)
+        self._last: tuple[tuple[int, Arrivals], Trace] | None = None
+
+    def check(self) -> None:
+        """Raises WorkloadError where a trace is too short, or a model cannot hold what is in it."""
+        if self._whole is None:
+            return
+        experiment = self._experiment
+        needed = experiment.warmup + experiment.repeats * len(experiment.levels) * experiment.workload.requests
+        if len(self._whole.rows) < needed:
+            raise WorkloadError(f"{experiment.trace} has {len(self._whole.rows)} requests; the rounds need {needed}")
+        for subject in self._subjects:
+            _holds(self._whole, subject)
+
+    def warm_trace(self) -> Trace | None:
+        """The requests before the measured ones; None where they are drawn."""
+        return None if self._whole is None else Trace(self._whole.rows[: self._experiment.warmup])
+
+    async def cell(self, cell: Cell) -> Trace:
+        """The trace of the cell's repeat and level."""
+        experiment = self._experiment
+        first = first_row(cell, len(experiment.levels), experiment.workload.requests)
+        return await self._from(experiment.warmup + first, experiment.levels[cell.level])
+
+    async def probe(self, step: int, rate: float) -> Trace:
+        """The trace of one step of a search; those of a short file come again."""
+        experiment = self._experiment
+        before = experiment.repeats * len(experiment.levels) + step
+        return await self._from(experiment.warmup + before * experiment.workload.requests, Poisson(rate))
+
+    async def _from(self, start: int, arrivals: Arrivals) -> Trace:
+        if self._last is None or self._last[0] != (start, arrivals):
+            self._last = (start, arrivals), await self._drawn(start, arrivals)
+        return self._last[1]
+
+    async def _drawn(self, start: int, arrivals: Arrivals) -> Trace:
+        experiment, count = self._experiment, self._experiment.workload.requests
+        if self._whole is None:
+            assert not isinstance(arrivals, Recorded), "only a trace has instants of its own"
+            return await draw(experiment.workload, arrivals, self._subjects, seed=experiment.seed, start=start)
+        rows = [self._whole.rows[(start + i) % len(self._whole.rows)] for i in range(count)]
+        if isinstance(arrivals, Recorded):
+            return Trace(tuple(replace(row, offset=row.offset - rows[0].offset) for row in rows))
+        if isinstance(arrivals, Closed):
+            return Trace(tuple(replace(row, offset=0.0) for row in rows))
+        return Trace(tuple(rows)).timed(offsets(arrivals, count, (experiment.seed, start)))
+
+
+def _holds(trace: Trace, subject: Subject) -> None:
+    """Raises WorkloadError where a row of ids is too long for the model, or has ids it does not know."""
+    card = subject.card
+    for number, row in enumerate(trace.rows):
+        ids = row.prompt if isinstance(row.prompt, tuple) else (0,)
+        needed = len(ids) + row.max_tokens
+        if card.context and needed > card.context:
+            raise WorkloadError(
+                f"model {card.id} holds {card.context} tokens; row {number} of the trace needs {needed}"
+            )
+        if card.vocab and max(ids) >= card.vocab:
+            raise WorkloadError(f"model {card.id} knows {card.vocab} tokens; row {number} of the trace has {max(ids)}")

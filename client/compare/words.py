@@ -1,0 +1,14 @@
+"""What the numbers are called."""
+
+METRIC_NAMES = {
+    "first_token": "time to first token",
+    "inter_token": "inter-token time",
+    "per_token": "time per output token",
+    "total": "time end to end",
+}
+SHORT_NAMES = {
+    "first_token": "first token",
+    "inter_token": "inter-token",
+    "per_token": "per token",
+    "total": "end to end",
+}
