@@ -17,7 +17,7 @@ PROTO := dyno/inference/v1/inference.proto dyno/admin/v1/admin.proto
 MODELS := tales-dense tales-moe
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-slow check bench docs proto constraints clean
+.PHONY: help install demo serve test test-slow test-clients check bench docs proto constraints clean
 
 help: ## List what make can do here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -35,6 +35,10 @@ test: $(STAMP) ## Run the tests
 
 test-slow: $(STAMP) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
+
+test-clients: $(STAMP) ## Install clients that other people wrote beside .venv (gigabytes) and try them against the server
+	@tests/clients/install.sh build/clients $(BIN)/python "$(TORCH_INDEX)"
+	@$(BIN)/python -m pytest -m clients -rs tests/clients
 
 check: $(STAMP) ## Lint, format, types, import floors, generated code up to date
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ installed here are tried by `make test-clients`."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import sys
@@ -69,6 +70,24 @@ async def test_grpcurl(server: Harness) -> None:
     assert "dyno.inference.v1.InferenceService" in said and "SERVING" in said and '"completionTokens": 8' in said
 
 
+async def test_reflection(server: Harness) -> None:
+    reflect = (sys.executable, str(EXAMPLES / "reflect.py"), server.target)
+    services = await told(server, *reflect, "list")
+    assert {"dyno.inference.v1.InferenceService", "grpc.health.v1.Health"} <= set(services.split())
+    message = await told(server, *reflect, "describe", "dyno.inference.v1.GenerateRequest")
+    assert 'name: "guidance"' in message
+    assert "StreamGenerate" in await told(server, *reflect, "describe", "dyno.inference.v1.InferenceService")
+    health = await told(server, *reflect, "call", "grpc.health.v1.Health/Check", "{}")
+    assert json.loads(health) == {"status": "SERVING"}
+    asked = {"model": "tales-moe", "prompt": "abc", "sampling": {"maxTokens": 3}}
+    inference = "dyno.inference.v1.InferenceService"
+    whole = json.loads(await told(server, *reflect, "call", f"{inference}/Generate", json.dumps(asked)))
+    stream = await told(server, *reflect, "call", f"{inference}/StreamGenerate", json.dumps({"request": asked}))
+    pieces = [json.loads(line) for line in stream.splitlines()]
+    assert len(pieces) == 3
+    assert "".join(piece.get("text", "") for piece in pieces) == whole["choices"][0]["text"]
+
+
 async def test_no_example_is_left_out() -> None:
-    tried = {"rest.sh", "rest.py", "grpc_client.py", "rest.mjs", "grpc.sh"}
+    tried = {"rest.sh", "rest.py", "grpc_client.py", "rest.mjs", "grpc.sh", "reflect.py"}
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == tried | ELSEWHERE
