@@ -7,7 +7,7 @@ from pathlib import Path
 
 from server.limits import Limits
 from server.transport.rest.openapi.document import document
-from tests.reference import grpc, rest
+from tests.reference import rest, rpc
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -19,5 +19,5 @@ def pages() -> dict[str, str]:
     return {
         "openapi.json": json.dumps(told, indent=1, ensure_ascii=False) + "\n",
         "rest.md": rest.page(told, limits).rstrip() + "\n",
-        "grpc.md": grpc.page(limits).rstrip() + "\n",
+        "grpc.md": rpc.page(limits).rstrip() + "\n",
     }

@@ -24,7 +24,7 @@ from server.transport.auth.access import Standing
 from server.transport.auth.table import ACCESS
 from server.transport.rest.openapi.errors import MEANING
 from server.transport.rest.strictjson import MalformedJson
-from server.transport.rpc import errors as rpc
+from server.transport.rpc import errors as transport
 from tests.reference.rest import anchor
 
 PROTO = Path(__file__).parents[2] / "proto"
@@ -104,12 +104,12 @@ def _errors() -> Iterator[str]:
     yield "`reason` is that of `google.rpc.ErrorInfo`, domain `dyno`: REST's `code` in capital letters.\n"
     yield from ("| status | `reason` | |", "|---|---|---|")
     own = {
-        rpc.SlowReader: "The stream was ended because nobody read it.",
-        rpc.ServiceUnknown: "A health check of something that is not here.",
+        transport.SlowReader: "The stream was ended because nobody read it.",
+        transport.ServiceUnknown: "A health check of something that is not here.",
     }
     rows = []
     for kind, meaning in (MEANING | own).items():
-        status = next((rpc.STATUS[parent] for parent in kind.__mro__ if parent in rpc.STATUS), None)
+        status = next((transport.STATUS[parent] for parent in kind.__mro__ if parent in transport.STATUS), None)
         if status is not None and kind not in REST_ONLY:
             rows.append((status.name, kind.code.upper(), meaning.replace("`retry-after`", "`RetryInfo`")))
     yield from (f"| `{status}` | `{reason}` | {meaning} |" for status, reason, meaning in sorted(set(rows)))
