@@ -29,7 +29,8 @@ class RequestLog:
     def __init__(self, path: str) -> None:
         """`path`: appended to; "-" is the standard output. Raises OSError."""
         self.lost = 0  # lines
-        self._file = sys.stdout.buffer if path == STDOUT else Path(path).open("ab")  # noqa: SIM115
+        # Unbuffered: a line that cannot be written is lost at once, and is not tried again with the next.
+        self._file = sys.stdout.buffer if path == STDOUT else Path(path).open("ab", buffering=0)  # noqa: SIM115
         self._waiting: queue.Queue[tuple[datetime, RequestStats] | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._write_all, name="request-log", daemon=True)
         self._thread.start()
@@ -53,8 +54,7 @@ class RequestLog:
         while (one := self._waiting.get()) is not None:
             try:
                 self._file.write(orjson.dumps(line(*one)) + b"\n")
-                if self._waiting.empty():
-                    self._file.flush()
+                self._file.flush()
             except (OSError, ValueError) as error:
                 self._lose(str(error))
         if self._file is not sys.stdout.buffer:
