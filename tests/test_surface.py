@@ -36,7 +36,7 @@ ROOMS = {
     """,
     "client": "api.py rest.py rpc.py load compare launch.py cli.py",
     "tests": "fakes.py model server client deploy bench",
-    "deploy": "Dockerfile prometheus grafana",
+    "deploy": "Dockerfile prometheus grafana kubernetes",
     ".": """
         proto/dyno/inference/v1/inference.proto pyproject.toml constraints.txt docker-compose.yml Makefile
         README.md CHANGELOG.md CONTRIBUTING.md LICENSE .ci/run docs/LOG.md
