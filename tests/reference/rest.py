@@ -25,7 +25,7 @@ limit and error. How the fields work together is told in [requests.md](requests.
 
 Where the server has API keys, every call but those of health needs one: `authorization: Bearer KEY`. Without keys the
 header is ignored. Bodies are JSON in UTF-8, `content-type: application/json`, not compressed. Every optional field
-also takes `null`; a field that is not known is refused with its name.
+also takes `null`; a field that is not known is refused with its name. An integer is written as one: `4.0` is refused.
 
 Every answer has the header `x-request-id`: the caller's own where the request had one of 1 to 64 letters, digits, `-`
 and `_`, else the server's id.

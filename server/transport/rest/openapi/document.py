@@ -43,7 +43,7 @@ def document(limits: Limits) -> dict[str, Any]:
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "An API key; only where the server has keys. `x-role` names the role it must have.",
+                    "description": "An API key, where the server has keys. `x-role` names the role it must have.",
                 }
             },
             "headers": {
@@ -70,7 +70,7 @@ def _operation(route: str, operation: Operation) -> dict[str, Any]:
     data: dict[str, Any] = {"operationId": "_".join(words), "tags": [operation.tag], "summary": operation.summary}
     if operation.about:
         data["description"] = operation.about
-    data |= {"security": [] if access is Standing.OPEN else [{"key": []}], "x-role": access.value}
+    data |= {"security": [] if access is Standing.OPEN else [{"key": []}, {}], "x-role": access.value}
     if operation.parameters:
         data["parameters"] = list(operation.parameters)
     if operation.body is not None:
