@@ -42,6 +42,7 @@ def document(findings: Findings) -> dict[str, Any]:
             "seed": experiment.seed,
             "fingerprint": experiment.fingerprint,
             "file": experiment.source,
+            "path": experiment.path,
         },
         "environment": results.environment,
         "models": [asdict(card) for card in results.cards],
@@ -105,9 +106,13 @@ def read(path: Path, experiment: Experiment | None = None) -> Results:
     if schema != SCHEMA:
         raise ResultsError(f"{path} has the schema {schema!r}; this version reads {SCHEMA}")
     try:
-        return _results(data, experiment or from_text(data["experiment"]["file"], path))
+        return _results(data, experiment or _experiment(data["experiment"]))
     except (KeyError, TypeError) as error:
         raise ResultsError(f"{path} holds no whole results: {error!r}") from error
+
+
+def _experiment(data: Mapping[str, Any]) -> Experiment:
+    return from_text(data["file"], Path(data["path"]))
 
 
 def _results(data: Mapping[str, Any], experiment: Experiment) -> Results:

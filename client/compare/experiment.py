@@ -8,7 +8,7 @@ quality = true                 # also bits per byte on held text, from servers t
 
 [[architectures]]
 name = "dense"
-model = "tales-dense"          # a zoo name, a preset or a path: gets a server process of its own
+model = "tales-dense"          # a zoo name, a preset, a folder or a file beside this: gets a server of its own
 [[architectures]]
 name = "experts"
 target = "http://127.0.0.1:8000"   # or a server that runs already, with `model` naming one of its models
@@ -45,7 +45,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from client.compare import parts
@@ -94,7 +94,8 @@ class Experiment:
     quality: bool = False
     cores: tuple[int, ...] = ()
     client_cores: tuple[int, ...] = ()
-    source: str = field(default="", repr=False, compare=False)  # the file it was read from
+    source: str = field(default="", repr=False, compare=False)  # the text it was read from …
+    path: str = field(default="", repr=False, compare=False)  # … and where that was
 
     @property
     def baseline(self) -> Architecture:
@@ -122,17 +123,17 @@ def from_text(text: str, path: Path) -> Experiment:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ExperimentError(f"{path} is not TOML: {error}") from error
-    return parse(Section(data), path.stem, path.parent, text)
+    return replace(parse(Section(data), path.stem, path.parent), source=text, path=str(path))
 
 
-def parse(root: Section, default_name: str = "comparison", folder: Path = Path(), source: str = "") -> Experiment:
+def parse(root: Section, default_name: str = "comparison", folder: Path = Path()) -> Experiment:
     """The experiment of a parsed file; other files it names are beside it, in `folder`. Raises ExperimentError."""
     server, workload = root.section("server"), root.section("workload")
     trace = workload.text("trace", "")
     objective = parts.objective(root.section("objective"))
     experiment = Experiment(
         name=root.text("name", default_name),
-        architectures=_architectures(root),
+        architectures=_architectures(root, folder),
         workload=parts.workload(workload, folder, drawn=not trace),
         levels=parts.levels(root.section("arrivals"), recorded=bool(trace)),
         repeats=root.whole("repeats", SURE_ROUNDS, least=1),
@@ -146,15 +147,14 @@ def parse(root: Section, default_name: str = "comparison", folder: Path = Path()
         quality=root.truth("quality"),
         cores=server.places("cores"),
         client_cores=server.places("client_cores"),
-        source=source,
     )
     server.close()
     root.close()
     return experiment
 
 
-def _architectures(root: Section) -> tuple[Architecture, ...]:
-    architectures = tuple(_architecture(section) for section in root.sections("architectures"))
+def _architectures(root: Section, folder: Path) -> tuple[Architecture, ...]:
+    architectures = tuple(_architecture(section, folder) for section in root.sections("architectures"))
     if len(architectures) < 2:
         raise ExperimentError(f"a comparison needs at least two [[architectures]], got {len(architectures)}")
     names = [architecture.name for architecture in architectures]
@@ -163,15 +163,18 @@ def _architectures(root: Section) -> tuple[Architecture, ...]:
     return architectures
 
 
-def _architecture(section: Section) -> Architecture:
+def _architecture(section: Section, folder: Path) -> Architecture:
     model, target = section.text("model", ""), section.text("target", "")
+    name = section.text("name", model or target)
+    if model.endswith((".toml", ".json")) and (folder / model).is_file():
+        model = str(folder / model)
     if not model and not target:
         raise ExperimentError(f"{section.name('model')} or {section.name('target')} must be given")
     if target:
         _check_target(section, target)
     transport = section.choice("transport", ("rest", "grpc"), "rest") if "transport" in section else ""
     scale, flags = section.word("scale"), section.texts("flags")
-    architecture = Architecture(section.text("name", model or target), model, target, scale, flags, transport)
+    architecture = Architecture(name, model, target, scale, flags, transport)
     section.close()
     return architecture
 

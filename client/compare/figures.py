@@ -10,10 +10,12 @@ import numpy as np
 from client.compare.plots import Point, Ratio, Series, bars, forest, lines
 from client.compare.results import Findings, Results, values_of
 from client.compare.searching import bounds, outcomes
-from client.compare.words import METRIC_NAMES
+from client.compare.words import METRIC_NAMES, SHORT_NAMES
 from client.load.arrivals import describe
 from client.load.lengths import most
 from client.units import milliseconds, percent, plain
+
+DISTRIBUTIONS = ("first_token", "inter_token", "total")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ def figures(findings: Findings) -> tuple[Figure, ...]:
         *(_against_throughput(findings, metric) for metric in ("first_token", "inter_token")),
         _goodput(findings),
         _highest(findings.results),
-        *(_shares(findings, metric, level) for level in _levels(findings) for metric in METRIC_NAMES),
+        *(_shares(findings, metric, level) for level in _levels(findings) for metric in DISTRIBUTIONS),
         _blocks(findings),
         *_costs(findings),
         _routing(findings),
@@ -56,7 +58,7 @@ def _ratios(findings: Findings) -> Figure:
     rows = []
     for (i, level), found in findings.differences.items():
         for one in found:
-            label = f"{names[i]}, {METRIC_NAMES[one.metric].removeprefix('time ')}, {loads[level]}"
+            label = f"{names[i]}, {SHORT_NAMES[one.metric]}, {loads[level]}"
             ends = one.ratio_interval
             tip = f"{label}: {plain(one.ratio)} ({plain(ends.low)} to {plain(ends.high)}), {one.verdict}"
             rows.append(Ratio(label, i, one.ratio, ends.low, ends.high, tip))

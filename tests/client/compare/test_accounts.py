@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from math import isnan
+
+import pytest
+from aiohttp import web
+
+from client.compare.accounts import between, capacity, parse, read, together
+from client.compare.quality import quality
+
+BEFORE = """# HELP dyno_flops Operations.
+dyno_flops_total{model="m",part="head"} 10.0
+dyno_flops_total{model="m",part="scores"} 20.0
+dyno_flops_total{model="other",part="scores"} 1000.0
+dyno_forward_passes_total{model="m"} 4.0
+dyno_distinct_experts_total{model="m",layer="0"} 8.0
+dyno_distinct_experts_total{model="m",layer="1"} 8.0
+vllm:cache_config_info{model_name="m",block_size="16",num_gpu_blocks="100"} 1.0
+process_open_fds 7
+"""
+AFTER = """dyno_flops_total{model="m",part="head"} 110.0
+dyno_forward_passes_total{model="m"} 14.0
+dyno_computed_tokens_total{model="m",phase="decode"} 50.0
+dyno_forward_seconds_total{model="m",phase="decode"} 2.0
+dyno_forward_least_seconds_total{model="m",phase="decode"} 0.5
+dyno_distinct_experts_total{model="m",layer="0"} 48.0
+dyno_distinct_experts_total{model="m",layer="1"} 28.0
+"""
+
+
+def test_what_lies_between_two_readings() -> None:
+    before, after = parse(BEFORE, "m"), parse(AFTER, "m")
+    account = between(before, after)
+    assert account is not None
+    assert (account.flops, account.passes, account.tokens) == (80.0, 10.0, 50.0)
+    assert account.batch == pytest.approx(5.0)
+    assert account.roofline_share == pytest.approx(0.25)
+    assert account.experts_a_pass == pytest.approx(60 / 10 / 2)
+    assert capacity(before) == 1600
+    assert between(None, after) is None
+
+
+def test_several_stretches_together() -> None:
+    one = between(parse(BEFORE, "m"), parse(AFTER, "m"))
+    both = together([one, None, one])
+    assert both is not None
+    assert both.passes == 20.0
+    assert both.batch == pytest.approx(5.0)
+    assert together([None]) is None
+    empty = between(parse("", "m"), parse("", "m"))
+    assert empty is not None
+    assert isnan(empty.roofline_share)
+
+
+async def test_a_server_that_tells_and_scores_and_one_that_does_not() -> None:
+    """Two tokens of one byte each but the first; each later byte has a probability of 1/2: one bit per byte."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(text=BEFORE)
+
+    async def score(request: web.Request) -> web.Response:
+        tokens = list((await request.json())["prompt"])
+        bits = [None, *(-0.6931471805599453 * len(token.encode()) for token in tokens[1:])]
+        return web.json_response({"choices": [{"logprobs": {"tokens": tokens, "token_logprobs": bits}}]})
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.post("/v1/completions", score)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    target = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        reading = await read(target, "m")
+        assert reading is not None
+        assert reading.values["dyno_flops"] == 30.0
+        assert await read(target, "nobody") is None
+        told = await quality(target, "m", count=2)
+        assert told is not None
+        assert told.bits_per_byte == pytest.approx(1.0)
+    finally:
+        await runner.cleanup()
+    assert await read(target, "m") is None
+    assert await quality(target, "m", count=1) is None

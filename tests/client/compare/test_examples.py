@@ -1,0 +1,46 @@
+"""The ready experiments say what they compare: equal where they say equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client.compare import experiment as experiments
+from client.compare.experiment import read
+from model import accounting, presets
+from model.codec import load_architecture
+from model.config import Architecture
+from model.zoo import names
+
+EXAMPLES = Path(experiments.__file__).parent / "examples"
+
+
+def architectures(example: str) -> dict[str, Architecture]:
+    return {one.name: load_architecture(Path(one.model)) for one in read(EXAMPLES / f"{example}.toml").architectures}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_model_of_an_example_exists_and_holds_its_workload(path: Path) -> None:
+    experiment = read(path)
+    assert path.read_text().startswith("# ")
+    for one in experiment.architectures:
+        if one.model.endswith(".toml"):
+            made = load_architecture(Path(one.model))
+            needed = experiment.workload.prompt_tokens, experiment.workload.output_tokens
+            assert all(isinstance(n, int) for n in needed)
+            assert sum(n for n in needed if isinstance(n, int)) <= made.context
+        else:
+            assert one.model in names() or one.model in presets.names()
+
+
+def test_equal_is_equal() -> None:
+    active = {name: accounting.parameters(a).active for name, a in architectures("experts_equal_active").items()}
+    assert active["experts"] == pytest.approx(active["dense"], rel=0.01)
+    total = {name: accounting.parameters(a).total for name, a in architectures("experts_equal_total").items()}
+    assert total["experts"] == pytest.approx(total["dense"], rel=0.01)
+    assert {a.width for a in architectures("attention_heads").values()} == {256}
+    heads = {accounting.parameters(a).total for a in architectures("top_k").values()}
+    assert len(heads) == 1
+    counts = [accounting.parameters(a).active for a in architectures("expert_count").values()]
+    assert max(counts) == pytest.approx(min(counts), rel=0.02)  # the routers differ
