@@ -24,6 +24,9 @@ from client.load.warmup import warm_up
 from client.load.workload import Subject, WorkloadError, find
 
 
+_TELLING = ("--peer-metrics",)  # among them, how large the cache is
+
+
 class Watcher:
     """What is told of the progress. Does nothing by itself."""
 
@@ -96,7 +99,7 @@ async def _bring_up(stack: AsyncExitStack, experiment: Experiment, one: Architec
         target, http = one.target, one.target if one.target.startswith("http") else ""
         if not target:
             watcher.starting(one)
-            process = ServerProcess((*one.server_flags(), *experiment.flags), cores=experiment.cores)
+            process = ServerProcess((*one.server_flags(), *_TELLING, *experiment.flags), cores=experiment.cores)
             server = await stack.enter_async_context(process)
             http = server.http
             target = server.grpc if (one.transport or experiment.transport) == "grpc" else server.http

@@ -116,6 +116,7 @@ def _mark(p: Point, x: _Scale, y: _Scale) -> str:
 
 _ROW = 26
 _LABELS = 230
+_ROUND = (1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
 
 
 def forest(title: str, x_label: str, rows: Sequence[Ratio]) -> str:
@@ -129,7 +130,8 @@ def forest(title: str, x_label: str, rows: Sequence[Ratio]) -> str:
     bottom = 10 + _ROW * len(told)
     parts = [f'<path class="one" d="M{x(0):.1f} 6V{bottom}"/>']
     parts += [_ratio(row, x, 10 + _ROW * (i + 0.5)) for i, row in enumerate(told)]
-    marks = (1 / reach ** (2 / 3), 1.0, reach ** (2 / 3))
+    round_ = max((n for n in _ROUND if n <= reach**0.9), default=_ROUND[0])
+    marks = (1 / round_, 1.0, round_)
     parts += [f'<text x="{x(log(m)):.1f}" y="{bottom + 16}" text-anchor="middle">{plain(m)}</text>' for m in marks]
     name = f'<text class="name" x="{x(0):.1f}" y="{bottom + 34}" text-anchor="middle">{escape(x_label)}</text>'
     return _svg(title, bottom + 42, "".join(parts) + name)

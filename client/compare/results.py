@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ Place = tuple[int, int]  # (architecture, level)
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 _DRAWS = 300
+_LEAST = 1e-6  # seconds: pieces that came together are no less apart
+_ENDLESS = 700.0  # exp of more overflows
 _MOST_VALUES = 200  # of one round, evenly spaced quantiles in their place, to bound the bootstrap
 
 
@@ -142,9 +145,13 @@ def _intervals(rounds: list[list[float]], seed: int) -> tuple[Percentile, ...]:
         nan = float("nan")
         return tuple(Percentile(nan, Interval(nan, nan)) for _ in QUANTILES)
     whole = np.concatenate([np.array(one) for one in rounds])
-    return tuple(
-        Percentile(float(np.quantile(whole, q)), interval(kept, q, seed=seed, draws=_DRAWS)[0]) for q in QUANTILES
-    )
+    return tuple(Percentile(float(np.quantile(whole, q)), _around(kept, q, seed)) for q in QUANTILES)
+
+
+def _around(rounds: list[np.ndarray], q: float, seed: int) -> Interval:
+    """Worked out on logarithms: a time is above 0, however wide its interval."""
+    found, _ = interval([np.log(np.maximum(one, _LEAST)) for one in rounds], q, seed=seed, draws=_DRAWS)
+    return Interval(float(np.exp(found.low)), float(np.exp(found.high)) if found.high < _ENDLESS else inf)
 
 
 def _thinned(values: np.ndarray) -> np.ndarray:

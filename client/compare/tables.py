@@ -129,7 +129,11 @@ def summary(findings: Findings) -> tuple[str, ...]:
         shown = "; ".join(f"{word} in {text}" for word, text in told.items() if text)
         seen = [one.smallest for one in found if one.smallest < 100]
         nothing = "no difference shown" + (f" (one of {max(seen) - 1:.0%} would have been)" if seen else "")
-        said.append(f"{experiment.architectures[i].name} against {experiment.baseline.name}: {shown or nothing}.")
+        noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
+        doubt = " The machine was too noisy to rely on this." if noisy else ""
+        said.append(
+            f"{experiment.architectures[i].name} against {experiment.baseline.name}: {shown or nothing}.{doubt}"
+        )
     return tuple(said)
 
 

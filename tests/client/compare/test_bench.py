@@ -50,6 +50,18 @@ async def test_a_slowed_architecture_is_caught(fake: FakeServer) -> None:
     assert per_token.ratio > 1.1
 
 
+async def test_identical_architectures_are_not_told_apart(fake: FakeServer) -> None:
+    """At most one run in twenty may tell them apart by chance, so the test fails only if two in a row do."""
+    experiment = on(fake, "one", "twin")
+    for seed in range(2):
+        findings = conclude(await measure(replace(experiment, seed=seed)))
+        if {one.verdict for one in findings.differences[1, 0]} == {"no difference shown"}:
+            break
+    else:
+        raise AssertionError(f"told apart twice: {findings.differences}")
+    assert all(one.smallest > 1.0 for one in findings.differences[1, 0])
+
+
 async def test_every_architecture_gets_the_same_requests_in_interleaved_rounds(fake: FakeServer) -> None:
     experiment = on(fake, "a", "b", levels=(Closed(1), Constant(200.0)), repeats=2)
     results = await measure(experiment)
