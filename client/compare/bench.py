@@ -23,7 +23,6 @@ from client.load.runner import Load, run
 from client.load.warmup import warm_up
 from client.load.workload import Subject, WorkloadError, find
 
-
 _TELLING = ("--peer-metrics",)  # among them, how large the cache is
 
 

@@ -112,14 +112,14 @@ async def test_an_unknown_model_and_a_workload_that_does_not_fit(fake: FakeServe
 
 
 OWN = """
-repeats = 2
+repeats = 5
 [[architectures]]
 name = "plain"
 model = "a"
 [[architectures]]
 name = "slowed"
 model = "b"
-flags = ["--slow", "b=2"]
+flags = ["--slow", "b=4"]
 [workload]
 requests = 4
 output_tokens = 3
@@ -137,7 +137,6 @@ def test_the_command_starts_servers_of_its_own_and_writes_the_report(tmp_path: P
     done = CliRunner().invoke(app, ["compare", str(file), "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "slower in first token" in done.stdout
-    assert "leaning: too" in done.stdout
     told = orjson.loads((tmp_path / "out" / "results.json").read_bytes())
     targets = {cell["target"] for cell in told["cells"]}
     assert len(targets) == 2
