@@ -1,4 +1,4 @@
-"""A fuzzer that knows nothing of the server but its OpenAPI document finds no answer that the document does not have."""
+"""A fuzzer that knows nothing of the server but its OpenAPI document finds no answer that is not in it."""
 
 from __future__ import annotations
 
