@@ -16,7 +16,7 @@ from server.errors import InvalidRequest, ServiceError, Unavailable
 from server.limits import Limits
 from server.transport.rest.openapi.document import document
 from server.transport.rest.openapi.errors import BEFORE_ROUTES, MEANING, status_and_type
-from tests.server.kit import Harness
+from tests.server.kit import Harness, fake_model, running
 from tests.server.transport.rest.test_answers import events, get, post
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -225,3 +225,45 @@ async def test_chat_s_own_bounds_are_those_of_the_server(server: Harness) -> Non
         async with server.session.post(f"{server.url}/v1/chat/completions", json=whole) as response:
             assert (response.status == 200) == good, await response.text()
         assert validator("ChatBody").is_valid(whole) == good
+
+
+async def test_an_operator_s_answers_have_their_shape() -> None:
+    async with running(fake_model("fake"), fake_model("slow", sleep=0.01)) as own:
+
+        async def told(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+            async with own.session.request(method, f"{own.url}/admin/v1{path}", json=body) as response:
+                responses = DOCUMENT["paths"][f"/admin/v1{path}"][method.lower()]["responses"]
+                answer, described = await response.json(), responses[str(response.status)]
+                reference = described["content"]["application/json"]["schema"]["$ref"]
+                validator(reference.rpartition("/")[2]).validate(answer)
+                return answer
+
+        long = {"model": "slow", "prompt": "abc", "max_tokens": 100, "ignore_eos": True, "stream": True}
+        async with own.session.post(f"{own.url}/v1/completions", json=long) as stream:
+            await stream.content.readline()
+            [request] = (await told("GET", "/requests"))["requests"]
+            assert await told("POST", "/requests/cancel", {"id": request["id"]}) == {}
+            last = [line async for line in stream.content if line.strip()][-1]
+            validator("Error").validate(json.loads(last.removeprefix(b"data: ")))
+        assert "error" in await told("POST", "/requests/cancel", {"id": request["id"]})
+        assert (await told("POST", "/models/load", {"model": "new=late", "detached": True}))["model"]["name"] == "new"
+        assert "error" in await told("POST", "/models/load", {"model": "wrong=bad"})
+        for field, value, good in bounds("LoadBody"):
+            if not good:
+                refused = await told("POST", "/models/load", {"model": "other=fake", field: value})
+                assert refused["error"]["param"] == field
+        assert len((await told("GET", "/models"))["models"]) >= 3
+        assert (await told("POST", "/prefix-cache/reset", {}))["models"]
+        assert "error" in await told("POST", "/models/unload", {"model": "slow", "drain_seconds": -1})
+        assert (await told("POST", "/models/unload", {"model": "slow", "drain_seconds": 1})) == {"ended_requests": 0}
+        assert await told("POST", "/drain", {}) == {"requests": 0}
+
+
+async def test_the_load_of_experts_has_its_shape(server: Harness) -> None:
+    low = DOCUMENT["paths"]["/v1/routing"]["get"]["parameters"][1]["schema"]["minimum"]
+    async with server.session.get(f"{server.url}/v1/routing?model=fake&interval={low}") as response:
+        line = await response.content.readline()
+    validator("RoutingLoad").validate(json.loads(line.removeprefix(b"data: ")))
+    async with server.session.get(f"{server.url}/v1/routing?model=fake&interval={low / 2}") as response:
+        assert response.status == 400
+        validator("Error").validate(await response.json())
