@@ -21,7 +21,8 @@ INTRODUCTION = """\
 This page is made from the server's OpenAPI document, [openapi.json](openapi.json), by `make docs`: every path, field,
 limit and error. How the fields work together is told in [requests.md](requests.md), what a request costs in
 [telemetry.md](telemetry.md); programs that call it are in [examples](examples), clients that are known to work in
-[clients.md](clients.md). The same over gRPC: [grpc.md](grpc.md).
+[clients.md](clients.md). The same over gRPC: [grpc.md](grpc.md). Keys, roles and TLS are told in
+[security.md](security.md), what operators do in [administration.md](administration.md).
 
 Where the server has API keys, every call but those of health needs one: `authorization: Bearer KEY`. Without keys the
 header is ignored. Bodies are JSON in UTF-8, `content-type: application/json`, not compressed. Every optional field

@@ -42,11 +42,13 @@ INTRODUCTION = """\
 This page is made from the comments of [the proto files](../proto) by `make docs`. How the fields work together is
 told in [requests.md](requests.md), with every default and limit, what a request costs in
 [telemetry.md](telemetry.md); programs that call it are in [examples](examples), clients that are known to work in
-[clients.md](clients.md). The same over REST: [rest.md](rest.md).
+[clients.md](clients.md). The same over REST: [rest.md](rest.md). Keys, roles and TLS are told in
+[security.md](security.md), what operators do in [administration.md](administration.md).
 
-The server has reflection (`grpc.reflection.v1alpha`) and `grpc.health.v1` with `Check`, `List` and `Watch`: the empty
-name is the server, `dyno.inference.v1.InferenceService` the service, and the name of a model that model. Where the
-server has API keys, every call but `Check` and `Watch` needs one, as metadata `authorization: Bearer KEY`.
+The server has reflection (`grpc.reflection.v1alpha`; where others than this machine can reach it only with
+`--reflection`) and `grpc.health.v1` with `Check`, `List` and `Watch`: the empty name is the server,
+`dyno.inference.v1.InferenceService` the service, and the name of a model that model. Where the server has API keys,
+every call but `Check` and `Watch` needs one, as metadata `authorization: Bearer KEY`.
 
 An id in the metadata `x-request-id`, 1 to 64 letters, digits, `-` and `_`, comes back in the initial metadata.
 Deadlines and cancellation end the work within one step.

@@ -96,7 +96,7 @@ def _success(operation: Operation) -> dict[str, Any]:
         text = "Each event is `data: ` and this object in JSON; the last one is `data: [DONE]`, or an error without it."
         content["text/event-stream"] = {"schema": _reference(operation.events) | {"description": text}}
     if not content:
-        content["text/plain"] = {"schema": {"type": "string"}}
+        content |= {media: {"schema": {"type": "string"}} for media in ("text/plain", "application/openmetrics-text")}
     headers = {"x-request-id": {"$ref": "#/components/headers/x-request-id"}}
     return {"description": "Success.", "headers": headers, "content": content}
 

@@ -39,7 +39,7 @@ MEANING: dict[Kind, str] = {
     BodyTooLarge: "The body is too large.",
     UnsupportedMediaType: "The body is not `application/json` in UTF-8, or is compressed.",
     errors.QueueFull: "Too many requests wait already; `retry-after` says when to try again.",
-    errors.TooManyRequests: "This API key has too much in flight; `retry-after` says when to try again.",
+    errors.TooManyRequests: "This API key has too much in flight, or too many calls came without a good one.",
     TooManyWatchers: "Too many watch already.",
     errors.Cancelled: "The request was cancelled, by its caller or by an operator.",
     errors.InternalError: "A fault of the server; the message has only the id to look for in its log.",

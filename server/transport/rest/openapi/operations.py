@@ -93,7 +93,7 @@ def _text_and_models() -> dict[str, Operation]:
         "POST /tokenize": Operation(
             "Text and models",
             "Turn text into token ids",
-            "In vLLM's shape.",
+            "Bodies are those of vLLM.",
             answers.Tokens,
             TokenizeBody,
             {"A text": STORY},
@@ -102,7 +102,7 @@ def _text_and_models() -> dict[str, Operation]:
         "POST /detokenize": Operation(
             "Text and models",
             "Turn token ids into text",
-            "In vLLM's shape.",
+            "Bodies are those of vLLM.",
             answers.Text,
             DetokenizeBody,
             {"Some tokens": {"model": "tales-moe", "tokens": [14, 39]}},
@@ -118,7 +118,7 @@ def _text_and_models() -> dict[str, Operation]:
         "GET /v1/models/{name:path}": Operation(
             "Text and models",
             "Describe a served model",
-            "Its architecture card.",
+            "With its architecture.",
             answers.Model,
             errors=(errors.ModelNotFound, *UNAVAILABLE),
             parameters=(_parameter("name", "path", "Its name; may have slashes.", {"type": "string"}),),
@@ -152,14 +152,24 @@ def _watching(limits: Limits) -> dict[str, Operation]:
 
 
 def _operation() -> dict[str, Operation]:
-    ready = Operation("Operation", "Whether calls are taken", "Now.", answers.Status, errors=UNAVAILABLE)
+    ready = Operation(
+        "Operation",
+        "Whether calls are taken now",
+        "Also the path to watch for a load balancer.",
+        answers.Status,
+        errors=UNAVAILABLE,
+    )
     return {
         "GET /livez": Operation(
-            "Operation", "Whether it is alive", "Its engine moves.", answers.Status, errors=(errors.EngineDown,)
+            "Operation",
+            "Whether it is alive",
+            "The process answers and its engine moves; what fails this is to be restarted.",
+            answers.Status,
+            errors=(errors.EngineDown,),
         ),
         "GET /readyz": ready,
         "GET /health": ready,
-        "GET /version": Operation("Operation", "Tell the version", "Of the server.", answers.Version),
+        "GET /version": Operation("Operation", "Tell the server's version", "", answers.Version),
         "GET /metrics": Operation(
             "Operation", "Metrics for Prometheus", "As text, or as OpenMetrics where `accept` asks for it. Also HEAD."
         ),
