@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from client import demo as demonstration
-from client import interrupts, launch, talk
+from client import interrupts, launch, replay, talk
 from client.access import Access
 from client.api import ClientError, GenerateRequest, ModelCard, RoutingDetail, Sampling
 from client.compare.command import compare
@@ -271,6 +271,7 @@ def _arrivals(
 
 
 app.command()(told(compare))
+app.command("replay")(told(replay.command))
 trace = typer.Typer(help="Make, import, record and look at traces.", no_args_is_help=True)
 app.add_typer(trace, name="trace")
 for _command in (trace_commands.make, trace_commands.import_, trace_commands.record, trace_commands.show):

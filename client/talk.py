@@ -58,6 +58,7 @@ def document(target: str, request: GenerateRequest, heard: Heard) -> dict[str, A
         "id": heard.id,
         "target": target,
         "model": request.model,
+        "prompt": request.prompt if isinstance(request.prompt, str) else None,
         "text": heard.choice.text,
         "token_ids": list(heard.choice.token_ids),
         "client": {"first_token": heard.first_token, "total": heard.total},
