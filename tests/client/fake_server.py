@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -124,7 +125,7 @@ def facts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     """The FACTS object of an answer."""
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "cached_tokens": 2}
     routing = {"tokens": 2, "summary": SUMMARY, "layers": [ROUTING]}
-    return {
+    told = {
         "index": 0,
         "finish_reason": "length",
         "usage": usage,
@@ -134,6 +135,7 @@ def facts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
         "routing": routing,
         "compute": COMPUTE,
     }
+    return deepcopy(told)  # tests change what they are told
 
 
 def prompt_length(prompt: str | list[int] | list[dict[str, str]]) -> int:
