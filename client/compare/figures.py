@@ -15,6 +15,7 @@ from client.load.arrivals import describe
 from client.load.lengths import most
 from client.units import milliseconds, percent, plain
 
+_GIBIBYTE = 2**30
 DISTRIBUTIONS = ("first_token", "inter_token", "total")
 
 
@@ -150,9 +151,11 @@ def _costs(findings: Findings) -> tuple[Figure, ...]:
     workload, cards = results.experiment.workload, results.cards
 
     def held(i: int) -> float:
-        if i >= len(results.capacities) or results.experiment.trace:
+        """Traces have lengths of their own, and some servers do not tell what a token keeps."""
+        if results.experiment.trace or not cards[i].cache_bytes_per_token:
             return 0.0
-        return results.capacities[i] / (most(workload.prompt_tokens or 1) + most(workload.output_tokens))
+        tokens = most(workload.prompt_tokens or 1) + most(workload.output_tokens)
+        return _GIBIBYTE / (cards[i].cache_bytes_per_token * tokens)
 
     def operations(i: int) -> float:
         records = [r for m in results.measured if m.cell.architecture == i for r in m.run.records]
@@ -166,8 +169,8 @@ def _costs(findings: Findings) -> tuple[Figure, ...]:
             lambda i: float(cards[i].cache_bytes_per_token),
         ),
         _card_bars(
-            results, "Requests that the cache holds", "requests at once",
-            "The cache divided by the longest request of this workload, without shared prefixes.", held,
+            results, "Concurrency", "requests in 1 GiB of cache",
+            "Requests at their longest that fit 1 GiB of cache, if every token is kept and none shared.", held,
         ),
         _card_bars(
             results, "Operations", "FLOP a token", "Floating-point operations of the model for one token, as served.",

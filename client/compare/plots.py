@@ -115,7 +115,7 @@ def _mark(p: Point, x: _Scale, y: _Scale) -> str:
 
 
 _ROW = 26
-_LABELS = 230
+_LABELS = 262
 _ROUND = (1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
 
 
@@ -178,7 +178,7 @@ def _bar(row: Ratio, x: _Scale, y: float) -> str:
 
 
 def _short(label: str) -> str:
-    return label if len(label) <= 36 else label[:35] + "…"
+    return label if len(label) <= 40 else label[:39] + "…"
 
 
 def _number(value: float) -> str:

@@ -128,13 +128,17 @@ def summary(findings: Findings) -> tuple[str, ...]:
         told = {word: _in_words(found, word) for word in ("faster", "slower")}
         shown = "; ".join(f"{word} in {text}" for word, text in told.items() if text)
         seen = [one.smallest for one in found if one.smallest < 100]
-        nothing = "no difference shown" + (f" (one of {max(seen) - 1:.0%} would have been)" if seen else "")
+        nothing = "no difference shown" + (f" ({_seen(max(seen))} would have been)" if seen else "")
         noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
         doubt = " The machine was too noisy to rely on this." if noisy else ""
         said.append(
             f"{experiment.architectures[i].name} against {experiment.baseline.name}: {shown or nothing}.{doubt}"
         )
     return tuple(said)
+
+
+def _seen(smallest: float) -> str:
+    return f"one of {smallest - 1:.0%}" if smallest < 2 else f"only a factor of {plain(smallest)}"
 
 
 def _in_words(found: list[Difference], word: str) -> str:
@@ -174,7 +178,9 @@ def difference_row(name: str, one: Difference) -> tuple[str, ...]:
 
 def _least(one: Difference) -> str:
     """The smallest effect that this run would have shown."""
-    return f"± {one.smallest - 1:.1%}" if one.smallest < 100 else "–"
+    if one.smallest < 2:
+        return f"± {one.smallest - 1:.1%}"
+    return f"× {plain(one.smallest)}" if one.smallest < 100 else "–"
 
 
 def _interval(interval: Interval, factor: float) -> str:
@@ -188,7 +194,7 @@ def _sentence(name: str, base: str, load: str, one: Difference) -> str:
     interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
     evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} pairs"
     if one.verdict.startswith("no") and one.smallest < 100:
-        evidence += f"; {one.smallest - 1:.0%} would have been seen"
+        evidence += f"; {_seen(one.smallest)} would have been"
     return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."
 
 
