@@ -169,11 +169,15 @@ def cautions(findings: Findings) -> tuple[str, ...]:
         said.append("the comparison was stopped early: some cells are missing or shorter than planned")
     if results.experiment.repeats < SURE_ROUNDS:
         said.append(f"{results.experiment.repeats} rounds: a verdict needs {SURE_ROUNDS}, with fewer it only leans")
-    for (architecture, level), one in findings.drifts.items():
-        if one.noisy:
-            load = describe(results.experiment.levels[level])
-            said.append(
-                f"too noisy: at {load}, rounds of {names[architecture]} lie up to {one.spread - 1:.0%} apart, more "
-                "than their requests explain: the machine was not quiet"
-            )
+    noisy = {place: one.spread for place, one in findings.drifts.items() if one.noisy}
+    if noisy:
+        worst = [f"{names[i]} {spread:.2g} times at {_load(results, level)}" for (i, level), spread in noisy.items()]
+        said.append(
+            "too noisy: the slowest round of an architecture took longer than its fastest by more than their requests "
+            f"explain, so the machine was not quiet: {'; '.join(worst)}"
+        )
     return tuple(dict.fromkeys(said))
+
+
+def _load(results: Results, level: int) -> str:
+    return describe(results.experiment.levels[level])

@@ -128,7 +128,7 @@ def summary(findings: Findings) -> tuple[str, ...]:
         told = {word: _in_words(found, word) for word in ("faster", "slower")}
         shown = "; ".join(f"{word} in {text}" for word, text in told.items() if text)
         seen = [one.smallest for one in found if one.smallest < 100]
-        nothing = "no difference shown" + (f" ({_seen(max(seen))} would have been)" if seen else "")
+        nothing = "no difference shown" + (f" ({_seen(max(seen))} would have shown)" if seen else "")
         noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
         doubt = " The machine was too noisy to rely on this." if noisy else ""
         said.append(
@@ -194,7 +194,7 @@ def _sentence(name: str, base: str, load: str, one: Difference) -> str:
     interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
     evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} pairs"
     if one.verdict.startswith("no") and one.smallest < 100:
-        evidence += f"; {_seen(one.smallest)} would have been"
+        evidence += f"; {_seen(one.smallest)} would have shown"
     return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."
 
 
