@@ -1,0 +1,91 @@
+"""A noisy machine is told in the summary and once among the notes; a full disk does not end a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from client.api import ClientError
+from client.compare import report
+from client.compare.bench import measure
+from client.compare.results import Results, cautions, conclude
+from client.compare.session import Screen
+from client.compare.supply import Supply
+from client.compare.tables import summary
+from client.load.trace import Trace, TraceRow
+from client.load.workload import WorkloadError
+from tests.client.compare.factories import results
+from tests.client.compare.test_bench import on
+from tests.client.fake_server import FakeServer
+
+
+def slowing() -> Results:
+    """Every round takes a tenth longer than the one before."""
+    made = results((0.1, 0.1))
+    for n, m in enumerate(made.measured):
+        late = tuple(replace(r, end=r.end * (1 + m.cell.repeat / 5)) for r in m.run.records)
+        made.measured[n] = replace(m, run=replace(m.run, records=late))
+    return made
+
+
+def test_a_noisy_machine_is_told() -> None:
+    findings = conclude(slowing())
+    said = [caution for caution in cautions(findings) if caution.startswith("too noisy")]
+    assert len(said) == 1
+    assert "arch0 1.8 times at 2/s, Poisson; arch1 1.8 times" in said[0]
+    assert summary(findings)[0].endswith("The machine was too noisy to rely on this.")
+    assert "noisy" not in summary(conclude(results((0.1, 0.1))))[0]
+
+
+def test_a_full_disk_is_said_once_and_the_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "write", full)
+    made = results()
+    console = Console(file=StringIO(), width=200)
+    screen = Screen(made.experiment, Progress(console=console), tmp_path)
+    screen.measured(made)
+    screen.measured(made)
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue().count("No space left on device") == 1
+
+
+async def test_an_endpoint_that_nobody_answers_at_is_told_by_name(fake: FakeServer) -> None:
+    experiment = on(fake, "a", "b")
+    gone = replace(experiment.architectures[1], target="http://127.0.0.1:1")
+    with pytest.raises(ClientError, match="b: nothing answers at"):
+        await measure(replace(experiment, architectures=(experiment.architectures[0], gone)))
+
+
+async def test_a_trace_gives_each_round_its_own_rows(fake: FakeServer, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    Trace(tuple(TraceRow(i / 100, (1, 2, i), 2, seed=i) for i in range(14))).write(path)
+    experiment = on(fake, "a", "b", repeats=2, trace=path)
+    done = await measure(experiment)
+    assert not any(r.error for m in done.measured for r in m.run.records)
+    asked = [tuple(body["prompt"]) for _, body in fake.seen if body["model"] == "a"]
+    assert len(set(asked)) == len(asked) == 14
+    with pytest.raises(WorkloadError, match="has 14 requests; the rounds need 20"):
+        await measure(replace(experiment, repeats=3))
+
+
+def test_a_trace_that_a_model_cannot_hold_is_told(tmp_path: Path) -> None:
+    made = results()
+    path = tmp_path / "t.jsonl"
+
+    def check(row: TraceRow) -> None:
+        Trace((row,) * 40).write(path)
+        subjects = [type("Subject", (), {"card": card})() for card in made.cards]
+        Supply(replace(made.experiment, trace=path), subjects).check()
+
+    check(TraceRow(0.0, (1, 2), 5))
+    with pytest.raises(WorkloadError, match="holds 256 tokens; row 0 of the trace needs 302"):
+        check(TraceRow(0.0, (1, 2), 300))
+    with pytest.raises(WorkloadError, match="knows 64 tokens; row 0 of the trace has 64"):
+        check(TraceRow(0.0, (1, 64), 5))
