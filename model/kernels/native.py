@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 FOLDER = Path(__file__).with_name("native")
 # Sums may be regrouped for the vector units; NaN and infinity keep their meaning.
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math")
+NO_TILES = ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8")
 SECONDS = 120
 
 
@@ -66,10 +68,25 @@ def _build(path: Path) -> None:
     log.info("building the compiled kernels for this machine, once")
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         built = Path(scratch) / path.name
-        objects = str(built.with_suffix(".o"))
-        _run(compiler, *FLAGS, "-fno-math-errno", "-c", str(FOLDER / "native.cpp"), "-o", objects)
-        _run(compiler, "-shared", objects, *_openmp(), "-o", str(built))
+        _compile(compiler, built)
+        if _run_proof(built) != 0:
+            log.warning("the compiled kernels went wrong on this machine; built again without matrix tiles")
+            _compile(compiler, built, *NO_TILES)
+            if _run_proof(built) != 0:
+                raise OSError("the compiled kernels give wrong results on this machine")
         built.rename(path)
+
+
+def _compile(compiler: str, built: Path, *flags: str) -> None:
+    objects = str(built.with_suffix(".o"))
+    _run(compiler, *FLAGS, *flags, "-fno-math-errno", "-c", str(FOLDER / "native.cpp"), "-o", objects)
+    _run(compiler, "-shared", objects, *_openmp(), "-o", str(built))
+
+
+def _run_proof(built: Path) -> int:
+    """0 if the library runs and calculates right, tried where it can do no harm."""
+    command = (sys.executable, str(Path(__file__).with_name("proof.py")), str(built))
+    return subprocess.run(command, check=False, capture_output=True, timeout=SECONDS).returncode
 
 
 def _run(*command: str) -> None:

@@ -3,6 +3,9 @@ rows beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -142,3 +145,62 @@ def test_eight_bits_are_what_rounding_the_weights_gives(name: str) -> None:
     found, expected = logits(passes.apply(model, int8=True), tokens), logits(reference, tokens)
     assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
     assert (found - whole).abs().max() > 1e-4 * whole.abs().max(), "it does round"
+
+
+@pytest.fixture
+def tiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Kernels built as for a processor with matrix tiles, the tiles themselves in plain C++."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-DDYNO_EMULATE_TILES"))
+    native.library.cache_clear()
+    assert native.library() is not None
+    yield
+    native.library.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.bfloat16 not in TYPES, reason="no bfloat16 vector units here")
+def test_matrix_tiles_take_rows_and_panels_as_the_vector_units_do(tiles: None) -> None:
+    library = native.library()
+    assert library is not None and library.dyno_features() & 4
+    for rows, columns, depth in ((9, 33, 32), (16, 64, 96), (17, 100, 64), (40, 32, 160), (77, 96, 48)):
+        weight, x = (drawn(n, depth, seed=n, dtype=torch.bfloat16) for n in (columns, rows))
+        for int8 in (False, True):
+            laid = panels.lay_out(weight, int8=int8)
+            expected = x.double() @ (rounded(weight) if int8 else weight).double().T
+            found = panels.linear(x, laid, wide=True)
+            assert (found.double() - expected).abs().max() < 1e-5 * expected.abs().max()
+            assert torch.equal(panels.linear(x[:-1], laid, wide=True), found[:-1])
+    for name in ("tinyllama-1.1b", "mixtral-8x7b"):
+        test_in_bfloat16_a_fast_model_is_no_further_from_float32(name)
+
+
+@pytest.mark.parametrize(("verdicts", "tried"), [([1, 0], 2), ([1, 1], 2), ([0], 1)])
+def test_a_library_that_goes_wrong_is_never_loaded(
+    verdicts: list[int], tried: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its proof in another process ends badly: it is built again without matrix tiles, or done without."""
+    last, flags = verdicts[-1], []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def compile(compiler: str, built: Path, *more: str) -> None:
+        flags.append(more)
+        built.touch()
+
+    monkeypatch.setattr(native, "_compile", compile)
+    monkeypatch.setattr(native.shutil, "which", lambda name: name)
+    monkeypatch.setattr(native, "_run_proof", lambda built: verdicts.pop(0))
+    built = tmp_path / "library.so"
+    if last:
+        with pytest.raises(OSError, match="give wrong results"):
+            native._build(built)
+    else:
+        native._build(built)
+    assert built.exists() == (not last) and flags == [(), native.NO_TILES][:tried]
+    assert ("went wrong" in caplog.text) == (tried == 2)
+
+
+def test_the_proof_tells_right_from_wrong(tmp_path: Path) -> None:
+    library = native.library()
+    assert library is not None and native._run_proof(Path(library._name)) == 0
+    assert native._run_proof(tmp_path / "nothing.so") != 0

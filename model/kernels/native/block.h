@@ -73,7 +73,7 @@ inline void rotate(X* head, const X* cos, const X* sin, int64_t turned, bool int
 template <typename X>
 void enter(const Attention& a, int64_t rows, const X* x, const X* cos, const X* sin, X* out, int threads) {
   const int64_t width = a.qkv.depth, placed = a.heads + a.kv_heads;
-  const Operand<X> normed{room<X>(rows * width, 0), width, Blocks(rows)};
+  const Operand<X> normed(room<X>(Operand<X>::size(rows, width), 0), width, rows);
   std::atomic<int64_t> turn{0};
 #pragma omp parallel num_threads(threads)
   {
@@ -143,10 +143,10 @@ template <typename X>
 void leave(const Weight& projection, const FeedForward* ff, const Norm* norm, int64_t rows, const X* x,
            const X* attended, X* out, X* normed, int threads) {
   const int64_t inner = projection.depth, width = projection.columns;
-  const Blocks blocks(rows);
-  const Operand<X> taken{room<X>(rows * inner, 0), inner, blocks};
-  const Operand<X> seen{ff ? room<X>(rows * width, 1) : nullptr, width, blocks};
-  const Operand<X> hidden{ff ? room<X>(rows * ff->hidden, 2) : nullptr, ff ? ff->hidden : 0, blocks};
+  const auto operand = [&](int64_t depth, int which) {
+    return Operand<X>(room<X>(Operand<X>::size(rows, depth), which), depth, rows);
+  };
+  const Operand<X> taken = operand(inner, 0), seen = operand(width, 1), hidden = operand(ff ? ff->hidden : 0, 2);
   std::atomic<int64_t> turns[3] = {};
 #pragma omp parallel num_threads(threads)
   {

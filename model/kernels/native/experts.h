@@ -14,13 +14,15 @@ struct Experts {
 // Which choices fell on which expert, in order of the tokens. A choice is token * active + rank; negative experts are none.
 struct Groups {
   std::vector<int64_t> choices, starts, touched, place;  // place: of a choice in its group; -1 for none
+  std::vector<int64_t> rooms;                            // rows of operands before an expert's, and of all
 
   Groups(const Experts& e, int64_t tokens, const int64_t* chosen)
-      : choices(tokens * e.active), starts(e.count + 1), place(tokens * e.active, -1) {
+      : choices(tokens * e.active), starts(e.count + 1), place(tokens * e.active, -1), rooms(e.count + 1) {
     for (int64_t c = 0; c < tokens * e.active; ++c)
       if (chosen[c] >= 0) place[c] = starts[chosen[c] + 1]++;
     for (int64_t i = 0; i < e.count; ++i) {
       if (starts[i + 1]) touched.push_back(i);
+      rooms[i + 1] = rooms[i] + (starts[i + 1] + TILE - 1) / TILE * TILE;
       starts[i + 1] += starts[i];
     }
     for (int64_t c = 0; c < tokens * e.active; ++c)
@@ -30,7 +32,7 @@ struct Groups {
 
   template <typename X>
   Operand<X> operand(X* data, int64_t depth, int64_t expert) const {
-    return {data + starts[expert] * depth, depth, Blocks(size(expert))};
+    return {data + rooms[expert] * depth, depth, size(expert)};
   }
 };
 
@@ -52,8 +54,8 @@ template <typename X>
 void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, const float* gates, X* out, int threads) {
   const int64_t width = e.up[0].depth, choices = tokens * e.active;
   const Groups groups(e, tokens, chosen);
-  X* taken = room<X>(choices * width, 0);
-  X* hidden = room<X>(choices * e.hidden, 1);
+  X* taken = room<X>(groups.rooms.back() * width, 0);
+  X* hidden = room<X>(groups.rooms.back() * e.hidden, 1);
   float* results = room<float>(choices * width, 2);
   std::atomic<int64_t> turns[2] = {};
 #pragma omp parallel num_threads(threads)

@@ -2,13 +2,15 @@
 //
 // A panel is read front to back once for every block of up to 12 rows: with few rows a step is bound by reading weights,
 // with many by multiplying, and neither pays for the other. A number of y is one chain of additions in the order of the
-// columns of x, whatever rows stand beside it: the rows of a batch cannot change each other's results.
+// columns of x, whatever rows stand beside it: the rows of a batch cannot change each other's results. Where the processor
+// has matrix tiles, bfloat16 goes through them from seven rows on, whose sums may round otherwise.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <memory>
 
+#include "tiles.h"
 #include "vector.h"
 
 namespace dyno {
@@ -68,22 +70,42 @@ struct Blocks {
   }
 };
 
-// The rows a linear layer reads, interleaved within their block: cell s of row m lies at (s * block size + m), so that
-// a step reads one short run of memory and never strides over pages.
+constexpr int64_t TILE = 16, TILE_DEPTH = 32;  // rows of a tile, and bfloat16 in each of them
+
+// Whether so many rows are worth matrix tiles.
+template <typename X>
+inline bool tiled(int64_t rows, int64_t depth) {
+#ifdef DYNO_TILES
+  return sizeof(X) == 2 && rows > MOST / 2 && depth % TILE_DEPTH == 0 && tiles_allowed();
+#else
+  return (void)rows, (void)depth, false;
+#endif
+}
+
+// The rows a linear layer reads. For vectors they are interleaved within their block: cell s of row m lies at
+// (s * block size + m), so that a step reads one short run of memory and never strides over pages. For tiles every 16 rows
+// are cut into tiles, one after another.
 template <typename X>
 struct Operand {
   X* data;
   int64_t depth;
   Blocks blocks;
+  bool tiles;
+
+  Operand(X* data, int64_t depth, int64_t rows) : data(data), depth(depth), blocks(rows), tiles(tiled<X>(rows, depth)) {}
+
+  // Numbers that `rows` rows take.
+  static int64_t size(int64_t rows, int64_t depth) { return (rows + TILE - 1) / TILE * TILE * depth; }
 
   const X* block(int64_t b) const { return data + blocks.start(b) * depth; }
 
   // One row's pen: put() writes 16 numbers of the row, from column `at` (a multiple of 16) on.
   struct Pen {
     X* row;
-    int64_t stride;  // between cells, in cells
+    int64_t stride;  // between cells, in cells; 0 for tiles
     inline void put(int64_t at, __m512 x) const {
       constexpr int64_t depth = Cell<X, X>::depth, cells = 16 / depth;
+      if (!stride) return store(row + at / TILE_DEPTH * (TILE * TILE_DEPTH) + at % TILE_DEPTH, x);
       alignas(64) X values[16];
       store(values, x);
       X* to = row + at * stride;
@@ -91,6 +113,7 @@ struct Operand {
     }
   };
   Pen pen(int64_t row) const {
+    if (tiles) return {data + row / TILE * TILE * depth + row % TILE * TILE_DEPTH, 0};
     const int64_t b = blocks.of(row);
     return {data + blocks.start(b) * depth + (row - blocks.start(b)) * Cell<X, X>::depth, blocks.size(b)};
   }
@@ -151,9 +174,54 @@ inline void tile_of(int64_t rows, const X* x, const W* w, int64_t stride, int64_
   }
 }
 
+#ifdef DYNO_TILES
+// One panel with 32 rows, or with 16 where `both` is false; sums (32, 32).
+template <bool both>
+__attribute__((noinline)) void matrix(const bf16* x, const bf16* w, int64_t depth, float* sums) {
+  constexpr int64_t row = PANEL * 4;  // bytes of a pair of columns of x in the panel, and of 32 sums
+  TILE_ZERO(0);
+  TILE_ZERO(1);
+  if (both) TILE_ZERO(2);
+  if (both) TILE_ZERO(3);
+  for (int64_t k = 0; k < depth; k += TILE_DEPTH) {
+    const bf16* pairs = w + k * PANEL;
+    TILE_LOAD(6, pairs, row);
+    TILE_LOAD(7, pairs + PANEL, row);
+    TILE_LOAD(4, x + k * TILE, 64);
+    TILE_ADD(0, 4, 6);
+    TILE_ADD(1, 4, 7);
+    if (both) TILE_LOAD(5, x + (depth + k) * TILE, 64);
+    if (both) TILE_ADD(2, 5, 6);
+    if (both) TILE_ADD(3, 5, 7);
+  }
+  TILE_STORE(0, sums, row);
+  TILE_STORE(1, sums + 16, row);
+  if (both) TILE_STORE(2, sums + TILE * PANEL, row);
+  if (both) TILE_STORE(3, sums + TILE * PANEL + 16, row);
+}
+
+// Panels [from, to) for all rows, by matrix tiles.
+template <typename End>
+void matrices(int64_t from, int64_t to, const Operand<bf16>& x, const bf16* w, End& end) {
+  const TilesInUse in_use;
+  const int64_t rows = x.blocks.rows;
+  alignas(64) float sums[2 * TILE * PANEL];
+  for (int64_t p = from; p < to; ++p)
+    for (int64_t row = 0; row < rows; row += 2 * TILE) {
+      const int64_t count = std::min(2 * TILE, rows - row);
+      (count > TILE ? matrix<true> : matrix<false>)(x.data + row * x.depth, w + p * x.depth * PANEL, x.depth, sums);
+      for (int64_t m = 0; m < count; ++m) end(row + m, p, load(sums + m * PANEL), load(sums + m * PANEL + 16));
+    }
+}
+#endif
+
 // Panels [from, to) for all rows. Few rows take several panels at once: one chain of additions alone would wait.
 template <typename X, typename W, typename End>
 void panels(int64_t from, int64_t to, const Operand<X>& x, const W* w, End& end) {
+#ifdef DYNO_TILES
+  if constexpr (sizeof(X) == 2 && sizeof(W) == 2)
+    if (x.tiles) return matrices(from, to, x, w, end);
+#endif
   const int64_t stride = x.depth * PANEL, steps = x.depth / Cell<X, W>::depth, rows = x.blocks.rows;
   alignas(64) float sums[MOST * PANEL];
   auto finish = [&](int64_t row, int64_t count, int64_t panel, int64_t together) {
@@ -196,7 +264,7 @@ constexpr int WIDENED = 7;  // the room of panels() over int8
 template <typename X, typename End>
 void widened(int64_t from, int64_t to, const Operand<X>& x, const int8_t* w, End& end) {
   const int64_t stride = x.depth * PANEL;
-  if (x.blocks.count == 1) return panels<X, int8_t>(from, to, x, w, end);
+  if (x.blocks.count == 1 && !x.tiles) return panels<X, int8_t>(from, to, x, w, end);
   X* wide = room<X>(stride, WIDENED);
   for (int64_t p = from; p < to; ++p) {
     for (int64_t i = 0; i < stride; i += 16) store(wide + i, Cell<float, int8_t>::weights(w + p * stride + i));

@@ -28,7 +28,7 @@ void decode_as(const PagedCall& c, int threads) {
 #ifdef __AVX512F__
 template <typename X, typename Y>
 void linear(const Weight& weight, int64_t rows, const X* x, Y* out, int threads) {
-  const Operand<X> taken{room<X>(rows * weight.depth, 0), weight.depth, Blocks(rows)};
+  const Operand<X> taken(room<X>(Operand<X>::size(rows, weight.depth), 0), weight.depth, rows);
   std::atomic<int64_t> turn{0};
 #pragma omp parallel num_threads(threads)
   {
@@ -43,7 +43,7 @@ void linear(const Weight& weight, int64_t rows, const X* x, Y* out, int threads)
 
 extern "C" {
 
-// What this build can do: 1 linear layers in float, 2 in bfloat16.
+// What this build can do: 1 linear layers in float, 2 in bfloat16, 4 by matrix tiles.
 int dyno_features() {
   int features = 0;
 #ifdef __AVX512F__
@@ -51,6 +51,9 @@ int dyno_features() {
 #endif
 #ifdef __AVX512BF16__
   features |= 2;
+#endif
+#ifdef DYNO_TILES
+  features |= tiles_allowed() ? 4 : 0;
 #endif
   return features;
 }

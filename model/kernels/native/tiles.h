@@ -1,0 +1,75 @@
+// Matrix tiles of 16 rows of 64 bytes (AMX): C (16 rows x 16 float) += A (16 rows x 32 bfloat16) times B (16 rows of 16 pairs).
+//
+// DYNO_EMULATE_TILES builds the same steps in plain C++, so that tests see them on processors without tiles.
+#pragma once
+
+#include "numbers.h"
+
+#if defined(__AMX_BF16__) && !defined(DYNO_EMULATE_TILES)
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define DYNO_TILES
+
+namespace dyno {
+
+// Whether the system lets this process use tiles. It has to be asked once.
+inline bool tiles_allowed() {
+  constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
+  static const bool allowed = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+  return allowed;
+}
+
+// All eight tiles are whole while this lives, in this thread.
+struct TilesInUse {
+  TilesInUse() {
+    alignas(64) uint8_t config[64] = {1};  // palette 1
+    for (int i = 0; i < 8; ++i) {
+      config[16 + 2 * i] = 64;  // bytes of a row
+      config[48 + i] = 16;      // rows
+    }
+    _tile_loadconfig(config);
+  }
+  ~TilesInUse() { _tile_release(); }
+};
+
+#define TILE_ZERO(c) _tile_zero(c)
+#define TILE_LOAD(t, from, stride) _tile_loadd(t, from, stride)
+#define TILE_STORE(c, to, stride) _tile_stored(c, to, stride)
+#define TILE_ADD(c, a, b) _tile_dpbf16ps(c, a, b)
+
+}  // namespace dyno
+
+#elif defined(DYNO_EMULATE_TILES)
+#define DYNO_TILES
+
+namespace dyno {
+
+inline bool tiles_allowed() { return true; }
+
+struct TilesInUse {
+  alignas(64) static inline thread_local char data[8][1024];
+
+  static void add(int c, int a, int b) {
+    auto* sums = reinterpret_cast<float(*)[16]>(data[c]);
+    const auto* rows = reinterpret_cast<const bf16(*)[32]>(data[a]);
+    const auto* pairs = reinterpret_cast<const bf16(*)[16][2]>(data[b]);
+    for (int m = 0; m < 16; ++m)
+      for (int k = 0; k < 16; ++k)
+        for (int n = 0; n < 16; ++n) {
+          sums[m][n] += widen(rows[m][2 * k]) * widen(pairs[k][n][0]);
+          sums[m][n] += widen(rows[m][2 * k + 1]) * widen(pairs[k][n][1]);
+        }
+  }
+  static void move(char* to, int64_t to_stride, const char* from, int64_t from_stride) {
+    for (int row = 0; row < 16; ++row) std::memcpy(to + row * to_stride, from + row * from_stride, 64);
+  }
+};
+
+#define TILE_ZERO(c) std::memset(TilesInUse::data[c], 0, 1024)
+#define TILE_LOAD(t, from, stride) TilesInUse::move(TilesInUse::data[t], 64, (const char*)(from), stride)
+#define TILE_STORE(c, to, stride) TilesInUse::move((char*)(to), stride, TilesInUse::data[c], 64)
+#define TILE_ADD(c, a, b) TilesInUse::add(c, a, b)
+
+}  // namespace dyno
+#endif
