@@ -81,9 +81,7 @@ def evaluate(
     text: Annotated[Path, typer.Option(help="Stories as .jsonl or .jsonl.gz.", exists=True)],
     length: Annotated[int, typer.Option(help="Window in tokens; 0: the model's context.")] = 0,
     dtype: str = "float32",
-    int8: Annotated[
-        bool, typer.Option("--int8", help="As `--weights int8` serves.")
-    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="As `--weights int8` serves.")] = False,
 ) -> None:
     """Bits per byte of a text, as JSON."""
     model = native.load(checkpoint, getattr(torch, dtype))

@@ -21,13 +21,12 @@ def agrees(library: ctypes.CDLL, narrow: bool, rows: int) -> bool:
     x, weight = (random.integers(-8, 9, (n, DEPTH)).astype(np.float32) for n in (rows, COLUMNS))
     step = 2 if narrow else 1
     panels = np.ascontiguousarray(weight.reshape(-1, 32, DEPTH // step, step).transpose(0, 2, 1, 3))
+    inputs: list[np.ndarray] = [x, panels]
     if narrow:
-        x_in, panels = (np.ascontiguousarray(a.view(np.uint32) >> 16).astype(np.uint16) for a in (x, panels))
-    else:
-        x_in = x
+        inputs = [(a.view(np.uint32) >> 16).astype(np.uint16) for a in inputs]
     out = np.zeros((rows, COLUMNS), np.float32)
-    layer = (ctypes.c_int64 * 5)(panels.ctypes.data, 0, 0, DEPTH, COLUMNS)
-    pointers = (ctypes.c_void_p(a.ctypes.data) for a in (x_in, out))
+    layer = (ctypes.c_int64 * 5)(inputs[1].ctypes.data, 0, 0, DEPTH, COLUMNS)
+    pointers = (ctypes.c_void_p(a.ctypes.data) for a in (inputs[0], out))
     library.dyno_linear(int(narrow), 1, layer, ctypes.c_int64(rows), *pointers, 2)
     return bool(np.array_equal(out, x @ weight.T))
 

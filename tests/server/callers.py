@@ -22,10 +22,25 @@ from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.server.kit import Harness
 
-KINDS = {400: "invalid", 404: "not found", 429: "exhausted", 500: "internal", 503: "unavailable", 504: "deadline"}
+KINDS = {
+    400: "invalid",
+    401: "unauthenticated",
+    403: "denied",
+    404: "not found",
+    409: "exists",
+    429: "exhausted",
+    499: "cancelled",
+    500: "internal",
+    503: "unavailable",
+    504: "deadline",
+}
 CODES = {
     grpc.StatusCode.INVALID_ARGUMENT: "invalid",
+    grpc.StatusCode.UNAUTHENTICATED: "unauthenticated",
+    grpc.StatusCode.PERMISSION_DENIED: "denied",
     grpc.StatusCode.NOT_FOUND: "not found",
+    grpc.StatusCode.ALREADY_EXISTS: "exists",
+    grpc.StatusCode.CANCELLED: "cancelled",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "exhausted",
     grpc.StatusCode.INTERNAL: "internal",
     grpc.StatusCode.UNAVAILABLE: "unavailable",

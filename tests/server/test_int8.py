@@ -26,5 +26,5 @@ def test_the_card_tells_that_weights_are_rounded_and_their_bytes_are_counted_so(
 
 def test_without_a_kernel_for_them_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "linear_types", frozenset)
-    with pytest.raises(NoInt8, match="'llama-3.2-1b': weights=int8 needs"):
+    with pytest.raises(NoInt8, match=r"'llama-3\.2-1b': weights=int8 needs"):
         build_model("llama-3.2-1b", SMALL, PrometheusObserver())
