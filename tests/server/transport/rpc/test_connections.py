@@ -121,6 +121,7 @@ async def test_errors_tell_what_they_are_about() -> None:
         grpc.aio.insecure_channel(server.target) as channel,
     ):
         stub, admin = InferenceServiceStub(channel), AdminServiceStub(channel)
+        engine = server.models["fake"].engine
         sampling = pb.SamplingParameters(max_tokens=200, ignore_eos=True)
         long = pb.GenerateRequest(prompt="abc", sampling=sampling)
 
@@ -131,8 +132,10 @@ async def test_errors_tell_what_they_are_about() -> None:
         said = await said_of(admin.LoadModel(admin_pb2.LoadModelRequest(model="x", cache_tokens=0)))
         assert said["BadRequest"].field_violations[0].field == "cache_tokens"
 
-        held = [asyncio.create_task(_done(stub.Generate(long))) for _ in range(2)]
-        await until(lambda: len(server.app.service.active) == 2)
+        held = []
+        for count in (1, 2):  # one at a time: the second must find the first in its row, not in the queue
+            held.append(asyncio.create_task(_done(stub.Generate(long))))
+            await until(lambda count=count: engine.num_running + engine.num_waiting == count and engine.num_running)
         said = await said_of(stub.Generate(long))
         assert said["ErrorInfo"].reason == "QUEUE_FULL"
         assert "queue of 1" in said["QuotaFailure"].violations[0].description
