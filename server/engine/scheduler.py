@@ -62,7 +62,8 @@ class Scheduler:
     what none of them can use goes to drafts, which take no block that anybody waits for.
 
     running and waiting are each in order of arrival, moved by priority (`turn`): of those that run only the last is
-    ever preempted; nobody overtakes the head of the queue but a request whose turn is earlier, so it cannot starve. A
+    ever preempted; nobody overtakes the head of the queue but a request whose turn is earlier, so it cannot starve; and
+    whoever waits for a beginning that another request computes at this moment lets others pass until it is there. A
     request is let in only when all that run have tokens and one is left, so never more run than a step has tokens: no
     decode waits for somebody's prompt.
     """
@@ -108,6 +109,8 @@ class Scheduler:
         """What the first of the queue was short of in the last step; None when nobody waits."""
         if not self.waiting:
             return None
+        if self.waiting[0].holding.awaited is not None:
+            return Scarce.PREFIX
         if self._short or self.preempted:
             return Scarce.BLOCKS
         return Scarce.TOKENS if len(self.running) < self._max_rows else Scarce.ROWS
@@ -153,14 +156,17 @@ class Scheduler:
 
     def _admit(self) -> list[Entry]:
         """Let waiting requests in while tokens, rows and blocks last; returns those that got less than there was."""
-        cut = []
-        while self._left and self._may_admit and not self.preempted:
-            entry = self.waiting[0]
+        cut, place = [], 0
+        while self._left and place < len(self.waiting) and self._may_admit and not self.preempted:
+            entry = self.waiting[place]
+            if self._cache.is_coming(entry.request, entry.holding):
+                place += 1
+                continue
             cached = self._cache.admit(entry.request, entry.holding)
             if cached is None:
                 self._short = True
                 break
-            self.waiting.popleft()
+            del self.waiting[place]
             self._start(entry, cached)
             cut += self._chunk(entry, self._may_admit)
         return cut

@@ -19,6 +19,7 @@ class Scarce(StrEnum):
     ROWS = "rows"  # as many run as may
     TOKENS = "tokens"  # the step's tokens went to others
     BLOCKS = "blocks"  # of the cache
+    PREFIX = "prefix"  # nothing: another request computes the beginning it shares
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class Holding:
     given_back: list[int]  # per group, entries at the front of its table that are 0
     links: list[Link] = field(default_factory=list)  # names of the request's full blocks, as far as they were needed
     published: int = 0  # how many of its blocks can be found by others
+    awaited: bytes | None = None  # the name of a block that another request computes and this one waits for
     source: list[int] = field(default_factory=list)  # blocks of the memory that cross-attention reads
     encoded: bool = False  # whether the source is in them
     bytes: int = 0  # held now
@@ -81,6 +82,7 @@ class Cache:
         self._windows = [(index, group) for index, group in enumerate(self._groups) if not group.sees_all]
         self._prefix = prefix
         self._chain = Chain()
+        self._coming: dict[bytes, Holding] = {}  # names of blocks that requests under way have yet to compute
 
     @property
     def capacity(self) -> int:
@@ -100,6 +102,19 @@ class Cache:
         """Nothing, yet."""
         return Holding([[] for _ in self._groups], [0] * len(self._groups))
 
+    def is_coming(self, request: Request, holding: Holding) -> bool:
+        """Whether at least half of what a request lacks is being computed by others: then it waits for that part."""
+        if holding.awaited in self._coming:
+            return True
+        holding.awaited = None
+        if self._prefix and self._coming:
+            count = self._longest_prefix(request, holding)
+            lacking = holding.links[count : self._useful(request)]
+            shared = next((i for i, link in enumerate(lacking) if link.key not in self._coming), len(lacking))
+            if shared and 2 * shared * self.block_size >= request.num_tokens - count * self.block_size:
+                holding.awaited = lacking[shared - 1].key
+        return holding.awaited is not None
+
     def admit(self, request: Request, holding: Holding) -> int | None:
         """Hand a request that holds nothing the longest prefix that is cached.
 
@@ -117,6 +132,8 @@ class Cache:
             holding.tables[index] = [0] * missing + [group.pool.share(block) for block in blocks]
             holding.given_back[index] = missing
         holding.published = count
+        for link in holding.links[count : self._useful(request)] if self._prefix else ():
+            self._coming.setdefault(link.key, holding)
         self._measure(holding)
         return count * self.block_size
 
@@ -160,6 +177,7 @@ class Cache:
         if self._memory is not None:
             for number in holding.source:
                 self._memory.pool.release(number)
+        self._come(holding, holding.published, len(holding.links))
         holding.source, holding.encoded, holding.bytes = [], False, 0
         holding.given_back = [0] * len(self._groups)
         holding.published = 0
@@ -180,6 +198,7 @@ class Cache:
     def check(self, holdings: Iterable[Holding]) -> None:
         """Raise AssertionError unless every block is either free or held by exactly those who list it."""
         everyone = list(holdings)
+        assert all(any(holding is one for one in everyone) for holding in self._coming.values()), "a promise is left"
         for index, group in enumerate(self._groups):
             for holding in everyone:
                 table, given_back = holding.tables[index], holding.given_back[index]
@@ -190,9 +209,7 @@ class Cache:
             self._memory.pool.check(number for holding in everyone for number in holding.source)
 
     def _longest_prefix(self, request: Request, holding: Holding) -> int:
-        count = (request.num_tokens - 1) // self.block_size
-        if request.unscored is not None:  # what is found in the cache has no logits
-            count = min(count, request.unscored // self.block_size)
+        count = self._useful(request)
         self._name(request, holding, count)
         links = holding.links
         for group in self._whole:
@@ -203,6 +220,19 @@ class Cache:
             for _, group in self._windows:
                 count = group.covered(links, count)
         return count
+
+    def _useful(self, request: Request) -> int:
+        """How many blocks of a request it could take from the cache: one token at least is computed."""
+        count = (request.num_tokens - 1) // self.block_size
+        if request.unscored is not None:  # what is found in the cache has no logits
+            count = min(count, request.unscored // self.block_size)
+        return count
+
+    def _come(self, holding: Holding, start: int, stop: int) -> None:
+        """Nobody need wait any longer for these blocks of a request."""
+        for link in holding.links[start:stop]:
+            if self._coming.get(link.key) is holding:
+                del self._coming[link.key]
 
     def _name(self, request: Request, holding: Holding, count: int) -> None:
         links, size = holding.links, self.block_size
@@ -243,6 +273,7 @@ class Cache:
             routes = log.copy(at * size, (at + 1) * size) if log is not None else None
             for table, group in zip(holding.tables, self._groups, strict=True):
                 group.pool.publish(table[at], holding.links[at], routes if group is self._keeper else None)
+        self._come(holding, holding.published, full)
         holding.published = full
 
     def _give_back(self, holding: Holding, index: int, first: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from model.config import Full, Window
 from server.engine.account import Account
 from server.engine.scheduler import Entry, Scheduler
+from server.engine.stats import Scarce
 from server.engine.step import CacheGroup
 from server.engine.tables import Cache
 from tests.fakes import make_request
@@ -176,6 +177,41 @@ def test_a_prefix_found_is_not_computed() -> None:
     entry = bench.add("b", 11)
     assert bench.step() == [("a", 9, 1), ("b", 8, 3)]
     assert entry.account.cached_tokens == 8
+
+
+def test_a_prefix_that_is_being_computed_is_waited_for() -> None:
+    bench = Bench(prefix=True)
+    bench.add("a", 33)
+    bench.add("b", 37)
+    assert bench.step() == [("a", 0, 16)]
+    assert bench.queue == ["b"] and bench.scheduler.scarce is Scarce.PREFIX
+    assert bench.step() == [("a", 16, 16)]
+    assert bench.step() == [("a", 32, 1), ("b", 32, 5)]
+    assert bench.scheduler.scarce is None
+
+
+def test_who_waits_for_a_prefix_lets_others_pass() -> None:
+    bench = Bench(prefix=True)
+    for name, prompt, first in (("a", 33, 0), ("b", 37, 0), ("c", 6, 100), ("d", 20, 200)):
+        bench.add(name, prompt, first)
+    assert bench.step() == [("a", 0, 9), ("c", 0, 6), ("d", 0, 1)]
+    assert bench.queue == ["b"]
+
+
+def test_a_prefix_that_will_not_come_is_not_waited_for() -> None:
+    bench = Bench(prefix=True)
+    bench.add("a", 33)
+    bench.add("b", 37)
+    bench.step()
+    bench.end("a")
+    assert bench.step() == [("b", 16, 16)]
+
+
+def test_a_small_part_that_is_being_computed_is_not_waited_for() -> None:
+    bench = Bench(prefix=True)
+    bench.add("a", 5)
+    bench.add("b", 20)
+    assert bench.step() == [("a", 0, 5), ("b", 0, 11)]
 
 
 def test_a_preempted_request_finds_its_own_blocks_again() -> None:
