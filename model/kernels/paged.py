@@ -1,12 +1,12 @@
-"""Attention of one query a sequence over pages of cache: read in place by the compiled kernel, else gathered and then
-attended by the plain path. Both give the same, within the noise of float32 sums.
+"""Attention over pages of cache: read in place by the compiled kernel, else gathered and then attended by the plain
+path. Both give the same, within the noise of float32 sums.
 
-Shape letters: R rows, H query heads, K key heads, n pages a row, P tokens a page, D key dim, V value dim.
+Shape letters: T tokens of a step, R rows (tokens that stand alone), H query heads, K key heads, n pages a row, P tokens
+a page, D key dim, V value dim.
 """
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,12 +14,8 @@ import torch
 from torch import Tensor
 
 from model.config import Span
-from model.kernels import flex, native
+from model.kernels import flex, inplace
 from model.kernels.attention import Scores, Sight, attend, make_sight
-from model.kernels.native import address
-
-KINDS = (torch.float32, torch.bfloat16)
-_TABLES = ("pages", "starts", "firsts", "lasts")
 
 
 @dataclass(frozen=True)
@@ -74,10 +70,9 @@ class Pages:
         return self._blocks[total]
 
     @cached_property
-    def call(self) -> _Call:
-        """The call of the compiled kernel for these pages; every layer fills in the rest."""
-        tables = (address(t) for t in (self.table, self.starts, self.first, self.last))
-        return _Call(page_size=self.size, table_width=self.table.shape[1], **dict(zip(_TABLES, tables, strict=True)))
+    def call(self) -> inplace.Call:
+        """The compiled kernel's call for rows that are all of a step."""
+        return inplace.Call(self.size, self)
 
     @cached_property
     def _sights(self) -> dict[torch.dtype, Sight]:
@@ -88,6 +83,37 @@ class Pages:
         if dtype not in self._sights:
             self._sights[dtype] = make_sight(self.span, *self._positions, dtype)
         return self._sights[dtype]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring tokens [start, stop) of a step that are one sequence's, the first at `position`.
+
+    table (1, n): its pages from position `base`, a multiple of P, on.
+    """
+
+    start: int
+    stop: int
+    position: int
+    base: int
+    table: Tensor
+    span: Span
+    dtype: torch.dtype
+    device: torch.device | None = None  # where its mask is made
+
+    @property
+    def fresh(self) -> bool:
+        """Nothing of the sequence was cached before, so the step's own keys are all there is."""
+        return self.position == 0
+
+    @cached_property
+    def sight(self) -> Sight:
+        """What they see, as a mask over the sequence from `base` on; built only where the plain path runs."""
+        end = self.position + self.stop - self.start
+        query = torch.arange(self.position, end, device=self.device)[None]
+        keys = query if self.fresh else torch.arange(self.base, end, device=self.device)[None]
+        # A card has a kernel for the corner of a triangle; the processor's wants it square.
+        return make_sight(self.span, query, keys, self.dtype, triangle=self.fresh or query.is_cuda)
 
 
 class Scratch:
@@ -141,9 +167,8 @@ def decode(
 ) -> Tensor:
     """query (R, H, D), keys (pages, P, K, D), values (pages, P, K, V) or None where they are the keys' first V numbers
     → (R, H, V). fresh: what the same rows add to the pools before."""
-    known = query.dtype in KINDS and query.device.type == "cpu" and scores.bias is None and scores.selection is None
-    if known and native.library() is not None:
-        return _compiled(query, keys, values, value_dim, pages, scores, fresh)
+    if inplace.fits(query, value_dim, scores, stretches=False):
+        return inplace.attend(pages.call, query, keys, values, value_dim, scores, fresh)
     if fresh is not None:
         fresh.store(keys, values)
     if query.is_cuda and flex.fits(query, keys, value_dim, scores):
@@ -161,53 +186,3 @@ def plain(
     gathered = pages.clear(scratch.gather("keys", keys, pages.table))
     seen = gathered[..., :value_dim] if values is None else pages.clear(scratch.gather("values", values, pages.table))
     return attend(query.unsqueeze(2), gathered, seen, sight, scores).squeeze(2)
-
-
-class _Call(ctypes.Structure):
-    """native/native.cpp: PagedCall."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("rows", "heads", "kv_heads", "key_dim", "value_dim", "page_size")),
-        *((name, ctypes.c_int64) for name in ("table_width", "stored_dim", "query_stride")),
-        *((name, ctypes.c_void_p) for name in ("pages", "starts", "firsts", "lasts", "slopes", "sinks")),
-        *((name, ctypes.c_float) for name in ("scale", "softcap")),
-        *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
-        *((name, ctypes.c_int64) for name in ("key_stride", "value_stride")),
-        *((name, ctypes.c_void_p) for name in ("slots", "keys", "values", "out")),
-    )
-
-
-def _compiled(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor | None,
-    value_dim: int,
-    pages: Pages,
-    scores: Scores,
-    fresh: Entries | None,
-) -> Tensor:
-    library = native.library()
-    assert library is not None
-    query = _by_rows(query)
-    rows, heads, dim = query.shape
-    out = query.new_empty(rows, heads, value_dim)
-    call: _Call = pages.call
-    call.rows, call.heads, call.kv_heads, call.key_dim, call.value_dim = rows, heads, keys.shape[2], dim, value_dim
-    stored = keys if values is None else values
-    call.stored_dim, call.query_stride = stored.shape[3], query.stride(0)
-    sinks = None if scores.sinks is None else scores.sinks.float()
-    call.slopes, call.sinks = address(scores.slopes), address(sinks)
-    call.scale, call.softcap = scores.scale, scores.softcap or 0.0
-    call.query, call.keys, call.values, call.out = map(address, (query, keys, stored, out))
-    call.slots = None
-    if fresh is not None:
-        key, value = _by_rows(fresh.key), None if values is None or fresh.value is None else _by_rows(fresh.value)
-        call.key, call.value, call.slots = address(key), address(value), address(fresh.slots)
-        call.key_stride, call.value_stride = key.stride(0), 0 if value is None else value.stride(0)
-    library.dyno_paged_decode(int(query.dtype == torch.bfloat16), ctypes.byref(call), torch.get_num_threads())
-    return out
-
-
-def _by_rows(x: Tensor) -> Tensor:
-    """x (T, heads, dim) with the numbers of a token beside each other; tokens may be further apart."""
-    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from model.config import Span
-from model.kernels.attention import make_sight
-from model.kernels.paged import Pages
+from model.kernels.paged import Pages, Stretch
 from model.moe import Loads
 from model.sampling import Draw, Edits, uniform
 from server.engine.constraint import members
-from server.engine.paged import Decode, GroupView, Prefill
+from server.engine.paged import Decode, GroupView
 from server.engine.request import Sampling
 from server.engine.step import Pick, Row, Step
 
@@ -103,18 +102,18 @@ def group_view(
     table = _table(layout, group, lowest, layout.last(pages) + 1)
     slots = table[layout.row, pages - layout.each(lowest)] * page_size + offsets
     decode = _decode(layout, table, lowest, visible, span, page_size)
-    prefills: tuple[Prefill, ...] = ()
+    stretches: tuple[Stretch, ...] = ()
     if not layout.single:
-        prefills = tuple(
-            _prefill(layout, index, table, int(lowest[index]), span, page_size, dtype, device)
+        stretches = tuple(
+            _stretch(layout, index, table, int(lowest[index]) * page_size, span, page_size, dtype, device)
             for index, row in enumerate(layout.rows)
-            if not _reads_in_place(row)
+            if not _stands_alone(row)
         )
-    return GroupView(torch.from_numpy(slots), decode, prefills)
+    return GroupView(page_size, torch.from_numpy(slots), decode, stretches, torch.from_numpy(visible))
 
 
-def _reads_in_place(row: Row) -> bool:
-    """Single tokens and drafts, which are few, read the pages; longer rows attend over a copy."""
+def _stands_alone(row: Row) -> bool:
+    """Whether a row's tokens, one or a few drafts, are attended one by one."""
     return row.count == 1 or bool(row.drafts)
 
 
@@ -137,7 +136,7 @@ def _decode(
     """The tokens that read pages in place, each with its row's pages; None when there are none."""
     tokens, row, positions = np.arange(len(layout.row)), layout.row, layout.positions
     if not layout.single:
-        tokens = np.flatnonzero(np.array([_reads_in_place(row) for row in layout.rows])[row])
+        tokens = np.flatnonzero(np.array([_stands_alone(row) for row in layout.rows])[row])
         if not len(tokens):
             return None
         row, positions, visible = row[tokens], positions[tokens], visible[tokens]
@@ -147,24 +146,19 @@ def _decode(
     return Decode(torch.from_numpy(tokens), Pages(span, page_size, *map(torch.from_numpy, places)))
 
 
-def _prefill(
+def _stretch(
     layout: Layout,
     index: int,
     table: np.ndarray,
-    lowest: int,
+    base: int,
     span: Span,
     page_size: int,
     dtype: torch.dtype,
     device: torch.device | None,
-) -> Prefill:
+) -> Stretch:
     row, end = layout.rows[index], int(layout.ends[index])
-    stop, fresh = row.start + row.count, row.start == 0
-    pages = torch.from_numpy(table[index : index + 1, : (stop - 1) // page_size + 1 - lowest])
-    query = torch.arange(row.start, stop, device=device)[None]
-    keys = query if fresh else torch.arange(lowest * page_size, stop, device=device)[None]
-    # A card has a kernel for the corner of a triangle; the processor's wants it square.
-    sight = make_sight(span, query, keys, dtype, triangle=fresh or query.is_cuda)
-    return Prefill(end - row.count, end, pages, sight, fresh)
+    pages = torch.from_numpy(table[index : index + 1, : (row.start + row.count - 1 - base) // page_size + 1])
+    return Stretch(end - row.count, end, row.start, base, pages, span, dtype, device)
 
 
 def loads_of(step: Step, experts: int, mixtures: int) -> Loads:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -74,7 +75,7 @@ class CardRunner(ModelRunner):
         view = inputs.cache
         assert isinstance(view, PagedView)
         alone = inputs.loads is None and inputs.memory is None
-        if alone and not any(group.prefills for group in view.groups):
+        if alone and not any(group.stretches for group in view.groups):
             out = self._graphs.run(Tokens(inputs.tokens, inputs.positions, view.groups))
             if out is not None:
                 select = inputs.select
@@ -104,7 +105,7 @@ class CardRunner(ModelRunner):
             return view
         pages = view.decode.pages
         rows = size_of(len(pages.table), self._sizes)
-        return GroupView(view.slots, Decode(view.decode.tokens, padded_pages(pages, rows, shape)), view.prefills)
+        return replace(view, decode=Decode(view.decode.tokens, padded_pages(pages, rows, shape)))
 
     def _filled_sources(self, pages: Pages) -> Pages:
         """Every token looks at a source of its own; those that fill up look at the empty page 0."""

@@ -65,12 +65,12 @@ def padded_pages(pages: Pages, rows: int, shape: Shape) -> Pages:
 
 
 def padded_view(view: GroupView, tokens: int, shape: Shape) -> GroupView:
-    """A group's view of a step without prefills, filled up to `tokens` tokens."""
-    assert view.decode is not None and not view.prefills
+    """A group's view of a step without stretches, filled up to `tokens` tokens."""
+    assert view.decode is not None and not view.stretches
     more = tokens - len(view.slots)
     slots = F.pad(view.slots, (0, more), value=shape.spare * view.decode.pages.size)
     rows = torch.arange(tokens)
-    return GroupView(slots, Decode(rows, padded_pages(view.decode.pages, tokens, shape)), ())
+    return GroupView(view.page_size, slots, Decode(rows, padded_pages(view.decode.pages, tokens, shape)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def empty_tokens(size: int, shapes: tuple[Shape, ...], spans: tuple[Span, ...], 
     """A step that only fills up: what a size is captured with."""
     zeros = torch.zeros(0, dtype=torch.long)
     views = tuple(
-        GroupView(zeros, Decode(zeros, Pages(span, page_size, zeros.view(0, 1), zeros, zeros, zeros)), ())
+        GroupView(page_size, zeros, Decode(zeros, Pages(span, page_size, zeros.view(0, 1), zeros, zeros, zeros)))
         for span in spans
     )
     return Tokens(zeros, zeros, views).padded(size, shapes)

@@ -6,13 +6,15 @@ Shape letters: T tokens of the step, R rows that decode (one token each), n page
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from model.cache import CacheEntry
-from model.kernels.attention import Scores, Sight, attend
-from model.kernels.paged import Entries, Pages, Scratch, decode
+from model.kernels import inplace
+from model.kernels.attention import Scores, attend
+from model.kernels.paged import Entries, Pages, Scratch, Stretch, decode
 
 
 class PagedCache:
@@ -64,27 +66,24 @@ class Decode:
     pages: Pages
 
 
-@dataclass(frozen=True, slots=True)
-class Prefill:
-    """One row with several tokens: its place among the step's tokens, page table (1, n), sight.
+@dataclass(frozen=True)
+class GroupView:
+    """Where the tokens of a step live in the pools of one cache group: each stands alone or in a stretch of neighbours.
 
-    `fresh` says that nothing of the row was cached before, so the step's own keys are all there is.
+    firsts (T,): the first position that each of them sees; None where nobody asks.
     """
 
-    start: int
-    stop: int
-    table: Tensor
-    sight: Sight
-    fresh: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GroupView:
-    """Where the tokens of a step live in the pools of one cache group."""
-
+    page_size: int
     slots: Tensor
     decode: Decode | None
-    prefills: tuple[Prefill, ...]
+    stretches: tuple[Stretch, ...] = ()
+    firsts: Tensor | None = None
+
+    @cached_property
+    def call(self) -> inplace.Call:
+        """The compiled kernel's call for all of them."""
+        pages, tokens = (None, None) if self.decode is None else (self.decode.pages, self.decode.tokens)
+        return inplace.Call(self.page_size, pages, tokens if self.stretches else None, self.stretches, self.firsts)
 
 
 class PagedView:
@@ -95,24 +94,27 @@ class PagedView:
         self.cache, self.groups, self.group_of = cache, groups, group_of
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, scores: Scores) -> Tensor:
-        group = self.groups[self.group_of[layer]]
-        if not group.prefills and group.decode is not None:
-            return self._decode(layer, query, group.decode, scores, Entries(key, value, group.slots))
-        self.cache.store(layer, group.slots, key, value)
-        out = query.new_empty(*query.shape[:2], self.cache.entries[layer].value_dim)
+        group, cache, dim = self.groups[self.group_of[layer]], self.cache, self.cache.entries[layer].value_dim
+        fresh = Entries(key, value, group.slots)
+        if inplace.fits(query, dim, scores, bool(group.stretches)):
+            return inplace.attend(group.call, query, cache.keys[layer], cache.values[layer], dim, scores, fresh)
+        if not group.stretches and group.decode is not None:
+            return self._decode(layer, query, group.decode, scores, fresh)
+        fresh.store(cache.keys[layer], cache.values[layer])
+        out = query.new_empty(*query.shape[:2], dim)
         if group.decode is not None:
             rows = group.decode.tokens
             out.index_copy_(0, rows, self._decode(layer, query.index_select(0, rows), group.decode, scores.at(rows)))
-        for part in group.prefills:
-            out[part.start : part.stop] = self._prefill(layer, query, key, value, part, scores)
+        for part in group.stretches:
+            out[part.start : part.stop] = self._attend(layer, query, key, value, part, scores)
         return out
 
     def _decode(self, layer: int, query: Tensor, part: Decode, scores: Scores, fresh: Entries | None = None) -> Tensor:
         cache, dim = self.cache, self.cache.entries[layer].value_dim
         return decode(query, cache.keys[layer], cache.values[layer], dim, part.pages, scores, cache.scratch, fresh)
 
-    def _prefill(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, part: Prefill, scores: Scores
+    def _attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, part: Stretch, scores: Scores
     ) -> Tensor:
         own = slice(part.start, part.stop)
         if part.fresh:

@@ -1,6 +1,6 @@
-// The doors of the compiled kernels. native.py builds this file and loads it; bindings.py mirrors the structs.
+// The doors of the compiled kernels. native.py builds this file and loads it; fused.py, experts.py, panels.py and paged.py mirror the structs.
 
-#include "paged.h"
+#include "attend.h"
 
 #ifdef __AVX512F__
 #include "experts.h"
@@ -10,19 +10,23 @@ using namespace dyno;
 
 namespace {
 
-struct PagedCall {
+struct AttendCall {
   Paged paged;
   const void *query, *key, *value;
   int64_t key_stride, value_stride;
   const int64_t* slots;
+  int64_t fresh;
   void *keys, *values, *out;
+  const Stretch* stretches;
+  int64_t count;
+  const int64_t* firsts;
 };
 
 template <typename T>
-void decode_as(const PagedCall& c, int threads) {
-  const Entries<T> fresh{static_cast<const T*>(c.key), static_cast<const T*>(c.value), c.key_stride, c.value_stride, c.slots};
-  decode(c.paged, fresh, static_cast<const T*>(c.query), static_cast<T*>(c.keys), static_cast<T*>(c.values),
-         static_cast<T*>(c.out), threads);
+void attend_as(const AttendCall& c, int threads) {
+  const Entries<T> fresh{(const T*)c.key, (const T*)c.value, c.key_stride, c.value_stride, c.slots, c.fresh};
+  attend_step(Step<T>{c.paged, fresh, (const T*)c.query, (T*)c.keys, (T*)c.values, (T*)c.out, c.stretches, c.count, c.firsts},
+              threads);
 }
 
 #ifdef __AVX512F__
@@ -58,9 +62,9 @@ int dyno_features() {
   return features;
 }
 
-void dyno_paged_decode(int narrow, const void* call, int threads) {
-  const auto& c = *static_cast<const PagedCall*>(call);
-  narrow ? decode_as<bf16>(c, threads) : decode_as<float>(c, threads);
+void dyno_attend(int narrow, const void* call, int threads) {
+  const auto& c = *static_cast<const AttendCall*>(call);
+  narrow ? attend_as<bf16>(c, threads) : attend_as<float>(c, threads);
 }
 
 #ifdef __AVX512BF16__

@@ -1,5 +1,6 @@
-// Attention of one query over a paged cache, read in place; query heads share every key and value that is read. Softmax runs online, 16 tokens at a time, in float, so that a row's result does not depend on
-// the other rows or on how the work is shared out.
+// Attention of one query over a paged cache, read in place; query heads share every key and value that is read. Softmax
+// runs online, 16 tokens at a time, in float, so that a row's result does not depend on the other rows or on how the work
+// is shared out.
 #pragma once
 
 #include <algorithm>
@@ -18,12 +19,14 @@ namespace dyno {
 struct Paged {
   int64_t rows, heads, kv_heads, key_dim, value_dim, page_size, table_width, value_stride, query_stride;
   const int64_t *pages, *table_starts, *firsts, *lasts;
+  const int64_t* tokens;  // of the step, which the rows are; null: the first of them
   const float *slopes, *sinks;
   float scale, softcap;
 
   int64_t group() const { return heads / kv_heads; }
   int64_t key_stride() const { return kv_heads * key_dim; }       // from token to token in the pool
   int64_t value_step() const { return kv_heads * value_stride; }
+  int64_t token(int64_t row) const { return tokens ? tokens[row] : row; }
   int64_t room() const { return group() * (value_dim + 16 + 2); }  // numbers that a task keeps
 };
 
@@ -221,7 +224,7 @@ void attend(const Paged& p, int64_t row, int64_t from, int64_t to, const T* quer
         }
         Running run(p, scratch + (kv - from) * p.room());
         const T* chunk_keys = keys + (token + c) * p.key_stride() + kv * p.key_dim;
-        const T* own = query + row * p.query_stride + kv * G * p.key_dim;
+        const T* own = query + p.token(row) * p.query_stride + kv * G * p.key_dim;
         for (int64_t g = 0; g < G; ++g)
           shrink[g] = Chunk::weigh(p, kv * G + g, own + g * p.key_dim, chunk_keys, seen, run.logits + g * 16, run.top[g], run.sum[g]);
         Chunk::add(p, values + (token + c) * p.value_step() + kv * p.value_stride, seen, shrink, run);
@@ -230,7 +233,7 @@ void attend(const Paged& p, int64_t row, int64_t from, int64_t to, const T* quer
   }
   for (int64_t kv = from; kv < to; ++kv) {
     const Running run(p, scratch + (kv - from) * p.room());
-    T* mine = out + (row * p.heads + kv * G) * p.value_dim;
+    T* mine = out + (p.token(row) * p.heads + kv * G) * p.value_dim;
     for (int64_t g = 0; g < G; ++g)
       for (int64_t v = 0; v < p.value_dim; ++v) narrow(run.values[g * p.value_dim + v] / run.sum[g], mine + g * p.value_dim + v);
   }
@@ -242,38 +245,13 @@ struct Entries {
   const T *key, *value;
   int64_t key_stride, value_stride;  // from token to token
   const int64_t* slots;
-};
+  int64_t count;
 
-template <typename T, typename Chunk>
-void share_out(const Paged& p, const Entries<T>& fresh, const T* query, T* keys, T* values, T* out, int threads) {
-  const int64_t key_row = p.kv_heads * p.key_dim, value_row = p.kv_heads * p.value_dim;
-#pragma omp parallel num_threads(threads)
-  {
-    if (fresh.slots) {
-#pragma omp for
-      for (int64_t row = 0; row < p.rows; ++row) {
-        std::copy_n(fresh.key + row * fresh.key_stride, key_row, keys + fresh.slots[row] * key_row);
-        if (fresh.value) std::copy_n(fresh.value + row * fresh.value_stride, value_row, values + fresh.slots[row] * value_row);
-      }
-    }
-    // Whole rows where there are enough for all threads, else single heads.
-    const int64_t parts = p.rows >= 4 * threads ? 1 : p.kv_heads, heads = p.kv_heads / parts;
-    std::vector<float> scratch(heads * p.room() + p.group());
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < p.rows * parts; ++task) {
-      const int64_t from = task % parts * heads;
-      attend<T, Chunk>(p, task / parts, from, from + heads, query, keys, values, out, scratch.data());
-    }
+  void store(const Paged& p, int64_t i, T* keys, T* values) const {
+    const int64_t key_row = p.kv_heads * p.key_dim, value_row = p.kv_heads * p.value_dim;
+    std::copy_n(key + i * key_stride, key_row, keys + slots[i] * key_row);
+    if (value) std::copy_n(value + i * value_stride, value_row, values + slots[i] * value_row);
   }
-}
-
-template <typename T>
-void decode(const Paged& p, const Entries<T>& fresh, const T* query, T* keys, T* values, T* out, int threads) {
-#ifdef __AVX512F__
-  if (p.key_dim % 16 == 0 && p.value_dim % 16 == 0 && p.page_size % 16 == 0)
-    return share_out<T, WideChunk<T>>(p, fresh, query, keys, values, out, threads);
-#endif
-  share_out<T, PlainChunk<T>>(p, fresh, query, keys, values, out, threads);
-}
+};
 
 }  // namespace dyno

@@ -76,15 +76,20 @@ class TestEveryToken:
     def test_of_a_longer_row_has_the_pages_it_attends_over(self, span: Span, chosen: tuple[int, ...]) -> None:
         some = tuple(rows(span)[i] for i in chosen)
         longer = [row for row in some if row.count > 1 and not row.drafts]
-        prefills = view_of(some, span).prefills
-        assert len(prefills) == len(longer)
-        for row, prefill in zip(longer, prefills, strict=True):
-            assert [at for at, place in enumerate(places(some)) if place[0] is row] == [
-                *range(prefill.start, prefill.stop)
-            ]
+        stretches = view_of(some, span).stretches
+        assert len(stretches) == len(longer)
+        for row, stretch in zip(longer, stretches, strict=True):
+            own = [at for at, place in enumerate(places(some)) if place[0] is row]
+            assert own == [*range(stretch.start, stretch.stop)]
             low = span.first_visible(row.start) // PAGE
-            assert prefill.table[0].tolist() == row.tables[0][low:].tolist()
-            assert prefill.fresh is (row.start == 0)
+            assert stretch.table[0].tolist() == row.tables[0][low:].tolist()
+            assert (stretch.position, stretch.base) == (row.start, low * PAGE)
+
+    def test_knows_the_first_position_it_sees(self, span: Span, chosen: tuple[int, ...]) -> None:
+        some = tuple(rows(span)[i] for i in chosen)
+        firsts = view_of(some, span).firsts
+        assert firsts is not None
+        assert firsts.tolist() == [span.first_visible(position) for _, position in places(some)]
 
 
 def test_no_page_of_anybody_stands_behind_the_end_of_a_row() -> None:

@@ -1,0 +1,121 @@
+"""Attention over pages of cache that the compiled kernel (native/attend.h) reads in place: single tokens and stretches
+of tokens of one step in one call, which stores what they add to the pools first.
+
+Shape letters: those of paged.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from model.kernels import native
+from model.kernels.attention import Scores
+from model.kernels.native import address
+
+if TYPE_CHECKING:
+    from model.kernels.paged import Entries, Pages, Stretch
+
+KINDS = (torch.float32, torch.bfloat16)
+WIDEST = 1024  # numbers of a key or value that stretches are taken with
+
+
+class _Stretch(ctypes.Structure):
+    """native/stretch.h: Stretch."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("start", "stop", "position", "base")),
+        ("table", ctypes.c_void_p),
+    )
+
+
+class Call(ctypes.Structure):
+    """native/native.cpp: AttendCall. Made once for the places of a step; every layer fills in the rest."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "heads", "kv_heads", "key_dim", "value_dim", "page_size")),
+        *((name, ctypes.c_int64) for name in ("table_width", "stored_dim", "query_stride")),
+        *((name, ctypes.c_void_p) for name in ("pages", "starts", "firsts", "lasts", "tokens", "slopes", "sinks")),
+        *((name, ctypes.c_float) for name in ("scale", "softcap")),
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
+        *((name, ctypes.c_int64) for name in ("key_stride", "value_stride")),
+        ("slots", ctypes.c_void_p),
+        ("fresh", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "out", "stretches")),
+        ("count", ctypes.c_int64),
+        ("seen_from", ctypes.c_void_p),
+    )
+
+    def __init__(
+        self,
+        size: int,
+        pages: Pages | None,
+        tokens: Tensor | None = None,
+        stretches: Sequence[Stretch] = (),
+        firsts: Tensor | None = None,
+    ) -> None:
+        """size: P. pages: of the tokens that stand alone, which are `tokens` (R,) of the step, None: all it has.
+
+        stretches: the other tokens; firsts (T,): the first position that each of the step's tokens sees.
+        """
+        super().__init__(page_size=size, count=len(stretches), tokens=address(tokens), seen_from=address(firsts))
+        if pages is not None:
+            self.rows, self.table_width = pages.table.shape
+            self.pages, self.starts = address(pages.table), address(pages.starts)
+            self.firsts, self.lasts = address(pages.first), address(pages.last)
+        listed = [_Stretch(s.start, s.stop, s.position, s.base, address(s.table)) for s in stretches]
+        self._listed = (_Stretch * len(listed))(*listed)
+        self.stretches = ctypes.cast(self._listed, ctypes.c_void_p)
+        self._kept = pages, tokens, stretches, firsts  # their memory
+
+
+def fits(query: Tensor, value_dim: int, scores: Scores, stretches: bool) -> bool:
+    """Whether the compiled kernel takes such heads."""
+    known = query.dtype in KINDS and query.device.type == "cpu" and scores.bias is None and scores.selection is None
+    if not known or native.library() is None:
+        return False
+    dims = query.shape[2], value_dim
+    wide = all(dim % 16 == 0 and dim <= WIDEST for dim in dims)
+    return not stretches or (wide and query.dtype in native.linear_types())
+
+
+def attend(
+    call: Call,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor | None,
+    value_dim: int,
+    scores: Scores,
+    fresh: Entries | None,
+) -> Tensor:
+    """query (T, H, D), keys (pages, P, K, D), values (pages, P, K, V) or None where they are the keys' first V numbers
+    → (T, H, V). fresh: what the same tokens add to the pools before."""
+    library = native.library()
+    assert library is not None
+    query = _by_tokens(query)
+    out = query.new_empty(len(query), query.shape[1], value_dim)
+    stored = keys if values is None else values
+    call.heads, call.kv_heads, call.key_dim, call.value_dim = query.shape[1], keys.shape[2], query.shape[2], value_dim
+    call.stored_dim, call.query_stride = stored.shape[3], query.stride(0)
+    sinks = None if scores.sinks is None else scores.sinks.float()
+    call.slopes, call.sinks = address(scores.slopes), address(sinks)
+    call.scale, call.softcap = scores.scale, scores.softcap or 0.0
+    call.query, call.keys, call.values, call.out = map(address, (query, keys, stored, out))
+    call.slots = None
+    if fresh is not None:
+        key, value = _by_tokens(fresh.key), None
+        if values is not None and fresh.value is not None:
+            value = _by_tokens(fresh.value)
+        call.key, call.value, call.slots, call.fresh = address(key), address(value), address(fresh.slots), len(key)
+        call.key_stride, call.value_stride = key.stride(0), 0 if value is None else value.stride(0)
+    library.dyno_attend(int(query.dtype == torch.bfloat16), ctypes.byref(call), torch.get_num_threads())
+    return out
+
+
+def _by_tokens(x: Tensor) -> Tensor:
+    """x (T, heads, dim) with the numbers of a token beside each other; tokens may be further apart."""
+    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()

@@ -1,0 +1,90 @@
+// Attention of one step over one layer's pages: what its tokens leave there is stored, then single tokens and stretches of
+// tokens are shared out among the threads.
+#pragma once
+
+#include "paged.h"
+
+#ifdef __AVX512F__
+#include "stretch.h"
+#endif
+
+namespace dyno {
+
+struct Stretch;
+
+template <typename T>
+struct Step {
+  Paged paged;  // the tokens that stand alone
+  Entries<T> fresh;
+  const T* query;
+  T *keys, *values, *out;
+  const Stretch* stretches;
+  int64_t count;          // of stretches
+  const int64_t* firsts;  // of every token of the step: the first position it sees
+};
+
+#ifdef __AVX512BF16__
+template <typename T>
+constexpr bool STRETCHES = true;
+#elif defined(__AVX512F__)
+template <typename T>
+constexpr bool STRETCHES = sizeof(T) == 4;
+#else
+template <typename T>
+constexpr bool STRETCHES = false;
+#endif
+
+#ifdef __AVX512F__
+template <typename T>
+std::vector<StretchTask<T>> tasks_of(const Step<T>& s, int threads) {
+  std::vector<StretchTask<T>> tasks;
+  for (const Stretch* own = s.stretches; own < s.stretches + s.count; ++own) {
+    const int64_t size = task_tokens(s.paged, own->stop - own->start, threads);
+    for (int64_t to = own->stop; to > own->start; to -= size)  // the last see most, so they come first
+      for (int64_t kv = 0; kv < s.paged.kv_heads; ++kv)
+        tasks.push_back({s.paged, *own, s.firsts, s.query, s.keys, s.values, s.out, kv, std::max(own->start, to - size), to});
+  }
+  return tasks;
+}
+#endif
+
+template <typename T, typename Chunk>
+void share_out(const Step<T>& s, int threads) {
+  const Paged& p = s.paged;
+#ifdef __AVX512F__
+  std::vector<StretchTask<T>> tasks;
+  if constexpr (STRETCHES<T>) tasks = tasks_of(s, threads);
+#endif
+#pragma omp parallel num_threads(threads)
+  {
+    if (s.fresh.slots) {
+#pragma omp for
+      for (int64_t i = 0; i < s.fresh.count; ++i) s.fresh.store(p, i, s.keys, s.values);
+    }
+#ifdef __AVX512F__
+    if constexpr (STRETCHES<T>) {
+#pragma omp for schedule(dynamic, 1) nowait
+      for (size_t task = 0; task < tasks.size(); ++task) tasks[task].run();
+    }
+#endif
+    // Whole rows where there are enough for all threads, else single heads.
+    const int64_t parts = p.rows >= 4 * threads ? 1 : p.kv_heads, heads = p.kv_heads / parts;
+    std::vector<float> scratch(heads * p.room() + p.group());
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t task = 0; task < p.rows * parts; ++task) {
+      const int64_t from = task % parts * heads;
+      attend<T, Chunk>(p, task / parts, from, from + heads, s.query, s.keys, s.values, s.out, scratch.data());
+    }
+  }
+}
+
+template <typename T>
+void attend_step(const Step<T>& s, int threads) {
+  const Paged& p = s.paged;
+#ifdef __AVX512F__
+  if (p.key_dim % 16 == 0 && p.value_dim % 16 == 0 && p.page_size % 16 == 0) return share_out<T, WideChunk<T>>(s, threads);
+#endif
+  share_out<T, PlainChunk<T>>(s, threads);
+}
+
+}  // namespace dyno
