@@ -58,13 +58,17 @@ class Call(ctypes.Structure):
         stretches: Sequence[Stretch] = (),
         firsts: Tensor | None = None,
     ) -> None:
-        """size: P. pages: of the tokens that stand alone, which are `tokens` (R,) of the step, None: all it has.
+        """size: P. pages: of the tokens that stand alone, which are `tokens` (R,) of the step, None: all it has. Pages of
+        further rows, which only fill a step up, are not looked at.
 
         stretches: the other tokens; firsts (T,): the first position that each of the step's tokens sees.
         """
-        super().__init__(page_size=size, count=len(stretches), tokens=address(tokens), seen_from=address(firsts))
+        alone = 0 if tokens is None else len(tokens)
+        super().__init__(
+            rows=alone, page_size=size, count=len(stretches), tokens=address(tokens), seen_from=address(firsts)
+        )
         if pages is not None:
-            self.rows, self.table_width = pages.table.shape
+            self.table_width = pages.table.shape[1]
             self.pages, self.starts = address(pages.table), address(pages.starts)
             self.firsts, self.lasts = address(pages.first), address(pages.last)
         listed = [_Stretch(s.start, s.stop, s.position, s.base, address(s.table)) for s in stretches]
@@ -99,6 +103,8 @@ def attend(
     query = _by_tokens(query)
     out = query.new_empty(len(query), query.shape[1], value_dim)
     stored = keys if values is None else values
+    if not call.count:
+        call.rows = len(query)
     call.heads, call.kv_heads, call.key_dim, call.value_dim = query.shape[1], keys.shape[2], query.shape[2], value_dim
     call.stored_dim, call.query_stride = stored.shape[3], query.stride(0)
     sinks = None if scores.sinks is None else scores.sinks.float()
