@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import accumulate, chain
 
 import numpy as np
 
@@ -76,19 +75,19 @@ class EngineTally:
         self.passes = self.weight_bytes = self.cache_read = self.cache_written = 0.0
         self.distinct, self.margins = np.zeros(len(experts), np.int64), np.zeros(len(experts))
         self._writes = 0  # odd while a step is being entered
-        self._expert_tokens = np.zeros(sum(experts), np.int64)  # one layer after another
-        self.experts = np.split(self._expert_tokens, list(accumulate(experts))[:-1]) if experts else []
+        self._experts = tuple(experts)
+        self._loads = np.zeros((len(experts), max(experts, default=0)), np.int64)  # as StepStats has them
 
     def routing(self) -> RoutingCounts:
         """For readers on other threads: between two steps, never in the middle of one."""
         while True:
             writes = self._writes
-            loads, distinct, margins = self._expert_tokens.copy(), self.distinct.copy(), self.margins.copy()
+            loads, distinct, margins = self._loads.copy(), self.distinct.copy(), self.margins.copy()
             passes, tokens = int(self.passes), self.prefill + self.decode
             counts = (self.running, self.waiting)
             if writes % 2 == 0 and writes == self._writes:
-                layers = np.split(loads, list(accumulate(map(len, self.experts)))[:-1]) if self.experts else []
-                return RoutingCounts(passes, tokens, tuple(layers), distinct, margins, *counts)
+                layers = tuple(load[:count] for load, count in zip(loads, self._experts, strict=True))
+                return RoutingCounts(passes, tokens, layers, distinct, margins, *counts)
 
     def step(self, stats: StepStats) -> None:
         self._writes += 1
@@ -118,14 +117,12 @@ class EngineTally:
         self.step_rows.observe(stats.rows)
         self._work(stats.compute)
         self._reach(stats)
-        if self.experts:
+        if self._experts:
             self.distinct += stats.distinct_experts
             self.margins += stats.margins
-            flat = chain.from_iterable(stats.expert_tokens)
-            loads = np.fromiter(flat, np.int64, len(self._expert_tokens))
-            self._expert_tokens += loads
-            tokens = stats.prefill_tokens + stats.decode_tokens
-            self.windows.enter("prefill" if stats.prefill_tokens else "decode", tokens, loads, stats.margins)
+            self._loads += stats.expert_tokens
+            tokens, phase = stats.prefill_tokens + stats.decode_tokens, "prefill" if stats.prefill_tokens else "decode"
+            self.windows.enter(phase, tokens, stats.expert_tokens, stats.margins)
 
     def _work(self, work: Compute) -> None:
         flops, operations = self.flops, work.operations

@@ -20,7 +20,7 @@ WINDOW_TOKENS = 512
 class Open:
     """The window that a phase is filling."""
 
-    loads: np.ndarray  # one layer after another
+    loads: np.ndarray  # (mixture layers, most experts)
     margins: np.ndarray
     tokens: int = 0
 
@@ -40,15 +40,15 @@ class RoutingWindows:
 
     def __init__(self, experts: Sequence[int]) -> None:
         """`experts`: their number in each mixture layer."""
-        ends = np.cumsum(experts, dtype=np.int64).tolist()
-        self._layers = [slice(end - count, end) for end, count in zip(ends, experts, strict=True)]
+        self._experts = tuple(experts)
+        shape = (len(experts), max(experts, default=0))
         bands = [BANDS[len(BANDS) * layer // len(experts)] for layer in range(len(experts))]
         self._bands = {band: [i for i, own in enumerate(bands) if own == band] for band in dict.fromkeys(bands)}
-        self._open = {phase: Open(np.zeros(sum(experts), np.int64), np.zeros(len(experts))) for phase in PHASES}
+        self._open = {phase: Open(np.zeros(shape, np.int64), np.zeros(len(experts))) for phase in PHASES}
         self.closed = {(band, phase): Closed() for band in self._bands for phase in PHASES}
 
-    def enter(self, phase: str, tokens: int, loads: np.ndarray, margins: Sequence[float]) -> None:
-        """A step of so many tokens of this phase: `loads` has every layer's experts, one layer after another."""
+    def enter(self, phase: str, tokens: int, loads: np.ndarray, margins: np.ndarray) -> None:
+        """A step of so many tokens of this phase, with loads and margins as StepStats has them."""
         window = self._open[phase]
         window.loads += loads
         window.margins += margins
@@ -58,7 +58,7 @@ class RoutingWindows:
 
     def _close(self, phase: str, window: Open) -> None:
         for band, layers in self._bands.items():
-            loads = [window.loads[self._layers[layer]] for layer in layers]
+            loads = [window.loads[layer, : self._experts[layer]] for layer in layers]
             closed = self.closed[band, phase]
             closed.entropy.observe(_mean(entropy, loads))
             closed.imbalance.observe(_mean(imbalance, loads))

@@ -11,7 +11,7 @@ import numpy as np
 from server.engine.request import Outcome, Request
 from server.engine.routes import RouteLog
 from server.engine.stats import Compute, Latency, LayerRouting, RequestStats, Spread
-from server.engine.step import MixtureShape, Row
+from server.engine.step import Row
 from server.engine.work import Work
 
 
@@ -165,10 +165,6 @@ class Tally:
             self.first_tokens.append(self.now - account.arrived)
         else:
             self.gaps.append(gap)
-
-    def expert_tokens(self, mixtures: tuple[MixtureShape, ...]) -> tuple[tuple[int, ...], ...]:
-        loads = zip(self.loads.tolist(), mixtures, strict=True)
-        return tuple(tuple(load[: shape.experts]) for load, shape in loads)
 
 
 def summary(

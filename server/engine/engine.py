@@ -283,14 +283,14 @@ class Engine:
             running=self.num_running,
             waiting=self.num_waiting,
             groups=self._cache.use,
-            expert_tokens=tally.expert_tokens(self._mixtures),
+            expert_tokens=tally.loads,
             first_tokens=tuple(tally.first_tokens),
             gaps=tuple(tally.gaps),
             drafted_tokens=tally.drafted_tokens,
             accepted_tokens=tally.accepted_tokens,
             compute=self._guard(self._ledger.step_bill, tally) or NOTHING,
-            distinct_experts=tuple(tally.distinct.tolist()),
-            margins=tuple(tally.margins.tolist()),
+            distinct_experts=tally.distinct,
+            margins=tally.margins,
             waiting_for=self._scheduler.scarce,
         )
         self._guard(self._observer.stepped, stats)

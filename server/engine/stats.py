@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+import numpy as np
+
 from model.operations import Operations
 from server.engine.request import Outcome
 
@@ -132,9 +134,9 @@ class GroupUse:
     cached: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StepStats:
-    """One step of one model."""
+    """One step of one model. Its arrays are whole, for receivers to add up as they are, and nobody changes them."""
 
     model: str
     number: int
@@ -148,14 +150,14 @@ class StepStats:
     running: int
     waiting: int
     groups: tuple[GroupUse, ...]
-    expert_tokens: tuple[tuple[int, ...], ...]  # per mixture layer, tokens each expert processed in this step
+    expert_tokens: np.ndarray  # (mixture layers, most experts): tokens each processed; 0 where a layer has fewer
+    distinct_experts: np.ndarray  # per mixture layer, experts that the step read; two passes count both
+    margins: np.ndarray  # per mixture layer, gate margin summed over prefill and decode tokens
     first_tokens: tuple[float, ...]  # time to first token of requests that got it in this step
     gaps: tuple[float, ...]  # inter-token gaps closed in this step; tokens that came together are 0 apart
     drafted_tokens: int = 0  # computed as a guess; those that were right are decode tokens, the others nobody's
     accepted_tokens: int = 0
     compute: Compute = NOTHING
-    distinct_experts: tuple[int, ...] = ()  # per mixture layer, experts that the step read; two passes count both
-    margins: tuple[float, ...] = ()  # per mixture layer, gate margin summed over prefill and decode tokens
     waiting_for: Scarce | None = None  # None when nobody waits
 
 

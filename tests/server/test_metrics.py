@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import aiohttp
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
@@ -40,12 +41,12 @@ def step(**more: object) -> StepStats:
         "running": 2,
         "waiting": 1,
         "groups": (GroupUse(8, 3, 2),),
-        "expert_tokens": ((4, 2), (1, 5)),
+        "expert_tokens": np.array([[4, 2], [1, 5]]),
         "first_tokens": (0.02,),
         "gaps": (0.01, 0.7),
         "compute": Compute(Operations(1, 2, 3, 4, 5, 6), 100.0, 20, 30, 6, 1.0, 0.008),
-        "distinct_experts": (2, 1),
-        "margins": (1.5, 0.6),
+        "distinct_experts": np.array([2, 1]),
+        "margins": np.array([1.5, 0.6]),
     }
     return StepStats(**values | more)  # type: ignore[arg-type]
 
