@@ -58,8 +58,8 @@ class Call(ctypes.Structure):
         stretches: Sequence[Stretch] = (),
         firsts: Tensor | None = None,
     ) -> None:
-        """size: P. pages: of the tokens that stand alone, which are `tokens` (R,) of the step, None: all it has. Pages of
-        further rows, which only fill a step up, are not looked at.
+        """size: P. pages: of the tokens that stand alone, which are `tokens` (R,) of the step, None: all it has.
+        Further rows of pages, which only fill a step up, are not looked at.
 
         stretches: the other tokens; firsts (T,): the first position that each of the step's tokens sees.
         """
