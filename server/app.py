@@ -8,9 +8,9 @@ import importlib.metadata
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -19,19 +19,23 @@ from server.administration.administration import Administration
 from server.administration.facts import ModelState
 from server.config import Settings
 from server.credentials import Credentials
+from server.engine.stats import RequestStats
 from server.errors import Draining
 from server.limits import Limits
 from server.metrics import PrometheusObserver
 from server.models import ServedModel
 from server.premises import Build, Premises
 from server.requestlog import RequestLog
-from server.service import GenerationService
+from server.service import GenerationService, untraced
 from server.transport.reloading import keep_reloading
 from server.transport.rest.admin import AdminRoutes
 from server.transport.rest.application import rest_application
 from server.transport.rest.listener import HttpListener
 from server.transport.rest.routes import Routes
 from server.transport.rpc.listener import RpcListener
+
+if TYPE_CHECKING:
+    from server.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -47,11 +51,15 @@ class Application:
         """`limits` None: those of the settings."""
         limits = limits or settings.limits
         self.settings = settings
+        version = importlib.metadata.version("dyno")
         self._requests = None if settings.request_log is None else RequestLog(settings.request_log)
-        self.observer = PrometheusObserver(
-            version=importlib.metadata.version("dyno"), peers=settings.peer_metrics, ended=self._requests
-        )
-        self.service = GenerationService(limits, self.observer)
+        self._tracing = _tracing(settings, version)
+        ended: list[Callable[[RequestStats], None]] = [] if self._requests is None else [self._requests]
+        if self._tracing is not None:
+            ended.append(self._tracing.ended)
+        self.observer = PrometheusObserver(version=version, peers=settings.peer_metrics, ended=ended)
+        tracer = untraced if self._tracing is None else self._tracing.calling
+        self.service = GenerationService(limits, self.observer, tracer=tracer)
         self.observer.phase = lambda: self.service.phase
         self.http_port = self.grpc_port = 0
         self.leaving = asyncio.Event()
@@ -110,8 +118,9 @@ class Application:
         await asyncio.gather(self._http.stop(LAST_WORDS_SECONDS), self._rpc.stop(LAST_WORDS_SECONDS))
         await self.premises.end(LAST_WORDS_SECONDS)
         self.service.close()
-        if self._requests is not None:
-            self._requests.close()
+        for kept in (self._requests, self._tracing):
+            if kept is not None:
+                await asyncio.to_thread(kept.close)
 
     def state(self) -> dict[str, Any]:
         """What is held right now, for /debug/state."""
@@ -143,6 +152,15 @@ class Application:
         while True:
             self._tell_health()
             await asyncio.sleep(READINESS_PERIOD)
+
+
+def _tracing(settings: Settings, version: str) -> Tracing | None:
+    """Imported only where it is wanted: the libraries take a third of a second."""
+    if settings.otlp_endpoint is None:
+        return None
+    from server.tracing import Tracing
+
+    return Tracing(settings.otlp_endpoint, version)
 
 
 async def _until(event: asyncio.Event) -> None:

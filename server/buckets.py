@@ -21,8 +21,8 @@ SHARES = tuple(i / 20 for i in range(1, 21))
 IMBALANCES = (1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0)
 MARGINS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
-Witness = tuple[str, float, float]
-"""A request's id, its value, and when that was, in seconds since the epoch."""
+Witness = tuple[dict[str, str], float, float]
+"""What a request is found by, its value, and when that was, in seconds since the epoch."""
 
 
 class Buckets:
@@ -46,9 +46,9 @@ class Buckets:
             counts[bisect_left(bounds, value)] += 1
             self.sum += value
 
-    def name(self, value: float, id: str) -> None:
+    def name(self, value: float, labels: dict[str, str]) -> None:
         """Remember whose value this was; it is counted elsewhere."""
-        self.witnesses[bisect_left(self.bounds, value)] = (id, value, time.time())
+        self.witnesses[bisect_left(self.bounds, value)] = (labels, value, time.time())
 
     @property
     def count(self) -> int:

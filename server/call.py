@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from server.engine.request import Outcome, Routes
+from server.engine.request import Outcome, Routes, Trace
 from server.engine.stats import RequestStats
 from server.engine.step import TokenLogprobs
 from server.tenancy import EVERYBODY, Tenant
@@ -115,6 +115,7 @@ class GenerateCall:
     fill_context: bool = False  # without max_tokens: generate until the context is full, not DEFAULT_MAX_TOKENS
     arrived: float | None = None  # the service's clock when the call reached the transport
     seconds: float | None = None  # how long the caller waits for the whole answer
+    trace: Trace | None = None  # the caller's
 
     @property
     def tells_prompt(self) -> bool:

@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     request_log: str | None = Field(
         None, min_length=1, description="file that gets a JSON line for every request that ended; - is stdout"
     )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#]+(/[^?#]*)?$",
+        description="base URL of a collector that gets a trace of every call by OTLP over HTTP",
+    )
     debug: bool = Field(False, description="answer /debug/state to callers on loopback")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least serious record shown")
     faults: str = Field("", description="fault points for tests; loopback only")

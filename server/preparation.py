@@ -64,6 +64,7 @@ class Preparation:
                 stop=stop_condition(call, model, sampling.min_tokens),
                 cache_salt=call.tenant.name.encode(),
                 priority=call.priority or 0,
+                trace=call.trace,
             )
             for choice in range(call.n or 1)
         ]

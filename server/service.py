@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import structlog
 
@@ -57,10 +57,25 @@ class Admissions(RoutingSource, Protocol):
         ...
 
 
+Tracer: TypeAlias = Callable[[str, GenerateCall], AbstractContextManager[GenerateCall]]
+"""Around every call, by its id: gives the call on, with its place in a trace."""
+
+
+def untraced(id: str, call: GenerateCall) -> AbstractContextManager[GenerateCall]:
+    """The Tracer of a server that traces nothing: requests keep the place that their callers told."""
+    return nullcontext(call)
+
+
 class GenerationService:
     """Begins without models, LOADING; `serve` opens it, `drain` closes it for new calls."""
 
-    def __init__(self, limits: Limits, admissions: Admissions, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        admissions: Admissions,
+        clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer = untraced,
+    ) -> None:
         self.limits = limits
         self.clock = clock
         self.phase = Phase.LOADING
@@ -70,6 +85,7 @@ class GenerationService:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._admissions = admissions
+        self._tracer = tracer
         self._loop: EngineLoop | None = None
         self._texts = TextWork(limits.queue)
         self._guides = Guides(limits)
@@ -159,7 +175,7 @@ class GenerationService:
 
         Leaving the context, however that happens, takes the call out of the engine.
         """
-        with self._place(call):
+        with self._tracer(id, call) as call, self._place(call):
             generation = await self._admit(id, call)
             self.active.add(generation)
             self._quiet.clear()

@@ -148,16 +148,18 @@ class EngineTally:
         self.whole.observe(stats.latency.total)
         self.queue.observe(stats.latency.queued)
         self._lost(stats)
-        id = stats.id.rpartition("-")[0] or stats.id  # the call's, which its caller was told
-        self.whole.name(stats.latency.total, id)
+        who = {"request_id": stats.call}
+        if stats.trace is not None:
+            who["trace_id"] = stats.trace.trace_id
+        self.whole.name(stats.latency.total, who)
         if stats.completion_tokens:
             self.prefill_time.observe(stats.latency.prefill)
             self.decode_time.observe(stats.latency.decode)
-            self.first_token.name(stats.latency.first_token, id)
+            self.first_token.name(stats.latency.first_token, who)
         if stats.completion_tokens > 1:
             each = stats.latency.decode / (stats.completion_tokens - 1)
             self.token_time.observe(each)
-            self.token_time.name(each, id)
+            self.token_time.name(each, who)
         if stats.routing and stats.routed_tokens:
             self.entropy.observe(sum(layer.entropy for layer in stats.routing) / len(stats.routing))
             self.imbalance.observe(sum(layer.imbalance for layer in stats.routing) / len(stats.routing))

@@ -20,6 +20,7 @@ CRIMES = {
     "core": ("server/engine/engine.py", "import prometheus_client"),
     "transports": ("server/transport/rest/routes.py", "import server.transport.rpc"),
     "metrics": ("server/app.py", "import prometheus_client"),
+    "tracing": ("server/app.py", "import opentelemetry"),
     "contract": ("server/service.py", "import dyno.inference.v1.inference_pb2"),
     "client": ("client/cli.py", "import model.config"),
     "tensors": ("server/service.py", "import torch"),

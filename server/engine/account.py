@@ -200,6 +200,7 @@ def summary(
         cache_byte_seconds=account.byte_seconds,
         compute=compute,
         short_of_blocks=account.short(latency.queued),
+        trace=request.trace,
     )
 
 

@@ -55,6 +55,16 @@ class TokenLogprobs:
     rank: int = 0  # 1 for the likeliest token
 
 
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Where a request belongs in a trace (W3C trace context): the trace's id and that of the span above, in lower-case
+    hexadecimal, and whether the trace is recorded."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+
+
 class StopCondition(Protocol):
     """Decides on text, token by token, whether a request has said its last word (stop strings)."""
 
@@ -81,6 +91,7 @@ class Request:
     source: tuple[int, ...] = ()  # what the encoder reads, for models that have one; `prompt` then begins the answer
     priority: int = 0  # each step down counts as if it had arrived a little earlier
     constraint: Constraint | None = None  # what the outputs may be
+    trace: Trace | None = None
     outputs: list[int] = field(default_factory=list)
     scores: list[TokenLogprobs] = field(default_factory=list)  # of prompt[1:], as far as they are known and asked for
     num_computed: int = 0

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from model.operations import Operations
-from server.engine.request import Outcome
+from server.engine.request import Outcome, Trace
 
 
 class Scarce(StrEnum):
@@ -123,6 +123,12 @@ class RequestStats:
     cache_byte_seconds: float = 0.0  # cache memory held, times how long
     compute: Compute = NOTHING
     short_of_blocks: float = 0.0  # of latency.queued, while the queue waited for cache blocks
+    trace: Trace | None = None
+
+    @property
+    def call(self) -> str:
+        """The id of the call it belongs to, which its caller was told."""
+        return self.id.rpartition("-")[0] or self.id
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,8 @@ def fill(family: HistogramMetricFamily, labels: Sequence[str], tally: Buckets) -
     rows: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
     for index, (bound, count) in enumerate(zip(bounds, accumulate(tally.counts), strict=True)):
         if index in witnesses:
-            id, value, when = witnesses[index]
-            rows.append((bound, count, Exemplar({"request_id": id}, value, when)))
+            who, value, when = witnesses[index]
+            rows.append((bound, count, Exemplar(who, value, when)))
         else:
             rows.append((bound, count))
     family.add_metric(labels, rows, tally.sum)

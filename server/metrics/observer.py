@@ -7,7 +7,7 @@ series when somebody scrapes.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import InfoMetricFamily, Metric
@@ -39,10 +39,10 @@ class PrometheusObserver(Collector):
         version: str = "",
         most_expert_series: int = MOST_EXPERTS,
         peers: bool = False,
-        ended: Callable[[RequestStats], None] | None = None,
+        ended: Sequence[Callable[[RequestStats], None]] = (),
     ) -> None:
-        """`registry` None: one of its own. `peers`: also under the names of others. `ended` is told of every request
-        that is counted."""
+        """`registry` None: one of its own. `peers`: also under the names of others. Each of `ended` is told of every
+        request that is counted."""
         self.phase: Callable[[], str] | None = None  # of the server, once somebody knows
         self._registry = registry or CollectorRegistry()
         self._version = version
@@ -105,8 +105,8 @@ class PrometheusObserver(Collector):
         self._watched[stats.model].tally.finish(stats)
         if self._genai is not None and stats.model in self._genai:
             self._genai[stats.model].finish(stats)
-        if self._ended is not None:
-            self._ended(stats)
+        for tell in self._ended:
+            tell(stats)
 
     def unserved(self, model: str | None, outcome: str) -> None:
         self._doors.unserved[model or UNKNOWN, str(outcome)] += 1

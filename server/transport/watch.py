@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 import structlog
 
+from server.engine.request import Trace
 from server.transport.stall import StallGuard
 
 log = structlog.get_logger()
@@ -19,6 +20,9 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+TRACEPARENT = re.compile(
+    r"(?!ff|00-.{52}-)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?", re.ASCII
+)
 GIVEN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 UNKNOWN = "unknown"
 CLIENT_GONE = 499
@@ -51,6 +55,12 @@ def told_id(given: str | None, id: str) -> str:
     Inside only ours counts: callers may give one id to several calls, or somebody else's.
     """
     return given if given is not None and GIVEN_ID.fullmatch(given) else id
+
+
+def trace_of(traceparent: str | None) -> Trace | None:
+    """What a caller says of the trace its call belongs to; None where it says nothing, or nothing that can be read."""
+    found = TRACEPARENT.fullmatch(traceparent or "")
+    return None if found is None else Trace(found[1], found[2], bool(int(found[3], 16) & 1))
 
 
 class HttpWatch:

@@ -25,6 +25,7 @@ from server.transport.rest.plain import PlainRoute, add_route, json_response
 from server.transport.rest.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from server.transport.rest.watching import routing_stream
 from server.transport.rest.writers import ChatWriter, CompletionWriter, Writer
+from server.transport.watch import trace_of
 
 Scrape: TypeAlias = Callable[[str], tuple[bytes, str]]
 """Accept header → exposition and its content type."""
@@ -74,7 +75,7 @@ class Routes:
     def _answer(
         self, request: Request, call: GenerateCall, writer: type[Writer], wishes: AnswerWishes
     ) -> GenerationAnswer:
-        call = replace(call, tenant=request.state.tenant)
+        call = replace(call, tenant=request.state.tenant, trace=trace_of(request.headers.get("traceparent")))
         return GenerationAnswer(self.service, request.state.request_id, call, writer, wishes)
 
     # ------------------------------------------------------------------------------------------ text and models

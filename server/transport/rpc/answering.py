@@ -23,8 +23,7 @@ async def answering(
 ) -> AsyncIterator[str]:
     """Gives the call an id, turns what goes wrong inside into a status, and counts it. `flat`: as `abort` has it."""
     id, code = new_id(), grpc.StatusCode.OK
-    given = dict(context.invocation_metadata() or ()).get("x-request-id")
-    await context.send_initial_metadata((("x-request-id", told_id(given if isinstance(given, str) else None, id)),))
+    await context.send_initial_metadata((("x-request-id", told_id(metadata(context, "x-request-id"), id)),))
     observer.opened("grpc")
     try:
         yield id
@@ -43,6 +42,12 @@ async def answering(
     finally:
         observer.closed("grpc")
         observer.answered("grpc", method, code.name)
+
+
+def metadata(context: Context, name: str) -> str | None:
+    """What a caller sent under a name; None for nothing."""
+    given = dict(context.invocation_metadata() or ()).get(name)
+    return given if isinstance(given, str) else None
 
 
 def label(method: str) -> str:

@@ -14,11 +14,11 @@ from dyno.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 from server.call import GenerateCall
 from server.service import GenerationService
 from server.transport.rpc import convert
-from server.transport.rpc.answering import answering
+from server.transport.rpc.answering import answering, metadata
 from server.transport.rpc.authorisation import caller
 from server.transport.rpc.watching import load_message
 from server.transport.stall import StallGuard
-from server.transport.watch import TransportObserver
+from server.transport.watch import TransportObserver, trace_of
 
 Asked = TypeVar("Asked", pb.GenerateRequest, pb.ScoreRequest)
 
@@ -92,7 +92,7 @@ class Servicer(InferenceServiceServicer):
         arrived = self._service.clock()
         with self._service.counting_refusals(convert.model_name(request.model)):
             call = read(request, arrived, context.time_remaining())
-            return replace(call, tenant=caller.get())
+            return replace(call, tenant=caller.get(), trace=trace_of(metadata(context, "traceparent")))
 
     def _answering(self, context: Context, method: str) -> AbstractAsyncContextManager[str]:
         return answering(context, self._observer, method)
