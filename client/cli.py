@@ -40,6 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,  # it would take the [words] of helps for styles
 )
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -272,7 +273,7 @@ def _arrivals(
 
 app.command()(told(compare))
 app.command("replay")(told(replay.command))
-trace = typer.Typer(help="Make, import, record and look at traces.", no_args_is_help=True)
+trace = typer.Typer(help="Make, import, record and look at traces.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(trace, name="trace")
 for _command in (trace_commands.make, trace_commands.import_, trace_commands.record, trace_commands.show):
     trace.command(_command.__name__.rstrip("_"))(told(_command))

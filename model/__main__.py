@@ -26,7 +26,9 @@ from model.inspect import inspect
 from model.kernels import passes
 from model.tokenizer import Tokenizer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)  # markup would take the [tables] of files out of the help
 app.command()(inspect)
 app.command("roofline")(share.command)
 Corpus = Annotated[
@@ -69,7 +71,7 @@ def train(
             progress.update(bar, completed=step, description=f"{recipe.stem} loss {loss:.3f}")
 
         quality = trainer.run(advance)
-    card = _card(recipe.stem, trainer, train_tokens, quality)
+    card = _card(recipe, trainer, train_tokens, quality)
     native.save(out / "checkpoint", trainer.model, card)
     bpe.copy(tokenizer_folder, out / "checkpoint")
     typer.echo(f"{recipe.stem}: {quality:.4f} bits per byte on the validation text, written to {out / 'checkpoint'}")
@@ -113,10 +115,10 @@ def convert(
     typer.echo(f"{out}: {kind}, {str(written).removeprefix('torch.')}")
 
 
-def _card(name: str, trainer: training.Trainer, train_tokens: corpus.Tokens, quality: float) -> dict[str, Any]:
+def _card(path: Path, trainer: training.Trainer, train_tokens: corpus.Tokens, quality: float) -> dict[str, Any]:
     recipe = trainer.recipe
     return {
-        "name": name,
+        "name": path.stem,
         "data": "Public-domain tales of Project Gutenberg (stories.train.jsonl.gz, whole books a split); not included.",
         "license": "Apache-2.0",
         "train_tokens": len(train_tokens.ids),
@@ -129,8 +131,8 @@ def _card(name: str, trainer: training.Trainer, train_tokens: corpus.Tokens, qua
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
         },
-        "command": f"python -m model train model/zoo/recipes/{name}.toml "
-        f"--corpus CORPUS --tokenizer model/zoo/{name} --out RUN",
+        "command": f"python -m model train {path.name if path.is_absolute() else path} "
+        "--corpus CORPUS --tokenizer TOKENIZER --out RUN",
         "curve": trainer.curve,
     }
 

@@ -11,7 +11,7 @@ from client.api import Client, ClientError
 from client.compare import accounts, searching
 from client.compare.environment import environment
 from client.compare.experiment import Architecture, Experiment
-from client.compare.quality import quality
+from client.compare.quality import Quality, quality
 from client.compare.results import Measured, Results
 from client.compare.schedule import Cell, schedule
 from client.compare.supply import Supply
@@ -138,9 +138,12 @@ class _Bench:
         """What is asked once of each: the size of its cache, and its quality."""
         readings = [await self._reading(side) for side in self._sides]
         self._results.capacities = tuple(accounts.capacity(reading) for reading in readings)
-        if self._experiment.quality and not any(self._results.qualities):
-            told = [await quality(side.http, side.subject.card.id) if side.http else None for side in self._sides]
-            self._results.qualities = tuple(told)
+        if self._experiment.quality is not None and not any(self._results.qualities):
+            self._results.qualities = tuple([await self._quality(side) for side in self._sides])
+
+    async def _quality(self, side: Side) -> Quality | None:
+        bounds = self._experiment.quality or ()
+        return await quality(side.http, side.subject.card.id, bounds=bounds) if side.http else None
 
     async def _measure(self, cell: Cell, stop: asyncio.Event) -> None:
         experiment, side = self._experiment, self._sides[cell.architecture]

@@ -14,7 +14,7 @@ import orjson
 from client.api import ModelCard
 from client.compare.accounts import account_from_json
 from client.compare.experiment import Experiment, from_text
-from client.compare.quality import Quality
+from client.compare.quality import quality_from_json
 from client.compare.results import QUANTILES, Findings, Measured, Percentile, Results, cautions
 from client.compare.schedule import Cell
 from client.compare.searching import Tried
@@ -123,7 +123,7 @@ def _results(data: Mapping[str, Any], experiment: Experiment) -> Results:
         measured=[_measured(cell) for cell in data["cells"]],
         interrupted=data["interrupted"],
         tried=[Tried(**one) for one in data["tried"]],
-        qualities=tuple(None if one is None else Quality(**one) for one in data["qualities"]),
+        qualities=tuple(None if one is None else quality_from_json(one) for one in data["qualities"]),
         capacities=tuple(data["capacities"]),
     )
 

@@ -4,7 +4,8 @@ name = "dense or experts"
 repeats = 5                    # rounds; under 5 a verdict is only a lean
 seed = 1
 transport = "rest"             # or "grpc"; for the servers that compare starts itself
-quality = true                 # also bits per byte on held text, from servers that can score
+quality = true                 # also bits per byte on held text, from servers that can score; or [128, 512], longer
+                               # texts told apart by position: up to token 128, and from there to 512
 
 [[architectures]]
 name = "dense"
@@ -91,7 +92,7 @@ class Experiment:
     flags: tuple[str, ...] = ()
     trace: Path | None = None  # its rows, round after round, in place of drawn ones
     search: parts.Search | None = None
-    quality: bool = False
+    quality: tuple[int, ...] | None = None  # None: not asked for; else bounds of positions, () for whole passages
     cores: tuple[int, ...] = ()
     client_cores: tuple[int, ...] = ()
     source: str = field(default="", repr=False, compare=False)  # the text it was read from …
@@ -144,7 +145,7 @@ def parse(root: Section, default_name: str = "comparison", folder: Path = Path()
         flags=server.texts("flags"),
         trace=folder / trace if trace else None,
         search=parts.search(root.section("search"), objective) if "search" in root else None,
-        quality=root.truth("quality"),
+        quality=parts.quality(root),
         cores=server.places("cores"),
         client_cores=server.places("client_cores"),
     )

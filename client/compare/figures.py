@@ -41,6 +41,7 @@ def figures(findings: Findings) -> tuple[Figure, ...]:
         _routing(findings),
         _collisions(findings),
         _quality(findings.results),
+        _reach(findings.results),
     )
     return tuple(one for one in made if one.svg)
 
@@ -228,3 +229,16 @@ def _quality(results: Results) -> Figure:
     title = "Quality"
     said = "Bits per byte on held text that no model of the zoo was trained on; less is better."
     return Figure(title, said, bars(title, "bits per byte", rows))
+
+
+def _reach(results: Results) -> Figure:
+    """Quality by position, a mark at the end of each stretch."""
+    series = []
+    for i, (name, one) in enumerate(zip(_names(results), results.qualities, strict=False)):
+        bands = () if one is None else one.bands
+        tips = (f"{name}, tokens {b.start} to {b.stop}: {b.bits_per_byte:.4f} bits per byte" for b in bands)
+        points = (Point(b.stop, b.bits_per_byte, tip=tip) for b, tip in zip(bands, tips, strict=True))
+        series.append(Series(name, i, tuple(points)))
+    title = "Quality by position"
+    said = "Bits per byte of the tokens between a mark and the one before; a line that rises has left what it learned."
+    return Figure(title, said, lines(title, "position in the text, tokens", "bits per byte", series))

@@ -11,6 +11,8 @@ from client.load.lengths import Lengths, LogNormal, Uniform, read_lengths
 from client.load.statistics import Objective
 from client.load.workload import Prompts, Workload
 
+LEAST_BOUND = 16  # tokens: fewer are a matter of chance
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
@@ -21,6 +23,16 @@ class Search:
     high: float
     share: float = 0.95
     tolerance: float = 0.1
+
+
+def quality(root: Section) -> tuple[int, ...] | None:
+    """Bounds of positions, none of them for true; None where quality is not asked for. Raises ExperimentError."""
+    if not root.is_list("quality"):
+        return () if root.truth("quality") else None
+    bounds = root.places("quality")
+    if not bounds or list(bounds) != sorted(set(bounds)) or bounds[0] < LEAST_BOUND:
+        raise ExperimentError(f"quality must be true, false or rising numbers from {LEAST_BOUND}, got {list(bounds)}")
+    return bounds
 
 
 def workload(section: Section, folder: Path, *, drawn: bool) -> Workload:

@@ -81,6 +81,10 @@ class Section:
         """Whether the key is there and holds a table."""
         return isinstance(self._data.get(key), dict)
 
+    def is_list(self, key: str) -> bool:
+        """Whether the key is there and holds a list."""
+        return isinstance(self._data.get(key), list)
+
     def numbers(self, key: str, *, above: float = 0.0) -> tuple[float, ...]:
         values = self._take(key, _MISSING)
         if not isinstance(values, list) or not values or not all(_is_number(v) and v > above for v in values):

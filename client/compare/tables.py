@@ -65,10 +65,24 @@ def models_grid(results: Results) -> Grid:
         rows.append(("tokens that the cache holds", *(counted(n) for n in results.capacities)))
     if any(results.qualities):
         rows.append(("bits per byte, held text", *(f"{q.bits_per_byte:.4f}" if q else "–" for q in results.qualities)))
+    rows += _band_rows(results)
     if results.tried:
         found = [bounds(outcomes(results.tried, i)) for i in range(len(results.cards))]
         rows.append(("highest rate within the objective, 1/s", *(f"{plain(low)} to {plain(up)}" for low, up in found)))
     return Grid("Architectures", ("", *_names(results)), tuple(rows))
+
+
+def _band_rows(results: Results) -> list[tuple[str, ...]]:
+    """A row for each stretch of positions that was judged."""
+    told = [one.bands if one else () for one in results.qualities]
+    stretches = next((bands for bands in told if bands), ())
+    return [
+        (
+            f"bits per byte, tokens {band.start} to {band.stop}",
+            *(f"{bands[i].bits_per_byte:.4f}" if bands else "–" for bands in told),
+        )
+        for i, band in enumerate(stretches)
+    ]
 
 
 def level_grid(findings: Findings, level: int) -> Grid:

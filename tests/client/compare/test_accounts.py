@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from math import isnan
+from dataclasses import asdict
+from math import isnan, log
 
+import orjson
 import pytest
 from aiohttp import web
 
 from client.compare.accounts import between, capacity, parse, read, together
-from client.compare.quality import quality
+from client.compare.quality import quality, quality_from_json
 
 BEFORE = """# HELP dyno_flops Operations.
 dyno_flops_total{model="m",part="head"} 10.0
@@ -76,8 +78,38 @@ async def test_a_server_that_tells_and_scores_and_one_that_does_not() -> None:
         assert await read(target, "nobody") is None
         told = await quality(target, "m", count=2)
         assert told is not None
-        assert told.bits_per_byte == pytest.approx(1.0)
+        assert told.bits_per_byte == pytest.approx(1.0) and told.bands == ()
     finally:
         await runner.cleanup()
     assert await read(target, "m") is None
     assert await quality(target, "m", count=1) is None
+
+
+async def test_long_texts_are_told_apart_by_position() -> None:
+    """Token n is the letter n, of one byte below 100 and of two from there; it costs n // 100 bits a byte."""
+
+    async def tokenize(request: web.Request) -> web.Response:
+        words = (await request.json())["prompt"].split()
+        return web.json_response({"tokens": list(range(len(words)))})
+
+    async def score(request: web.Request) -> web.Response:
+        prompt = (await request.json())["prompt"]
+        places = range(len(prompt))
+        letters = ["a" if at < 100 else "ä" for at in places]
+        logs = [None, *(-log(2) * (at // 100) * len(letters[at].encode()) for at in places[1:])]
+        told = {"tokens": letters, "token_logprobs": logs, "text_offset": list(places)}
+        return web.json_response({"choices": [{"logprobs": told}]})
+
+    app = web.Application()
+    app.add_routes([web.post("/tokenize", tokenize), web.post("/v1/completions", score)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        told = await quality(f"http://127.0.0.1:{runner.addresses[0][1]}", "m", count=1, bounds=(100, 200, 300))
+    finally:
+        await runner.cleanup()
+    assert told is not None
+    assert [(band.start, band.stop) for band in told.bands] == [(1, 100), (100, 200), (200, 300)]
+    assert [band.bits_per_byte for band in told.bands] == pytest.approx([0, 1, 2])
+    assert quality_from_json(orjson.loads(orjson.dumps(asdict(told)))) == told

@@ -44,6 +44,11 @@ def test_what_is_left_out_has_a_default() -> None:
     )
 
 
+def test_quality_is_of_whole_passages_or_by_position() -> None:
+    said = {"": None, "quality = false": None, "quality = true": (), "quality = [128, 512]": (128, 512)}
+    assert {text: parsed(text + LEAST).quality for text in said} == said
+
+
 def test_the_example_in_the_documentation_is_one() -> None:
     text = inspect.getdoc(experiments)
     assert text is not None
@@ -84,6 +89,22 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "no rates": ("concurrency = [1, 2]", 'kind = "poisson"', "arrivals.rates is missing"),
     "bad rates": ("concurrency = [1, 2]", 'kind = "poisson"\nrates = [0]', "arrivals.rates must be a list of numbers"),
     "half a user": ("[1, 2]", "[1.5]", "arrivals.concurrency must be a list of whole numbers, got 1.5"),
+    "no bounds": (
+        "\n[[architectures]]",
+        "\nquality = []\n[[architectures]]",
+        "quality must be true, false or rising numbers",
+    ),
+    "falling bounds": (
+        "\n[[architectures]]",
+        "\nquality = [512, 128]\n[[architectures]]",
+        "quality must be true, false or rising",
+    ),
+    "half a bound": (
+        "\n[[architectures]]",
+        "\nquality = [16.5]\n[[architectures]]",
+        "quality must be a list of whole numbers",
+    ),
+    "no quality": ("\n[[architectures]]", "\nquality = 3\n[[architectures]]", "quality must be true or false, got 3"),
     "unknown key": ("requests = 3", "requests = 3\nspeed = 9", "unknown key: workload.speed"),
     "unknown section": ("[workload]", "[weather]\nsun = 1\n[workload]", "unknown key: weather"),
     "not a table": ("[[architectures]]", "workload = 1\n[[architectures]]", "workload must be a table, got 1"),

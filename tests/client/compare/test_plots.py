@@ -7,7 +7,9 @@ import pytest
 from client.compare.drift import drift
 from client.compare.figures import figures
 from client.compare.plots import Point, Ratio, Series, bars, forest, lines, ticks
+from client.compare.quality import Band, Quality
 from client.compare.results import conclude
+from client.compare.tables import models_grid
 from tests.client.compare.factories import record, results
 
 
@@ -48,6 +50,18 @@ def test_of_nothing_there_is_no_plot() -> None:
     assert (
         lines("t", "x", "y", []) == forest("t", "x", [Ratio("a", 0, nan)]) == bars("t", "x", [Ratio("a", 0, 0.0)]) == ""
     )
+
+
+def test_quality_by_position_has_a_mark_and_a_row_for_each_stretch() -> None:
+    made = results()
+    bands = (Band(1, 128, 1.5), Band(128, 512, 2.5))
+    made.qualities = (Quality(1.4, 1000, 12, bands), None)
+    [drawn] = [one for one in figures(conclude(made)) if one.title == "Quality by position"]
+    marks = list(ElementTree.fromstring(drawn.svg).iter("circle"))
+    assert len(marks) == 2 and "arch0, tokens 128 to 512: 2.5000 bits per byte" in drawn.svg
+    told = {row[0]: row[1:] for row in models_grid(made).rows}
+    assert told["bits per byte, tokens 128 to 512"] == ("2.5000", "–")
+    assert told["bits per byte, held text"] == ("1.4000", "–")
 
 
 def test_every_figure_has_axes_units_and_a_sentence() -> None:
