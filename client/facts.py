@@ -44,7 +44,7 @@ class Latency:
     total: float  # arrival → end
     forward: float = 0.0  # inside the model
     delayed: float = 0.0  # of that, what neighbours' prompts took of passes that it decoded in
-    preempted: float = 0.0  # without cache blocks, until the next token
+    preempted: float = 0.0  # without cache blocks, until the next token, its passes apart
 
 
 @dataclass(frozen=True, slots=True)

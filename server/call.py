@@ -116,6 +116,7 @@ class GenerateCall:
     arrived: float | None = None  # the service's clock when the call reached the transport
     seconds: float | None = None  # how long the caller waits for the whole answer
     trace: Trace | None = None  # the caller's
+    given_id: str | None = None  # what its caller calls it
 
     @property
     def tells_prompt(self) -> bool:

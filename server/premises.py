@@ -107,7 +107,8 @@ class Premises:
         """Warm up, and count from then on."""
         await warm_up(self.running, model)
         layers = [(block, mixture.experts) for block, mixture in model.architecture.mixtures]
-        self._observer.declare(model.card, layers, model.roofs, model.engine.block_tokens)
+        engine = model.engine
+        self._observer.declare(model.card, layers, model.roofs, engine.block_tokens, engine.groups)
 
 
 def rehearse(model: ServedModel) -> None:

@@ -65,6 +65,7 @@ class Preparation:
                 cache_salt=call.tenant.name.encode(),
                 priority=call.priority or 0,
                 trace=call.trace,
+                given_id=call.given_id,
             )
             for choice in range(call.n or 1)
         ]

@@ -53,6 +53,7 @@ def line(when: datetime, stats: RequestStats) -> dict[str, Any]:
     return {
         "time": when.isoformat(timespec="milliseconds"),
         "id": stats.call,
+        "given_id": stats.given_id,
         "choice": int(choice),
         "trace_id": stats.trace and stats.trace.trace_id,
         "model": stats.model,

@@ -20,6 +20,7 @@ from server.errors import (
     DeadlineExceeded,
     Draining,
     EngineDown,
+    InternalError,
     Loading,
     MissingValue,
     ModelNotFound,
@@ -33,14 +34,13 @@ from server.guidance.guides import Guides
 from server.limits import Limits
 from server.models import ServedModel
 from server.preparation import Preparation, visible_text
+from server.tally import REJECTED, SHED
 from server.tenancy import Places
 from server.textwork import TextWork
 from server.validation import check_text, check_token_ids
 from server.watching import RoutingSource, RoutingWatch
 
 log = structlog.get_logger()
-
-REJECTED = "rejected"
 
 
 class Phase(StrEnum):
@@ -53,7 +53,7 @@ class Admissions(RoutingSource, Protocol):
     """Hears of calls that never reached the engine; of those that did, the engine tells."""
 
     def unserved(self, model: str | None, outcome: str) -> None:
-        """`model` None: the call named no served model. `outcome`: REJECTED or a value of Outcome."""
+        """`model` None: the call named no served model. `outcome`: one of server.tally.OUTCOMES."""
         ...
 
 
@@ -268,4 +268,6 @@ def _outcome(error: BaseException) -> str:
         return Outcome.DEADLINE
     if isinstance(error, asyncio.CancelledError | Cancelled):
         return Outcome.CANCELLED
-    return REJECTED if isinstance(error, ServiceError) else Outcome.ERROR
+    if isinstance(error, EngineDown | InternalError) or not isinstance(error, ServiceError):
+        return Outcome.ERROR
+    return SHED if isinstance(error, QueueFull | Unavailable) else REJECTED

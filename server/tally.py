@@ -25,7 +25,8 @@ from server.engine.request import Outcome
 from server.engine.stats import Compute, GroupUse, RequestStats, Scarce, StepStats
 from server.windows import RoutingWindows
 
-OUTCOMES: tuple[str, ...] = (*Outcome, "rejected")
+REJECTED, SHED = "rejected", "shed"  # before the engine: the caller's mistake, or no room and nobody there
+OUTCOMES: tuple[str, ...] = (*Outcome, REJECTED, SHED)
 PARTS = tuple(field.name for field in fields(Operations))
 TRANSPORTS, DIRECTIONS = ("rest", "grpc"), ("received", "sent")
 CAUSES = ("queue", "cache", "prefill", "preemption", "overhead")
@@ -47,8 +48,9 @@ class RoutingCounts:
 class EngineTally:
     """What one engine told. Written by its thread only."""
 
-    def __init__(self, experts: Sequence[int], roofs: Machine | None = None) -> None:
-        """`experts`: their number in each mixture layer; `roofs`: what the machine can do, where it was measured."""
+    def __init__(self, experts: Sequence[int], roofs: Machine | None = None, groups: tuple[GroupUse, ...] = ()) -> None:
+        """`experts`: their number in each mixture layer; `roofs`: what the machine can do, where it was measured;
+        `groups`: blocks before the first step."""
         self._roofs = roofs
         self.received = 0
         self.outcomes = Counter(dict.fromkeys(OUTCOMES, 0))  # every key from the start: readers iterate
@@ -58,7 +60,7 @@ class EngineTally:
         self.running = self.waiting = 0
         self.waiting_for = dict.fromkeys(map(str, Scarce), 0)
         self.stalls = dict.fromkeys(CAUSES, 0.0)
-        self.groups: tuple[GroupUse, ...] = ()
+        self.groups = groups
         self.first_token, self.inter_token = Buckets(FIRST_TOKEN), Buckets(INTER_TOKEN)
         self.whole, self.queue = Buckets(WHOLE), Buckets(FIRST_TOKEN)
         self.prefill_time, self.decode_time = Buckets(FIRST_TOKEN), Buckets(WHOLE)
@@ -151,15 +153,20 @@ class EngineTally:
         who = {"request_id": stats.call}
         if stats.trace is not None:
             who["trace_id"] = stats.trace.trace_id
-        self.whole.name(stats.latency.total, who)
+        latency = stats.latency
+        self.whole.name(latency.total, who)
+        self.queue.name(latency.queued, who)
         if stats.completion_tokens:
             self.prefill_time.observe(stats.latency.prefill)
             self.decode_time.observe(stats.latency.decode)
-            self.first_token.name(stats.latency.first_token, who)
+            self.first_token.name(latency.first_token, who)
+            self.prefill_time.name(latency.prefill, who)
+            self.decode_time.name(latency.decode, who)
         if stats.completion_tokens > 1:
             each = stats.latency.decode / (stats.completion_tokens - 1)
             self.token_time.observe(each)
             self.token_time.name(each, who)
+            self.inter_token.name(latency.inter_token.maximum, who)  # its longest gap
         if stats.routing and stats.routed_tokens:
             self.entropy.observe(sum(layer.entropy for layer in stats.routing) / len(stats.routing))
             self.imbalance.observe(sum(layer.imbalance for layer in stats.routing) / len(stats.routing))

@@ -1,4 +1,4 @@
-"""How well a model knows text that no zoo model was trained on: bits per byte, less is better. Of whole passages, and told
+"""How well a model knows text that no zoo model was trained on: bits per byte, less is better. Of whole passages, and
 apart by how far into a text tokens stand, which shows what a model is worth beyond the lengths it was trained on."""
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ class Panel:
                 "instant": instant,
                 "range": not instant,
                 "exemplar": "histogram_quantile" in expression,
-                "format": self.kind if self.kind in ("table", "heatmap") else "time_series",
+                # A heat map's own format is for the bounds of a histogram: of other series Grafana would draw the last.
+                "format": "table" if self.kind == "table" else "time_series",
             }
             for index, (expression, legend) in enumerate(self.queries)
         ]

@@ -247,14 +247,14 @@ SERVICE = Dashboard(
     (
         Panel(
             "Requests by outcome",
-            "Ends a second. stop and length are answers; cancelled went away; rejected were refused before the engine.",
+            "Ends a second. stop and length are answers; rejected (the caller's mistake) and shed (no room) never ran.",
             ((rate("dyno_requests_total", ALL, "outcome"), "{{outcome}}"),),
             "reqps",
             more=STACKED,
         ),
         Panel(
             "Failed requests",
-            "Share that ended by a fault or a deadline. The line of the objective is at 0.5 %.",
+            "Share that ended by a fault or a deadline, or was shed. The line of the objective is at 0.5 %.",
             (('model:dyno_requests_failed:ratio_rate5m{model=~"$model"}', "{{model}}"), ("vector(0.005)", "objective")),
             "percentunit",
         ),

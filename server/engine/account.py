@@ -201,6 +201,7 @@ def summary(
         compute=compute,
         short_of_blocks=account.short(latency.queued),
         trace=request.trace,
+        given_id=request.given_id,
     )
 
 

@@ -15,7 +15,7 @@ from server.engine.ledger import Ledger
 from server.engine.request import Outcome, Request, Routes
 from server.engine.routes import RouteLog, layer_routing
 from server.engine.scheduler import PRIORITY_SECONDS, Entry, Scheduler, Seat
-from server.engine.stats import NOTHING, LayerRouting, Observer, RequestStats, Scarce, StepStats
+from server.engine.stats import NOTHING, GroupUse, LayerRouting, Observer, RequestStats, Scarce, StepStats
 from server.engine.step import Runner, TokenLogprobs
 from server.engine.tables import Cache
 
@@ -75,13 +75,17 @@ class Engine:
         self._shortage = Shortage()
         self._live: dict[str, Entry] = {}
         self._deltas: list[Delta] = []
-        self._number = 0
-        self._idle_steps = 0  # in a row, with work
+        self._number = self._idle_steps = 0  # idle ones: in a row, with work
 
     @property
     def capacity_tokens(self) -> int:
         """The largest prompt + max_tokens that the cache can hold for a single request."""
         return self._cache.capacity
+
+    @property
+    def groups(self) -> tuple[GroupUse, ...]:
+        """Blocks of each cache group now."""
+        return self._cache.use
 
     @property
     def source_tokens(self) -> int:

@@ -40,6 +40,8 @@ class Ledger:
         for entry, row in seats:
             count, start, account = row.count, row.start, entry.account
             account.forward_seconds += seconds
+            if account.lost_at is not None:  # it computes again; the time of this pass is not lost twice
+                account.preempted_seconds -= seconds
             if count == 1:
                 seen, found = once(start)
                 wanted = 1

@@ -48,7 +48,7 @@ class Latency:
     total: float  # arrival → end
     forward: float = 0.0  # inside the model, the passes it took part in, whole
     delayed: float = 0.0  # of these, its one token's wait for neighbours' prompts: by tokens, their part of the pass
-    preempted: float = 0.0  # from losing its blocks to the next token
+    preempted: float = 0.0  # from losing its blocks to the next token, but for the passes it took part in
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,7 @@ class RequestStats:
     compute: Compute = NOTHING
     short_of_blocks: float = 0.0  # of latency.queued, while the queue waited for cache blocks
     trace: Trace | None = None
+    given_id: str | None = None
 
     @property
     def call(self) -> str:

@@ -42,13 +42,14 @@ def of_phase(now: str) -> Metric:
 
 def _requests(models: Models, doors: DoorTally) -> Iterator[Metric]:
     """Received is the sum of the outcomes, once nothing is in flight."""
-    outcomes = Counter(doors.unserved)
+    outcomes = Counter(dict(list(doors.unserved.items())))  # others go on counting meanwhile
     received = Counter[str]()
-    for model, watched in models.items():
-        received[model] += watched.tally.received
-        outcomes.update({(model, outcome): count for outcome, count in watched.tally.outcomes.items()})
-    for (model, _), count in doors.unserved.items():
+    for (model, _), count in outcomes.items():
         received[model] += count
+    for model, watched in models.items():
+        # Ends first: what ends in between would have ended before it came.
+        outcomes.update({(model, outcome): count for outcome, count in watched.tally.outcomes.items()})
+        received[model] += watched.tally.received
     names = (*models, UNKNOWN)
     came = CounterMetricFamily("dyno_requests_received", "Requests that came in.", labels=["model"])
     ended = CounterMetricFamily("dyno_requests", "Requests that ended.", labels=["model", "outcome"])

@@ -10,8 +10,9 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import exposition as plain
 from prometheus_client.core import InfoMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from model.roofline import Machine
@@ -23,6 +24,7 @@ from server.metrics.watched import UNKNOWN, Watched
 from server.models import ModelCard
 from server.tally import DoorTally, EngineTally, RoutingCounts
 
+AS_THEY_ARE = "allow-utf-8"
 MOST_EXPERTS = 4096  # of a model; above it, layers only
 
 
@@ -60,11 +62,13 @@ class PrometheusObserver(Collector):
         layers: Iterable[tuple[int, int]],
         roofs: Machine | None = None,
         block_tokens: int = 0,
+        groups: tuple[GroupUse, ...] = (),
     ) -> None:
         """Count this model from now on; `layers`: block index and number of experts of every mixture layer; `roofs`:
-        what the machine can do for it, where that was measured; `block_tokens`: of a cache block."""
+        what the machine can do for it, where that was measured; `block_tokens`: of a cache block; `groups`: blocks at
+        the beginning."""
         shape = tuple(layers)
-        tally = EngineTally([experts for _, experts in shape], roofs)
+        tally = EngineTally([experts for _, experts in shape], roofs, groups)
         watched = Watched(card, shape, tally, roofs, block_tokens)
         if self._genai is not None:
             self._genai = {**self._genai, card.id: GenAi()}
@@ -76,10 +80,16 @@ class PrometheusObserver(Collector):
         if self._genai is not None:
             self._genai = {name: tally for name, tally in self._genai.items() if name != model}
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
-        """What a scrape gets, and its content type, in the format that `accept` prefers."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+    def exposition(self, accept: str) -> tuple[Callable[[], bytes], str]:
+        """How what a scrape gets is written, and its content type: OpenMetrics where `accept` has it, else plain text.
+
+        No name is escaped, whatever a scraper understands: all of them are names by Prometheus' oldest rules, colons
+        included.
+        """
+        wanted = "application/openmetrics-text" in accept
+        write: Callable[..., bytes] = openmetrics.generate_latest if wanted else plain.generate_latest
+        kind = openmetrics.CONTENT_TYPE_LATEST if wanted else plain.CONTENT_TYPE_PLAIN_0_0_4
+        return lambda: write(self._registry, escaping=AS_THEY_ARE), kind
 
     def groups(self, model: str) -> tuple[GroupUse, ...]:
         """Blocks of each cache group after the last step; empty before the first."""

@@ -54,7 +54,12 @@ def told_id(given: str | None, id: str) -> str:
 
     Inside only ours counts: callers may give one id to several calls, or somebody else's.
     """
-    return given if given is not None and GIVEN_ID.fullmatch(given) else id
+    return given_id(given) or id
+
+
+def given_id(given: str | None) -> str | None:
+    """The id that a caller gave its call, when it is a plain one."""
+    return given if given is not None and GIVEN_ID.fullmatch(given) else None
 
 
 def trace_of(traceparent: str | None) -> Trace | None:

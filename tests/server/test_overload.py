@@ -38,7 +38,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(transport: str) -
             assert (refusal.kind, refusal.code, refusal.retry) == ("exhausted", "queue_full", 1)
             assert "3" in refusal.message
         await server.settled()
-        assert await server.total("dyno_requests_total", outcome="rejected") == len(refused)
+        assert await server.total("dyno_requests_total", outcome="shed") == len(refused)
         assert await server.total("dyno_requests_total", outcome="length") == 10 - len(refused)
 
 

@@ -166,7 +166,8 @@ async def test_exemplars_name_calls_as_their_callers_know_them(server: Harness) 
         for family in families
         if family.type == "histogram"
     }
-    with_names = {"dyno_time_to_first_token_seconds", "dyno_e2e_request_seconds", "dyno_request_token_seconds"}
+    times = ("time_to_first_token", "inter_token", "request_token", "e2e_request", "queue", "prefill", "decode")
+    with_names = {f"dyno_{time}_seconds" for time in times}
     assert {name for name, ids in named.items() if ids} == with_names
     assert all(id in named[name] for name in with_names)
     inside = [float(s.labels["le"]) >= s.exemplar.value for f in families for s in f.samples if s.exemplar is not None]

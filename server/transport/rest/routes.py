@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import ipaddress
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import asdict, replace
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -23,22 +22,21 @@ from server.transport.rest.calls import AnswerWishes, answer_wishes, chat_call, 
 from server.transport.rest.errors import RouteNotFound, error_response
 from server.transport.rest.plain import PlainRoute, add_route, json_response
 from server.transport.rest.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from server.transport.rest.scrapes import Scrape, Scrapes
 from server.transport.rest.watching import routing_stream
 from server.transport.rest.writers import ChatWriter, CompletionWriter, Writer
-from server.transport.watch import trace_of
-
-Scrape: TypeAlias = Callable[[str], tuple[bytes, str]]
-"""Accept header → exposition and its content type."""
+from server.transport.watch import given_id, trace_of
 
 
-@dataclass(slots=True)
 class Routes:
-    """The endpoints. `debug_state` None: /debug/state does not exist."""
+    """The endpoints."""
 
-    service: GenerationService
-    scrape: Scrape
-    debug_state: Callable[[], dict[str, Any]] | None = None
-    _scraping: asyncio.Task[tuple[bytes, str]] | None = None
+    def __init__(
+        self, service: GenerationService, scrape: Scrape, debug_state: Callable[[], dict[str, Any]] | None = None
+    ) -> None:
+        """`debug_state` None: /debug/state does not exist."""
+        self.service, self.debug_state = service, debug_state
+        self._scrapes = Scrapes(scrape)
 
     def router(self) -> APIRouter:
         router = APIRouter(route_class=PlainRoute)
@@ -75,7 +73,8 @@ class Routes:
     def _answer(
         self, request: Request, call: GenerateCall, writer: type[Writer], wishes: AnswerWishes
     ) -> GenerationAnswer:
-        call = replace(call, tenant=request.state.tenant, trace=trace_of(request.headers.get("traceparent")))
+        given, trace = (request.headers.get(name) for name in ("x-request-id", "traceparent"))
+        call = replace(call, tenant=request.state.tenant, trace=trace_of(trace), given_id=given_id(given))
         return GenerationAnswer(self.service, request.state.request_id, call, writer, wishes)
 
     # ------------------------------------------------------------------------------------------ text and models
@@ -122,11 +121,7 @@ class Routes:
         return json_response({"version": importlib.metadata.version("dyno")})
 
     async def metrics(self, request: Request) -> Response:
-        """Written beside the event loop, once for all who ask meanwhile: it can be megabytes."""
-        if self._scraping is None or self._scraping.done():
-            accept = request.headers.get("accept", "")
-            self._scraping = asyncio.create_task(asyncio.to_thread(self.scrape, accept))
-        body, content_type = await asyncio.shield(self._scraping)
+        body, content_type = await self._scrapes.answer(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
     async def state(self, request: Request) -> Response:

@@ -18,7 +18,7 @@ from server.transport.rpc.answering import answering, metadata
 from server.transport.rpc.authorisation import caller
 from server.transport.rpc.watching import load_message
 from server.transport.stall import StallGuard
-from server.transport.watch import TransportObserver, trace_of
+from server.transport.watch import TransportObserver, given_id, trace_of
 
 Asked = TypeVar("Asked", pb.GenerateRequest, pb.ScoreRequest)
 
@@ -92,7 +92,8 @@ class Servicer(InferenceServiceServicer):
         arrived = self._service.clock()
         with self._service.counting_refusals(convert.model_name(request.model)):
             call = read(request, arrived, context.time_remaining())
-            return replace(call, tenant=caller.get(), trace=trace_of(metadata(context, "traceparent")))
+            given, trace = metadata(context, "x-request-id"), metadata(context, "traceparent")
+            return replace(call, tenant=caller.get(), trace=trace_of(trace), given_id=given_id(given))
 
     def _answering(self, context: Context, method: str) -> AbstractAsyncContextManager[str]:
         return answering(context, self._observer, method)

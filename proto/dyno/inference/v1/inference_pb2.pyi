@@ -781,7 +781,7 @@ class Latency(_message.Message):
     delayed: _builtins.float
     """The part of these that neighbours' prompts took while it fed back a single token."""
     preempted: _builtins.float
-    """From losing its cache blocks to others until its next token."""
+    """From losing its cache blocks to others until its next token, without the passes it took part in."""
     @_builtins.property
     def inter_token(self) -> Global___Spread:
         """Gaps between successive tokens."""

@@ -41,7 +41,9 @@ class Latency(Account):
     total: float = Field(description="Arrival to end.")
     forward: float = Field(description="Inside the model: the forward passes it took part in, whole.")
     delayed: float = Field(description="The part of these that neighbours' prompts took while it fed back one token.")
-    preempted: float = Field(description="From losing its cache blocks to others until its next token.")
+    preempted: float = Field(
+        description="From losing its cache blocks to others until its next token; its passes apart."
+    )
 
 
 class Cache(Account):
