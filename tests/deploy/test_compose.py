@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,23 @@ def test_the_compose_schema_accepts_it(path: Path) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
     verdict = subprocess.run(command, capture_output=True, text=True, check=False)
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+
+
+def _has_compose() -> bool:
+    docker = shutil.which("docker")
+    asked = docker and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode
+    return asked == 0
+
+
+@pytest.mark.skipif(not _has_compose(), reason="no docker compose here")
+@pytest.mark.parametrize("more", [(), ("load",)], ids=["alone", "with load"])
+@pytest.mark.parametrize("files", [(COMPOSE,), (COMPOSE, CARD)], ids=["cpu", "cuda"])
+def test_docker_compose_puts_it_together(files: tuple[Path, ...], more: tuple[str, ...]) -> None:
+    named = [word for file in files for word in ("-f", str(file))]
+    profiles = [word for profile in more for word in ("--profile", profile)]
+    command = ["docker", "compose", *named, *profiles, "config", "--quiet"]
+    verdict = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert verdict.returncode == 0, verdict.stderr
 
 
 @pytest.mark.parametrize("name", SERVICES)

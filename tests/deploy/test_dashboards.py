@@ -34,8 +34,9 @@ def told(*words: str) -> str:
 
 def test_the_files_are_what_the_program_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "deploy/grafana"))
-    from build import written  # type: ignore[import-not-found]
     from panels import DASHBOARDS  # type: ignore[import-not-found]
+
+    from build import written  # type: ignore[import-not-found]
 
     made = {f"{one.uid}.json": written(one) for one in DASHBOARDS}
     assert {path.name: path.read_text() for path in queries.DASHBOARDS.glob("*.json")} == made
@@ -50,6 +51,8 @@ def test_a_panel_says_what_it_shows(where: str) -> None:
     assert panel["targets"]
     assert panel["type"] in TYPES
     assert {target["datasource"]["uid"] for target in panel["targets"]} == {"prometheus"}
+    # Of series without bounds Grafana would draw only the last in a heat map's own format.
+    assert all(target["format"] != "heatmap" or "le" in target["expr"] for target in panel["targets"])
 
 
 @pytest.mark.parametrize("name", queries.dashboards())

@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from model.config import Full
 from server.engine.request import Outcome
-from server.engine.stats import Latency, Scarce
+from server.engine.stats import Latency, RequestStats, Scarce
 from server.engine.step import CacheGroup
 from server.metrics import PrometheusObserver
 from server.requestlog import RequestLog
@@ -106,6 +106,23 @@ async def test_who_is_preempted_and_who_leaves_are_told_so() -> None:
     assert found["preemption"] == clock() - 1 - lost_at, "until it left, before the last step"
     assert registry.get_sample_value("dyno_preemptions_total", {"model": "m"}) == 1
     assert registry.get_sample_value("dyno_requests_total", {"model": "m", "outcome": "cancelled"}) == 1
+
+
+async def test_what_a_preempted_request_computes_again_is_not_lost_twice() -> None:
+    """Steps of a second, one after another: all of a request's time is in a queue, in passes of its own or lost."""
+    registry = CollectorRegistry()
+    made, _ = engine(registry, blocks=9)
+    ended: list[RequestStats] = []
+    made._observer.finished = ended.append  # type: ignore[method-assign]
+    for name in ("old", "young"):
+        made.add(make_request([1, 2, 3], 5, id=name))
+    while made.has_work:
+        made.step()
+    old, young = sorted(ended, key=lambda stats: stats.id)
+    assert (old.preemptions, young.preemptions) == (0, 1)
+    for latency in (old.latency, young.latency):
+        assert latency.total == latency.queued + latency.forward + latency.preempted
+    assert young.latency.preempted > 0
 
 
 async def test_the_parts_of_a_stall_come_from_the_account() -> None:
@@ -224,8 +241,9 @@ async def test_every_request_has_a_line_and_none_has_a_word(telling: tuple[Harne
     server, path = telling
     secret = "xyzzy-plugh"
     body = {"model": "fake", "prompt": f"{secret} {secret}", "max_tokens": 4, "n": 2, "user": secret}
-    async with server.session.post(f"{server.url}/v1/completions", json=body) as response:
-        id = response.headers["x-request-id"]
+    given = {"x-request-id": "my-own_7"}
+    async with server.session.post(f"{server.url}/v1/completions", json=body, headers=given) as response:
+        assert response.headers["x-request-id"] == "my-own_7"
         usage = (await response.json())["usage"]
     give_up = time.monotonic() + 5
     while path.read_text().count("\n") < 2 and time.monotonic() < give_up:  # noqa: ASYNC110
@@ -233,7 +251,9 @@ async def test_every_request_has_a_line_and_none_has_a_word(telling: tuple[Harne
     text = path.read_text()
     assert secret not in text
     lines = [json.loads(line) for line in text.splitlines()]
-    assert sorted((line["id"], line["choice"]) for line in lines) == [(id, 0), (id, 1)]
+    assert sorted(line["choice"] for line in lines) == [0, 1]
+    assert {line["given_id"] for line in lines} == {"my-own_7"}
+    assert len({line["id"] for line in lines}) == 1 and lines[0]["id"] != "my-own_7"
     assert sum(line["completion_tokens"] for line in lines) == usage["completion_tokens"]
     assert {line["prompt_tokens"] for line in lines} == {usage["prompt_tokens"]}
     assert all(line["model"] == "fake" and line["latency"]["total"] > 0 for line in lines)
