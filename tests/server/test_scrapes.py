@@ -37,9 +37,8 @@ async def test_names_of_others_are_whole_in_every_format(accept: str, peers: Har
     async with peers.session.get(f"{peers.url}/metrics", headers={"accept": accept}) as response:
         kind, text = response.content_type, await response.text()
     assert kind == (OPENMETRICS if OPENMETRICS in accept else "text/plain")
-    names = {
-        sample.name for family in (openmetrics if kind == OPENMETRICS else plain)(text) for sample in family.samples
-    }
+    families = (openmetrics if kind == OPENMETRICS else plain)(text)
+    names = {sample.name for family in families for sample in family.samples}
     for name in ("vllm:num_requests_waiting", "vllm:time_to_first_token_seconds_bucket", "dyno_requests_running"):
         assert name in names
 
@@ -89,6 +88,7 @@ async def test_many_who_wait_share_one_that_began_after_they_asked() -> None:
     assert numbered.begun == 3
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_what_a_caller_was_told_is_in_the_next_scrape(server: Harness) -> None:
     """While others scrape without a pause."""
     stop = asyncio.Event()
@@ -109,6 +109,7 @@ async def test_what_a_caller_was_told_is_in_the_next_scrape(server: Harness) -> 
     await asyncio.gather(*scraping)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_histograms_agree_with_the_clock_of_a_client(server: Harness) -> None:
     """A client's times hold the server's, and little more: the bound is for machines that do other things as well."""
     names = ("time_to_first_token", "e2e_request")
