@@ -72,7 +72,7 @@ class EngineTally:
         self.busiest = Buckets(SHARES)
         self.windows = RoutingWindows(experts)
         self.flops = dict.fromkeys(PARTS, 0)
-        self.forward = {"prefill": 0.0, "decode": 0.0}
+        self.stepping, self.forward = ({"prefill": 0.0, "decode": 0.0} for _ in range(2))
         self.least = dict(self.forward) if roofs else {}
         self.passes = self.weight_bytes = self.cache_read = self.cache_written = 0.0
         self.distinct, self.margins = np.zeros(len(experts), np.int64), np.zeros(len(experts))
@@ -138,6 +138,7 @@ class EngineTally:
     def _reach(self, stats: StepStats) -> None:
         """How long the model took, and the least it could have taken; the quotient is the share of the roofline."""
         phase, work = "prefill" if stats.prefill_tokens else "decode", stats.compute
+        self.stepping[phase] += stats.seconds
         self.forward[phase] += stats.forward_seconds
         if self._roofs is not None:
             moved = work.weight_bytes + work.cache_read_bytes + work.cache_written_bytes

@@ -167,12 +167,14 @@ async def test_the_least_a_step_could_take_is_told_beside_what_it_took() -> None
     registry, observer = observed()
     observer.declare(CARD, [(0, 2), (3, 2)], Machine(memory=1.0, bandwidth=200.0, flops=100.0))
     bound = Compute(Operations(projections=400, head=100), 400.0, 150, 50, 6, 1.0, 7.5)
-    observer.stepped(step(compute=bound, forward_seconds=7.5))
-    observer.stepped(step(compute=replace(bound, operations=Operations()), prefill_tokens=0, forward_seconds=4.0))
+    observer.stepped(step(compute=bound, seconds=8.0, forward_seconds=7.5))
+    decoding = replace(bound, operations=Operations())
+    observer.stepped(step(compute=decoding, prefill_tokens=0, seconds=4.25, forward_seconds=4.0))
 
     def value(name: str, phase: str) -> float | None:
         return registry.get_sample_value(name, {"model": "m", "phase": phase})
 
+    assert [value("dyno_step_phase_seconds_total", phase) for phase in ("prefill", "decode")] == [8.0, 4.25]
     assert [value("dyno_forward_seconds_total", phase) for phase in ("prefill", "decode")] == [7.5, 4.0]
     assert [value("dyno_forward_least_seconds_total", phase) for phase in ("prefill", "decode")] == [5.0, 3.0]
 
