@@ -43,9 +43,15 @@ void share_all(const Groups& groups, const Weight* weights, X* rows, int64_t dep
   const int64_t count = weights[0].count();
   const int64_t chunk = std::max<int64_t>(count * int64_t(groups.touched.size()) / (threads * 8) / 4, 1) * 4;
   const int64_t chunks = (count + chunk - 1) / chunk, tasks = chunks * groups.touched.size();
-  for (int64_t task; (task = turn.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+  const auto take = [&] { return turn.fetch_add(1, std::memory_order_relaxed); };
+  const auto ahead = [&](int64_t task) {
+    return task < tasks ? weights[groups.touched[task / chunks]].template ahead<X>(task % chunks * chunk) : Ahead{};
+  };
+  for (int64_t task = take(), next; task < tasks; task = next) {
+    next = take();
     const int64_t expert = groups.touched[task / chunks], from = task % chunks * chunk;
-    share_part<X>(weights[expert], groups.operand(rows, depth, expert), from, std::min(from + chunk, count), end(expert));
+    const Operand<X> own = groups.operand(rows, depth, expert);
+    share_part<X>(weights[expert], own, from, std::min(from + chunk, count), ahead(next), end(expert));
   }
 }
 

@@ -57,17 +57,17 @@ struct Cell<bf16, int8_t> : Cell<bf16, bf16> {
 };
 #endif
 
-// Rows cut into blocks of nearly equal size, at most MOST each.
+// Rows cut into blocks of the same size, at most MOST, the last one smaller.
 struct Blocks {
-  int64_t rows, count;
-  explicit Blocks(int64_t rows) : rows(rows), count((rows + MOST - 1) / MOST) {}
-  int64_t start(int64_t block) const { return block * rows / count; }
-  int64_t size(int64_t block) const { return start(block + 1) - start(block); }
-  int64_t of(int64_t row) const {
-    int64_t block = row * count / rows;
-    while (start(block + 1) <= row) ++block;
-    return block;
+  int64_t rows, most, count;
+  explicit Blocks(int64_t rows) : rows(rows) {
+    const int64_t least = std::max<int64_t>((rows + MOST - 1) / MOST, 1);
+    most = std::max<int64_t>((rows + least - 1) / least, 1);
+    count = (rows + most - 1) / most;
   }
+  int64_t start(int64_t block) const { return block * most; }
+  int64_t size(int64_t block) const { return std::min(most, rows - block * most); }
+  int64_t of(int64_t row) const { return uint32_t(row) / uint32_t(most); }  // asked for every result: short division
 };
 
 constexpr int64_t TILE = 16, TILE_DEPTH = 32;  // rows of a tile, and bfloat16 in each of them
@@ -119,6 +119,18 @@ struct Operand {
   }
 };
 
+// Lines of memory to ask for while something else is computed: nobody waits for them then.
+struct Ahead {
+  const char* at = nullptr;
+  int64_t lines = 0;
+
+  // Part `part` of `parts`.
+  Ahead share(int64_t part, int64_t parts) const {
+    const int64_t from = lines * part / parts;
+    return {at + 64 * from, lines * (part + 1) / parts - from};
+  }
+};
+
 // The weights of one layer as Python hands them over. `scales` belongs to int8 weights, one for each column.
 struct Weight {
   const void* panels;
@@ -127,12 +139,25 @@ struct Weight {
   int64_t depth, columns;
 
   int64_t count() const { return (columns + PANEL - 1) / PANEL; }
+
+  // A panel as something to be asked for early; nothing behind the last one.
+  template <typename X>
+  Ahead ahead(int64_t panel) const {
+    if (panel >= count()) return {};
+    const int64_t bytes = depth * PANEL * (scales ? 1 : int64_t(sizeof(X)));
+    return {static_cast<const char*>(panels) + panel * bytes, bytes / 64};
+  }
 };
 
-// M rows with P panels: M * 2P sums in registers, left in `sums` (M, P * 32). `next` is a panel to fetch meanwhile, or
-// null.
+// So many numbers from `at` on.
+template <typename W>
+inline Ahead whole(const W* at, int64_t numbers) {
+  return {(const char*)at, numbers * int64_t(sizeof(W)) / 64};
+}
+
+// M rows with P panels: M * 2P sums in registers, left in `sums` (M, P * 32).
 template <typename X, typename W, int M, int P>
-__attribute__((noinline)) void tile(const X* x, const W* w, int64_t stride, int64_t steps, const W* next, float* sums) {
+__attribute__((noinline)) void tile(const X* x, const W* w, int64_t stride, int64_t steps, Ahead ahead, float* sums) {
   using C = Cell<X, W>;
   constexpr int64_t cell = PANEL * C::depth;
   __m512 sum[M][2 * P];
@@ -140,16 +165,14 @@ __attribute__((noinline)) void tile(const X* x, const W* w, int64_t stride, int6
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int p = 0; p < 2 * P; ++p) sum[m][p] = _mm512_setzero_ps();
-  for (int64_t s = 0; s < steps; ++s) {
+  for (int64_t s = 0, due = 0; s < steps; ++s) {
     decltype(C::weights(w)) weights[2 * P];
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
       weights[2 * p] = C::weights(w + p * stride + s * cell);
       weights[2 * p + 1] = C::weights(w + p * stride + s * cell + cell / 2);
     }
-    if (next)
-      for (int64_t line = 0; line < cell * int64_t(sizeof(W)); line += 64)
-        _mm_prefetch((const char*)(next + s * cell) + line, _MM_HINT_T1);
+    for (due += ahead.lines; due >= steps; due -= steps, ahead.at += 64) _mm_prefetch(ahead.at, _MM_HINT_T1);
 #pragma GCC unroll 12
     for (int m = 0; m < M; ++m) {
       const auto spread = C::spread(x + (s * M + m) * C::depth);
@@ -165,12 +188,12 @@ __attribute__((noinline)) void tile(const X* x, const W* w, int64_t stride, int6
 
 // The tile for a number of rows, at most M, known only now.
 template <typename X, typename W, int P, int M>
-inline void tile_of(int64_t rows, const X* x, const W* w, int64_t stride, int64_t steps, const W* next, float* sums) {
+inline void tile_of(int64_t rows, const X* x, const W* w, int64_t stride, int64_t steps, Ahead ahead, float* sums) {
   if constexpr (M > 0) {
     if (rows == M)
-      tile<X, W, M, P>(x, w, stride, steps, next, sums);
+      tile<X, W, M, P>(x, w, stride, steps, ahead, sums);
     else
-      tile_of<X, W, P, M - 1>(rows, x, w, stride, steps, next, sums);
+      tile_of<X, W, P, M - 1>(rows, x, w, stride, steps, ahead, sums);
   }
 }
 
@@ -215,9 +238,10 @@ void matrices(int64_t from, int64_t to, const Operand<bf16>& x, const bf16* w, E
 }
 #endif
 
-// Panels [from, to) for all rows. Few rows take several panels at once: one chain of additions alone would wait.
+// Panels [from, to) for all rows; `then` is the panel that this thread will need next. Few rows take several panels at
+// once: one chain of additions alone would wait.
 template <typename X, typename W, typename End>
-void panels(int64_t from, int64_t to, const Operand<X>& x, const W* w, End& end) {
+void panels(int64_t from, int64_t to, const Operand<X>& x, const W* w, End& end, Ahead then = {}) {
 #ifdef DYNO_TILES
   if constexpr (sizeof(X) == 2 && sizeof(W) == 2)
     if (x.tiles) return matrices(from, to, x, w, end);
@@ -225,24 +249,27 @@ void panels(int64_t from, int64_t to, const Operand<X>& x, const W* w, End& end)
   const int64_t stride = x.depth * PANEL, steps = x.depth / Cell<X, W>::depth, rows = x.blocks.rows;
   alignas(64) float sums[MOST * PANEL];
   auto finish = [&](int64_t row, int64_t count, int64_t panel, int64_t together) {
-    for (int64_t i = 0; i < count * together; ++i)
-      end(row + i / together, panel + i % together, load(sums + i * PANEL), load(sums + i * PANEL + 16));
+    const float* sum = sums;
+    for (int64_t m = 0; m < count; ++m)
+      for (int64_t i = 0; i < together; ++i, sum += PANEL) end(row + m, panel + i, load(sum), load(sum + 16));
   };
   int64_t p = from;
   for (; rows <= 3 && p + 4 <= to; p += 4) {
-    tile_of<X, W, 4, 3>(rows, x.data, w + p * stride, stride, steps, nullptr, sums);
+    tile_of<X, W, 4, 3>(rows, x.data, w + p * stride, stride, steps, {}, sums);
     finish(0, rows, p, 4);
   }
   for (; rows <= 6 && p + 2 <= to; p += 2) {
-    tile_of<X, W, 2, 6>(rows, x.data, w + p * stride, stride, steps, nullptr, sums);
+    tile_of<X, W, 2, 6>(rows, x.data, w + p * stride, stride, steps, {}, sums);
     finish(0, rows, p, 2);
   }
-  for (; p < to; ++p)
+  for (; p < to; ++p) {
+    const Ahead next = p + 1 < to ? whole(w + (p + 1) * stride, stride) : then;
     for (int64_t b = 0; b < x.blocks.count; ++b) {
-      const W* next = b == 1 && p + 1 < to ? w + (p + 1) * stride : nullptr;
-      tile_of<X, W, 1, MOST>(x.blocks.size(b), x.block(b), w + p * stride, stride, steps, next, sums);
+      const Ahead ahead = next.share(b, x.blocks.count);
+      tile_of<X, W, 1, MOST>(x.blocks.size(b), x.block(b), w + p * stride, stride, steps, ahead, sums);
       finish(x.blocks.start(b), x.blocks.size(b), p, 1);
     }
+  }
 }
 
 // Memory of one thread, kept between calls.
@@ -262,21 +289,21 @@ constexpr int WIDENED = 7;  // the room of panels() over int8
 
 // int8 weights for many rows: a panel is widened once and then read by every block of rows.
 template <typename X, typename End>
-void widened(int64_t from, int64_t to, const Operand<X>& x, const int8_t* w, End& end) {
+void widened(int64_t from, int64_t to, const Operand<X>& x, const int8_t* w, End& end, Ahead then) {
   const int64_t stride = x.depth * PANEL;
-  if (x.blocks.count == 1 && !x.tiles) return panels<X, int8_t>(from, to, x, w, end);
+  if (x.blocks.count == 1 && !x.tiles) return panels<X, int8_t>(from, to, x, w, end, then);
   X* wide = room<X>(stride, WIDENED);
   for (int64_t p = from; p < to; ++p) {
     for (int64_t i = 0; i < stride; i += 16) store(wide + i, Cell<float, int8_t>::weights(w + p * stride + i));
     auto shifted = [&](int64_t row, int64_t, __m512 a, __m512 b) { end(row, p, a, b); };
-    panels<X, X>(0, 1, x, wide, shifted);
+    panels<X, X>(0, 1, x, wide, shifted, p + 1 < to ? whole(w + (p + 1) * stride, stride) : then);
   }
 }
 
 // Panels [from, to) of one linear layer. `end` gets, for a row and a panel, both halves of the result as they leave the
 // sums, scaled and with the bias.
 template <typename X, typename End>
-void share_part(const Weight& weight, const Operand<X>& x, int64_t from, int64_t to, End end) {
+void share_part(const Weight& weight, const Operand<X>& x, int64_t from, int64_t to, Ahead then, End end) {
   auto finish = [&](int64_t row, int64_t panel, __m512 a, __m512 b) {
     const int64_t column = panel * PANEL;
     if (weight.scales) {
@@ -290,9 +317,9 @@ void share_part(const Weight& weight, const Operand<X>& x, int64_t from, int64_t
     end(row, panel, a, b);
   };
   if (weight.scales)
-    widened<X>(from, to, x, static_cast<const int8_t*>(weight.panels), finish);
+    widened<X>(from, to, x, static_cast<const int8_t*>(weight.panels), finish, then);
   else
-    panels<X, X>(from, to, x, static_cast<const X*>(weight.panels), finish);
+    panels<X, X>(from, to, x, static_cast<const X*>(weight.panels), finish, then);
 }
 
 // A thread's share of one linear layer: it takes turns with the others until no panel is left.
@@ -300,8 +327,11 @@ template <typename X, typename End>
 void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn, int threads, End end) {
   const int64_t count = weight.count(), group = x.blocks.rows <= 3 ? 4 : 2;
   const int64_t chunk = std::max<int64_t>(count / (threads * 8) / group, 1) * group;
-  for (int64_t from; (from = turn.fetch_add(chunk, std::memory_order_relaxed)) < count;)
-    share_part<X>(weight, x, from, std::min(from + chunk, count), end);
+  const auto take = [&] { return turn.fetch_add(chunk, std::memory_order_relaxed); };
+  for (int64_t from = take(), next; from < count; from = next) {  // the next part is taken early, to be fetched
+    next = take();
+    share_part<X>(weight, x, from, std::min(from + chunk, count), weight.ahead<X>(next), end);
+  }
 }
 
 // Writes columns [0, columns) of rows of `out`; the padding of the last panel is left out.
