@@ -66,7 +66,7 @@ class _Judge:
         """Of the first `count` passages that ship with Dyno."""
         found = _Sum()
         for text in passages()[:count]:
-            told = await self._scores(text)
+            _, told = await self._scores(text)
             found.logprob += sum(n for n in told["token_logprobs"][1:] if n is not None)
             found.bytes += len(text.encode()) - len(told["tokens"][0].encode())
         return Quality(found.bits_per_byte, found.bytes, count)
@@ -77,9 +77,8 @@ class _Judge:
         found = [_Sum() for _ in edges]
         for number in range(LONG_TEXTS):
             ids = await self._ids(number, bounds[-1])
-            told = await self._scores(ids)
-            # Where a text can be cut: a character may be of several tokens.
-            places, text = told["text_offset"], "".join(told["tokens"])
+            text, told = await self._scores(ids)
+            places = told["text_offset"]  # where a text can be cut: a character may be of several tokens
             for one, (start, stop) in zip(found, edges, strict=True):
                 end = places[stop] if stop < len(places) else None
                 one.logprob += sum(told["token_logprobs"][start:stop])
@@ -96,10 +95,11 @@ class _Judge:
                 break
         return ids[:length]
 
-    async def _scores(self, prompt: str | list[int]) -> dict[str, Any]:
+    async def _scores(self, prompt: str | list[int]) -> tuple[str, dict[str, Any]]:
+        """The prompt as text, and what is told of its tokens."""
         body = {"prompt": prompt, "max_tokens": 0, "echo": True, "logprobs": 0}
-        told: dict[str, Any] = (await self._post("v1/completions", **body))["choices"][0]["logprobs"]
-        return told
+        choice = (await self._post("v1/completions", **body))["choices"][0]
+        return choice["text"], choice["logprobs"]
 
     async def _post(self, path: str, **body: object) -> dict[str, Any]:
         body = {"model": self._model, **body}

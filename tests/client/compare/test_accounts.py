@@ -63,7 +63,8 @@ async def test_a_server_that_tells_and_scores_and_one_that_does_not() -> None:
     async def score(request: web.Request) -> web.Response:
         tokens = list((await request.json())["prompt"])
         bits = [None, *(-0.6931471805599453 * len(token.encode()) for token in tokens[1:])]
-        return web.json_response({"choices": [{"logprobs": {"tokens": tokens, "token_logprobs": bits}}]})
+        told = {"tokens": tokens, "token_logprobs": bits}
+        return web.json_response({"choices": [{"text": "".join(tokens), "logprobs": told}]})
 
     app = web.Application()
     app.add_routes([web.get("/metrics", metrics), web.post("/v1/completions", score)])
@@ -98,7 +99,7 @@ async def test_long_texts_are_told_apart_by_position() -> None:
         letters = ["a" if at < 100 else "ä" for at in places]
         logs = [None, *(-log(2) * (at // 100) * len(letters[at].encode()) for at in places[1:])]
         told = {"tokens": letters, "token_logprobs": logs, "text_offset": list(places)}
-        return web.json_response({"choices": [{"logprobs": told}]})
+        return web.json_response({"choices": [{"text": "".join(letters), "logprobs": told}]})
 
     app = web.Application()
     app.add_routes([web.post("/tokenize", tokenize), web.post("/v1/completions", score)])
