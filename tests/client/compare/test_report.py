@@ -113,6 +113,18 @@ def test_paper_gets_all_of_it() -> None:
     assert "@media screen and (prefers-color-scheme: dark)" in screen
 
 
+def test_a_phone_gets_verdicts_without_scrolling() -> None:
+    """No plot is wider than its column, no legend stays in the way, cells of a comparison stand one under another."""
+    told = page(conclude(results()))
+    style = told.partition("<style>")[2].partition("</style>")[0]
+    assert "min-width" not in style.partition("svg {")[2].partition("}")[0]
+    small = style.partition("@media screen and (max-width: 40rem)")[2].partition("@media print")[0]
+    assert ".legend { position: static; }" in small
+    assert "svg" not in small
+    assert ".cards td::before { content: attr(data-head)" in small
+    assert '<td data-head="verdict">slower</td>' in told
+
+
 def test_names_cannot_break_the_page() -> None:
     made = results()
     object.__setattr__(made.experiment, "name", "<script>alert(1)</script>")
