@@ -6,10 +6,11 @@ from html import escape
 from importlib.resources import files
 from itertools import groupby
 
+from client.compare.brief import notes
 from client.compare.figure import Figure
 from client.compare.figures import figures
 from client.compare.plots import COLOURS
-from client.compare.results import Findings, Results, cautions
+from client.compare.results import Findings, Results
 from client.compare.tables import Grid, grids, sentences, summary
 
 
@@ -52,7 +53,7 @@ def _about(results: Results) -> str:
 
 
 def _notes(findings: Findings) -> str:
-    said = "".join(f"<li>{escape(caution)}</li>" for caution in cautions(findings))
+    said = "".join(f"<li>{escape(note)}</li>" for note in notes(findings))
     return f'<div class="notes"><h2>Before believing it</h2><ul>{said}</ul></div>' if said else ""
 
 
