@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from enum import StrEnum
-from io import StringIO
 from pathlib import Path
 
 import orjson
@@ -76,15 +74,3 @@ def _markdown_table(grid: Grid) -> str:
 
 def _cells(row: tuple[str, ...]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-
-
-def comma_separated(findings: Findings) -> str:
-    """Every cell of every table as one line: table, row, column, value."""
-    text = StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(("table", "row", "column", "value"))
-    for grid in grids(findings):
-        for row in grid.rows:
-            for head, cell in zip(grid.heads[1:], row[1:], strict=True):
-                out.writerow((grid.title, row[0], head, cell))
-    return text.getvalue()

@@ -122,10 +122,11 @@ def _told(account: Account | None, tell: Callable[[Account], str]) -> str:
 
 def difference_grid(findings: Findings, level: int) -> Grid:
     """Every architecture against the first at one level."""
-    base = findings.results.experiment.baseline.name
+    experiment = findings.results.experiment
+    title = f"Against {experiment.baseline.name} at {describe(experiment.levels[level])}"
     rows = tuple(difference_row(name, one) for name, one in _against_baseline(findings, level))
     heads = ("", "time", "difference, ms", "ratio", "p, corrected", "could have seen", "verdict")
-    return Grid(f"Against {base}, request by request: medians with 95 % intervals", heads, rows)
+    return Grid(f"{title}, request by request: medians with 95 % intervals", heads, rows)
 
 
 def grids(findings: Findings) -> list[Grid]:
