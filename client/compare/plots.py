@@ -68,15 +68,24 @@ def ticks(low: float, high: float, wanted: int = 5) -> tuple[float, ...]:
 
 
 def lines(
-    title: str, x_label: str, y_label: str, series: Sequence[Series], *, top: float | None = None, zero: bool = True
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Sequence[Series],
+    *,
+    top: float | None = None,
+    zero: bool = True,
+    whole: bool = False,
 ) -> str:
-    """x from 0; y from 0 too unless `zero` is off. `top` is y's end where the data does not decide it."""
+    """x from 0; y from 0 too unless `zero` is off. `top` is y's end where the data does not decide it; `whole` is for x
+    that are counted and have nothing between them."""
     points = [p for one in series for p in one.points if isfinite(p.x) and isfinite(p.y)]
     if not points:
         return ""
     tops = [p.y for p in points] + [p.high for p in points if isfinite(p.high) and p.high < _REACH * p.y]
     least = 0.0 if zero else min(p.y for p in points)
     across, up = ticks(0, max(p.x for p in points), 4), ticks(least, top or max(tops))
+    across = tuple(t for t in across if not whole or t == int(t))
     x = Scale(across[0], across[-1], _LEFT, WIDTH - _RIGHT)
     y = Scale(up[0], up[-1], _HEIGHT - _BOTTOM, _TOP)
     parts = [_axes(x, y, across, up, x_label, y_label)]

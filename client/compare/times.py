@@ -154,5 +154,5 @@ def _blocks(findings: Findings, level: int) -> Figure:
     ]
     said = "The same architecture, round by round: level lines say that the machine stayed the same."
     several = any(len(one.points) > 1 for one in series)
-    svg = lines(f"Rounds at {load}", "round", "end to end, median, ms", series) if several else ""
+    svg = lines(f"Rounds at {load}", "round", "end to end, median, ms", series, whole=True) if several else ""
     return Figure("Rounds", f"Rounds at {load}", said, svg)

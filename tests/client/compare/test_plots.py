@@ -44,6 +44,14 @@ def test_an_axis_may_begin_near_the_least() -> None:
     assert first - second > 150
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9, 10, 40])
+def test_what_is_counted_has_an_axis_of_whole_numbers_to_its_last(count: int) -> None:
+    svg = lines("t", "x", "y", [Series(0, (Point(count, 1, tip="a"),))], whole=True)
+    below = [t for t in ElementTree.fromstring(svg).iter("text") if t.attrib.get("y") == "226"]
+    assert int(below[0].text or "") == 0 and int(below[-1].text or "") >= count
+    assert all(float(t.text or "").is_integer() for t in below)
+
+
 def test_of_nothing_there_are_no_lines() -> None:
     assert lines("t", "x", "y", []) == lines("t", "x", "y", [Series(0, (Point(1, float("nan")),))]) == ""
 
