@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from client.compare import against as gate
-from client.compare import document, report
+from client.compare import document, report, tidy
 from client.compare import experiment as experiments
 from client.compare.against import NothingToCompare
 from client.compare.document import ResultsError
@@ -53,7 +53,7 @@ def _print(findings: Findings, form: report.Form) -> None:
         case report.Form.MD:
             sys.stdout.write(report.markdown(findings))
         case report.Form.CSV:
-            sys.stdout.write(report.comma_separated(findings))
+            sys.stdout.write(tidy.comma_separated(findings))
 
 
 def _gate(old: Results, findings: Findings, tolerance: float, status: Console) -> None:

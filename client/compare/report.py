@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from enum import StrEnum
-from io import StringIO
 from pathlib import Path
 
 import orjson
@@ -12,9 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from client.compare.brief import notes
 from client.compare.document import document
 from client.compare.page import page
-from client.compare.results import Findings, cautions
+from client.compare.results import Findings
 from client.compare.tables import Grid, grids, summary
 
 
@@ -47,7 +46,7 @@ def view(findings: Findings) -> RenderableType:
     """The comparison as a screen."""
     parts: list[RenderableType] = [Text(f"{line}", style="bold") for line in summary(findings)]
     parts += [table(grid) for grid in grids(findings)]
-    return Group(*parts, *(Text(f"note: {caution}", style="yellow") for caution in cautions(findings)))
+    return Group(*parts, *(Text(f"note: {note}", style="yellow") for note in notes(findings)))
 
 
 def table(grid: Grid) -> Table:
@@ -64,7 +63,7 @@ def markdown(findings: Findings) -> str:
     """The summary, the tables and the notes, for a page or an issue."""
     parts = ["\n".join(f"- {line}" for line in summary(findings))]
     parts += [_markdown_table(grid) for grid in grids(findings)]
-    parts += ["\n".join(f"> note: {caution}" for caution in cautions(findings))]
+    parts += ["\n".join(f"> note: {note}" for note in notes(findings))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -75,15 +74,3 @@ def _markdown_table(grid: Grid) -> str:
 
 def _cells(row: tuple[str, ...]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-
-
-def comma_separated(findings: Findings) -> str:
-    """Every cell of every table as one line: table, row, column, value."""
-    text = StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(("table", "row", "column", "value"))
-    for grid in grids(findings):
-        for row in grid.rows:
-            for head, cell in zip(grid.heads[1:], row[1:], strict=True):
-                out.writerow((grid.title, row[0], head, cell))
-    return text.getvalue()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from client.api import ModelCard
 from client.compare.accounts import Account
 from client.compare.bootstrap import Interval
+from client.compare.brief import besides
+from client.compare.experiment import SURE_ROUNDS
 from client.compare.paired import Difference
 from client.compare.results import QUANTILES, Findings, Percentile, Results
 from client.compare.searching import bounds, outcomes
@@ -120,10 +122,11 @@ def _told(account: Account | None, tell: Callable[[Account], str]) -> str:
 
 def difference_grid(findings: Findings, level: int) -> Grid:
     """Every architecture against the first at one level."""
-    base = findings.results.experiment.baseline.name
+    experiment = findings.results.experiment
+    title = f"Against {experiment.baseline.name} at {describe(experiment.levels[level])}"
     rows = tuple(difference_row(name, one) for name, one in _against_baseline(findings, level))
     heads = ("", "time", "difference, ms", "ratio", "p, corrected", "could have seen", "verdict")
-    return Grid(f"Against {base}, request by request: medians with 95 % intervals", heads, rows)
+    return Grid(f"{title}, request by request: medians with 95 % intervals", heads, rows)
 
 
 def grids(findings: Findings) -> list[Grid]:
@@ -134,37 +137,39 @@ def grids(findings: Findings) -> list[Grid]:
 
 
 def summary(findings: Findings) -> tuple[str, ...]:
-    """The report in plain words: one line for each architecture but the first."""
+    """The report in plain words: times of each architecture but the first, then what else there is to compare."""
     experiment = findings.results.experiment
-    said = []
-    for i in range(1, len(experiment.architectures)):
-        found = [one for level in range(len(experiment.levels)) for one in findings.differences[i, level]]
-        told = {word: _in_words(found, word) for word in ("faster", "slower")}
-        shown = "; ".join(f"{word} in {text}" for word, text in told.items() if text)
-        seen = [one.smallest for one in found if one.smallest < 100]
-        nothing = "no difference shown" + (f" ({_seen(max(seen))} would have shown)" if seen else "")
-        noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
-        doubt = " The machine was too noisy to rely on this." if noisy else ""
-        said.append(
-            f"{experiment.architectures[i].name} against {experiment.baseline.name}: {shown or nothing}.{doubt}"
-        )
-    return tuple(said)
+    said = [_against(findings, i) for i in range(1, len(experiment.architectures))]
+    if any(one.verdict.startswith("seems") for some in findings.differences.values() for one in some):
+        said.append(f"“Seems” only leans: a verdict needs {SURE_ROUNDS} rounds.")
+    return (*said, *besides(findings))
+
+
+def _against(findings: Findings, i: int) -> str:
+    experiment = findings.results.experiment
+    found = [one for level in range(len(experiment.levels)) for one in findings.differences[i, level]]
+    told = {word: _in_words(found, word) for word in ("faster", "slower", "seems faster", "seems slower")}
+    shown = "; ".join(f"{word} in {text}" for word, text in told.items() if text)
+    seen = [one.smallest for one in found if one.smallest < 100]
+    nothing = "no difference shown" + (f" ({_seen(max(seen))} would have shown)" if seen else "")
+    noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
+    doubt = " The machine was too noisy to rely on this." if noisy else ""
+    return f"{experiment.architectures[i].name} against {experiment.baseline.name}: {shown or nothing}.{doubt}"
 
 
 def _seen(smallest: float) -> str:
     return f"one of {smallest - 1:.0%}" if smallest < 2 else f"only a factor of {plain(smallest)}"
 
 
-def _in_words(found: list[Difference], word: str) -> str:
+def _in_words(found: list[Difference], verdict: str) -> str:
     """ "first token by 1.2 to 1.4 times", for every metric with that verdict at any level."""
     parts = []
     for metric, short in SHORT_NAMES.items():
-        ratios = [one.ratio for one in found if one.metric == metric and one.verdict.endswith(word)]
+        ratios = [one.ratio for one in found if one.metric == metric and one.verdict == verdict]
         if ratios:
             sizes = sorted(max(r, 1 / r) for r in ratios)
             span = plain(sizes[0]) if len(sizes) == 1 else f"{plain(sizes[0])} to {plain(sizes[-1])}"
-            lean = " (leaning: too few rounds)" if any(one.verdict.startswith("seems") for one in found) else ""
-            parts.append(f"{short} by a factor of {span}{lean}")
+            parts.append(f"{short} by a factor of {span}")
     return ", ".join(parts)
 
 

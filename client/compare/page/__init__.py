@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from html import escape
 from importlib.resources import files
+from itertools import groupby
 
-from client.compare.figures import Figure, figures
+from client.compare.brief import notes
+from client.compare.figure import Figure
+from client.compare.figures import figures
 from client.compare.plots import COLOURS
-from client.compare.results import Findings, Results, cautions
+from client.compare.results import Findings, Results
 from client.compare.tables import Grid, grids, sentences, summary
 
 
@@ -27,7 +30,7 @@ def page(findings: Findings) -> str:
 <ul>{"".join(f"<li>{escape(line)}</li>" for line in summary(findings))}</ul>
 {_notes(findings)}
 <div class="legend">{_legend(results)}</div>
-<div class="plots">{"".join(_figure(one) for one in figures(findings))}</div>
+{_parts(figures(findings))}
 <details><summary>Every comparison in words</summary>
 <ul>{"".join(f"<li>{escape(line)}</li>" for line in sentences(findings))}</ul></details>
 {"".join(_section(grid) for grid in grids(findings))}
@@ -50,14 +53,23 @@ def _about(results: Results) -> str:
 
 
 def _notes(findings: Findings) -> str:
-    said = "".join(f"<li>{escape(caution)}</li>" for caution in cautions(findings))
+    said = "".join(f"<li>{escape(note)}</li>" for note in notes(findings))
     return f'<div class="notes"><h2>Before believing it</h2><ul>{said}</ul></div>' if said else ""
 
 
 def _legend(results: Results) -> str:
+    names = enumerate(one.name for one in results.experiment.architectures)
     return "".join(
-        f'<button type="button" class="s{i % COLOURS}" aria-pressed="true">{escape(one.name)}</button>'
-        for i, one in enumerate(results.experiment.architectures)
+        f'<button type="button" class="s{i % COLOURS}" data-series="{i}" aria-pressed="true">{escape(name)}</button>'
+        for i, name in names
+    )
+
+
+def _parts(told: tuple[Figure, ...]) -> str:
+    """The plots, each part under its heading."""
+    return "".join(
+        f'<h2>{escape(part)}</h2><div class="plots">{"".join(map(_figure, some))}</div>'
+        for part, some in groupby(told, key=lambda one: one.part)
     )
 
 
@@ -67,13 +79,16 @@ def _figure(one: Figure) -> str:
 
 def _section(grid: Grid) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in grid.heads)
-    rows = "".join(_row(row) for row in grid.rows)
+    rows = "".join(_row(grid.heads, row) for row in grid.rows)
     body = f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>"
-    return f'<h2>{escape(grid.title)}</h2><div class="wide"><table>{body}</table></div>'
+    # Where each column says something else of its row, a phone sets them one under another.
+    kind = ' class="cards"' if grid.heads[-1] == "verdict" else ""
+    return f'<h2>{escape(grid.title)}</h2><div class="wide"><table{kind}>{body}</table></div>'
 
 
-def _row(row: tuple[str, ...]) -> str:
-    cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+def _row(heads: tuple[str, ...], row: tuple[str, ...]) -> str:
+    told = zip(heads[1:], row[1:], strict=True)
+    cells = "".join(f'<td data-head="{escape(head)}">{escape(cell)}</td>' for head, cell in told)
     return f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>'
 
 

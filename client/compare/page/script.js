@@ -1,5 +1,5 @@
 "use strict";
-// Hovering or focusing a mark tells its numbers; a legend button hides an architecture in the lines.
+// Pointing at a mark, tapping it or tabbing to it tells its numbers; a legend button hides an architecture everywhere.
 const tip = document.getElementById("tip");
 function show(mark, x, y) {
   tip.textContent = mark.dataset.tip;
@@ -8,19 +8,23 @@ function show(mark, x, y) {
   tip.style.left = Math.max(4, Math.min(x + 12, innerWidth - box.width - 4)) + "px";
   tip.style.top = Math.max(4, y - box.height - 10) + "px";
 }
-for (const mark of document.querySelectorAll("[data-tip]")) {
-  mark.querySelector("title")?.remove(); // the browser's own, for those without scripts
-  mark.addEventListener("pointermove", (event) => show(mark, event.clientX, event.clientY));
-  mark.addEventListener("pointerleave", () => { tip.hidden = true; });
-  mark.addEventListener("focus", () => { const at = mark.getBoundingClientRect(); show(mark, at.left, at.top); });
-  mark.addEventListener("blur", () => { tip.hidden = true; });
+function tell(event) {
+  const mark = event.target.closest("[data-tip]");
+  tip.hidden = !mark;
+  if (!mark) return;
+  const at = mark.getBoundingClientRect();
+  // A focus by key has no place of its own.
+  if (event.type === "focusin") show(mark, at.left, at.top); else show(mark, event.clientX, event.clientY);
 }
+for (const kind of ["pointermove", "click", "focusin"]) document.addEventListener(kind, tell);
+for (const kind of ["scroll", "focusout"]) document.addEventListener(kind, () => { tip.hidden = true; });
+document.documentElement.addEventListener("pointerleave", () => { tip.hidden = true; });
+for (const title of document.querySelectorAll(".mark > title")) title.remove(); // the browser's own, without scripts
 for (const button of document.querySelectorAll(".legend button")) {
   button.addEventListener("click", () => {
     const off = button.getAttribute("aria-pressed") === "true";
     button.setAttribute("aria-pressed", String(!off));
-    for (const series of document.querySelectorAll(".series")) {
-      if (series.dataset.series === button.textContent) series.classList.toggle("off", off);
-    }
+    const drawn = document.querySelectorAll(`svg [data-series="${button.dataset.series}"]`);
+    for (const one of drawn) one.classList.toggle("off", off);
   });
 }

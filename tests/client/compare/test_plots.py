@@ -5,12 +5,8 @@ from xml.etree import ElementTree
 import pytest
 
 from client.compare.drift import drift
-from client.compare.figures import figures
-from client.compare.plots import Point, Ratio, Series, bars, forest, lines, ticks
-from client.compare.quality import Band, Quality
-from client.compare.results import conclude
-from client.compare.tables import models_grid
-from tests.client.compare.factories import record, results
+from client.compare.plots import Point, Series, lines, ticks
+from tests.client.compare.factories import record
 
 
 @pytest.mark.parametrize(
@@ -27,52 +23,37 @@ def test_ticks_are_round_and_cover(low: float, high: float, told: tuple[float, .
 
 
 def test_marks_lie_where_their_numbers_say() -> None:
-    svg = lines("t", "x", "y", [Series("a", 0, (Point(0, 0), Point(50, 10, 5, 10, "half <way>"), Point(100, 0)))])
-    root = ElementTree.fromstring(svg)
-    spots = [(float(c.attrib["cx"]), float(c.attrib["cy"])) for c in root.iter("circle")]
+    points = (Point(0, 0, tip="a"), Point(50, 10, 5, 10, "half <way>"), Point(100, 0, tip="c"))
+    svg = lines("t", "x", "y", [Series(0, points)])
+    spots = [(float(c.attrib["cx"]), float(c.attrib["cy"])) for c in ElementTree.fromstring(svg).iter("circle")]
     assert spots[1][0] == pytest.approx((spots[0][0] + spots[2][0]) / 2)
-    assert spots[1][1] == 12  # the top of the plot
+    assert spots[1][1] == 24  # the top of the plot
     assert "half &lt;way&gt;" in svg
+    assert "arrow" not in svg
 
 
-def test_a_forest_has_its_line_at_one() -> None:
-    root = ElementTree.fromstring(
-        forest("t", "x", [Ratio("a", 0, 1.0, 0.9, 1.2), Ratio("b", 1, 2.0, 1.5, float("inf"))])
-    )
-    line = next(p for p in root.iter("path") if p.attrib["class"] == "one")
-    spots = [float(c.attrib["cx"]) for c in root.iter("circle")]
-    assert line.attrib["d"].startswith(f"M{spots[0]:.1f} ")
-    assert spots[1] > spots[0]
+def test_an_interval_beyond_the_axis_ends_in_an_arrow() -> None:
+    svg = lines("t", "x", "y", [Series(0, (Point(1, 10, 5, 1000, "wide"),))])
+    [arrow] = [p for p in ElementTree.fromstring(svg).iter("path") if p.attrib.get("class") == "arrow"]
+    assert " 24.0l" in arrow.attrib["d"]
 
 
-def test_of_nothing_there_is_no_plot() -> None:
-    nan = float("nan")
-    assert (
-        lines("t", "x", "y", []) == forest("t", "x", [Ratio("a", 0, nan)]) == bars("t", "x", [Ratio("a", 0, 0.0)]) == ""
-    )
+def test_an_axis_may_begin_near_the_least() -> None:
+    svg = lines("t", "x", "y", [Series(0, (Point(1, 1.47, tip="a"), Point(2, 1.48, tip="b")))], zero=False)
+    first, second = (float(c.attrib["cy"]) for c in ElementTree.fromstring(svg).iter("circle"))
+    assert first - second > 150
 
 
-def test_quality_by_position_has_a_mark_and_a_row_for_each_stretch() -> None:
-    made = results()
-    bands = (Band(1, 128, 1.5), Band(128, 512, 2.5))
-    made.qualities = (Quality(1.4, 1000, 12, bands), None)
-    [drawn] = [one for one in figures(conclude(made)) if one.title == "Quality by position"]
-    marks = list(ElementTree.fromstring(drawn.svg).iter("circle"))
-    assert len(marks) == 2 and "arch0, tokens 128 to 512: 2.5000 bits per byte" in drawn.svg
-    told = {row[0]: row[1:] for row in models_grid(made).rows}
-    assert told["bits per byte, tokens 128 to 512"] == ("2.5000", "–")
-    assert told["bits per byte, held text"] == ("1.4000", "–")
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9, 10, 40])
+def test_what_is_counted_has_an_axis_of_whole_numbers_to_its_last(count: int) -> None:
+    svg = lines("t", "x", "y", [Series(0, (Point(count, 1, tip="a"),))], whole=True)
+    below = [t for t in ElementTree.fromstring(svg).iter("text") if t.attrib.get("y") == "226"]
+    assert int(below[0].text or "") == 0 and int(below[-1].text or "") >= count
+    assert all(float(t.text or "").is_integer() for t in below)
 
 
-def test_every_figure_has_axes_units_and_a_sentence() -> None:
-    drawn = figures(conclude(results((0.1, 0.2, 0.1))))
-    titles = [one.title for one in drawn]
-    for said in ("Times against arch0", "Throughput and time to first token", "Cache", "Operations", "Routing"):
-        assert said in titles
-    for one in drawn:
-        root = ElementTree.fromstring(one.svg)
-        assert any(text.attrib.get("class") == "name" and text.text for text in root.iter("text")), one.title
-        assert one.sentence.endswith(".")
+def test_of_nothing_there_are_no_lines() -> None:
+    assert lines("t", "x", "y", []) == lines("t", "x", "y", [Series(0, (Point(1, float("nan")),))]) == ""
 
 
 def test_a_machine_that_slows_down_is_called_noisy() -> None:

@@ -103,6 +103,28 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
     assert outline.fetched == []
 
 
+def test_paper_gets_all_of_it() -> None:
+    """Neither a cell beyond the edge of its box, nor what is folded on a screen, nor a dark screen's colours."""
+    style = page(conclude(results())).partition("<style>")[2].partition("</style>")[0]
+    screen, _, printed = style.partition("@media print")
+    assert "details::details-content { content-visibility: visible" in printed
+    assert ".wide, pre { overflow: visible; }" in printed
+    assert "th, td { white-space: normal" in printed
+    assert "@media screen and (prefers-color-scheme: dark)" in screen
+
+
+def test_a_phone_gets_verdicts_without_scrolling() -> None:
+    """No plot is wider than its column, no legend stays in the way, cells of a comparison stand one under another."""
+    told = page(conclude(results()))
+    style = told.partition("<style>")[2].partition("</style>")[0]
+    assert "min-width" not in style.partition("svg {")[2].partition("}")[0]
+    small = style.partition("@media screen and (max-width: 40rem)")[2].partition("@media print")[0]
+    assert ".legend { position: static; }" in small
+    assert "svg" not in small
+    assert ".cards td::before { content: attr(data-head)" in small
+    assert '<td data-head="verdict">slower</td>' in told
+
+
 def test_names_cannot_break_the_page() -> None:
     made = results()
     object.__setattr__(made.experiment, "name", "<script>alert(1)</script>")

@@ -1,0 +1,96 @@
+"""What a report says first besides times: throughput, memory, quality, failures, a sentence each; and its notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import nan
+
+from client.compare.figure import loads, names
+from client.compare.results import Findings, Results, cautions
+from client.compare.searching import bounds, outcomes
+from client.load.statistics import Summary
+from client.units import counted, plain
+
+_LISTED = 4  # architectures; of more, only the least and the most are told
+
+
+def besides(findings: Findings) -> tuple[str, ...]:
+    """Those sentences that there is data for."""
+    results = findings.results
+    goodput = _best(findings, lambda s: s.goodput) if results.experiment.objective.asks else []
+    said = (
+        ("Generated tokens a second at best", _told(results, _best(findings, lambda s: s.output_rate), plain)),
+        ("Requests a second within the objective at best", _told(results, goodput, plain)),
+        ("Highest rate that meets the objective", _told(results, _highest(results), lambda rate: f"{plain(rate)}/s")),
+        ("Cache bytes a token", _told(results, [card.cache_bytes_per_token or nan for card in results.cards], _whole)),
+        ("Tokens that the cache holds", _told(results, [n or nan for n in results.capacities], _counted)),
+        ("Bits per byte on held text, less is better", _told(results, _qualities(results), "{:.4f}".format)),
+    )
+    return (*(f"{what}: {told}." for what, told in said if told), *_failures(findings))
+
+
+def _best(findings: Findings, read: Callable[[Summary], float]) -> list[float]:
+    """The most of each architecture at any load; NaN where nothing was measured."""
+    levels = range(len(loads(findings.results)))
+    places = range(len(names(findings.results)))
+    measured = [[s for level in levels if (s := findings.summaries[i, level]).requests] for i in places]
+    return [max(map(read, some), default=nan) for some in measured]
+
+
+def _highest(results: Results) -> list[float]:
+    return [bounds(outcomes(results.tried, i))[0] for i in range(len(names(results)))] if results.tried else []
+
+
+def _qualities(results: Results) -> list[float]:
+    return [nan if one is None else one.bits_per_byte for one in results.qualities]
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _counted(value: float) -> str:
+    return counted(round(value))
+
+
+def _told(results: Results, values: Sequence[float], write: Callable[[float], str]) -> str:
+    """ "a 1.5, b 2.0", "1.5 each", or of many "from 1.5 (a) to 9.0 (f)"; "" where nobody told a number."""
+    known = [(value, name) for name, value in zip(names(results), values, strict=False) if value == value]
+    if not known:
+        return ""
+    if len(known) == len(names(results)) and len({write(value) for value, _ in known}) == 1:
+        return f"{write(known[0][0])} each"
+    if len(known) <= _LISTED:
+        return ", ".join(f"{name} {write(value)}" for value, name in known)
+    (least, first), (most, last) = min(known), max(known)
+    return f"from {write(least)} ({first}) to {write(most)} ({last})"
+
+
+def _failures(findings: Findings) -> tuple[str, ...]:
+    asked = _summed(findings, lambda s: s.requests)
+    failed = _summed(findings, lambda s: s.errors)
+    if not any(asked):
+        return ()
+    told = [f"{name} {n} of {of}" for name, n, of in zip(names(findings.results), failed, asked, strict=True) if n]
+    return (f"Failed requests: {', '.join(told)}." if told else "No request failed.",)
+
+
+def _summed(findings: Findings, read: Callable[[Summary], int]) -> list[int]:
+    levels, places = range(len(loads(findings.results))), range(len(names(findings.results)))
+    return [sum(read(findings.summaries[i, level]) for level in levels) for i in places]
+
+
+def notes(findings: Findings) -> tuple[str, ...]:
+    """The cautions; one that is the same of several architectures is said once, with their names."""
+    known = names(findings.results)
+    of: dict[str, list[str]] = {}
+    for caution in cautions(findings):
+        name = max((one for one in known if caution.startswith(f"{one}: ")), key=len, default="")
+        of.setdefault(caution.removeprefix(f"{name}: "), []).extend([name] if name else [])
+    return tuple(_of_all(caution, some, len(known)) for caution, some in of.items())
+
+
+def _of_all(caution: str, some: list[str], count: int) -> str:
+    if not some:
+        return caution
+    return f"{'every architecture' if len(some) == count else ', '.join(some)}: {caution}"

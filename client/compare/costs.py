@@ -1,0 +1,139 @@
+"""Plots of what an architecture takes (memory, operations, experts) and what it is worth (bits per byte)."""
+
+from __future__ import annotations
+
+from math import isfinite, nan
+
+from client.compare.figure import Figure, by_load, loads, names
+from client.compare.plots import Point, Series, lines
+from client.compare.results import Findings, Results
+from client.compare.rows import Group, Row, bars, dots
+from client.load.lengths import most
+from client.units import counted, percent, plain
+
+_GIBIBYTE = 2**30
+
+
+def costs(findings: Findings) -> list[Figure]:
+    """Of the cards, of the requests' own facts, and of the servers' counters."""
+    return [
+        _cache(findings.results),
+        _concurrency(findings.results),
+        _operations(findings.results),
+        _collisions(findings),
+        _roofline(findings),
+        _routing(findings),
+    ]
+
+
+def qualities(results: Results) -> list[Figure]:
+    """Of held text, whole and by position."""
+    return [_quality(results), _reach(results)]
+
+
+def _each(results: Results, title: str, unit: str, said: str, values: list[float]) -> Figure:
+    """A bar an architecture, of a number that does not depend on the load; 0 is not told."""
+    rows = (
+        Row(name, i, value or nan, told=_sized(value), tip=f"{name}: {plain(value)} {unit}")
+        for i, (name, value) in enumerate(zip(names(results), values, strict=True))
+    )
+    return Figure("Cost", title, said, bars(title, unit, [Group("", tuple(rows))]))
+
+
+def _sized(value: float) -> str:
+    return counted(round(value)) if value >= 1e4 else plain(value)
+
+
+def _cache(results: Results) -> Figure:
+    said = "What one token keeps in memory; less lets more requests run at once."
+    return _each(results, "Cache", "bytes a token", said, [float(card.cache_bytes_per_token) for card in results.cards])
+
+
+def _concurrency(results: Results) -> Figure:
+    """Not of traces, which have lengths of their own."""
+    workload = results.experiment.workload
+    tokens = most(workload.prompt_tokens or 1) + most(workload.output_tokens)
+    kept = [0 if results.experiment.trace else card.cache_bytes_per_token for card in results.cards]
+    said = "Requests at their longest that fit 1 GiB of cache, if every token is kept and none shared."
+    fit = [_GIBIBYTE / (one * tokens) if one else 0.0 for one in kept]
+    return _each(results, "Concurrency", "requests in 1 GiB of cache", said, fit)
+
+
+def _operations(results: Results) -> Figure:
+    def of(i: int) -> float:
+        records = [r for m in results.measured if m.cell.architecture == i for r in m.run.records]
+        told = [r.facts.compute for r in records if r.facts is not None and r.facts.compute is not None]
+        tokens = sum(one.tokens for one in told)
+        return sum(one.flops.total for one in told) / tokens if tokens else 0.0
+
+    said = "Floating-point operations of the model for one token, as served."
+    return _each(results, "Operations", "FLOP a token", said, [of(i) for i in range(len(names(results)))])
+
+
+def _roofline(findings: Findings) -> Figure:
+    def row(i: int, level: int) -> Row | None:
+        account = findings.accounts[i, level]
+        if account is None:
+            return None
+        share, name = account.roofline_share, names(findings.results)[i]
+        tip = f"{name}, {loads(findings.results)[level]}: {percent(share)} of the roofline"
+        return Row(name, i, 100 * share, told=percent(share), tip=tip)
+
+    title = "Share of the roofline"
+    said = "The least time in which this machine could have done the same steps, over the time they took: predicted "
+    said += "against measured."
+    return Figure("Cost", title, said, bars(title, "per cent", by_load(findings, row)))
+
+
+def _routing(findings: Findings) -> Figure:
+    def row(i: int, level: int) -> Row:
+        summary, name = findings.summaries[i, level], names(findings.results)[i]
+        tip = f"{name}, {loads(findings.results)[level]}: busiest expert {plain(summary.imbalance)} times the mean, "
+        tip += f"entropy {plain(summary.entropy)}"
+        return Row(name, i, summary.imbalance, told=plain(summary.imbalance), tip=tip)
+
+    title = "Routing"
+    said = "How much busier the busiest expert of a layer was than the mean, a request at a time; 1 is even."
+    return Figure("Cost", title, said, bars(title, "busiest expert over the mean", by_load(findings, row)))
+
+
+def _collisions(findings: Findings) -> Figure:
+    series = []
+    for i, name in enumerate(names(findings.results)):
+        told = sorted(
+            (account.batch, account.experts_a_pass)
+            for (architecture, _), account in findings.accounts.items()
+            if architecture == i and account is not None and isfinite(account.experts_a_pass)
+        )
+        points = (Point(b, e, tip=f"{name}: {plain(e)} experts a layer for {plain(b)} tokens a pass") for b, e in told)
+        series.append(Series(i, tuple(points)))
+    title = "Experts a pass touches"
+    said = "Every expert touched is read from memory: the more tokens share a pass, the more of them are."
+    return Figure("Cost", title, said, lines(title, "tokens a forward pass", "distinct experts a layer", series))
+
+
+def _quality(results: Results) -> Figure:
+    rows = []
+    for i, (name, one) in enumerate(zip(names(results), results.qualities, strict=False)):
+        if one is not None:
+            told = f"{one.bits_per_byte:.4f}"
+            tip = f"{name}: {told} bits per byte of {one.bytes} bytes"
+            rows.append(Row(name, i, one.bits_per_byte, told=told, tip=tip))
+    title = "Bits per byte"
+    said = "On held text that no model of the zoo was trained on; further left is better. The axis does not begin at 0."
+    return Figure("Quality", title, said, dots(title, "bits per byte", [Group("", tuple(rows))]))
+
+
+def _reach(results: Results) -> Figure:
+    """Quality by position, a mark at the end of each stretch."""
+    series = []
+    for i, (name, one) in enumerate(zip(names(results), results.qualities, strict=False)):
+        bands = () if one is None else one.bands
+        tips = (f"{name}, tokens {b.start} to {b.stop}: {b.bits_per_byte:.4f} bits per byte" for b in bands)
+        points = (Point(b.stop, b.bits_per_byte, tip=tip) for b, tip in zip(bands, tips, strict=True))
+        series.append(Series(i, tuple(points)))
+    title = "Quality by position"
+    said = "Bits per byte of the tokens between a mark and the one before; a line that rises has left what it learned. "
+    said += "The upright axis does not begin at 0."
+    svg = lines(title, "position in the text, tokens", "bits per byte", series, zero=False)
+    return Figure("Quality", title, said, svg)

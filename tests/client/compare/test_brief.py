@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from client.compare.brief import besides, notes
+from client.compare.quality import Quality
+from client.compare.results import Results, conclude
+from client.compare.searching import Tried
+from client.compare.tables import summary
+from client.load.statistics import Objective
+from tests.client.compare.factories import results
+
+
+def test_what_there_is_is_told_in_a_sentence_each() -> None:
+    made = results((0.1, 0.2))
+    made.experiment = replace(made.experiment, objective=Objective(first_token=0.15))
+    made.tried = [Tried(0, 4.0, 1.0, True), Tried(0, 8.0, 0.1, False), Tried(1, 2.0, 1.0, True)]
+    made.cards = (replace(made.cards[0], cache_bytes_per_token=1024), replace(made.cards[1], cache_bytes_per_token=64))
+    made.capacities = (100_000, 0)
+    made.qualities = (Quality(1.467, 1000, 12), Quality(1.4793, 1000, 12))
+    assert besides(conclude(made)) == (
+        "Generated tokens a second at best: 6.00 each.",
+        "Requests a second within the objective at best: arch0 2.00, arch1 0.",
+        "Highest rate that meets the objective: arch0 4.00/s, arch1 2.00/s.",
+        "Cache bytes a token: arch0 1024, arch1 64.",
+        "Tokens that the cache holds: arch0 100 k.",
+        "Bits per byte on held text, less is better: arch0 1.4670, arch1 1.4793.",
+        "No request failed.",
+    )
+
+
+def test_what_nobody_told_is_not_said() -> None:
+    made = results()
+    made.cards = tuple(replace(card, cache_bytes_per_token=0) for card in made.cards)
+    assert besides(conclude(made)) == ("Generated tokens a second at best: 6.00 each.", "No request failed.")
+    made.measured = []
+    assert besides(conclude(made)) == ()
+
+
+def test_of_many_the_least_and_the_most_are_told() -> None:
+    made = results((0.1,) * 5)
+    made.qualities = tuple(Quality(1.5 - i / 10, 1000, 12) for i in range(5))
+    assert "Bits per byte on held text, less is better: from 1.1000 (arch4) to 1.5000 (arch0)." in besides(
+        conclude(made)
+    )
+
+
+def test_failures_are_counted() -> None:
+    made = results()
+    last = made.measured[-1]
+    broken = tuple(replace(r, error="gone") for r in last.run.records[:3]) + last.run.records[3:]
+    made.measured[-1] = replace(last, run=replace(last.run, records=broken))
+    assert besides(conclude(made))[-1] == "Failed requests: arch1 3 of 20."
+
+
+def test_a_leaning_is_explained_once() -> None:
+    said = summary(conclude(results((0.1, 0.2, 0.3), repeats=2)))
+    assert said[0].startswith("arch1 against arch0: seems slower in first token by a factor of 2.00, end to end by")
+    assert sum("only leans" in line for line in said) == 1
+    assert not any("only leans" in line for line in summary(conclude(results())))
+
+
+def late(made: Results, architectures: tuple[int, ...]) -> Results:
+    """Their requests were sent a tenth of a second late."""
+    for n, m in enumerate(made.measured):
+        if m.cell.architecture in architectures:
+            records = tuple(replace(r, sent=r.intended + 0.1) for r in m.run.records)
+            made.measured[n] = replace(m, run=replace(m.run, records=records))
+    return made
+
+
+def test_what_is_to_be_known_of_several_is_said_once() -> None:
+    [said] = notes(conclude(late(results((0.1, 0.2, 0.3)), (0, 2))))
+    assert said.startswith("arch0, arch2: the client sent late")
+    [said] = notes(conclude(late(results(), (0, 1))))
+    assert said.startswith("every architecture: the client sent late")
