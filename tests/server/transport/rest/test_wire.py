@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -99,6 +100,16 @@ async def test_a_body_of_very_many_chunks_is_refused(server: Harness) -> None:
     raw = HEAD + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 5000
     assert (await ask(server, raw))[::2] == (400, "too_many_chunks")
     await server.settled()
+
+
+async def test_what_is_written_is_sent_at_once(server: Harness) -> None:
+    """Not only when the client has acknowledged what came before, which it puts off for 40 ms."""
+    async with connection(server) as (reader, writer):
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        await answer(reader)
+        accepted = [one.transport.get_extra_info("socket") for one in server.app._http._server.server_state.connections]
+        assert accepted
+        assert all(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for one in accepted)
 
 
 async def test_a_connection_serves_one_request_after_another(server: Harness) -> None:
