@@ -40,6 +40,11 @@ def check_call(call: GenerateCall, model: ServedModel, limits: Limits) -> None:
         raise UnsupportedField(f"prompt_logprobs: {message}", param="prompt_logprobs")
 
 
+def most_generations(call: GenerateCall, limits: Limits) -> int:
+    """How many a call that was not checked yet comes to, should it be found good."""
+    return max(1, min(len(call.prompts), limits.prompts)) * max(1, min(call.n or 1, limits.choices))
+
+
 def check_text(param: str, text: str, limits: Limits) -> None:
     """Text to be tokenised."""
     if "\0" in text:
