@@ -127,6 +127,7 @@ def channel_options(limits: Limits, connection_seconds: float | None = None) -> 
         ("grpc.max_metadata_size", limits.metadata_bytes),
         ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
+        ("grpc.http.overload_protection", 0),  # else the stream above fails, where it should wait for one that ends
         ("grpc.compression_enabled_algorithms_bitset", IDENTITY_ONLY),
         ("grpc.keepalive_time_ms", 30_000),  # notices peers that vanished
         ("grpc.keepalive_timeout_ms", 20_000),

@@ -96,6 +96,15 @@ async def test_a_connection_does_not_grow_old_unless_told_to() -> None:
             await asyncio.wait_for(raw.until_goaway(), 1)
 
 
+async def test_more_streams_than_a_connection_has_wait_their_turn() -> None:
+    sampling = pb.SamplingParameters(max_tokens=5, ignore_eos=True)
+    request = pb.StreamGenerateRequest(request=pb.GenerateRequest(prompt="abc", sampling=sampling))
+    async with running(fake_model(sleep=0.002)) as server, grpc.aio.insecure_channel(server.target) as channel:
+        stub = InferenceServiceStub(channel)
+        streams = await asyncio.gather(*(_read(stub.StreamGenerate(request)) for _ in range(130)))
+        assert [stream[-1].finished.usage.completion_tokens for stream in streams] == [5] * 130
+
+
 # ---------------------------------------------------------------------------------------------- details of errors
 
 
@@ -151,3 +160,7 @@ async def test_errors_tell_what_they_are_about() -> None:
 
 async def _done(call: Any) -> Any:
     return await call
+
+
+async def _read(stream: Any) -> list[Any]:
+    return [message async for message in stream]
