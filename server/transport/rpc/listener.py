@@ -121,6 +121,7 @@ def channel_options(limits: Limits, connection_seconds: float | None = None) -> 
         *aged,
         ("grpc.max_connection_age_grace_ms", round((limits.request_seconds + limits.stalled_write_seconds) * 1000)),
         ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.server_handshake_timeout_ms", round(limits.head_seconds * 1000)),
         ("grpc.so_reuseport", 0),  # else two servers share a port, and nobody is told
         ("grpc.max_receive_message_length", limits.body_bytes),
