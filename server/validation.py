@@ -16,7 +16,8 @@ T = TypeVar("T")
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's for completions
 GREEDY_BELOW = 1e-5  # a lower temperature is the greedy limit; dividing by it would overflow
-ROLES = ("system", "user", "assistant")
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+"""What a caller may say → what a template knows: developer is OpenAI's newer name."""
 SEED_BITS = 63
 GOLDEN = 0x9E3779B97F4A7C15  # odd, so that the seeds of the choices of one call differ
 
