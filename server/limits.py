@@ -52,4 +52,5 @@ class Limits:
     request_seconds: float = 600.0
     guidance_seconds: float = 1.0
     stalled_write_seconds: float = 30.0
+    unsent_events: int = 256  # of one stream; they are small, a token each and its alternatives
     retry_after_seconds: int = 1

@@ -227,7 +227,7 @@ class GenerationService:
         self._check_queue(model, len(requests))
         if self.clock() >= (requests[0].deadline or 0.0):
             raise DeadlineExceeded("the time for this request ran out before it could start")
-        generation = Generation(id, int(time.time()), model, call, self.limits.routing_bytes)
+        generation = Generation(id, int(time.time()), model, call, self.limits)
         try:
             for request in requests:
                 generation.add(self._start(model, call, request))

@@ -151,6 +151,7 @@ def _arrival(limits: Limits) -> Iterator[str]:
         "requests that wait": f"{limits.queue}, for {limits.queue_seconds:g} s",
         "a whole request": f"{limits.request_seconds:g} s",
         "a write that nobody reads": f"{limits.stalled_write_seconds:g} s",
+        "events that wait behind such a write": f"{limits.unsent_events}",
         "watchers of routing": f"{limits.watchers}",
         "packed routing of single tokens": f"{limits.routing_bytes:,} bytes an answer",
     }

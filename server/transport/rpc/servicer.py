@@ -41,6 +41,7 @@ class Servicer(InferenceServiceServicer):
         async with self._answering(context, "StreamGenerate") as id:
             with guard:
                 async with self._generation(id, convert.generate_call, request.request, context) as generation:
+                    guard.watch(lambda: generation.piled_up)
                     async for piece in generation.pieces(merged=True):
                         await guard.write(context.write(convert.stream_response(id, piece, generation.call.facts)))
 
