@@ -19,6 +19,7 @@ REASONS = {
 }
 
 
+CHUNK_LINE_BYTES = 16  # a chunk's length and the ends of its lines
 LINGER_SECONDS = 2.0
 """How long what a client still sends is thrown away after an answer that did not wait for it. A connection closed on
 unread bytes is reset, and the client never sees the answer."""
@@ -42,6 +43,9 @@ class GuardedHttp(HttpToolsProtocol):
         self._chunks = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._in_body = False
+        self._body_bytes = self._beside_body = (
+            0  # of the request that arrives; the second: lines and extensions of chunks
+        )
         self._linger_timer: asyncio.TimerHandle | None = None
         self._refused = False  # nothing more is read from this connection
         self._owed = False  # the refusal waits for the answers to the requests before it
@@ -61,7 +65,10 @@ class GuardedHttp(HttpToolsProtocol):
         if self._refused:
             return
         self._head_bytes += len(data) if self._in_head else 0
+        in_body, before = self._in_body, self._body_bytes
         super().data_received(data)
+        if in_body and self._in_body:
+            self._count_beside_body(len(data) - (self._body_bytes - before))
         if (
             not self._refused
             and self._in_head
@@ -70,9 +77,16 @@ class GuardedHttp(HttpToolsProtocol):
             self._refusal = self._head_refusal()
             self.send_400_response("")
 
+    def _count_beside_body(self, count: int) -> None:
+        self._beside_body += count
+        most = self.limits.body_chunks * CHUNK_LINE_BYTES + self.limits.head_bytes
+        if not self._refused and self._beside_body > most:
+            self._refusal = (400, "too_many_chunks", f"the lines of a body's chunks may have at most {most} bytes")
+            self.send_400_response("")
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._chunks = 0
+        self._chunks = self._body_bytes = self._beside_body = 0
         if not self._in_head:
             self._in_head, self._head_bytes = True, 0
             self._await_head()
@@ -95,6 +109,10 @@ class GuardedHttp(HttpToolsProtocol):
         self.scope["dyno.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
         self._in_body = True
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_chunk_header(self) -> None:
         """Called by the parser for every chunk of a chunked body."""

@@ -130,6 +130,19 @@ async def test_after_a_refusal_that_did_not_wait_for_the_body_the_next_request_i
         assert (await answer(reader))[0] == 200
 
 
+async def test_extensions_of_chunks_are_bounded(server: Harness) -> None:
+    few = b"".join(b"1;ext=%d\r\n \r\n" % i for i in range(100)) + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+    raw = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+    assert (await ask(server, raw + few))[0] == 200
+    async with connection(server) as (reader, writer):
+        writer.write(raw + b"1;")
+        for _ in range(20):
+            writer.write(b"x" * (1 << 16))
+            await asyncio.sleep(0)
+        status, _, body = await answer(reader)
+        assert (status, json.loads(body)["error"]["code"]) == (400, "too_many_chunks")
+
+
 @pytest.mark.parametrize(
     "path", [b"/v1/%2e%2e/v1/models", b"/v1/models/../../etc/passwd", b"/v1/models/%00", b"/v1/models;x"]
 )
