@@ -43,9 +43,8 @@ class GuardedHttp(HttpToolsProtocol):
         self._chunks = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._in_body = False
-        self._body_bytes = self._beside_body = (
-            0  # of the request that arrives; the second: lines and extensions of chunks
-        )
+        self._body_bytes = 0
+        self._beside_body = 0  # the lines of its chunks
         self._linger_timer: asyncio.TimerHandle | None = None
         self._refused = False  # nothing more is read from this connection
         self._owed = False  # the refusal waits for the answers to the requests before it
