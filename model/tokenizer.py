@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,8 @@ from typing import Any, Protocol
 import tokenizers
 
 from model.template import ChatTemplate
+
+BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")  # how vocabularies of words write bytes that they fall back on
 
 
 class TokenStream(Protocol):
@@ -122,6 +125,13 @@ class Tokenizer:
         if self._pieces is not None:
             return b"".join(self._pieces[i] for i in ids).decode("utf-8", "replace")
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def token_bytes(self, token: int) -> bytes:
+        """What an id stands for alone; of a piece of a character its own bytes, which are not UTF-8."""
+        if self._pieces is not None:
+            return self._pieces[token]
+        text, byte = self.decode([token]), BYTE_TOKEN.fullmatch(self._backend.id_to_token(token) or "")
+        return bytes.fromhex(byte[1]) if byte and text == "�" else text.encode()
 
     def stream(self) -> TokenStream:
         return WindowStream(self) if self._pieces is None else ByteStream(self._pieces)

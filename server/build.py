@@ -74,7 +74,8 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     """Build what SPEC names: a zoo model, a checkpoint folder (ours or Hugging Face's), org/name on the hub, an
     architecture file or a preset; each also as ID=… and with @DEVICE behind.
 
-    Raises UnknownModel, TooLarge, NoInt8, NoDevice, ConfigError or CheckpointError with a message for the operator.
+    Raises BadModelId, UnknownModel, TooLarge, NoInt8, NoDevice, ConfigError or CheckpointError, with a message for the
+    operator.
     """
     name, source = split_spec(spec)
     device = find_device(split_device(spec)[1] or options.device)

@@ -15,6 +15,7 @@ from server.engine.stats import RequestStats
 from server.engine.stream import EngineFault, Stream
 from server.errors import Cancelled, DeadlineExceeded, EngineDown, InternalError, ServiceError
 from server.guidance.grammar import refused
+from server.limits import Limits
 from server.models import ServedModel
 from server.text import VisibleText
 
@@ -50,13 +51,12 @@ class Choice:
 class Generation:
     """Iterate `pieces` once, or await `whole`; then `close`, whatever happened. Belongs to the event loop's thread."""
 
-    def __init__(self, id: str, created: int, model: ServedModel, call: GenerateCall, routing_bytes: int) -> None:
-        """routing_bytes: most that is told of the experts of single tokens."""
+    def __init__(self, id: str, created: int, model: ServedModel, call: GenerateCall, limits: Limits) -> None:
         self.id = id
         self.created = created  # seconds since the epoch
         self.model = model
         self.call = call
-        self._routing_bytes = routing_bytes
+        self._limits = limits
         self.choices: list[Choice] = []
         self._failure: ServiceError | None = None
         self._readers: list[asyncio.Task[None]] = []
@@ -88,13 +88,19 @@ class Generation:
             return True
         return not self._arrivals.empty() if len(self.choices) > 1 else self.choices[0].stream.pending > 0
 
+    @property
+    def piled_up(self) -> bool:
+        """Whether more waits for the reader of `pieces` than may; what would be merged into one counts as it is."""
+        waiting = self._arrivals.qsize() + sum(choice.stream.pending for choice in self.choices)
+        return waiting > self._limits.unsent_events
+
     async def pieces(self, merged: bool = False) -> AsyncIterator[Piece]:
         """Every piece of every choice, in order within a choice. Raises ServiceError when a choice cannot end well.
 
         `merged`: what has piled up for a reader slower than the engine comes as one piece.
         """
         if len(self.choices) > 1:
-            async for choice, delta in self._interleaved():
+            async for choice, delta in self._interleaved(merged):
                 yield self._piece(choice, delta)
             return
         choice = self.choices[0]
@@ -128,14 +134,22 @@ class Generation:
             if not choice.ended:
                 choice.stream.cancel(outcome)
 
-    async def _interleaved(self) -> AsyncIterator[tuple[Choice, Delta]]:
+    async def _interleaved(self, merged: bool) -> AsyncIterator[tuple[Choice, Delta]]:
         """The choices' deltas as they come, until every choice has ended."""
         self._readers = [asyncio.create_task(_forward(choice, self._arrivals)) for choice in self.choices]
         while not all(choice.ended for choice in self.choices):
-            arrived = await self._arrivals.get()
-            if isinstance(arrived, EngineFault):
-                raise self._engine_down(arrived)
-            yield arrived
+            arrived = [await self._arrivals.get()]
+            while merged and not self._arrivals.empty():
+                arrived.append(self._arrivals.get_nowait())
+            together: dict[int, tuple[Choice, Delta]] = {}
+            for one in arrived:
+                if isinstance(one, EngineFault):
+                    raise self._engine_down(one)
+                choice, delta = one
+                before = together.get(choice.index)
+                together[choice.index] = (choice, delta if before is None else _joined(before[1], delta))
+            for one in together.values():
+                yield one
 
     def _piece(self, choice: Choice, delta: Delta) -> Piece:
         finished = None if delta.stats is None else self._finish(choice, delta, delta.stats)
@@ -158,7 +172,8 @@ class Generation:
             raise self._unfinished(choice, stats.outcome, delta.error)
         routes, wishes = None, self.call.facts
         if wishes.routing is RoutingDetail.TOKENS and delta.routes is not None:
-            routes = PackedRoutes.of(delta.routes, wishes.routing_start, self._routing_bytes // len(self.choices))
+            most = self._limits.routing_bytes // len(self.choices)
+            routes = PackedRoutes.of(delta.routes, wishes.routing_start, most)
         return Finished(stats.outcome, stats, routes)
 
     def _unfinished(self, choice: Choice, outcome: Outcome, why: str) -> ServiceError:
@@ -182,10 +197,14 @@ class Generation:
 async def _with_pending(choice: Choice, delta: Delta) -> Delta:
     """A delta with those that came after it and wait already."""
     while choice.stream.pending:
-        more = await anext(choice.stream)
-        tokens, logprobs = delta.tokens + more.tokens, delta.logprobs + more.logprobs
-        delta = Delta(more.request, tokens, logprobs, more.stats, more.routes, more.error)
+        delta = _joined(delta, await anext(choice.stream))
     return delta
+
+
+def _joined(delta: Delta, more: Delta) -> Delta:
+    """Two deltas of one request as one."""
+    tokens, logprobs = delta.tokens + more.tokens, delta.logprobs + more.logprobs
+    return Delta(more.request, tokens, logprobs, more.stats, more.routes, more.error)
 
 
 async def _forward(choice: Choice, arrivals: asyncio.Queue[tuple[Choice, Delta] | EngineFault]) -> None:

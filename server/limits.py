@@ -23,7 +23,7 @@ class Limits:
     watchers: int = 16  # of live routing, all models together
     watch_seconds: tuple[float, float] = (0.1, 60.0)  # from one load to the next
     json_depth: int = 32
-    json_keys: int = 512
+    json_keys: int = 512  # more than logit_bias may have entries
 
     # what is asked
     prompts: int = 64
@@ -52,4 +52,5 @@ class Limits:
     request_seconds: float = 600.0
     guidance_seconds: float = 1.0
     stalled_write_seconds: float = 30.0
+    unsent_events: int = 256  # of one stream; they are small, a token each and its alternatives
     retry_after_seconds: int = 1

@@ -30,7 +30,8 @@ def configure(level: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=end, foreign_pre_chain=SHARED))
+    strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta  # what the formatter keeps for processors
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[strip, *end], foreign_pre_chain=SHARED))
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
     # Clients can make uvicorn warn as often as they like; what matters of it, the transport logs itself.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

@@ -16,6 +16,14 @@ from model.config import Architecture, Attention, FeedForward, Latent, Learned, 
 from model.roofline import Machine
 from model.tokenizer import Tokenizer
 from server.engine.engine import Engine
+from server.errors import shown
+
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
+ID_WORDS = "an id has at most 64 of A-Z a-z 0-9 . _ / - and begins with a letter or digit; ID=NAME gives one"
+
+
+class BadModelId(ValueError):
+    """A name under which no model can be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +106,18 @@ def split_device(spec: str) -> tuple[str, str | None]:
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-    """ "ID=NAME" or "NAME", either with "@DEVICE" behind → (the name it is served under, what to load)."""
+    """ "ID=NAME" or "NAME", either with "@DEVICE" behind → (the name it is served under, what to load).
+
+    Raises BadModelId: names stand in paths, labels and pages.
+    """
     spec, _ = split_device(spec)
     name, found, source = spec.partition("=")
-    if found:
-        return name, source
-    path = Path(spec)
-    return (path.stem if path.exists() else spec), spec
+    if not found:
+        path = Path(spec)
+        name, source = (path.stem if path.exists() else spec), spec
+    if not MODEL_ID.fullmatch(name) or not source:
+        raise BadModelId(f"model: {shown(name)} cannot be the id of {shown(source)}: {ID_WORDS}")
+    return name, source
 
 
 def attention_words(architecture: Architecture) -> str:

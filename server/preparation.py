@@ -16,7 +16,7 @@ from server.limits import Limits
 from server.models import ServedModel
 from server.text import StopString, VisibleText
 from server.textwork import TextWork
-from server.validation import SEED_BITS, check_call, check_source, choice_seed, fitting_sampling
+from server.validation import ROLES, SEED_BITS, check_call, check_source, choice_seed, fitting_sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,12 @@ class Preparation:
         else:
             ids = await self._render(model, prompt)
         if not ids:
-            raise InvalidValue("prompt has no tokens for this model", param="prompt")
+            param = "messages" if isinstance(prompt, Conversation) else "prompt"
+            raise InvalidValue(f"{param} must come to at least one token for this model, got none", param=param)
         return tuple(ids)
 
     async def _render(self, model: ServedModel, conversation: Conversation) -> list[int]:
-        messages = [{"role": m.role, "content": m.content} for m in conversation.messages]
+        messages = [{"role": ROLES[m.role], "content": m.content} for m in conversation.messages]
         size = sum(len(m.content) for m in conversation.messages)
         try:
             return await self.texts.run(size, lambda: model.tokenizer.render_chat(messages))

@@ -37,7 +37,7 @@ from server.preparation import Preparation, visible_text
 from server.tally import REJECTED, SHED
 from server.tenancy import Places
 from server.textwork import TextWork
-from server.validation import check_text, check_token_ids
+from server.validation import check_text, check_token_ids, most_generations
 from server.watching import RoutingSource, RoutingWatch
 
 log = structlog.get_logger()
@@ -192,13 +192,14 @@ class GenerationService:
 
     @contextmanager
     def _place(self, call: GenerateCall) -> Iterator[None]:
-        """One of the places of the call's tenant, from before it is validated until it has ended."""
+        """A place of the call's tenant for each generation, from before it is validated until it has ended."""
+        count = most_generations(call, self.limits)
         with self.counting_refusals(call.model):
-            self._places.enter(call.tenant)
+            self._places.enter(call.tenant, count, "n" if len(call.prompts) == 1 else "prompt")
         try:
             yield
         finally:
-            self._places.leave(call.tenant)
+            self._places.leave(call.tenant, count)
 
     @contextmanager
     def counting_refusals(self, name: str | None = None) -> Iterator[None]:
@@ -226,7 +227,7 @@ class GenerationService:
         self._check_queue(model, len(requests))
         if self.clock() >= (requests[0].deadline or 0.0):
             raise DeadlineExceeded("the time for this request ran out before it could start")
-        generation = Generation(id, int(time.time()), model, call, self.limits.routing_bytes)
+        generation = Generation(id, int(time.time()), model, call, self.limits)
         try:
             for request in requests:
                 generation.add(self._start(model, call, request))

@@ -16,7 +16,8 @@ T = TypeVar("T")
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's for completions
 GREEDY_BELOW = 1e-5  # a lower temperature is the greedy limit; dividing by it would overflow
-ROLES = ("system", "user", "assistant")
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+"""What a caller may say → what a template knows: developer is OpenAI's newer name."""
 SEED_BITS = 63
 GOLDEN = 0x9E3779B97F4A7C15  # odd, so that the seeds of the choices of one call differ
 
@@ -38,6 +39,11 @@ def check_call(call: GenerateCall, model: ServedModel, limits: Limits) -> None:
     if call.prompt_logprobs is not None and model.answer_start:
         message = f"model {shown(model.name)} reads its prompt with an encoder, which has no log-probabilities"
         raise UnsupportedField(f"prompt_logprobs: {message}", param="prompt_logprobs")
+
+
+def most_generations(call: GenerateCall, limits: Limits) -> int:
+    """How many a call that was not checked yet comes to, should it be found good."""
+    return max(1, min(len(call.prompts), limits.prompts)) * max(1, min(call.n or 1, limits.choices))
 
 
 def check_text(param: str, text: str, limits: Limits) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from server.errors import InvalidValue, MissingValue
-from server.models import ServedModel
+from server.models import BadModelId, ServedModel, split_spec
 
 SPEC_CHARS = 4096
 
@@ -26,6 +26,10 @@ class LoadWish:
             raise MissingValue("model is needed: NAME, PATH or ID=NAME", param="model")
         if len(self.model) > SPEC_CHARS or not self.model.isprintable():
             raise InvalidValue(f"model must be at most {SPEC_CHARS} printable characters", param="model")
+        try:
+            split_spec(self.model)
+        except BadModelId as bad:
+            raise InvalidValue(str(bad), param="model") from None
         if self.cache_tokens is not None and not 1 <= self.cache_tokens < 1 << 40:
             raise InvalidValue.between("cache_tokens", self.cache_tokens, 1, 1 << 40)
         if self.seed is not None and not 0 <= self.seed < 1 << 63:

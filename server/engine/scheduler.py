@@ -8,8 +8,7 @@ and lets both lengths move up by those that turn out right.
 
 from __future__ import annotations
 
-from bisect import insort_left, insort_right
-from collections import deque
+from bisect import insort_right
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from server.engine.request import Request
 from server.engine.stats import Scarce
 from server.engine.step import Row
 from server.engine.tables import Cache, Holding
+from server.engine.waiting import Waiting
 
 PRIORITY_SECONDS = 0.1
 """What one step of priority is worth. A request of low priority stands behind later ones of high priority, but only
@@ -61,11 +61,12 @@ class Scheduler:
     """First come, first served, in this order: requests that need one token, those that need more, those that wait; and
     what none of them can use goes to drafts, which take no block that anybody waits for.
 
-    running and waiting are each in order of arrival, moved by priority (`turn`): of those that run only the last is
-    ever preempted; nobody overtakes the head of the queue but a request whose turn is earlier, so it cannot starve; and
-    whoever waits for a beginning that another request computes at this moment lets others pass until it is there. A
-    request is let in only when all that run have tokens and one is left, so never more run than a step has tokens: no
-    decode waits for somebody's prompt.
+    running is in order of arrival, moved by priority (`turn`), and only the last of it is ever preempted. waiting is in
+    that order for each tenant (told apart by the salt of their prefixes), and the tenants take turns: nobody overtakes
+    the head of a line but a request of its tenant whose turn is earlier, so it cannot starve. Whoever waits for a
+    beginning that another request computes at this moment lets others pass until it is there. A request is let in only
+    when all that run have tokens and one is left, so never more run than a step has tokens: no decode waits for
+    somebody's prompt.
     """
 
     def __init__(self, cache: Cache, *, max_batch_tokens: int, max_rows: int) -> None:
@@ -73,7 +74,7 @@ class Scheduler:
         self._max_batch_tokens = max_batch_tokens
         self._max_rows = max_rows
         self.running: list[Entry] = []
-        self.waiting: deque[Entry] = deque()
+        self.waiting: Waiting[Entry] = Waiting(_tenant, _turn)
         self.preempted = 0  # in the step under way
         self._left = 0
         self._short = False  # of blocks, for the head of the queue, in the step under way
@@ -81,7 +82,7 @@ class Scheduler:
         self._drafts: dict[Entry, tuple[int, ...]] = {}
 
     def add(self, entry: Entry) -> None:
-        insort_right(self.waiting, entry, key=_turn)
+        self.waiting.add(entry)
 
     def remove(self, entry: Entry, *, discard: bool = False) -> None:
         """Take a request out wherever it is; with `discard` nobody finds its blocks again."""
@@ -109,7 +110,7 @@ class Scheduler:
         """What the first of the queue was short of in the last step; None when nobody waits."""
         if not self.waiting:
             return None
-        if self.waiting[0].holding.awaited is not None:
+        if next(iter(self.waiting)).holding.awaited is not None:
             return Scarce.PREFIX
         if self._short or self.preempted:
             return Scarce.BLOCKS
@@ -128,7 +129,7 @@ class Scheduler:
         """Raise AssertionError unless flags, order and blocks agree with each other."""
         everyone = [*self.running, *self.waiting]
         assert all(entry.running for entry in self.running), "a request runs and does not know"
-        for queue in (self.running, [*self.waiting]):
+        for queue in (self.running, *self.waiting.lines):
             assert queue == sorted(queue, key=_turn), "somebody is out of turn"
         assert not any(entry.running or entry.request.num_computed for entry in self.waiting), "a waiting request runs"
         most = min(self._max_rows, self._max_batch_tokens)
@@ -156,17 +157,17 @@ class Scheduler:
 
     def _admit(self) -> list[Entry]:
         """Let waiting requests in while tokens, rows and blocks last; returns those that got less than there was."""
-        cut, place = [], 0
-        while self._left and place < len(self.waiting) and self._may_admit and not self.preempted:
-            entry = self.waiting[place]
+        cut: list[Entry] = []
+        for entry in list(self.waiting) if self._may_admit else ():
+            if not (self._left and self._may_admit) or self.preempted:
+                break
             if self._cache.is_coming(entry.request, entry.holding):
-                place += 1
                 continue
             cached = self._cache.admit(entry.request, entry.holding)
             if cached is None:
                 self._short = True
                 break
-            del self.waiting[place]
+            self.waiting.let_in(entry)
             self._start(entry, cached)
             cut += self._chunk(entry, self._may_admit)
         return cut
@@ -228,7 +229,7 @@ class Scheduler:
 
     def _preempt_youngest(self) -> Entry:
         victim = self.running.pop()
-        insort_left(self.waiting, victim, key=_turn)
+        self.waiting.put_back(victim)
         victim.running = False
         victim.request.num_computed = 0
         victim.account.preemptions += 1
@@ -251,3 +252,7 @@ class Scheduler:
 
 def _turn(entry: Entry) -> float:
     return entry.turn
+
+
+def _tenant(entry: Entry) -> bytes:
+    return entry.request.cache_salt

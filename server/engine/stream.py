@@ -17,7 +17,7 @@ class EngineFault(Exception):
 class Stream:
     """One request's deltas as they come; ends after the delta that has stats. For one reader.
 
-    Nothing is dropped for a slow reader: what waits here is at most one delta for each of max_tokens, and a last one.
+    Nothing is dropped for a slow reader. Who sees that too much is `pending` cancels: the engine does not wait.
     """
 
     def __init__(self, cancel: Callable[[Outcome], None]) -> None:

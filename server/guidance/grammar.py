@@ -80,7 +80,7 @@ def _check_choices(guidance: Guidance, limits: Limits) -> None:
 
 def _schema(guidance: Guidance, limits: Limits) -> None:
     try:
-        schema = json.loads(guidance.text, parse_constant=_no_constant)
+        schema = json.loads(guidance.text, object_pairs_hook=_once, parse_constant=_no_constant)
     except RecursionError:
         raise refused(guidance, f"it may be nested at most {limits.json_depth} deep") from None
     except ValueError as error:
@@ -96,6 +96,13 @@ def _fits(value: Any, depth: int) -> bool:
         return True
     inner = value.values() if isinstance(value, dict) else value
     return depth > 0 and all(_fits(item, depth - 1) for item in inner)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("an object of it has a key more than once")
+    return value
 
 
 def _no_constant(name: str) -> Any:

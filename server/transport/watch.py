@@ -106,6 +106,7 @@ class HttpWatch:
         self._observer.opened("rest")
         try:
             with StallGuard(self._stalled_write_seconds) as guard:
+                scope["dyno.guard"] = guard
                 await self._app(scope, heard, watched)
         except Exception as error:
             # Starlette raises again what it has answered. An answer that cannot be ended must not look complete.

@@ -128,6 +128,14 @@ def test_a_window_stream_ends_an_unfinished_character(pieces: Tokenizer) -> None
     assert "".join(parts[:-1]) == "Once" and parts[-3:-1] == ["", ""] and set(parts[-1]) == {"�"}
 
 
+def test_a_token_has_its_own_bytes(words: Tokenizer, pieces: Tokenizer) -> None:
+    for text in TEXTS:
+        assert b"".join(words.token_bytes(i) for i in words.encode(text)) == text.encode()
+    assert [pieces.token_bytes(2 + byte) for byte in (0xE6, 0x41)] == [b"\xe6", b"A"]
+    assert pieces.token_bytes(pieces.encode("漢")[-1]) == "漢".encode()
+    assert words.token_bytes(0) == pieces.token_bytes(1) == b""
+
+
 def test_a_window_stream_gives_up_on_bytes_that_never_make_a_character(pieces: Tokenizer) -> None:
     """Four bytes at most are held back: a model that says nothing else still streams."""
     parts = streamed(pieces, [2 + 0xFF] * 9)

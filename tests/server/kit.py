@@ -44,6 +44,8 @@ class ChatBytes(ByteTokenizer):
     def render_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         if messages[0]["role"] == "assistant":
             raise ValueError("messages: the assistant cannot speak first")
+        if messages[0]["content"] == "render nothing":
+            return []
         return self.encode("".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant: ")
 
 

@@ -11,7 +11,7 @@ import pytest
 from server.transport.rpc.errors import field_path
 from tests.server.callers import FORMS, Caller, Refused, RestCaller, RpcCaller, Told
 from tests.server.kit import CONTEXT, VOCAB, Harness
-from tests.server.test_bad_input import CASES, wish_of
+from tests.server.test_bad_input import CASES, USER, rest_words, wish_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -58,6 +58,7 @@ BAD: dict[str, dict[str, Any]] = {
     "regex long": {"form": {"regex": "a" * 70_000}},
     "schema": {"form": {"json_schema": '{"type": "strin"}'}},
     "schema not JSON": {"form": {"json_schema": "{"}},
+    "schema with a key twice": {"form": {"json_schema": '{"type": "string", "type": "object"}'}},
     "schema nested": {"form": {"json_schema": '{"items":' * 60 + "{}" + "}" * 60}},
     "schema for ever": {"form": {"json_schema": '{"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}'}},
     "choice none": {"form": {"choice": []}},
@@ -104,8 +105,8 @@ async def test_every_refusal_is_the_same(case: str, callers: tuple[RestCaller, R
     wish = wish_of(BAD[case] if case in BAD else CASES[case][0])
     rest, rpc = [await verdict(caller, wish) for caller in callers]
     assert rest[0] == rpc[0] == "invalid"
-    assert (rest[1], rest[3]) == (rpc[1], rpc[3])
-    assert rpc[2] in (field_path(rest[2]), *(path for path, field in PATHS.items() if rest[2] == field))
+    assert (rest[1], rest[3]) == (rpc[1], rest_words(rpc[3]))
+    assert rest_words(rpc[2]) in (field_path(rest[2]), *(path for path, field in PATHS.items() if rest[2] == field))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,14 @@ async def test_every_refusal_is_the_same(case: str, callers: tuple[RestCaller, R
 )
 async def test_fields_of_errors_are_where_the_contract_has_them(param: str, path: str) -> None:
     assert field_path(param) == path
+
+
+async def test_the_developer_is_the_system(callers: tuple[RestCaller, RpcCaller]) -> None:
+    said = []
+    for role in ("developer", "system"):
+        wish = {"model": "chat", "messages": [{"role": role, "content": "Be kind."}, USER], "max_tokens": 4}
+        said += [await verdict(caller, wish) for caller in callers]
+    assert said[0][0] == "told" and said == [said[0]] * 4
 
 
 @pytest.mark.parametrize("depth", [33, 10_000])

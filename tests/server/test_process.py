@@ -256,6 +256,16 @@ async def test_certificates_that_cannot_be_used_are_one_clear_line(tmp_path: Pat
     assert code == 1 and told == f"dyno serve: certificate file {tmp_path / 'cert.pem'}: No such file or directory\n"
 
 
+async def test_the_log_is_records_and_nothing_else() -> None:
+    async with serving("--model", "fake") as server, grpc.aio.insecure_channel(server.target) as channel:
+        await server.ready()
+        with pytest.raises(grpc.aio.AioRpcError):  # the library has a line of its own to say about it
+            await InferenceServiceStub(channel).Generate(pb.GenerateRequest(), compression=grpc.Compression.Gzip)
+        server.signal()
+        code, told = await complaint(server.process)
+    assert code == 0 and all(isinstance(json.loads(line), dict) for line in told.splitlines()), told
+
+
 async def test_handshakes_that_fail_write_nothing(tmp_path: Path) -> None:
     own = Authority(tmp_path).issue("server")
     process = await launch("--model", "fake", "--tls-cert", str(own.cert), "--tls-key", str(own.key))

@@ -16,6 +16,7 @@ ACCESS: dict[str, Access] = {
     "GET /livez": Standing.OPEN,
     "GET /readyz": Standing.OPEN,
     "GET /health": Standing.OPEN,
+    "GET /ready": Standing.OPEN,
     "/grpc.health.v1.Health/Check": Standing.OPEN,
     "/grpc.health.v1.Health/Watch": Standing.OPEN,
     # what it is

@@ -16,6 +16,7 @@ from server.service import GenerationService
 from server.transport.rest.calls import AnswerWishes
 from server.transport.rest.errors import internal_error
 from server.transport.rest.writers import Writer
+from server.transport.stall import StallGuard
 
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -42,15 +43,16 @@ class GenerationAnswer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises ServiceError while nothing is sent yet; later errors go into the stream."""
         try:
-            await while_connected(receive, self._run(send))
+            await while_connected(receive, self._run(send, scope["dyno.guard"]))
         except InvalidRequest as error:
             error.rename(self._wishes.names)
             raise
 
-    async def _run(self, send: Send) -> None:
+    async def _run(self, send: Send, guard: StallGuard) -> None:
         async with self._service.generate(self._id, self._call) as generation:
             writer = self._writer(generation, self._wishes)
             if self._wishes.stream:
+                guard.watch(lambda: generation.piled_up)
                 await self._stream(generation, writer, send)
                 return
             body = writer.whole(await generation.whole())

@@ -9,7 +9,6 @@ from server.errors import InvalidValue
 from server.transport.rest.forms import guidance_of
 from server.transport.rest.schema import ChatBody, CompletionBody, DynoOptions, GenerationBody
 
-ROLES = {"developer": "system"}  # OpenAI's newer name
 NO_FACTS = FactWishes(RoutingDetail.NONE, latency=False, compute=False)
 
 
@@ -39,7 +38,7 @@ def chat_call(body: ChatBody, arrived: float) -> GenerateCall:
     body.refuse_unsupported()
     for index, message in enumerate(body.messages):
         message.refuse_unsupported(f"messages[{index}].")
-    messages = tuple(Message(ROLES.get(message.role, message.role), message.content) for message in body.messages)
+    messages = tuple(Message(message.role, message.content) for message in body.messages)
     return _call(body, (Conversation(messages),), _chat_max_tokens(body), _chat_logprobs(body), arrived, fill=True)
 
 

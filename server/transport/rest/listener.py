@@ -86,9 +86,8 @@ class HttpListener:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises AddressInUse."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+            listening = _listening(host, port)
         except OSError:
             raise AddressInUse("REST", host, port) from None
         self._serving = asyncio.create_task(self._server.serve([listening]))
@@ -102,3 +101,11 @@ class HttpListener:
             self._server.should_exit = True
             self._server.ending.set()
             await self._serving
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that says it is TCP, and so do those that it accepts: asyncio switches Nagle's delay off for no other,
+    and with it an answer on a connection that is used again waits for the acknowledgement of the one before."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=made.detach())

@@ -10,19 +10,39 @@ from server.call import PromptTokens
 from server.engine.step import TokenLogprobs
 
 
+class TextPlaces:
+    """Where in a text its tokens begin: the three tokens of one dash at the same place, what is held back for a stop
+    string where it stands."""
+
+    def __init__(self, tokenizer: Tokenizer, start: int = 0) -> None:
+        """`start`: the length of the text before."""
+        self._tokenizer = tokenizer
+        self._stream = tokenizer.stream()
+        self._end = start  # of the characters that are complete
+
+    def of(self, tokens: Sequence[int]) -> list[int]:
+        """Of the next tokens."""
+        return [self._pass(token) for token in tokens]
+
+    def _pass(self, token: int) -> int:
+        text, place = self._stream.push(token), self._end
+        self._end += len(text)
+        if text.startswith("�"):  # it may have shown that what was open before it is no character
+            place += max(0, len(text) - len(self._tokenizer.stream().push(token)))
+        return place
+
+
 def completion_logprobs(
-    tokenizer: Tokenizer, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs | None], offset: int
+    tokenizer: Tokenizer, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs | None], places: Sequence[int]
 ) -> dict[str, Any]:
-    """The parallel lists of /v1/completions; `offset` is the length of the text before. The chosen token is always
-    among the top ones; of tokens with the same text the likeliest is told."""
-    texts = [tokenizer.decode([token]) for token in tokens]
-    top, offsets = [], []
-    for text, logprob in zip(texts, logprobs, strict=True):
-        offsets.append(offset)
-        offset += len(text)
-        top.append(_by_text(tokenizer, text, logprob))
-    chosen = [None if logprob is None else logprob.chosen for logprob in logprobs]
-    return {"tokens": texts, "token_logprobs": chosen, "top_logprobs": top, "text_offset": offsets}
+    """The parallel lists of /v1/completions. The chosen token is always among the top ones."""
+    pairs = list(zip(tokens, logprobs, strict=True))
+    return {
+        "tokens": [tokenizer.decode([token]) for token in tokens],
+        "token_logprobs": [None if logprob is None else logprob.chosen for logprob in logprobs],
+        "top_logprobs": [None if logprob is None else _by_text(tokenizer, token, logprob) for token, logprob in pairs],
+        "text_offset": places,
+    }
 
 
 def chat_logprobs(
@@ -56,16 +76,15 @@ def _by_id(tokenizer: Tokenizer, token: int, logprob: TokenLogprobs) -> dict[str
     }
 
 
-def _by_text(tokenizer: Tokenizer, chosen: str, logprob: TokenLogprobs | None) -> dict[str, float] | None:
-    if logprob is None:
-        return None
-    best = {chosen: logprob.chosen}
-    for token, value in logprob.top:
-        text = tokenizer.decode([token])
-        best[text] = max(value, best.get(text, value))
+def _by_text(tokenizer: Tokenizer, token: int, logprob: TokenLogprobs) -> dict[str, float]:
+    """Of tokens with the same text the chosen or the likeliest goes by it, the others by their ids."""
+    best = {tokenizer.decode([token]): logprob.chosen}
+    for other, value in logprob.top:
+        if other != token:
+            text = tokenizer.decode([other])
+            best[f"token_id:{other}" if text in best else text] = value
     return best
 
 
 def _entry(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
-    text = tokenizer.decode([token])
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+    return {"token": tokenizer.decode([token]), "logprob": logprob, "bytes": list(tokenizer.token_bytes(token))}

@@ -50,6 +50,7 @@ class Routes:
         add_route(router, "/livez", self.livez)
         add_route(router, "/readyz", self.readyz)
         add_route(router, "/health", self.readyz)
+        add_route(router, "/ready", self.readyz)
         add_route(router, "/version", self.version)
         add_route(router, "/metrics", self.metrics, "GET HEAD")
         if self.debug_state is not None:

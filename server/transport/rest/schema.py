@@ -71,8 +71,10 @@ def read_bias(value: object) -> tuple[tuple[int, float], ...]:
     if value is None:
         return ()
     if isinstance(value, dict) and all(_is_id(key) and type(bias) in (int, float) for key, bias in value.items()):
-        return tuple((int(key), float(bias)) for key, bias in value.items())
-    raise ValueError("an object from token ids to numbers")
+        told = {int(key): float(bias) for key, bias in value.items()}
+        if len(told) == len(value):  # "1" and "01" are the same token
+            return tuple(told.items())
+    raise ValueError("an object from token ids to numbers, each token once")
 
 
 def read_content(value: object) -> str:

@@ -19,6 +19,7 @@ REASONS = {
 }
 
 
+CHUNK_LINE_BYTES = 16  # a chunk's length and the ends of its lines
 LINGER_SECONDS = 2.0
 """How long what a client still sends is thrown away after an answer that did not wait for it. A connection closed on
 unread bytes is reset, and the client never sees the answer."""
@@ -42,8 +43,11 @@ class GuardedHttp(HttpToolsProtocol):
         self._chunks = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._in_body = False
+        self._body_bytes = 0
+        self._beside_body = 0  # the lines of its chunks
         self._linger_timer: asyncio.TimerHandle | None = None
         self._refused = False  # nothing more is read from this connection
+        self._owed = False  # the refusal waits for the answers to the requests before it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -60,14 +64,28 @@ class GuardedHttp(HttpToolsProtocol):
         if self._refused:
             return
         self._head_bytes += len(data) if self._in_head else 0
+        in_body, before = self._in_body, self._body_bytes
         super().data_received(data)
-        if self._in_head and self._head_bytes > self.limits.head_bytes + self.limits.request_line_bytes:
+        if in_body and self._in_body:
+            self._count_beside_body(len(data) - (self._body_bytes - before))
+        if (
+            not self._refused
+            and self._in_head
+            and self._head_bytes > self.limits.head_bytes + self.limits.request_line_bytes
+        ):
             self._refusal = self._head_refusal()
+            self.send_400_response("")
+
+    def _count_beside_body(self, count: int) -> None:
+        self._beside_body += count
+        most = self.limits.body_chunks * CHUNK_LINE_BYTES + self.limits.head_bytes
+        if not self._refused and self._beside_body > most:
+            self._refusal = (400, "too_many_chunks", f"the lines of a body's chunks may have at most {most} bytes")
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._chunks = 0
+        self._chunks = self._body_bytes = self._beside_body = 0
         if not self._in_head:
             self._in_head, self._head_bytes = True, 0
             self._await_head()
@@ -85,10 +103,15 @@ class GuardedHttp(HttpToolsProtocol):
             self._refuse(*self._head_refusal())
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._in_body = False, True
+        self._in_head = False
         self._head_arrived()
         self.scope["dyno.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
+        self._in_body = True
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_chunk_header(self) -> None:
         """Called by the parser for every chunk of a chunked body."""
@@ -102,12 +125,37 @@ class GuardedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        last = not self.pipeline
         super().on_response_complete()
-        if self._in_body and not self.transport.is_closing():
+        if self._owed and last:
+            self._send_refusal()
+        elif self._in_body and not self.transport.is_closing():
             self._linger()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer a request that no application sees."""
+        """Refuse what arrives at this moment, once, after the answers to the requests before it."""
+        self._refused = True
+        self._head_arrived()
+        if self._in_body and self.cycle.response_started:
+            if not self.cycle.response_complete:
+                self.transport.abort()  # it shall not look complete; one that is complete is not answered twice
+            return
+        self._owed = self._take_back() if self._in_body else not (self.cycle is None or self.cycle.response_complete)
+        if not self._owed:
+            self._send_refusal()
+
+    def _take_back(self) -> bool:
+        """Whoever works on the request whose body arrives has no one to answer; whether requests before it have."""
+        if self.pipeline:
+            self.pipeline.popleft()  # the newest; it had not begun
+            return True
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        return False
+
+    def _send_refusal(self) -> None:
+        if self.transport.is_closing():
+            return
         status, code, message = self._refusal
         error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
         body = orjson.dumps({"error": error})
@@ -119,8 +167,6 @@ class GuardedHttp(HttpToolsProtocol):
         self.transport.write(head.encode() + body)
         if self.transport.can_write_eof():  # TLS cannot say that only one side has ended
             self.transport.write_eof()
-        self._refused = True
-        self._head_arrived()
         self._linger()
 
     def _refuse(self, status: int, code: str, message: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from server.generation import Generation
 from server.transport.rest.calls import AnswerWishes
 from server.transport.rest.errors import error_body
 from server.transport.rest.facts import facts, usage
-from server.transport.rest.logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
+from server.transport.rest.logprobs import TextPlaces, chat_logprobs, completion_logprobs, prompt_logprobs
 
 DONE = b"data: [DONE]\n\n"
 
@@ -32,7 +31,7 @@ class Writer(ABC):
         self._wishes = wishes
         self._tokens = 0
         self._cached: dict[int, int] = {}  # by choice, once it has ended
-        self._chars = Counter[int]()  # by choice, what its text has so far
+        self._places: dict[int, TextPlaces] = {}  # by choice, where its next token begins
         self._begun: set[int] = set()
         self._head = b"data: " + orjson.dumps(self._envelope(self.chunk_object))[:-1] + b',"choices":['
 
@@ -135,26 +134,31 @@ class CompletionWriter(Writer):
     whole_object = chunk_object = "text_completion"
 
     def _chunk(self, piece: Piece, first: bool) -> dict[str, Any]:
-        logprobs, text = self._logprobs(piece, self._chars[piece.index]), self._text(piece)
-        self._chars[piece.index] += len(text)
-        return {"text": text, "logprobs": logprobs}
+        return {"text": self._text(piece), "logprobs": self._logprobs(piece)}
 
     def _whole(self, choice: WholeChoice) -> dict[str, Any]:
-        return {"text": self._text(choice), "logprobs": self._logprobs(choice, 0)}
+        return {"text": self._text(choice), "logprobs": self._logprobs(choice)}
 
     def _text(self, part: Piece | WholeChoice) -> str:
         """With the prompt before it, when that is to be echoed."""
-        if part.prompt is None or not self._generation.call.echo:
-            return part.text
-        return self._generation.model.tokenizer.decode(part.prompt.tokens) + part.text
+        return self._echo(part) + part.text
 
-    def _logprobs(self, part: Piece | WholeChoice, offset: int) -> dict[str, Any] | None:
+    def _echo(self, part: Piece | WholeChoice) -> str:
+        if part.prompt is None or not self._generation.call.echo:
+            return ""
+        return self._generation.model.tokenizer.decode(part.prompt.tokens)
+
+    def _logprobs(self, part: Piece | WholeChoice) -> dict[str, Any] | None:
         if self._generation.call.logprobs is None:
             return None
-        tokens, logprobs, prompt = part.tokens, part.logprobs, part.prompt
+        tokenizer, prompt = self._generation.model.tokenizer, part.prompt
+        if part.index not in self._places:
+            self._places[part.index] = TextPlaces(tokenizer, len(self._echo(part)))
+        tokens, logprobs, places = part.tokens, part.logprobs, self._places[part.index].of(part.tokens)
         if prompt is not None and self._generation.call.echo:
             tokens, logprobs = prompt.tokens + tokens, (prompt.logprobs or ()) + logprobs
-        return completion_logprobs(self._generation.model.tokenizer, tokens, logprobs, offset)
+            places = TextPlaces(tokenizer).of(prompt.tokens) + places
+        return completion_logprobs(tokenizer, tokens, logprobs, places)
 
 
 class ChatWriter(Writer):

@@ -25,6 +25,11 @@ def prompt_of(request: pb.GenerateRequest | pb.ScoreRequest) -> Prompt:
             raise MissingValue("one of prompt, token_ids and conversation is needed", param="prompt")
 
 
+def names_of(request: pb.GenerateRequest | pb.ScoreRequest) -> dict[str, str]:
+    """What this caller calls fields of the domain, where that is not their usual name."""
+    return {"prompt": "token_ids"} if request.HasField("token_ids") else {}
+
+
 def sampling_of(wishes: pb.SamplingParameters) -> SamplingWishes:
     return SamplingWishes(
         max_tokens=optional(wishes, "max_tokens", wishes.max_tokens),

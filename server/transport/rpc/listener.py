@@ -121,12 +121,14 @@ def channel_options(limits: Limits, connection_seconds: float | None = None) -> 
         *aged,
         ("grpc.max_connection_age_grace_ms", round((limits.request_seconds + limits.stalled_write_seconds) * 1000)),
         ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.server_handshake_timeout_ms", round(limits.head_seconds * 1000)),
         ("grpc.so_reuseport", 0),  # else two servers share a port, and nobody is told
         ("grpc.max_receive_message_length", limits.body_bytes),
         ("grpc.max_metadata_size", limits.metadata_bytes),
         ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
+        ("grpc.http.overload_protection", 0),  # else the stream above fails, where it should wait for one that ends
         ("grpc.compression_enabled_algorithms_bitset", IDENTITY_ONLY),
         ("grpc.keepalive_time_ms", 30_000),  # notices peers that vanished
         ("grpc.keepalive_timeout_ms", 20_000),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -12,9 +12,12 @@ import grpc
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 from server.call import GenerateCall
+from server.errors import InvalidRequest
+from server.generation import Generation
 from server.service import GenerationService
 from server.transport.rpc import convert
 from server.transport.rpc.answering import answering, metadata
+from server.transport.rpc.asking import names_of
 from server.transport.rpc.authorisation import caller
 from server.transport.rpc.watching import load_message
 from server.transport.stall import StallGuard
@@ -36,25 +39,27 @@ class Servicer(InferenceServiceServicer):
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:  # type: ignore[override]
         guard = StallGuard(self._service.limits.stalled_write_seconds)
         async with self._answering(context, "StreamGenerate") as id:
-            call = self._call(convert.generate_call, request.request, context)
             with guard:
-                async with self._service.generate(id, call) as generation:
+                async with self._generation(id, convert.generate_call, request.request, context) as generation:
+                    guard.watch(lambda: generation.piled_up)
                     async for piece in generation.pieces(merged=True):
-                        await guard.write(context.write(convert.stream_response(id, piece, call.facts)))
+                        await guard.write(context.write(convert.stream_response(id, piece, generation.call.facts)))
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
-        async with self._answering(context, "Generate") as id:
-            call = self._call(convert.generate_call, request, context)
-            async with self._service.generate(id, call) as generation:
-                choices = await generation.whole()
-                return convert.generate_response(id, generation.model.name, choices, call.facts)
+        async with (
+            self._answering(context, "Generate") as id,
+            self._generation(id, convert.generate_call, request, context) as generation,
+        ):
+            choices = await generation.whole()
+            return convert.generate_response(id, generation.model.name, choices, generation.call.facts)
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
-        async with self._answering(context, "Score") as id:
-            call = self._call(convert.score_call, request, context)
-            async with self._service.generate(id, call) as generation:
-                [scored] = await generation.whole()
-                return convert.score_response(id, generation.model.name, scored, call.facts)
+        async with (
+            self._answering(context, "Score") as id,
+            self._generation(id, convert.score_call, request, context) as generation,
+        ):
+            [scored] = await generation.whole()
+            return convert.score_response(id, generation.model.name, scored, generation.call.facts)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         async with self._answering(context, "Tokenize"):
@@ -85,6 +90,18 @@ class Servicer(InferenceServiceServicer):
         async with self._answering(context, "GetModel"):
             model = self._service.model(convert.model_name(request.model))
             return pb.GetModelResponse(model=convert.model_message(model.card))
+
+    @asynccontextmanager
+    async def _generation(
+        self, id: str, read: Callable[[Asked, float, float | None], GenerateCall], request: Asked, context: Context
+    ) -> AsyncIterator[Generation]:
+        call = self._call(read, request, context)
+        try:
+            async with self._service.generate(id, call) as generation:
+                yield generation
+        except InvalidRequest as error:
+            error.rename(names_of(request))
+            raise
 
     def _call(
         self, read: Callable[[Asked, float, float | None], GenerateCall], request: Asked, context: Context

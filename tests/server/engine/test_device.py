@@ -51,7 +51,7 @@ def test_a_card_that_is_not_there(cards: int, wanted: str, words: str) -> None:
         ("llama-3-8b@cuda", "cuda", "llama-3-8b", "llama-3-8b"),
         ("m=org/name@cuda:3", "cuda:3", "m", "org/name"),
         ("m=/some/where@cpu", "cpu", "m", "/some/where"),
-        ("me@home", None, "me@home", "me@home"),
+        ("me=you@home", None, "me", "you@home"),
         ("m=a@auto", "auto", "m", "a"),
     ],
 )

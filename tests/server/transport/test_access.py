@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from starlette.routing import Route
 
+from server.transport.auth import access as authorisation
 from server.transport.auth.access import Access, Standing
 from server.transport.auth.keys import Role
 from server.transport.auth.table import ACCESS
@@ -30,15 +31,18 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 HOLDERS = {Role.INFERENCE: "alice", Role.METRICS: "prom", Role.ADMIN: "root"}
 ROUTES = sorted(name for name in ACCESS if not name.startswith("/"))
 METHODS = sorted(name for name in ACCESS if name.startswith("/"))
-OPEN = {"GET /livez", "GET /readyz", "GET /health", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
+OPEN = {"GET /livez", "GET /readyz", "GET /health", "GET /ready"}
+OPEN |= {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
 UNREADABLE = b"\xff\xff\xff"  # nothing is done for a caller who may
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
     path = write_keys(tmp_path_factory.mktemp("keys") / "keys.toml", *KEYS)
-    async with running(fake_model(), api_keys_file=path) as server:
-        yield server
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(authorisation, "FAILURES_A_SECOND", 1 << 20)  # there are many here, however fast they come
+        async with running(fake_model(), api_keys_file=path) as server:
+            yield server
 
 
 def others(access: Access) -> list[str]:

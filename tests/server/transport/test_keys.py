@@ -172,6 +172,26 @@ class TestCalls:
             )
             assert rejected == 2, "refused calls came in, and are counted"
 
+    async def test_every_generation_of_a_call_takes_a_place(self, transport: str, tmp_path: Path) -> None:
+        path = write_keys(tmp_path / "keys.toml", "alice", max_concurrent=3)
+        async with (
+            running(fake_model(sleep=0.01), api_keys_file=path) as server,
+            caller_as(transport, server, "alice") as alice,
+        ):
+            with pytest.raises(Refused) as refused:
+                await alice.whole(prompt="abc", max_tokens=1, n=4)
+            assert (refused.value.kind, refused.value.param) == ("invalid", "n"), "it would never fit"
+            assert "4 generations" in refused.value.message and "at most 3" in refused.value.message
+            held = asyncio.create_task(alice.stream(**LONG, n=2))
+            await until(lambda: len(server.app.service.active) == 1)
+            with pytest.raises(Refused) as refused:
+                await alice.whole(prompt="abc", max_tokens=1, n=2)
+            assert refused.value.code == "too_many_requests"
+            assert len(await alice.whole(prompt="abc", max_tokens=1)) == 1
+            await held
+            assert len(await alice.whole(prompt="abc", max_tokens=1, n=3)) == 3
+            assert server.app.service._places._taken == {}
+
     async def test_tenants_share_no_prefixes(self, transport: str, tmp_path: Path) -> None:
         path = write_keys(tmp_path / "keys.toml", "alice", "bob")
         prompt = "a prompt that is long enough for several blocks"

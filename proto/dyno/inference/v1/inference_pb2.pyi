@@ -385,7 +385,7 @@ class Message(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """system, user or assistant."""
+    """system (or developer, which is the same), user or assistant."""
     content: _builtins.str
     """Plain text."""
     def __init__(

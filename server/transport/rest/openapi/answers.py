@@ -69,9 +69,10 @@ class CompletionLogprobs(Answer):
         description="Natural logarithms of their probabilities; null for the first one of a prompt."
     )
     top_logprobs: list[dict[str, float] | None] = Field(
-        description="The likeliest tokens there, the chosen one always among them."
+        description="The likeliest tokens there, the chosen one always among them. Of several with the same text the "
+        "chosen or the likeliest goes by it, the others as `token_id:ID`."
     )
-    text_offset: list[Count] = Field(description="Where in the text of the choice each begins.")
+    text_offset: list[Count] = Field(description="Where in the text of the choice each begins, in characters.")
 
 
 class TopLogprob(Answer):
@@ -79,7 +80,7 @@ class TopLogprob(Answer):
 
     token: str = Field(description="Its text.")
     logprob: float = Field(description="Natural logarithm of its probability.")
-    bytes: list[int] = Field(description="Its text in UTF-8.")
+    bytes: list[int] = Field(description="Its own bytes; several tokens may make one character.")
 
 
 class ChatLogprob(TopLogprob):

@@ -169,6 +169,7 @@ def _operation() -> dict[str, Operation]:
         ),
         "GET /readyz": ready,
         "GET /health": ready,
+        "GET /ready": ready,
         "GET /version": Operation("Operation", "Tell the server's version", "", answers.Version),
         "GET /metrics": Operation(
             "Operation", "Metrics for Prometheus", "As text, or as OpenMetrics where `accept` asks for it. Also HEAD."

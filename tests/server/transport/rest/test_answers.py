@@ -161,7 +161,7 @@ async def test_log_probabilities_of_completions(server: Harness) -> None:
     assert whole["tokens"] == ["H", "\ufffd", "\ufffd", "n"]
     assert whole["token_logprobs"] == [-b / 8 for b in SCRIPT[:4]]
     assert whole["top_logprobs"] == [{t: -b / 8} for t, b in zip(whole["tokens"], SCRIPT, strict=False)]
-    assert whole["text_offset"] == [0, 1, 2, 3]
+    assert whole["text_offset"] == [0, 1, 1, 2]
     chunks = await events(server, "/v1/completions", **body)
     assert [chunk["choices"][0]["logprobs"]["tokens"] for chunk in chunks] == [["H"], ["\ufffd"], ["\ufffd"], ["n"]]
 

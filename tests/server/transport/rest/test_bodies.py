@@ -143,6 +143,7 @@ async def test_a_prompt_of_another_shape_is_refused(prompt: Any, server: Harness
         ("logit_bias", [1]),
         ("logit_bias", {"a": 1}),
         ("logit_bias", {"1": "x"}),
+        ("logit_bias", {"1": 1, "01": 2}),
     ],
 )
 async def test_stop_and_bias_of_another_shape_are_refused(field: str, value: Any, server: Harness) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -101,6 +102,16 @@ async def test_a_body_of_very_many_chunks_is_refused(server: Harness) -> None:
     await server.settled()
 
 
+async def test_what_is_written_is_sent_at_once(server: Harness) -> None:
+    """Not only when the client has acknowledged what came before, which it puts off for 40 ms."""
+    async with connection(server) as (reader, writer):
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        await answer(reader)
+        accepted = [one.transport.get_extra_info("socket") for one in server.app._http._server.server_state.connections]
+        assert accepted
+        assert all(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for one in accepted)
+
+
 async def test_a_connection_serves_one_request_after_another(server: Harness) -> None:
     good = HEAD + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
     bad = HEAD + b"content-length: 2\r\n\r\n[]"
@@ -117,6 +128,19 @@ async def test_after_a_refusal_that_did_not_wait_for_the_body_the_next_request_i
         assert (await answer(reader))[0] == 415
         writer.write(b"hello" + b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
         assert (await answer(reader))[0] == 200
+
+
+async def test_extensions_of_chunks_are_bounded(server: Harness) -> None:
+    few = b"".join(b"1;ext=%d\r\n \r\n" % i for i in range(100)) + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+    raw = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+    assert (await ask(server, raw + few))[0] == 200
+    async with connection(server) as (reader, writer):
+        writer.write(raw + b"1;")
+        for _ in range(20):
+            writer.write(b"x" * (1 << 16))
+            await asyncio.sleep(0)
+        status, _, body = await answer(reader)
+        assert (status, json.loads(body)["error"]["code"]) == (400, "too_many_chunks")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -96,6 +97,30 @@ async def test_a_connection_does_not_grow_old_unless_told_to() -> None:
             await asyncio.wait_for(raw.until_goaway(), 1)
 
 
+async def test_more_connections_than_allowed_are_dropped() -> None:
+    async with running(fake_model(), limits=Limits(connections=3)) as server:
+        held = [await asyncio.open_connection("127.0.0.1", server.app.grpc_port) for _ in range(3)]
+        for reader, writer in held:
+            writer.write(PREFACE + frame(SETTINGS))  # and nothing more
+            assert (await asyncio.wait_for(reader.readexactly(9), 5))[3] == SETTINGS
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.app.grpc_port)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 5) == b"", "closed without a word"
+        for _, other in [*held, (reader, writer)]:
+            other.close()
+        async with grpc.aio.insecure_channel(server.target) as channel:
+            assert await InferenceServiceStub(channel).Generate(pb.GenerateRequest(prompt="abc"), wait_for_ready=True)
+
+
+async def test_more_streams_than_a_connection_has_wait_their_turn() -> None:
+    sampling = pb.SamplingParameters(max_tokens=5, ignore_eos=True)
+    request = pb.StreamGenerateRequest(request=pb.GenerateRequest(prompt="abc", sampling=sampling))
+    async with running(fake_model(sleep=0.002)) as server, grpc.aio.insecure_channel(server.target) as channel:
+        stub = InferenceServiceStub(channel)
+        streams = await asyncio.gather(*(_read(stub.StreamGenerate(request)) for _ in range(130)))
+        assert [stream[-1].finished.usage.completion_tokens for stream in streams] == [5] * 130
+
+
 # ---------------------------------------------------------------------------------------------- details of errors
 
 
@@ -151,3 +176,7 @@ async def test_errors_tell_what_they_are_about() -> None:
 
 async def _done(call: Any) -> Any:
     return await call
+
+
+async def _read(stream: Any) -> list[Any]:
+    return [message async for message in stream]

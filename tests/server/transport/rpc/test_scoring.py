@@ -46,7 +46,7 @@ async def test_a_conversation_can_be_scored(channel: grpc.aio.Channel) -> None:
         (pb.ScoreRequest(model="fake", prompt="a", prompt_logprobs=21), "prompt_logprobs"),
         (pb.ScoreRequest(model="fake", prompt="a", prompt_logprobs=-1), "prompt_logprobs"),
         (pb.ScoreRequest(model="fake", prompt="a", priority=101), "priority"),
-        (pb.ScoreRequest(model="fake", token_ids=pb.TokenIds(ids=[1] * (CONTEXT + 1))), "prompt"),
+        (pb.ScoreRequest(model="fake", token_ids=pb.TokenIds(ids=[1] * (CONTEXT + 1))), "token_ids"),
         (pb.ScoreRequest(model="fake", prompt="a", user="x" * 65), "user"),
     ],
     ids=str,
