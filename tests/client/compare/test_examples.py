@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from client.compare import experiment as experiments
 from client.compare.experiment import read
 from model import accounting, presets
-from model.codec import load_architecture
+from model.codec import architecture_from_dict, load_architecture
 from model.config import Architecture
 from model.zoo import names
 
@@ -25,13 +27,29 @@ def test_every_model_of_an_example_exists_and_holds_its_workload(path: Path) -> 
     experiment = read(path)
     assert path.read_text().startswith("# ")
     for one in experiment.architectures:
-        if one.model.endswith(".toml"):
-            made = load_architecture(Path(one.model))
+        folder = Path(one.model)
+        if folder.suffix == ".toml" or folder.is_dir():
+            made = load_architecture(folder / "architecture.json" if folder.is_dir() else folder)
             needed = experiment.workload.prompt_tokens, experiment.workload.output_tokens
             assert all(isinstance(n, int) for n in needed)
             assert sum(n for n in needed if isinstance(n, int)) <= made.context
         else:
             assert one.model in names() or one.model in presets.names()
+
+
+def test_what_was_trained_is_what_the_recipes_say_and_judged_beyond_it() -> None:
+    experiment = read(EXAMPLES / "beyond_training.toml")
+    for one in experiment.architectures:
+        folder = Path(one.model)
+        recipe = tomllib.loads((EXAMPLES / "recipes" / f"{folder.name}.toml").read_text())
+        made = load_architecture(folder / "architecture.json")
+        assert made == architecture_from_dict(recipe["architecture"])
+        card = json.loads((folder / "card.json").read_text())
+        assert card["recipe"]["length"] == recipe["training"]["length"] == min(experiment.quality or ())
+        assert max(experiment.quality or ()) == made.context
+    widths = {accounting.parameters(load_architecture(Path(a.model) / "architecture.json")).total for a in
+              experiment.architectures[:2]}
+    assert len(widths) == 1
 
 
 def test_equal_is_equal() -> None:
