@@ -2,70 +2,20 @@
 
 from __future__ import annotations
 
-import codecs
+import itertools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import tokenizers
 
 from model.template import ChatTemplate
+from model.tokenstream import ByteStream, TokenStream, WindowStream
 
-
-class TokenStream(Protocol):
-    """Turns ids into text one by one; the pieces joined are the text of all ids."""
-
-    def push(self, token: int) -> str:
-        """The text that became complete with this id; "" while a character is still open."""
-        ...
-
-    def flush(self) -> str:
-        """What is left at the end: U+FFFD for an unfinished character."""
-        ...
-
-
-class ByteStream:
-    """TokenStream where every id is a piece of UTF-8: exact, whatever the cut."""
-
-    def __init__(self, pieces: Sequence[bytes]) -> None:
-        self._pieces = pieces
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, token: int) -> str:
-        return self._decoder.decode(self._pieces[token])
-
-    def flush(self) -> str:
-        return self._decoder.decode(b"", True)
-
-
-class WindowStream:
-    """TokenStream for any other decoder: decodes a short window and emits what has become stable."""
-
-    LONGEST_CHARACTER = 4  # byte tokens
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._start = self._read = 0  # ids before _start are forgotten, text of ids before _read is out
-
-    def push(self, token: int) -> str:
-        self._ids.append(token)
-        before, after = self._texts()
-        if after.endswith("�") and len(self._ids) - self._read < self.LONGEST_CHARACTER:
-            return ""
-        return self._emit(before, after)
-
-    def flush(self) -> str:
-        return self._emit(*self._texts())
-
-    def _texts(self) -> tuple[str, str]:
-        window = self._ids[self._start :]
-        return self._tokenizer.decode(window[: self._read - self._start]), self._tokenizer.decode(window)
-
-    def _emit(self, before: str, after: str) -> str:
-        self._start, self._read = self._read, len(self._ids)
-        return after[len(before) :]
+REMEMBERED = 8  # ids with text before a stream that it has to know: more than a character has
+CONTINUES = re.compile(r"<0x[89AB][0-9A-F]>")  # a token for a byte inside a character
 
 
 class Tokenizer:
@@ -123,8 +73,33 @@ class Tokenizer:
             return b"".join(self._pieces[i] for i in ids).decode("utf-8", "replace")
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
-    def stream(self) -> TokenStream:
-        return WindowStream(self) if self._pieces is None else ByteStream(self._pieces)
+    def stream(self, after: Sequence[int] = ()) -> TokenStream:
+        """What turns the ids that come after these into the text that comes after `text_before` of these."""
+        stream = WindowStream(self.decode, self.shows) if self._pieces is None else ByteStream(self._pieces)
+        for token in self._last(after):
+            stream.push(token)
+        return stream
+
+    def text_before(self, ids: Sequence[int]) -> str:
+        """The text of ids that others follow: an unfinished character at the end is left to the stream after them."""
+        stream = self.stream(ids)
+        if isinstance(stream, WindowStream):
+            return self.decode(list(filter(self.shows, ids))[: -stream.held or None])
+        return self.decode(ids).removesuffix(stream.flush())
+
+    def shows(self, token: int) -> bool:
+        """Whether an id leaves a trace in a text: special tokens and ids that stand for nothing do not."""
+        if self._pieces is not None:
+            return bool(self._pieces[token])
+        return token not in self._special_ids and self._backend.id_to_token(token) is not None
+
+    def _last(self, ids: Sequence[int]) -> list[int]:
+        """The last few ids with text, from the beginning of a character on where that can be told."""
+        found = list(itertools.islice(filter(self.shows, reversed(ids)), REMEMBERED))[::-1]
+        if self._pieces is not None:
+            return found
+        inside = itertools.takewhile(lambda token: CONTINUES.fullmatch(self._backend.id_to_token(token) or ""), found)
+        return found[len(list(inside)) :]
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer. ValueError when the template refuses it.

@@ -146,7 +146,7 @@ class CompletionWriter(Writer):
         """With the prompt before it, when that is to be echoed."""
         if part.prompt is None or not self._generation.call.echo:
             return part.text
-        return self._generation.model.tokenizer.decode(part.prompt.tokens) + part.text
+        return self._generation.model.tokenizer.text_before(part.prompt.tokens) + part.text
 
     def _logprobs(self, part: Piece | WholeChoice, offset: int) -> dict[str, Any] | None:
         if self._generation.call.logprobs is None:
