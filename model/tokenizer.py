@@ -31,9 +31,11 @@ class Tokenizer:
         self._backend = backend
         backend.encode_special_tokens = True
         self.eos_ids = eos_ids
-        self.vocab_size: int = backend.get_vocab_size()
         self._pieces = _byte_pieces(backend)
         self._special_ids = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        every = set(backend.get_vocab(with_added_tokens=True).values())
+        self.vocab_size: int = max(every, default=-1) + 1  # ids may have gaps
+        self.highest_text_id: int = max(every - self._special_ids, default=-1)
         self._template = ChatTemplate(template, special or {}) if template else None
         # A second one for what templates write: one whose setting changes would be for a moment open to other threads.
         self._markup = tokenizers.Tokenizer.from_str(backend.to_str()) if template else backend
@@ -131,7 +133,7 @@ class ByteTokenizer(Tokenizer):
 
     def __init__(self, vocab_size: int = LEAST) -> None:
         self.eos_ids = frozenset({self.LEAST - 1})
-        self.vocab_size = vocab_size
+        self.vocab_size, self.highest_text_id = vocab_size, 255
         self._template = None
         self._pieces = [bytes([i]) for i in range(256)] + [b""] * (vocab_size - 256)
 

@@ -17,6 +17,7 @@ from rich.progress import Progress
 from model import presets, zoo
 from model.accounting import BYTES, cache_bytes_per_token, parameters
 from model.checkpoint import hub
+from model.checkpoint.error import CheckpointError
 from model.checkpoint.loading import load_any
 from model.codec import load_architecture
 from model.config import Architecture
@@ -135,22 +136,28 @@ def _load(source: str | Path, options: BuildOptions) -> tuple[Transformer, Token
     """A checkpoint; one without a tokenizer is served on bytes."""
     with _progress(f"loading {Path(source).name}") as progress:
         loaded = load_any(source, getattr(torch, options.dtype), progress)
-    return loaded.model, loaded.tokenizer or ByteTokenizer(loaded.architecture.vocab)
+    return loaded.model, loaded.tokenizer or _bytes(loaded.architecture, f"{Path(source).name} has no tokenizer")
 
 
 def _random(source: str, architecture: Architecture, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
     """Random weights from the seed, and bytes for tokens."""
     if options.scale is not None:
         architecture = presets.scaled(architecture, options.scale)
-    if architecture.vocab < ByteTokenizer.LEAST:
-        raise UnknownModel(f"model {source!r}: vocab={architecture.vocab} is too small for {ByteTokenizer.LEAST} bytes")
+    tokenizer = _bytes(architecture, f"model {source!r}")
     needed = parameters(architecture).total * BYTES[options.dtype]
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         sizes = f"{needed / 1e9:.1f} GB of weights, this machine has {there / 1e9:.1f} GB"
         raise TooLarge(f"model {source!r}: {sizes}; add --scale {' or --scale '.join(presets.SCALES)}")
     model = random_model(architecture, options.seed, getattr(torch, options.dtype)).eval().requires_grad_(False)
-    return model, ByteTokenizer(architecture.vocab)
+    return model, tokenizer
+
+
+def _bytes(architecture: Architecture, what: str) -> ByteTokenizer:
+    if architecture.vocab < ByteTokenizer.LEAST:
+        least = f"bytes as tokens and their end need {ByteTokenizer.LEAST}"
+        raise CheckpointError(f"{what}: vocab={architecture.vocab} is too small, {least}")
+    return ByteTokenizer(architecture.vocab)
 
 
 def _runner(model: Transformer, name: str, vocab: int, options: BuildOptions) -> ModelRunner:

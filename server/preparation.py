@@ -79,6 +79,9 @@ class Preparation:
             ids = await self._render(model, prompt)
         if not ids:
             raise InvalidValue("prompt has no tokens for this model", param="prompt")
+        if max(ids) >= model.vocab:  # a special token beyond the embedding that the chat template wrote
+            text = f"the prompt has the token id {max(ids)}; token ids of this model run from 0 to {model.vocab - 1}"
+            raise InvalidValue(text, param="prompt" if isinstance(prompt, str) else "messages")
         return tuple(ids)
 
     async def _render(self, model: ServedModel, conversation: Conversation) -> list[int]:

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import Metaspace
 from tokenizers.models import WordLevel
 
-from model.tokenizer import Tokenizer
-from server.call import GenerateCall, SamplingWishes
+from model.tokenizer import ByteTokenizer, Tokenizer
+from server.call import Conversation, GenerateCall, Message, SamplingWishes
 from server.engine.request import Request, Sampling
-from server.errors import QueueFull
+from server.errors import InvalidValue, QueueFull
 from server.guidance.guides import Guides
 from server.limits import Limits
 from server.models import ServedModel
@@ -116,6 +116,21 @@ async def test_stop_strings_and_texts_know_the_prompt_before_them() -> None:
     text = visible_text(call, served, request.prompt, request.sampling.min_tokens)
     assert request.stop is not None and [request.stop.push(i) for i in (1, 0, 1)] == [False, False, True]
     assert "".join(map(text.push, (1, 0, 1))) == " b" and text.stopped
+
+
+async def test_a_template_that_writes_an_id_beyond_the_model_is_refused() -> None:
+    class Images(ByteTokenizer):
+        chat = True
+
+        def render_chat(self, messages: Any) -> list[int]:
+            return [1, 400]
+
+    served = dataclasses.replace(model(), tokenizer=Images(500))
+    with pytest.raises(
+        InvalidValue, match="the prompt has the token id 400; token ids of this model run from 0 to"
+    ) as no:
+        await prepared(GenerateCall(None, (Conversation((Message("user", "x"),)),)), served)
+    assert no.value.param == "messages"
 
 
 async def test_short_texts_are_done_at_once_and_long_ones_beside_the_loop() -> None:
