@@ -20,7 +20,7 @@ from model.checkpoint import hub
 from model.checkpoint.error import CheckpointError
 from model.checkpoint.loading import load_any
 from model.codec import load_architecture
-from model.config import Architecture
+from model.config import Architecture, ConfigError
 from model.initialise import random_model
 from model.kernels import native, passes
 from model.limits import Limits
@@ -82,6 +82,8 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     model, tokenizer = _find(source, options)
     architecture = model.architecture
     _tell(name, architecture)
+    if not architecture.attentions:
+        raise ConfigError(f"model {name!r}: none of its blocks has an attention, so no token would see another")
     if options.int8 and (device.type != "cpu" or getattr(torch, options.dtype) not in native.linear_types()):
         raise NoInt8(f"model {name!r}: weights=int8 needs a compiler and the vector units for {options.dtype} of a CPU")
     if device.type != "cpu":

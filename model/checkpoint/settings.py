@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from model.checkpoint.error import CheckpointError
+from model.values.base import LARGEST as LARGEST_REAL
+from model.values.base import shown
 
 Choice = TypeVar("Choice")
 LARGEST = 2**24  # of any size or count: keeps a broken file from asking for absurd amounts of memory
@@ -44,6 +46,8 @@ class Settings:
         key, value = self._get(keys, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.refusal(key, "a number is needed")
+        if not -LARGEST_REAL <= value <= LARGEST_REAL:
+            raise self.refusal(key, f"it must be from {-LARGEST_REAL:g} to {LARGEST_REAL:g}")
         return float(value)
 
     def optional_real(self, key: str, absent: float | None = None) -> float | None:
@@ -123,9 +127,7 @@ class Settings:
 
     def refusal(self, key: str, why: str) -> CheckpointError:
         """An error that names the key and its value."""
-        value = repr(self._data.get(key))
-        shown = value if len(value) <= 80 else value[:77] + "..."
-        return CheckpointError(f"config.json: {self._path}{key}={shown}: {why}")
+        return CheckpointError(f"config.json: {self._path}{key}={shown(self._data.get(key))}: {why}")
 
     def _find(self, keys: tuple[str, ...]) -> str | None:
         return next((key for key in keys if self._data.get(key) is not None), None)

@@ -155,6 +155,11 @@ def test_a_scale_never_makes_anything_larger() -> None:
         assert scaled(presets.load(name), huge) == presets.load(name)
 
 
+def test_an_architecture_without_attention_has_a_small_form() -> None:
+    whole = Architecture(9999, 512, 1024, (Block((config.FeedForward(2048),)),) * 9)
+    assert scaled(whole, "tiny") == Architecture(512, 64, 512, (Block((config.FeedForward(256),)),) * 4)
+
+
 def test_an_unknown_scale_is_named() -> None:
     with pytest.raises(config.ConfigError, match="'huge' is not one of tiny, small, medium"):
         scaled(presets.load("gpt2"), "huge")

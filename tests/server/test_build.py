@@ -9,10 +9,18 @@ import torch
 
 from model.checkpoint import native
 from model.checkpoint.error import CheckpointError
-from model.config import Architecture, Block, FeedForward
+from model.config import Architecture, Block, ConfigError, FeedForward
 from model.initialise import random_model
 from server.build import BuildOptions, build_model
 from server.metrics import PrometheusObserver
+
+
+def test_a_model_without_attention_is_refused(tmp_path: Path) -> None:
+    branches = '[{type = "feed_forward", hidden = 8}]'
+    file = tmp_path / "flat.toml"
+    file.write_text(f"vocab = 300\nwidth = 16\ncontext = 64\nlayers = ['a*2']\nblocks.a.branches = {branches}")
+    with pytest.raises(ConfigError, match=r"^model 'flat': none of its blocks has an attention"):
+        build_model(str(file), BuildOptions(), PrometheusObserver())
 
 
 @pytest.mark.parametrize("vocab", [33, 256])

@@ -151,6 +151,11 @@ ONE_FILE: dict[str, tuple[Damage, str]] = {
         "config.json: model_type='mamba': not supported; known are 'bloom', 'cohere', 'cohere2', 'dbrx'",
     ),
     "model type not a word": (config(model_type=["llama"]), "config.json: model_type=['llama']: not supported"),
+    "a real number that is none": (
+        config(rms_norm_eps=10**400),
+        "config.json: rms_norm_eps=1000000000",
+    ),
+    "an infinite number": (config(rms_norm_eps=float("inf")), "config.json: rms_norm_eps=inf: it must be from -1e+30"),
     "size missing": (config(hidden_size=None), "config.json: hidden_size is missing"),
     "size not a number": (config(hidden_size="42"), "config.json: hidden_size='42': a whole number is needed"),
     "size broken": (config(hidden_size=42.5), "config.json: hidden_size=42.5: a whole number is needed"),
