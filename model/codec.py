@@ -112,16 +112,27 @@ def _stack(layers: Any, blocks: dict[str, Block], path: str) -> tuple[Block, ...
 
 def load_architecture(path: Path) -> Architecture:
     """Read an architecture from a .toml or .json file; ConfigError names the file."""
+    data = read_table(path)
+    try:
+        return architecture_from_dict(data.get("architecture", data))
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The data of a .toml or .json file; ConfigError names the file."""
     try:
         text = path.read_text("utf-8")
         data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-        return architecture_from_dict(data.get("architecture", data) if isinstance(data, dict) else data)
     except OSError as error:
         raise ConfigError(f"{path.name}: {error.strerror or 'cannot be read'}") from None
     except RecursionError:
         raise ConfigError(f"{path.name}: tables within tables, too deep to be read") from None
     except ValueError as error:
         raise ConfigError(f"{path.name}: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path.name}: expected a table, got {shown(data)}")
+    return data
 
 
 def _hints(kind: type) -> dict[str, Any]:
