@@ -45,7 +45,7 @@ def load_any(path_or_name: str | Path, dtype: torch.dtype, progress: Progress = 
 
 def read_architecture(path_or_name: str | Path) -> Architecture:
     """The architecture alone, without reading weights."""
-    folder = find(path_or_name)
+    folder = find(path_or_name, weights=False)
     return native.read_architecture(folder) if is_native(folder) else huggingface.read_architecture(folder)
 
 
@@ -57,8 +57,8 @@ def check_ids(tokenizer: Tokenizer, architecture: Architecture) -> None:
             raise CheckpointError(f"{TOKENIZER}: {what} has the id {id}, the model has vocab={architecture.vocab}")
 
 
-def find(path_or_name: str | Path) -> Path:
-    """The folder of a checkpoint."""
+def find(path_or_name: str | Path, *, weights: bool = True) -> Path:
+    """The folder of a checkpoint; weights: whether those of one on the hub are wanted too."""
     path = Path(path_or_name).expanduser()
     if path.is_dir():
         return path
@@ -67,7 +67,7 @@ def find(path_or_name: str | Path) -> Path:
         raise CheckpointError(f"{path.name}: {why}")
     if not hub.is_name(str(path_or_name)):
         raise CheckpointError(f"{path_or_name}: no such folder, and not a name of the form org/name")
-    return hub.fetch(str(path_or_name))
+    return hub.fetch(str(path_or_name), weights=weights)
 
 
 def is_native(folder: Path) -> bool:

@@ -242,6 +242,9 @@ def test_only_weights_and_texts_are_asked_for(monkeypatch: pytest.MonkeyPatch, f
     others = ["modeling.py", "pytorch_model.bin", "tokenizer.py", "original/a.safetensors", "consolidated.safetensors"]
     taken = huggingface_hub.utils.filter_repo_objects(names + others, **asked)
     assert list(taken) == names
+    assert read_architecture("some-org/tiny") == load_any(folder, torch.float32).architecture
+    taken = huggingface_hub.utils.filter_repo_objects(names + others, **asked)
+    assert list(taken) == [name for name in names if "safetensors" not in name], "without weights where none are read"
 
 
 def test_a_name_that_is_nowhere(cache: Path) -> None:
