@@ -48,10 +48,9 @@ class Tokenizer:
         template = _default_template(settings.get("chat_template"))
         if template is None and (folder / "chat_template.jinja").exists():
             template = (folder / "chat_template.jinja").read_text()
-        special = {
-            name: _token_text(settings.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")
-        }
-        return cls(backend, _eos_ids(backend, folder, special["eos_token"]), template, special)
+        names = ("bos_token", "eos_token", "unk_token", "pad_token")
+        special = {name: text for name in names if (text := _token_text(settings.get(name)))}
+        return cls(backend, _eos_ids(backend, folder, special.get("eos_token", "")), template, special)
 
     @property
     def chat(self) -> bool:
