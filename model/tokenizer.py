@@ -47,7 +47,7 @@ class Tokenizer:
         settings = _read_json(folder / "tokenizer_config.json")
         template = _default_template(settings.get("chat_template"))
         if template is None and (folder / "chat_template.jinja").exists():
-            template = (folder / "chat_template.jinja").read_text()
+            template = (folder / "chat_template.jinja").read_text("utf-8")
         names = ("bos_token", "eos_token", "unk_token", "pad_token")
         special = {name: text for name in names if (text := _token_text(settings.get(name)))}
         return cls(backend, _eos_ids(backend, folder, special.get("eos_token", "")), template, special)
@@ -148,7 +148,12 @@ def _default_template(said: Any) -> str | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        data = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path.name}: a JSON object is needed")
     return data
 
 

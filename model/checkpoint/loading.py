@@ -35,9 +35,9 @@ def load_any(path_or_name: str | Path, dtype: torch.dtype, progress: Progress = 
     CheckpointError for everything that is not as it should be; nothing is left behind then.
     """
     folder = find(path_or_name)
-    tokenizer = read_tokenizer(folder)
+    architecture, tokenizer = read_architecture(folder), read_tokenizer(folder)
     if tokenizer is not None:
-        check_ids(tokenizer, read_architecture(folder))
+        check_ids(tokenizer, architecture)
     load = native.load if is_native(folder) else huggingface.load
     model = load(folder, dtype, progress)
     return Loaded(model.architecture, model, tokenizer, folder)

@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 from model.tokenizer import ByteTokenizer, Tokenizer
 from server.call import Conversation, GenerateCall, Message, SamplingWishes
 from server.engine.request import Request, Sampling
-from server.errors import InvalidValue, QueueFull
+from server.errors import InvalidValue, QueueFull, UnsupportedField
 from server.guidance.guides import Guides
 from server.limits import Limits
 from server.models import ServedModel
@@ -131,6 +131,15 @@ async def test_a_template_that_writes_an_id_beyond_the_model_is_refused() -> Non
     ) as no:
         await prepared(GenerateCall(None, (Conversation((Message("user", "x"),)),)), served)
     assert no.value.param == "messages"
+
+
+@pytest.mark.parametrize("asked", ["echo", "prompt_logprobs"])
+async def test_an_encoder_has_no_log_probabilities_however_they_are_asked_for(asked: str) -> None:
+    served = dataclasses.replace(model(), answer_start=(0,))
+    call = GenerateCall(None, ("abc",), prompt_logprobs=1, echo=asked == "echo")
+    with pytest.raises(UnsupportedField, match=f"^{asked}: model .* reads its prompt with an encoder") as no:
+        await prepared(call, served)
+    assert no.value.param == asked
 
 
 async def test_short_texts_are_done_at_once_and_long_ones_beside_the_loop() -> None:
