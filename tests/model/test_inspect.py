@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import typer
 from click.testing import Result
+from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from model import describe, drawing, presets, zoo
@@ -176,8 +176,8 @@ def test_the_zoo_comes_before_presets(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_what_cannot_be_inspected(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     error = run(*arguments).exception
     assert isinstance(error, ConfigError | CheckpointError) and message in str(error)
 
