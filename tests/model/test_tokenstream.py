@@ -94,6 +94,7 @@ def test_the_first_word_of_an_answer_keeps_its_space() -> None:
     assert tokenizer.stream([1]).push(upon) == "upon", "nothing stands before it"
     stream = tokenizer.stream([once, 2, 1])
     assert [stream.push(i) for i in (2, 2, upon, 2, once)] == ["", "", " upon", "", " Once"]
+    assert [stream.push(i) for i in [2] * 200 + [upon]] == [""] * 200 + [" upon"]
 
 
 def test_a_stream_of_ids_without_text_of_their_own_forgets_them() -> None:
