@@ -43,6 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # it would take the [words] of helps for styles
 )
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+_HELP_TOO = {**_PASSED_ON, "help_option_names": []}  # --help is the program's own
 
 Target = Annotated[
     str,
@@ -103,10 +104,10 @@ def train(context: typer.Context) -> None:
     _become("model", "train", *context.args)
 
 
-@app.command(context_settings=_PASSED_ON)
+@app.command(context_settings=_HELP_TOO)
 @told
 def inspect(context: typer.Context) -> None:
-    """Tell what an architecture costs, from its values alone: NAME… [--scale S] [--json]."""
+    """Tell what an architecture costs, from its values alone: NAME… [--scale S] [--json] [--memory GIB]."""
     launch.require_server()
     _become("model", "inspect", *context.args)
 

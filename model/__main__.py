@@ -6,7 +6,6 @@ import dataclasses
 import json
 import platform
 import sys
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,10 +16,9 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model import bpe, corpus, share, training
+from model import recipe as recipes
 from model.checkpoint import convert as conversion
-from model.checkpoint import native
-from model.codec import architecture_from_dict
-from model.config import ConfigError
+from model.checkpoint import loading, native
 from model.evaluation import bits_per_byte
 from model.inspect import inspect
 from model.kernels import passes
@@ -57,9 +55,9 @@ def train(
     """Train a small model into OUT/checkpoint."""
     if threads:
         torch.set_num_threads(threads)
-    data = tomllib.loads(recipe.read_text())
-    architecture, plan = architecture_from_dict(data["architecture"]), training.Recipe(**data["training"])
-    words = Tokenizer.load(tokenizer_folder)
+    architecture, plan = recipes.read(recipe)
+    words = _tokenizer(tokenizer_folder)
+    loading.check_ids(words, architecture)
     train_tokens = corpus.tokenise(corpus_folder / "stories.train.jsonl.gz", words)
     valid_tokens = corpus.tokenise(corpus_folder / "stories.valid.jsonl.gz", words)
     trainer = training.Trainer(architecture, plan, train_tokens, valid_tokens, out)
@@ -89,7 +87,7 @@ def evaluate(
     model = native.load(checkpoint, getattr(torch, dtype))
     if int8:
         passes.apply(model.eval().requires_grad_(False), int8=True)
-    tokens = corpus.tokenise(text, Tokenizer.load(checkpoint))
+    tokens = corpus.tokenise(text, _tokenizer(checkpoint))
     quality = bits_per_byte(model, tokens, length or model.architecture.context)
     typer.echo(json.dumps({"bits_per_byte": quality, "tokens": len(tokens.ids) - 1, "bytes": tokens.text_bytes}))
 
@@ -113,6 +111,13 @@ def convert(
             lambda done, total: progress.update(bar, completed=done, total=total),
         )
     typer.echo(f"{out}: {kind}, {str(written).removeprefix('torch.')}")
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    found = loading.read_tokenizer(folder)
+    if found is None:
+        raise native.CheckpointError(f"{folder.name}: no {loading.TOKENIZER} in the folder")
+    return found
 
 
 def _card(path: Path, trainer: training.Trainer, train_tokens: corpus.Tokens, quality: float) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def _card(path: Path, trainer: training.Trainer, train_tokens: corpus.Tokens, qu
 def main() -> None:
     try:
         app()
-    except (ConfigError, native.CheckpointError, ValueError) as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
 

@@ -6,7 +6,7 @@ model/footprint.py: cache bytes. model/roofline.py: what a machine can make of t
 
 from model.footprint import BYTES, cache_bytes, cache_bytes_per_token, memory_bytes
 from model.operations import Operations, encoding_flops, flops, flops_per_token
-from model.parameters import Parameters, Weights, parameters
+from model.parameters import Parameters, Weights, parameters, without_memory
 from model.roofline import (
     Machine,
     Roofline,
@@ -38,4 +38,5 @@ __all__ = [
     "prefill_roofline",
     "roofline",
     "weight_bytes_per_step",
+    "without_memory",
 ]

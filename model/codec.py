@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from model import config, pattern
 from model.config import Architecture, Block, ConfigError
 from model.naming import block_names
+from model.values.base import LARGEST, shown
 
 Value = TypeVar("Value")
 
@@ -46,7 +47,7 @@ def encode(value: Any, tagged: bool = False, without: tuple[str, ...] = ()) -> A
 def decode(kind: type[Value], data: Any, path: str = "") -> Value:
     """Plain data as a value of `kind`; ConfigError names the path of what is wrong."""
     if not isinstance(data, dict):
-        raise ConfigError(f"{path or 'architecture'}: expected a table, got {data!r}")
+        raise ConfigError(f"{path or 'architecture'}: expected a table, got {shown(data)}")
     hints = _hints(kind)
     unknown = sorted(set(data) - set(hints) - {"type"})
     if unknown:
@@ -99,7 +100,9 @@ def _with_stacks(data: dict[str, Any], blocks: dict[str, Block]) -> dict[str, An
 def _stack(layers: Any, blocks: dict[str, Block], path: str) -> tuple[Block, ...]:
     parts = [layers] if isinstance(layers, str) else layers
     if not parts or not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise ConfigError(f"{path}: expected patterns of block names such as ['dense*3', 'sparse*58'], got {layers!r}")
+        raise ConfigError(
+            f"{path}: expected patterns of block names such as ['dense*3', 'sparse*58'], got {shown(layers)}"
+        )
     names = pattern.expand(" ".join(parts))
     unknown = sorted(set(names) - set(blocks))
     if unknown:
@@ -108,13 +111,28 @@ def _stack(layers: Any, blocks: dict[str, Block], path: str) -> tuple[Block, ...
 
 
 def load_architecture(path: Path) -> Architecture:
-    """Read an architecture from a .toml or .json file."""
-    text = path.read_text()
+    """Read an architecture from a .toml or .json file; ConfigError names the file."""
+    data = read_table(path)
     try:
+        return architecture_from_dict(data.get("architecture", data))
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The data of a .toml or .json file; ConfigError names the file."""
+    try:
+        text = path.read_text("utf-8")
         data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path.name}: {error.strerror or 'cannot be read'}") from None
+    except RecursionError:
+        raise ConfigError(f"{path.name}: tables within tables, too deep to be read") from None
     except ValueError as error:
         raise ConfigError(f"{path.name}: {error}") from None
-    return architecture_from_dict(data.get("architecture", data) if isinstance(data, dict) else data)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path.name}: expected a table, got {shown(data)}")
+    return data
 
 
 def _hints(kind: type) -> dict[str, Any]:
@@ -138,7 +156,7 @@ def _decode_field(hint: Any, data: Any, path: str) -> Any:
         return data
     if get_origin(hint) is tuple:
         if not isinstance(data, list):
-            raise ConfigError(f"{path}: expected a list, got {data!r}")
+            raise ConfigError(f"{path}: expected a list, got {shown(data)}")
         inner = get_args(hint)[0]
         return tuple(_decode_field(inner, item, f"{path}[{i}]") for i, item in enumerate(data))
     kinds = _kinds(hint)
@@ -153,7 +171,7 @@ def _choose(kinds: list[type], data: dict[str, Any], path: str) -> type:
         return kinds[0]
     wanted = data.get("type")
     if not isinstance(wanted, str) or wanted not in names:
-        raise ConfigError(f"{_join(path, 'type')}: {wanted!r} is not one of {', '.join(names)}")
+        raise ConfigError(f"{_join(path, 'type')}: {shown(wanted)} is not one of {', '.join(names)}")
     return names[wanted]
 
 
@@ -166,12 +184,18 @@ def _decode_plain(hint: Any, data: Any, path: str) -> Any:
             if data in get_args(member):
                 return data
         elif member is float and isinstance(data, int | float) and not isinstance(data, bool):
-            return float(data)
+            return _real(data, path)
         elif isinstance(member, type) and type(data) is member:
             return data
     choices = [c for m in members if get_origin(m) is Literal for c in get_args(m)]
     wanted = f"one of {', '.join(choices)}" if choices else " or ".join(getattr(m, "__name__", str(m)) for m in members)
-    raise ConfigError(f"{path}: expected {wanted}, got {data!r}")
+    raise ConfigError(f"{path}: expected {wanted}, got {shown(data)}")
+
+
+def _real(number: float, path: str) -> float:
+    if isinstance(number, int) and abs(number) > LARGEST:  # some are too large for a float
+        raise ConfigError(f"{path} must be from {-LARGEST:g} to {LARGEST:g}, got {shown(number)}")
+    return float(number)
 
 
 def _join(path: str, name: str) -> str:

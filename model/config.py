@@ -116,6 +116,7 @@ class Block:
 
     def __post_init__(self) -> None:
         check(len(self.branches) > 0, "branches must not be empty")
+        positive(residual_scale=self.residual_scale)
         check(self.parallel or not self.shared_norm, "shared_norm=true needs parallel=true")
         check(
             not self.parallel or self.placement != "post",
@@ -144,6 +145,7 @@ class Embedding:
     spare: int = 0
 
     def __post_init__(self) -> None:
+        positive(scale=self.scale)
         check(self.spare >= 0, f"spare must not be negative, got {self.spare}")
 
 
@@ -155,6 +157,9 @@ class Head:
     bias: bool = False
     scale: float = 1.0
     softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        positive(scale=self.scale, softcap=self.softcap)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,14 @@ def stories(path: Path) -> Iterator[str]:
     """The `text` of every line of a .jsonl or .jsonl.gz file."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)["text"]
+        for number, line in enumerate(lines, 1):
+            try:
+                text = json.loads(line)["text"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                text = None
+            if not isinstance(text, str):
+                raise ValueError(f"{path.name}: line {number} is no JSON object with a text")
+            yield text
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,8 @@ class Tokens:
 
 def tokenise(path: Path, tokenizer: Tokenizer) -> Tokens:
     """Tokenise a file of stories."""
+    if not tokenizer.eos_ids:
+        raise ValueError("the tokenizer has no end token to put between stories")
     end = min(tokenizer.eos_ids)
     ids, text_bytes = [end], 0
     for text in stories(path):

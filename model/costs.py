@@ -14,7 +14,7 @@ from model.cache import cache_entries
 from model.config import Architecture, Chunk, Span, Window
 from model.footprint import BYTES, memory_bytes
 from model.operations import Operations, encoding_flops, flops_per_token, positions_seen, score_costs
-from model.parameters import feed_forward_parameters, parameters
+from model.parameters import feed_forward_parameters, parameters, without_memory
 from model.roofline import memory_weights, weights_read
 
 Price = tuple[Span, int | None, int]
@@ -136,13 +136,6 @@ class Costs:
         """All parameters but the routed experts that are not among the `distinct` of each mixture layer."""
         sizes = zip(distinct, self.expert_parameters, strict=True)
         return self.parameters - sum((experts - count) * size for count, (experts, size) in sizes)
-
-
-def without_memory(architecture: Architecture) -> Architecture:
-    """The part that runs: without an encoder there is no memory, and blocks that only look at one are left out."""
-    if architecture.encoder is not None:
-        return architecture
-    return replace(architecture, blocks=tuple(block for block in architecture.blocks if not block.needs_memory))
 
 
 def _limited(prices: tuple[Price, ...]) -> Iterator[tuple[int, int]]:

@@ -41,8 +41,22 @@ def describe(architecture: Architecture) -> dict[str, str]:
     }
     crossing = [branch for branch in branches if isinstance(branch, CrossAttention)]
     if crossing:
-        words["attention"] += f"; cross-attention in {len(crossing)} layers"
+        left_out = "" if architecture.encoder is not None else ", left out where there is no memory"
+        words["attention"] += f"; cross-attention in {len(crossing)} layers{left_out}"
     return words
+
+
+def kinds(architecture: Architecture) -> dict[str, str]:
+    """Attention, position and feed-forward in as few words as a label has room for: "grouped-query", "rotary", "2 of 8
+    experts". Several kinds are joined by " + "."""
+    branches = [branch for block in architecture.blocks for branch in block.branches]
+    embedded = architecture.embedding.position
+    positions = [embedded] if embedded is not None else [value.position for value in architecture.attentions]
+    return {
+        "attention": _joined(heads_kind(value.heads) for value in architecture.attentions),
+        "position": _joined("none" if value is None else type(value).__name__.lower() for value in positions),
+        "feed_forward": _joined(kind for branch in branches for kind in _feed_forward_kinds(branch)),
+    }
 
 
 def layers(architecture: Architecture) -> str:
@@ -152,12 +166,16 @@ def norm_words(value: config.Norm) -> str:
     return plain if value.weight else f"{plain} without weights"
 
 
-def feed_forward_words(value: FeedForward) -> str:
+def activation_words(value: FeedForward) -> str:
     if isinstance(value.activation, str):
         activation = ACTIVATIONS.get(value.activation, value.activation)
     else:
         activation = "clamped silu"
-    return f"{'gated ' if value.gated else ''}{activation}, {value.hidden:,} wide"
+    return f"{'gated ' if value.gated else ''}{activation}"
+
+
+def feed_forward_words(value: FeedForward) -> str:
+    return f"{activation_words(value)}, {value.hidden:,} wide"
 
 
 def mixture_words(value: MoE | Beside) -> str:
@@ -207,6 +225,23 @@ def _dense(branch: config.Branch) -> FeedForward | None:
     if isinstance(branch, Beside):
         return branch.dense
     return branch if isinstance(branch, FeedForward) else None
+
+
+def _feed_forward_kinds(branch: config.Branch) -> list[str]:
+    match branch:
+        case FeedForward():
+            return [activation_words(branch)]
+        case MoE():
+            shared = "" if branch.shared is None else ", 1 shared"
+            return [f"{branch.active} of {branch.experts} experts{shared}"]
+        case Beside(dense, mixture):
+            return [*_feed_forward_kinds(dense), *_feed_forward_kinds(mixture)]
+        case _:
+            return []
+
+
+def _joined(words: Iterable[str]) -> str:
+    return " + ".join(dict.fromkeys(words)) or "none"
 
 
 def _several(values: Iterable[Value], words: Callable[[Value], str]) -> str:

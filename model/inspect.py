@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from model import drawing, presets, zoo
+from model import drawing, presets, source, zoo
 from model.accounting import (
     BYTES,
     Operations,
@@ -22,14 +21,18 @@ from model.accounting import (
     cache_bytes,
     cache_bytes_per_token,
     flops_per_token,
+    memory_bytes,
     parameters,
+    without_memory,
 )
-from model.card import LENGTHS, card
-from model.checkpoint import huggingface
+from model.card import CACHE_LENGTHS, LENGTHS, card, fits
+from model.checkpoint import loading
 from model.codec import load_architecture
 from model.config import Architecture, ConfigError
 from model.describe import describe
 from model.presets import SCALES, Preset
+from model.source import Checkpoint, File
+from model.values.base import positive
 
 LABELS, COLUMN = 16, 30  # columns of the terminal for the labels, and at least for each model
 
@@ -45,6 +48,11 @@ class Subject:
     counted: Parameters
     dtype: str
     preset: Preset | None = None
+    gib: float | None = None
+
+    @property
+    def running(self) -> Architecture:
+        return without_memory(self.architecture)
 
 
 def inspect(
@@ -52,6 +60,7 @@ def inspect(
     scale: Annotated[str | None, typer.Option(help=f"A small model of the same shape: {', '.join(SCALES)}.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects instead of the card.")] = False,
     dtype: Annotated[str, typer.Option(help=f"Of weights and cache: {', '.join(BYTES)}.")] = "bfloat16",
+    memory: Annotated[float | None, typer.Option(help="GiB: what fits into it beside the weights.")] = None,
 ) -> None:
     """What architectures are and cost: attention, positions, experts, parameters, cache, operations, and a drawing.
 
@@ -59,9 +68,10 @@ def inspect(
     """
     if dtype not in BYTES:
         raise ConfigError(f"dtype: {dtype!r} is not one of {', '.join(BYTES)}")
-    subjects = [_subject(name, scale, dtype) for name in names or ()]
+    positive(memory=memory)
+    subjects = [_subject(name, scale, dtype, memory) for name in names or ()]
     if as_json:
-        cards = [{**card(s.name, s.architecture, dtype, s.preset), "scale": scale} for s in subjects]
+        cards = [card(s.name, s.architecture, dtype, s.preset, scale) | _fitting(s) for s in subjects]
         typer.echo(json.dumps(cards or known(), indent=1, ensure_ascii=False))
     elif subjects:
         print_cards(subjects, Console(highlight=False))
@@ -75,29 +85,28 @@ def known() -> list[str]:
 
 
 def find(name: str) -> tuple[Architecture, Preset | None]:
-    """What NAME stands for: a zoo model, a preset, an architecture file, a checkpoint folder of ours or of the hub.
-
-    ConfigError when it stands for nothing, CheckpointError when the folder is of an unknown kind.
-    """
-    path = zoo.folder(name) or Path(name)
-    if (path / "architecture.json").is_file():
-        return load_architecture(path / "architecture.json"), None
-    if (path / "config.json").is_file():
-        return huggingface.read_architecture(path), None
-    if path.suffix in (".toml", ".json") and path.is_file():
-        return load_architecture(path), None
-    if path.is_dir():
-        raise ConfigError(f"{name}: the folder has neither architecture.json nor config.json")
-    preset = presets.find(name)
-    return preset.architecture, preset
+    """What NAME stands for; ConfigError or CheckpointError when that is nothing, or cannot be read."""
+    found = source.find(name)
+    match found:
+        case File(path):
+            return load_architecture(path), None
+        case Checkpoint(place):
+            return loading.read_architecture(place), None
+        case Preset():
+            return found.architecture, found
 
 
-def _subject(name: str, scale: str | None, dtype: str) -> Subject:
+def _fitting(subject: Subject) -> dict[str, Any]:
+    return {} if subject.gib is None else {"fits": fits(subject.architecture, subject.gib, subject.dtype)}
+
+
+def _subject(name: str, scale: str | None, dtype: str, gib: float | None) -> Subject:
     architecture, preset = find(name)
     known_as = title = name if preset is None else preset.name
     if scale is not None:
         architecture, title, preset = presets.scaled(architecture, scale), f"{known_as} ({scale})", None
-    return Subject(known_as, title, architecture, describe(architecture), parameters(architecture), dtype, preset)
+    counted = parameters(architecture)
+    return Subject(known_as, title, architecture, describe(architecture), counted, dtype, preset, gib)
 
 
 def print_cards(subjects: Sequence[Subject], console: Console) -> None:
@@ -175,7 +184,7 @@ def _sizes(subject: Subject) -> str:
 
 
 def _active(subject: Subject) -> str:
-    total, active = subject.counted.total, subject.counted.active
+    total, active = subject.counted.total, parameters(subject.running).active
     return "all" if active == total else f"{count(active)} ({active / total:.1%})"
 
 
@@ -194,11 +203,35 @@ def _cached(length: int) -> Callable[[Subject], str]:
 
 def _flops(length: int) -> Callable[[Subject], str]:
     def words(subject: Subject) -> str:
-        operations = flops_per_token(subject.architecture, length)
+        operations = flops_per_token(subject.running, length)
         total = count(operations.total).replace("B", "G")
         return f"{total}FLOP{_beyond(subject, length)}: {_shares(operations)}"
 
     return words
+
+
+def _left_out(subject: Subject) -> str:
+    """Layers that a text alone does not pass."""
+    layers = len(subject.architecture.blocks) - len(subject.running.blocks)
+    idle = subject.counted.total - parameters(subject.running).total
+    return f"{layers} layers, {count(idle)} parameters: they look at a memory, a text has none" if layers else ""
+
+
+def _memory(subject: Subject) -> str:
+    """What cross-attention keeps of a token of the source."""
+    size_of_one = memory_bytes(subject.running, 1, subject.dtype)
+    return f"{size(size_of_one)}, for cross-attention" if size_of_one else ""
+
+
+def _fits(subject: Subject) -> str:
+    if subject.gib is None:
+        return ""
+    found = fits(subject.architecture, subject.gib, subject.dtype)
+    if not found["largest_batch"] and not found["largest_context"]:
+        return f"{subject.gib:g} GiB do not hold it"
+    batch, longest = found["largest_batch"], found["largest_context"]
+    requests = "no request" if not batch else "1 request" if batch == 1 else f"{batch:,} requests"
+    return f"{requests} of {found['length']:,}, or one of {longest:,}, in {subject.gib:g} GiB"
 
 
 def _beyond(subject: Subject, length: int) -> str:
@@ -227,15 +260,17 @@ ROWS: tuple[dict[str, Callable[[Subject], str]], ...] = (
     {
         "parameters": lambda subject: f"{count(subject.counted.total)} ({subject.counted.total:,})",
         "active": _active,
-        "  less tables": lambda subject: count(subject.counted.active_without_embeddings),
+        "  less tables": lambda subject: count(parameters(subject.running).active_without_embeddings),
         "  they are in": lambda subject: _shares(subject.counted.all),
+        "left out": _left_out,
         "published": _published,
         "weights": lambda subject: f"{size(subject.counted.total * BYTES[subject.dtype])} in {subject.dtype}",
     },
     {
         "cache a token": lambda subject: size(cache_bytes_per_token(subject.architecture, subject.dtype)),
-        "  at 4,096": _cached(4096),
-        "  at 32,768": _cached(32768),
+        **{f"  at {length:,}": _cached(length) for length in CACHE_LENGTHS},
+        "a source token": _memory,
+        "fits": _fits,
     },
     {f"FLOPs at {length:,}": _flops(length) for length in LENGTHS},
     {"note": lambda subject: "" if subject.preset is None else subject.preset.note},

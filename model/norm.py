@@ -30,8 +30,9 @@ class Norm(nn.Module):
         return self._normalise(x, weight, self.bias)
 
     def _normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        if weight is not None and weight.dim() > 1:
-            y = self._normalise(x, None, None) * weight
+        if any(stored is not None and stored.dim() > 1 for stored in (weight, bias)):
+            y = self._normalise(x, None, None)
+            y = y if weight is None else y * weight
             return y if bias is None else y + bias
         if self.value.kind == "layer":
             bias = None if bias is None else bias.to(x.dtype)

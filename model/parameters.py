@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from model import config
@@ -78,6 +78,14 @@ def parameters(architecture: Architecture) -> Parameters:
     norm = Weights(norms=_norm(encoder.norm, width))
     more, used_more = (part + norm for part in _stack(encoder.blocks, width))
     return Parameters(whole + more + ends, used + used_more + ends, more.total)
+
+
+def without_memory(architecture: Architecture) -> Architecture:
+    """The part that a text alone passes: without an encoder there is no memory, and blocks that only look at one are
+    left out."""
+    if architecture.encoder is not None:
+        return architecture
+    return replace(architecture, blocks=tuple(block for block in architecture.blocks if not block.needs_memory))
 
 
 def _ends(architecture: Architecture) -> Weights:

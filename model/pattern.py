@@ -10,7 +10,8 @@ from typing import TypeVar
 from model.config import ConfigError
 
 MOST_LAYERS = 4096
-TOKEN = re.compile(r"\s*(?:(?P<name>[a-z0-9_.-]+)|(?P<open>\()|(?P<close>\)))(?:\*(?P<count>[0-9]{1,6}))?\s*")
+LONGEST_COUNT = 18  # digits that are worth reading
+TOKEN = re.compile(r"\s*(?:(?P<name>[a-z0-9_.-]+)|(?P<open>\()|(?P<close>\)))(?:\*(?P<count>[0-9]+))?\s*")
 
 Item = TypeVar("Item")
 
@@ -27,7 +28,7 @@ def expand(text: str) -> list[str]:
             open_groups.append([])
         else:
             group = open_groups.pop() if match["close"] else [match["name"]]
-            _extend(open_groups[-1], group, int(match["count"] or 1))
+            _extend(open_groups[-1], group, match["count"] or "1")
         position = match.end()
     if len(open_groups) > 1:
         raise ConfigError(f"layers: {text!r} has a group that is not closed")
@@ -62,11 +63,13 @@ def _repeats(items: Sequence[Item]) -> list[tuple[int, int]]:
     return found
 
 
-def _extend(names: list[str], group: list[str], count: int) -> None:
-    total = len(names) + len(group) * count
+def _extend(names: list[str], group: list[str], count: str) -> None:
+    if len(count) > LONGEST_COUNT:
+        raise ConfigError(f"layers: a repeat of {len(count)} digits is more than {MOST_LAYERS} layers")
+    total = len(names) + len(group) * int(count)
     if total > MOST_LAYERS:
         raise ConfigError(f"layers: {total} layers are more than {MOST_LAYERS}")
-    names += group * count
+    names += group * int(count)
 
 
 def _written(group: tuple[str, ...], count: int) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from model.config import Architecture, CrossAttention, MoE
 from model.footprint import BYTES, cache_bytes, memory_bytes
 from model.operations import flops, flops_per_token
-from model.parameters import feed_forward_parameters, parameters
+from model.parameters import feed_forward_parameters, parameters, without_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def largest_context(architecture: Architecture, memory: float, batch: int, dtype
 
 
 def _held(architecture: Architecture, length: int, dtype: str) -> int:
-    return cache_bytes(architecture, length, dtype) + memory_bytes(architecture, length, dtype)
+    return cache_bytes(architecture, length, dtype) + memory_bytes(without_memory(architecture), length, dtype)
 
 
 def memory_weights(architecture: Architecture) -> int:

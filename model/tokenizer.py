@@ -2,73 +2,21 @@
 
 from __future__ import annotations
 
-import codecs
+import itertools
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import tokenizers
 
 from model.template import ChatTemplate
+from model.tokenstream import ByteStream, TokenStream, WindowStream
 
 BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")  # how vocabularies of words write bytes that they fall back on
-
-
-class TokenStream(Protocol):
-    """Turns ids into text one by one; the pieces joined are the text of all ids."""
-
-    def push(self, token: int) -> str:
-        """The text that became complete with this id; "" while a character is still open."""
-        ...
-
-    def flush(self) -> str:
-        """What is left at the end: U+FFFD for an unfinished character."""
-        ...
-
-
-class ByteStream:
-    """TokenStream where every id is a piece of UTF-8: exact, whatever the cut."""
-
-    def __init__(self, pieces: Sequence[bytes]) -> None:
-        self._pieces = pieces
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, token: int) -> str:
-        return self._decoder.decode(self._pieces[token])
-
-    def flush(self) -> str:
-        return self._decoder.decode(b"", True)
-
-
-class WindowStream:
-    """TokenStream for any other decoder: decodes a short window and emits what has become stable."""
-
-    LONGEST_CHARACTER = 4  # byte tokens
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._start = self._read = 0  # ids before _start are forgotten, text of ids before _read is out
-
-    def push(self, token: int) -> str:
-        self._ids.append(token)
-        before, after = self._texts()
-        if after.endswith("�") and len(self._ids) - self._read < self.LONGEST_CHARACTER:
-            return ""
-        return self._emit(before, after)
-
-    def flush(self) -> str:
-        return self._emit(*self._texts())
-
-    def _texts(self) -> tuple[str, str]:
-        window = self._ids[self._start :]
-        return self._tokenizer.decode(window[: self._read - self._start]), self._tokenizer.decode(window)
-
-    def _emit(self, before: str, after: str) -> str:
-        self._start, self._read = self._read, len(self._ids)
-        return after[len(before) :]
+REMEMBERED = 8  # ids with text before a stream that it has to know: more than a character has
+CONTINUES = re.compile(r"<0x[89AB][0-9A-F]>")  # a token for a byte inside a character
 
 
 class Tokenizer:
@@ -84,9 +32,11 @@ class Tokenizer:
         self._backend = backend
         backend.encode_special_tokens = True
         self.eos_ids = eos_ids
-        self.vocab_size: int = backend.get_vocab_size()
         self._pieces = _byte_pieces(backend)
         self._special_ids = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        every = set(backend.get_vocab(with_added_tokens=True).values())
+        self.vocab_size: int = max(every, default=-1) + 1  # ids may have gaps
+        self.highest_text_id: int = max(every - self._special_ids, default=-1)
         self._template = ChatTemplate(template, special or {}) if template else None
         # A second one for what templates write: one whose setting changes would be for a moment open to other threads.
         self._markup = tokenizers.Tokenizer.from_str(backend.to_str()) if template else backend
@@ -98,11 +48,10 @@ class Tokenizer:
         settings = _read_json(folder / "tokenizer_config.json")
         template = _default_template(settings.get("chat_template"))
         if template is None and (folder / "chat_template.jinja").exists():
-            template = (folder / "chat_template.jinja").read_text()
-        special = {
-            name: _token_text(settings.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")
-        }
-        return cls(backend, _eos_ids(backend, folder, special["eos_token"]), template, special)
+            template = (folder / "chat_template.jinja").read_text("utf-8")
+        names = ("bos_token", "eos_token", "unk_token", "pad_token")
+        special = {name: text for name in names if (text := _token_text(settings.get(name)))}
+        return cls(backend, _eos_ids(backend, folder, special.get("eos_token", "")), template, special)
 
     @property
     def chat(self) -> bool:
@@ -133,8 +82,33 @@ class Tokenizer:
         text, byte = self.decode([token]), BYTE_TOKEN.fullmatch(self._backend.id_to_token(token) or "")
         return bytes.fromhex(byte[1]) if byte and text == "�" else text.encode()
 
-    def stream(self) -> TokenStream:
-        return WindowStream(self) if self._pieces is None else ByteStream(self._pieces)
+    def stream(self, after: Sequence[int] = ()) -> TokenStream:
+        """What turns the ids that come after these into the text that comes after `text_before` of these."""
+        stream = WindowStream(self.decode, self.shows) if self._pieces is None else ByteStream(self._pieces)
+        for token in self._last(after):
+            stream.push(token)
+        return stream
+
+    def text_before(self, ids: Sequence[int]) -> str:
+        """The text of ids that others follow: an unfinished character at the end is left to the stream after them."""
+        stream = self.stream(ids)
+        if isinstance(stream, WindowStream):
+            return self.decode(list(filter(self.shows, ids))[: -stream.held or None])
+        return self.decode(ids).removesuffix(stream.flush())
+
+    def shows(self, token: int) -> bool:
+        """Whether an id leaves a trace in a text: special tokens and ids that stand for nothing do not."""
+        if self._pieces is not None:
+            return bool(self._pieces[token])
+        return token not in self._special_ids and self._backend.id_to_token(token) is not None
+
+    def _last(self, ids: Sequence[int]) -> list[int]:
+        """The last few ids with text, from the beginning of a character on where that can be told."""
+        found = list(itertools.islice(filter(self.shows, reversed(ids)), REMEMBERED))[::-1]
+        if self._pieces is not None:
+            return found
+        inside = itertools.takewhile(lambda token: CONTINUES.fullmatch(self._backend.id_to_token(token) or ""), found)
+        return found[len(list(inside)) :]
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Ids of a conversation, ready for the assistant's answer. ValueError when the template refuses it.
@@ -166,7 +140,7 @@ class ByteTokenizer(Tokenizer):
 
     def __init__(self, vocab_size: int = LEAST) -> None:
         self.eos_ids = frozenset({self.LEAST - 1})
-        self.vocab_size = vocab_size
+        self.vocab_size, self.highest_text_id = vocab_size, 255
         self._template = None
         self._pieces = [bytes([i]) for i in range(256)] + [b""] * (vocab_size - 256)
 
@@ -182,7 +156,12 @@ def _default_template(said: Any) -> str | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        data = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path.name}: a JSON object is needed")
     return data
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +21,9 @@ from model.dense import dense_input
 from model.evaluation import bits_per_byte
 from model.initialise import initialise
 from model.moe import MoE, Routing
+from model.recipe import Recipe, check_fit
 from model.transformer import Transformer
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained. A step is `batch` windows of `length` tokens; the rate warms up, falls as a cosine."""
-
-    steps: int
-    batch: int = 16
-    length: int = 512
-    rate: float = 2e-3
-    final_rate: float = 1e-4
-    warmup: int = 100
-    decay: float = 0.1
-    clip: float = 1.0
-    seed: int = 0
-    evaluate_every: int = 250
-    save_every: int = 250
-
-    def rate_at(self, step: int) -> float:
-        if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.final_rate + (self.rate - self.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+from model.values.base import check
 
 
 def loads_of(routing: Routing, experts: int) -> Tensor:
@@ -78,6 +55,8 @@ class Trainer:
     def __init__(
         self, architecture: config.Architecture, recipe: Recipe, train: Tokens, valid: Tokens, folder: Path
     ) -> None:
+        check_fit(architecture, recipe)
+        _check_texts(train, valid, architecture.vocab, recipe.length)
         self.recipe, self.train, self.valid, self.folder = recipe, train, valid, folder
         self.model = Transformer(architecture)
         initialise(self.model, recipe.seed)
@@ -178,3 +157,10 @@ class Trainer:
                 index, _, slot = rest.partition(".")
                 slots.setdefault(int(index), {})[slot] = tensor
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
+
+
+def _check_texts(train: Tokens, valid: Tokens, vocab: int, length: int) -> None:
+    highest = max(int(tokens.ids.max()) for tokens in (train, valid))
+    check(highest < vocab, f"the text has the token id {highest}, the model has vocab={vocab}")
+    least = length + 2  # a window, its last target, and a second place to begin
+    check(len(train.ids) >= least, f"length={length} needs {least} tokens of training text, there are {len(train.ids)}")

@@ -14,16 +14,18 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from model import presets, zoo
-from model.accounting import BYTES, cache_bytes_per_token, parameters
-from model.checkpoint import hub
+from model import presets, source, zoo
+from model.accounting import BYTES, cache_bytes_per_token, parameters, without_memory
+from model.checkpoint.error import CheckpointError
 from model.checkpoint.loading import load_any
 from model.codec import load_architecture
-from model.config import Architecture
+from model.config import Architecture, ConfigError
 from model.initialise import random_model
 from model.kernels import native, passes
 from model.limits import Limits
+from model.presets import Preset
 from model.roofline import Machine
+from model.source import Checkpoint, File
 from model.tokenizer import ByteTokenizer, Tokenizer
 from model.transformer import Transformer
 from server.engine import card
@@ -70,6 +72,16 @@ class BuildOptions:
     measure_machine: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a name stood for; `preset` where it is one as published, `scale` where it was made small."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    preset: Preset | None = None
+    scale: str | None = None
+
+
 def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedModel:
     """Build what SPEC names: a zoo model, a checkpoint folder (ours or Hugging Face's), org/name on the hub, an
     architecture file or a preset; each also as ID=… and with @DEVICE behind.
@@ -77,11 +89,13 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     Raises BadModelId, UnknownModel, TooLarge, NoInt8, NoDevice, ConfigError or CheckpointError, with a message for the
     operator.
     """
-    name, source = split_spec(spec)
+    name, said = split_spec(spec)
     device = find_device(split_device(spec)[1] or options.device)
-    model, tokenizer = _find(source, options)
-    architecture = model.architecture
+    found = _find(said, options)
+    model, tokenizer, architecture = found.model, found.tokenizer, found.model.architecture
     _tell(name, architecture)
+    if not architecture.attentions:
+        raise ConfigError(f"model {name!r}: none of its blocks has an attention, so no token would see another")
     if options.int8 and (device.type != "cpu" or getattr(torch, options.dtype) not in native.linear_types()):
         raise NoInt8(f"model {name!r}: weights=int8 needs a compiler and the vector units for {options.dtype} of a CPU")
     if device.type != "cpu":
@@ -96,7 +110,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
         max_rows=options.max_rows,
         speculate=options.speculate,
     )
-    counts = parameters(architecture)
+    counts, used = parameters(architecture), parameters(without_memory(architecture))
     start = (min(tokenizer.eos_ids, default=0),) if architecture.encoder else ()
     return ServedModel(
         name,
@@ -104,10 +118,12 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
         tokenizer,
         engine,
         options.dtype,
-        (counts.total, counts.active),
+        (counts.total, used.active),
         start,
         roofs,
         "int8" if options.int8 else "whole",
+        found.preset,
+        found.scale,
     )
 
 
@@ -119,39 +135,48 @@ def _progress(what: str) -> Iterator[Callable[[float, float], None]]:
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
-def _find(source: str, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
-    path = zoo.folder(source) or Path(source)
-    if path.is_file() and path.suffix in (".toml", ".json"):
-        return _random(source, load_architecture(path), options)
-    if path.exists() or hub.is_name(source):
-        return _load(path if path.exists() else source, options)
+def _find(name: str, options: BuildOptions) -> Found:
     try:
-        return _random(source, presets.load(source), options)
+        found = source.find(name)
     except presets.UnknownPreset as error:
         known = ", ".join(zoo.names())
-        raise UnknownModel(f"model {source!r}: no folder, no zoo model ({known}), and {error}") from None
+        raise UnknownModel(f"model {name!r}: no folder, no zoo model ({known}), and {error}") from None
+    match found:
+        case File(path):
+            return _random(name, load_architecture(path), options)
+        case Checkpoint(place):
+            return _load(place, options)
+        case Preset():
+            return _random(name, found.architecture, options, found)
 
 
-def _load(source: str | Path, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
+def _load(place: str | Path, options: BuildOptions) -> Found:
     """A checkpoint; one without a tokenizer is served on bytes."""
-    with _progress(f"loading {Path(source).name}") as progress:
-        loaded = load_any(source, getattr(torch, options.dtype), progress)
-    return loaded.model, loaded.tokenizer or ByteTokenizer(loaded.architecture.vocab)
+    name = Path(place).name
+    with _progress(f"loading {name}") as progress:
+        loaded = load_any(place, getattr(torch, options.dtype), progress)
+    return Found(loaded.model, loaded.tokenizer or _bytes(loaded.architecture, f"{name} has no tokenizer"))
 
 
-def _random(source: str, architecture: Architecture, options: BuildOptions) -> tuple[Transformer, Tokenizer]:
+def _random(name: str, architecture: Architecture, options: BuildOptions, preset: Preset | None = None) -> Found:
     """Random weights from the seed, and bytes for tokens."""
     if options.scale is not None:
-        architecture = presets.scaled(architecture, options.scale)
-    if architecture.vocab < ByteTokenizer.LEAST:
-        raise UnknownModel(f"model {source!r}: vocab={architecture.vocab} is too small for {ByteTokenizer.LEAST} bytes")
+        architecture, preset = presets.scaled(architecture, options.scale), None
+    tokenizer = _bytes(architecture, f"model {name!r}")
     needed = parameters(architecture).total * BYTES[options.dtype]
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         sizes = f"{needed / 1e9:.1f} GB of weights, this machine has {there / 1e9:.1f} GB"
-        raise TooLarge(f"model {source!r}: {sizes}; add --scale {' or --scale '.join(presets.SCALES)}")
+        raise TooLarge(f"model {name!r}: {sizes}; add --scale {' or --scale '.join(presets.SCALES)}")
     model = random_model(architecture, options.seed, getattr(torch, options.dtype)).eval().requires_grad_(False)
-    return model, ByteTokenizer(architecture.vocab)
+    return Found(model, tokenizer, preset, options.scale)
+
+
+def _bytes(architecture: Architecture, what: str) -> ByteTokenizer:
+    if architecture.vocab < ByteTokenizer.LEAST:
+        least = f"bytes as tokens and their end need {ByteTokenizer.LEAST}"
+        raise CheckpointError(f"{what}: vocab={architecture.vocab} is too small, {least}")
+    return ByteTokenizer(architecture.vocab)
 
 
 def _runner(model: Transformer, name: str, vocab: int, options: BuildOptions) -> ModelRunner:

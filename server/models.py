@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from model import codec
-from model.accounting import cache_bytes_per_token
 from model.card import card
-from model.config import Architecture, Attention, FeedForward, Latent, Learned, MoE, Sinusoidal
+from model.config import Architecture
+from model.describe import kinds
+from model.presets import Preset
 from model.roofline import Machine
 from model.tokenizer import Tokenizer
 from server.engine.engine import Engine
@@ -59,6 +58,8 @@ class ServedModel:
     answer_start: tuple[int, ...] = ()  # with an encoder: ids that every answer begins with; the prompt is its source
     roofs: Machine | None = None  # what this machine can do with a model of this size and type, where it was measured
     weights: str = "whole"  # or int8: linear layers rounded to 8 bits
+    preset: Preset | None = None  # where the architecture is one as published
+    scale: str | None = None  # where it was made small
 
     @property
     def longest_source(self) -> int:
@@ -81,21 +82,20 @@ class ServedModel:
 
     @cached_property
     def card(self) -> ModelCard:
+        told = card(self.name, self.architecture, self.dtype, self.preset, self.scale)
         return ModelCard(
             id=self.name,
             context=self.architecture.context,
             vocab=self.architecture.vocab,
             total_parameters=self.parameters[0],
             active_parameters=self.parameters[1],
-            cache_bytes_per_token=cache_bytes_per_token(self.architecture, self.dtype),
+            cache_bytes_per_token=told["cache_bytes_per_token"],
             chat=self.tokenizer.chat,
-            attention=attention_words(self.architecture),
-            position=position_words(self.architecture),
-            feed_forward=feed_forward_words(self.architecture),
+            **kinds(self.architecture),
             dtype=self.dtype,
             weights=self.weights,
-            architecture=codec.architecture_to_dict(self.architecture),
-            card={k: v for k, v in card(self.name, self.architecture, self.dtype).items() if k != "architecture"},
+            architecture=told.pop("architecture"),
+            card=told,
         )
 
 
@@ -118,47 +118,3 @@ def split_spec(spec: str) -> tuple[str, str]:
     if not MODEL_ID.fullmatch(name) or not source:
         raise BadModelId(f"model: {shown(name)} cannot be the id of {shown(source)}: {ID_WORDS}")
     return name, source
-
-
-def attention_words(architecture: Architecture) -> str:
-    """For instance "grouped-query"; several kinds are joined by " + "."""
-    return _several(_attention_word(attention) for attention in architecture.attentions)
-
-
-def position_words(architecture: Architecture) -> str:
-    """rotary, alibi, learned, sinusoidal or none."""
-    embedded = architecture.embedding.position
-    if isinstance(embedded, Learned | Sinusoidal):
-        return type(embedded).__name__.lower()
-    return _several(_position_word(attention) for attention in architecture.attentions)
-
-
-def feed_forward_words(architecture: Architecture) -> str:
-    """For instance "gated silu" or "2 of 8 experts"."""
-    branches = (branch for block in architecture.blocks for branch in block.branches)
-    return _several(_feed_forward_word(branch) for branch in branches if isinstance(branch, FeedForward | MoE))
-
-
-def _several(words: Iterable[str]) -> str:
-    return " + ".join(dict.fromkeys(words)) or "none"
-
-
-def _attention_word(attention: Attention) -> str:
-    heads = attention.heads
-    if isinstance(heads, Latent):
-        return "latent"
-    if heads.kv == heads.query:
-        return "multi-head"
-    return "multi-query" if heads.kv == 1 else "grouped-query"
-
-
-def _position_word(attention: Attention) -> str:
-    return "none" if attention.position is None else type(attention.position).__name__.lower()
-
-
-def _feed_forward_word(branch: FeedForward | MoE) -> str:
-    if isinstance(branch, MoE):
-        shared = "" if branch.shared is None else ", 1 shared"
-        return f"{branch.active} of {branch.experts} experts{shared}"
-    activation = branch.activation if isinstance(branch.activation, str) else "clamped silu"
-    return f"gated {activation}" if branch.gated else activation

@@ -61,7 +61,7 @@ class Preparation:
                 sampling=dataclasses.replace(sampling, seed=choice_seed(sampling.seed, choice)),
                 arrived=arrived,
                 deadline=deadline,
-                stop=stop_condition(call, model, sampling.min_tokens),
+                stop=stop_condition(call, model, prompt, sampling.min_tokens),
                 cache_salt=call.tenant.name.encode(),
                 priority=call.priority or 0,
                 trace=call.trace,
@@ -80,6 +80,9 @@ class Preparation:
         if not ids:
             param = "messages" if isinstance(prompt, Conversation) else "prompt"
             raise InvalidValue(f"{param} must come to at least one token for this model, got none", param=param)
+        if max(ids) >= model.vocab:  # a special token beyond the embedding that the chat template wrote
+            text = f"the prompt has the token id {max(ids)}; token ids of this model run from 0 to {model.vocab - 1}"
+            raise InvalidValue(text, param="prompt" if isinstance(prompt, str) else "messages")
         return tuple(ids)
 
     async def _render(self, model: ServedModel, conversation: Conversation) -> list[int]:
@@ -91,12 +94,13 @@ class Preparation:
             raise InvalidValue(str(error), param="messages") from None
 
 
-def stop_condition(call: GenerateCall, model: ServedModel, min_tokens: int) -> StopString | None:
-    """What the engine asks after each token; reads the tokens as `visible_text` does."""
+def stop_condition(call: GenerateCall, model: ServedModel, prompt: tuple[int, ...], least: int) -> StopString | None:
+    """What the engine asks after each token of an answer of `least` tokens or more; reads the tokens as `visible_text`
+    does."""
     stops = call.sampling.stop
-    return StopString(model.tokenizer.stream(), stops, min_tokens - 1) if stops else None
+    return StopString(model.tokenizer.stream(prompt), stops, least - 1) if stops else None
 
 
-def visible_text(call: GenerateCall, model: ServedModel, min_tokens: int) -> VisibleText:
+def visible_text(call: GenerateCall, model: ServedModel, prompt: tuple[int, ...], least: int) -> VisibleText:
     wishes = call.sampling
-    return VisibleText(model.tokenizer.stream(), wishes.stop, min_tokens - 1, wishes.include_stop)
+    return VisibleText(model.tokenizer.stream(prompt), wishes.stop, least - 1, wishes.include_stop)

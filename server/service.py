@@ -238,7 +238,7 @@ class GenerationService:
 
     def _start(self, model: ServedModel, call: GenerateCall, request: Request) -> Choice:
         assert self._loop is not None
-        text = visible_text(call, model, request.sampling.min_tokens)
+        text = visible_text(call, model, request.prompt, request.sampling.min_tokens)
         return Choice(request, self._loop.submit(model.name, request), text, shows_stop=call.sampling.include_stop)
 
     def _leaves(self, model: ServedModel) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model.tokenizer import TokenStream
+from model.tokenstream import TokenStream
 
 
 class StopText:

@@ -38,7 +38,8 @@ def check_call(call: GenerateCall, model: ServedModel, limits: Limits) -> None:
         check_guidance(call.guidance, limits)
     if call.prompt_logprobs is not None and model.answer_start:
         message = f"model {shown(model.name)} reads its prompt with an encoder, which has no log-probabilities"
-        raise UnsupportedField(f"prompt_logprobs: {message}", param="prompt_logprobs")
+        asked = "echo" if call.echo else "prompt_logprobs"  # with logprobs, an echo has those of the prompt
+        raise UnsupportedField(f"{asked}: {message}", param=asked)
 
 
 def most_generations(call: GenerateCall, limits: Limits) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 from model.checkpoint.error import CheckpointError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-WANTED = ("*.json", "*.safetensors", "*.jinja")
+TEXTS = ("*.json", "*.jinja")
+WEIGHTS = ("*.safetensors",)
 UNWANTED = ("*/*", "consolidated*.safetensors")  # other formats of the same weights
 
 
@@ -17,17 +18,19 @@ def is_name(text: str) -> bool:
     return NAME.fullmatch(text) is not None
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, *, weights: bool = True) -> Path:
     """The folder of org/name, downloaded unless it is in the cache; without a network the cache is all there is.
 
-    Only safetensors files and texts are fetched, never code or pickles. CheckpointError says what stood in the way.
+    weights: else only texts are needed. Only safetensors files and texts are fetched, never code or pickles.
+    CheckpointError says what stood in the way.
     """
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
         raise CheckpointError(f"{name}: the package huggingface_hub is needed to fetch models by name") from None
     try:
-        folder = snapshot_download(name, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
+        wanted = [*TEXTS, *(WEIGHTS if weights else ())]
+        folder = snapshot_download(name, allow_patterns=wanted, ignore_patterns=list(UNWANTED))
     except errors.GatedRepoError:
         raise CheckpointError(f"{name}: its owner gives access on request only, and HF_TOKEN has none") from None
     except errors.RepositoryNotFoundError:

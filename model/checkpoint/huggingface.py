@@ -50,6 +50,8 @@ def read_settings(folder: Path) -> tuple[Family, Settings]:
     family = settings.choice("model_type", among=FAMILIES)
     quantisation = settings.table("quantization_config")
     if not quantisation.empty:
+        if not family.quantised:
+            raise quantisation.refusal("quant_method", "not supported with this model_type")
         quantisation.choice("quant_method", among=dict.fromkeys(family.quantised), default="")
     return family, settings
 

@@ -35,7 +35,9 @@ def load_any(path_or_name: str | Path, dtype: torch.dtype, progress: Progress = 
     CheckpointError for everything that is not as it should be; nothing is left behind then.
     """
     folder = find(path_or_name)
-    tokenizer = read_tokenizer(folder)
+    architecture, tokenizer = read_architecture(folder), read_tokenizer(folder)
+    if tokenizer is not None:
+        check_ids(tokenizer, architecture)
     load = native.load if is_native(folder) else huggingface.load
     model = load(folder, dtype, progress)
     return Loaded(model.architecture, model, tokenizer, folder)
@@ -43,12 +45,20 @@ def load_any(path_or_name: str | Path, dtype: torch.dtype, progress: Progress = 
 
 def read_architecture(path_or_name: str | Path) -> Architecture:
     """The architecture alone, without reading weights."""
-    folder = find(path_or_name)
+    folder = find(path_or_name, weights=False)
     return native.read_architecture(folder) if is_native(folder) else huggingface.read_architecture(folder)
 
 
-def find(path_or_name: str | Path) -> Path:
-    """The folder of a checkpoint."""
+def check_ids(tokenizer: Tokenizer, architecture: Architecture) -> None:
+    """That the model has every id which a text or its end can give. Special tokens of other uses (images, for instance)
+    may lie beyond."""
+    for what, id in (("a token", tokenizer.highest_text_id), ("an end token", max(tokenizer.eos_ids, default=-1))):
+        if id >= architecture.vocab:
+            raise CheckpointError(f"{TOKENIZER}: {what} has the id {id}, the model has vocab={architecture.vocab}")
+
+
+def find(path_or_name: str | Path, *, weights: bool = True) -> Path:
+    """The folder of a checkpoint; weights: whether those of one on the hub are wanted too."""
     path = Path(path_or_name).expanduser()
     if path.is_dir():
         return path
@@ -57,7 +67,7 @@ def find(path_or_name: str | Path) -> Path:
         raise CheckpointError(f"{path.name}: {why}")
     if not hub.is_name(str(path_or_name)):
         raise CheckpointError(f"{path_or_name}: no such folder, and not a name of the form org/name")
-    return hub.fetch(str(path_or_name))
+    return hub.fetch(str(path_or_name), weights=weights)
 
 
 def is_native(folder: Path) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from model.checkpoint.error import CheckpointError
+from model.values.base import LARGEST as LARGEST_REAL
+from model.values.base import shown
 
 Choice = TypeVar("Choice")
 LARGEST = 2**24  # of any size or count: keeps a broken file from asking for absurd amounts of memory
@@ -27,13 +29,16 @@ class Settings:
         """The key among these that is there; the first one when none is."""
         return self._find(keys) or keys[0]
 
-    def whole(self, *keys: str, default: int | None = None, most: int = LARGEST) -> int:
-        """A whole number from 0 to `most`."""
+    def size(self, *keys: str, default: int | None = None, most: int = LARGEST) -> int:
+        """A whole number from 1 to `most`."""
+        return self.whole(*keys, default=default, most=most, least=1)
+
+    def whole(self, *keys: str, default: int | None = None, most: int = LARGEST, least: int = 0) -> int:
         key, value = self._get(keys, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.refusal(key, "a whole number is needed")
-        if not 0 <= value <= most:
-            raise self.refusal(key, f"it must be from 0 to {most}")
+        if not least <= value <= most:
+            raise self.refusal(key, f"it must be from {least} to {most}")
         return value
 
     def optional_whole(self, key: str, absent: int | None = None) -> int | None:
@@ -44,11 +49,21 @@ class Settings:
         key, value = self._get(keys, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.refusal(key, "a number is needed")
+        if not -LARGEST_REAL <= value <= LARGEST_REAL:
+            raise self.refusal(key, f"it must be from {-LARGEST_REAL:g} to {LARGEST_REAL:g}")
         return float(value)
 
-    def optional_real(self, key: str, absent: float | None = None) -> float | None:
+    def positive(self, *keys: str, default: float | None = None) -> float:
+        """A number above zero."""
+        key, _ = self._get(keys, default)
+        value = self.real(*keys, default=default)
+        if value <= 0:
+            raise self.refusal(key, "it must be positive")
+        return value
+
+    def optional_positive(self, key: str, absent: float | None = None) -> float | None:
         """None when the file says null; `absent` when it says nothing."""
-        return self.real(key) if self.has(key) else None if key in self._data else absent
+        return self.positive(key) if self.has(key) else None if key in self._data else absent
 
     def flag(self, *keys: str, default: bool | None = None) -> bool:
         key, value = self._get(keys, default)
@@ -123,9 +138,7 @@ class Settings:
 
     def refusal(self, key: str, why: str) -> CheckpointError:
         """An error that names the key and its value."""
-        value = repr(self._data.get(key))
-        shown = value if len(value) <= 80 else value[:77] + "..."
-        return CheckpointError(f"config.json: {self._path}{key}={shown}: {why}")
+        return CheckpointError(f"config.json: {self._path}{key}={shown(self._data.get(key))}: {why}")
 
     def _find(self, keys: tuple[str, ...]) -> str | None:
         return next((key for key in keys if self._data.get(key) is not None), None)

@@ -57,23 +57,24 @@ def load(name: str) -> Architecture:
 
 
 def find(name: str) -> Preset:
-    """A preset by its name or a well-known short one, in any case: "DeepSeek-V3", "gpt2", "Mixtral"."""
+    """A preset by its name or a well-known short one, in any case and parted in any way: "DeepSeek-V3", "Qwen 2"."""
     return _build(resolve(name))
 
 
 def resolve(name: str) -> str:
     """The full name of a preset."""
     key = name.strip().lower().replace(" ", "-").replace("_", "-")
-    known = _known_as()["aliases"].get(key, key)
-    if known in _records():
+    known = _by_letters().get(_letters(key))
+    if known is not None:
         return known
     raise UnknownPreset(_why_not(name, key))
 
 
 def _why_not(name: str, key: str) -> str:
     absent = _known_as()["absent"]
-    if key in absent:
-        return f"{key}: {absent[key]}"
+    for known, why in absent.items():
+        if _letters(known) == _letters(key):
+            return f"{known}: {why}"
     close = difflib.get_close_matches(key, [*_records(), *_known_as()["aliases"], *absent], n=3, cutoff=0.6)
     hint = f"; close ones are {', '.join(close)}" if close else f", of which there are {len(_records())}"
     return f"{name!r} is not a preset{hint}"
@@ -97,6 +98,18 @@ def _records() -> dict[str, tuple[str, dict[str, Any]]]:
         for path in sorted((HERE / "data").glob("*.json"))
         for name, record in json.loads(path.read_text()).items()
     }
+
+
+@functools.cache
+def _by_letters() -> dict[str, str]:
+    """Names and short names as `_letters` has them → full name."""
+    aliases = _known_as()["aliases"]
+    return {_letters(name): full for name, full in aliases.items()} | {_letters(name): name for name in _records()}
+
+
+def _letters(name: str) -> str:
+    """A name without what parts its words: "qwen-2" and "qwen2" are one."""
+    return name.replace("-", "")
 
 
 @functools.cache

@@ -68,7 +68,9 @@ class _Shrink:
         self.width = min(whole.width, scale.width)
         self.context = min(whole.context, scale.context)
         heads = [attention.heads for attention in whole.attentions]
-        smallest = min(h.plain_dim if isinstance(h, config.Latent) else h.dim for h in heads)
+        smallest = (
+            min(h.plain_dim if isinstance(h, config.Latent) else h.dim for h in heads) if heads else scale.head_dim
+        )
         self.dim_ratio = min(1.0, scale.head_dim / smallest)
         self.block: Callable[[Block], Block] = cache(self._block)
 

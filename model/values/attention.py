@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from model.values.base import Norm, check, positive
+from model.values.base import Norm, check, positive, within
 from model.values.position import Alibi, Buckets, Rotary
 
 
@@ -73,10 +73,8 @@ class Grouped:
     value_norm: Norm | None = None
 
     def __post_init__(self) -> None:
-        positive(query=self.query, kv=self.kv, dim=self.dim)
+        positive(query=self.query, kv=self.kv, dim=self.dim, clip=self.clip)
         check(self.query % self.kv == 0, f"kv={self.kv} does not divide query={self.query}")
-        if self.clip is not None:
-            positive(clip=self.clip)
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,7 @@ class Latent:
     def __post_init__(self) -> None:
         positive(query=self.query, kv_rank=self.kv_rank, plain_dim=self.plain_dim, value_dim=self.value_dim)
         check(self.rotary_dim >= 0, f"rotary_dim must not be negative, got {self.rotary_dim}")
-        if self.query_rank is not None:
-            positive(query_rank=self.query_rank)
+        positive(query_rank=self.query_rank)
 
     @property
     def dim(self) -> int:
@@ -115,6 +112,7 @@ class Temperature:
 
     def __post_init__(self) -> None:
         positive(floor=self.floor)
+        within(weight=self.weight)
 
 
 @dataclass(frozen=True)
@@ -157,8 +155,7 @@ class Attention:
             self.indexer is None or (isinstance(self.heads, Latent) and self.heads.query_rank is not None),
             "indexer needs latent heads with a query_rank",
         )
-        if self.softcap is not None:
-            positive(softcap=self.softcap)
+        positive(scale=self.scale, softcap=self.softcap)
         if isinstance(self.position, Rotary):
             dim = self.heads.rotary_dim if isinstance(self.heads, Latent) else self.heads.dim
             turned = self.position.rotated(dim)
@@ -182,6 +179,7 @@ class CrossAttention:
 
     def __post_init__(self) -> None:
         heads = self.heads
+        positive(scale=self.scale)
         check(heads.qk_norm is None or heads.qk_norm.over == "head", "a cross_attention norms its heads one by one")
         plain = heads.clip is None and heads.value_norm is None and not heads.shared_value
         check(plain, "a cross_attention has neither clip nor value_norm nor shared_value")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+LARGEST = 1e30
+"""Of any number: float32 holds it, and so do a few of them multiplied."""
+
 
 class ConfigError(ValueError):
     """A value of an architecture contradicts itself or another; the message has the field and the numbers."""
@@ -15,9 +18,23 @@ def check(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def positive(**numbers: float) -> None:
+def positive(**numbers: float | None) -> None:
+    """Numbers above zero; None is a number that is not there. What is not a number at all is refused too."""
     for name, number in numbers.items():
-        check(number > 0, f"{name} must be positive, got {number}")
+        if number is not None:
+            check(number > 0, f"{name} must be positive, got {shown(number)}")
+            check(number <= LARGEST, f"{name} must be at most {LARGEST:g}, got {shown(number)}")
+
+
+def within(low: float = -LARGEST, high: float = LARGEST, **numbers: float) -> None:
+    for name, number in numbers.items():
+        check(low <= number <= high, f"{name} must be from {low:g} to {high:g}, got {shown(number)}")
+
+
+def shown(value: object) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 @dataclass(frozen=True)
@@ -32,3 +49,4 @@ class Norm:
 
     def __post_init__(self) -> None:
         positive(eps=self.eps)
+        within(offset=self.offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from model.values.base import Norm, check, positive
+from model.values.base import Norm, check, positive, within
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,10 @@ class RouterLoss:
     jitter: float = 0.0
     bias_step: float = 0.001
 
+    def __post_init__(self) -> None:
+        within(low=0, balance=self.balance, z=self.z, bias_step=self.bias_step)
+        within(0, 1, jitter=self.jitter)
+
 
 @dataclass(frozen=True)
 class SparseMixer:
@@ -108,6 +112,7 @@ class Router:
     loss: RouterLoss = RouterLoss()
 
     def __post_init__(self) -> None:
+        positive(scale=self.scale)
         check(
             isinstance(self.score, str) or not (self.correction or self.groups),
             "score of type sparse_mixer goes with neither correction nor groups",

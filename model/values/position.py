@@ -30,7 +30,8 @@ class YarnScaling:
     truncate: bool = True
 
     def __post_init__(self) -> None:
-        positive(factor=self.factor, original_context=self.original_context)
+        positive(factor=self.factor, original_context=self.original_context, magnitude=self.magnitude)
+        positive(beta_fast=self.beta_fast, beta_slow=self.beta_slow)
         check(
             self.beta_fast >= self.beta_slow,
             f"beta_fast={self.beta_fast} must not be below beta_slow={self.beta_slow}",
@@ -48,6 +49,7 @@ class Llama3Scaling:
 
     def __post_init__(self) -> None:
         positive(factor=self.factor, original_context=self.original_context)
+        positive(low_frequency=self.low_frequency, high_frequency=self.high_frequency)
         check(
             self.high_frequency > self.low_frequency,
             f"high_frequency={self.high_frequency} must be above low_frequency={self.low_frequency}",

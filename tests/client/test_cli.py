@@ -145,6 +145,19 @@ def test_servers_and_models_are_programs_of_their_own(
     assert became == [[sys.executable, "-P", "-m", *command[1:], "tales", "--port", "0", "--json"]]
 
 
+def test_the_help_of_inspect_is_the_one_that_lists_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[str] = []
+
+    def execve(path: str, line: list[str], environment: dict[str, str]) -> None:
+        became.extend(line)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(launch, "require_server", lambda: None)
+    assert dyno("inspect", "--help").exit_code == 0
+    assert became[-3:] == ["model", "inspect", "--help"]
+
+
 def test_a_client_alone_says_that_it_has_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "find_spec", lambda name: None)
     done = dyno("serve")

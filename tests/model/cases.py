@@ -168,6 +168,7 @@ SCORE_CASES = {
     "q/k norm by head, after rotation": normed(after_rotation=True),
     "q/k norm by each head": normed(over="each"),
     "q/k norm by each head, after rotation": normed(Norm(bias=True, offset=0.5), over="each", after_rotation=True),
+    "q/k norm by each head, bias alone": normed(Norm("layer", weight=False, bias=True), over="each"),
     "q/k norm by width": normed(over="width"),
     "q/k norm by width, after rotation": normed(over="width", after_rotation=True),
     "q/k norm, no weight": normed(Norm(weight=False), after_rotation=True),

@@ -232,8 +232,32 @@ def test_files_of_both_kinds_hold_the_same(tmp_path: Path, kind: str, wrapped: b
         assert load_architecture(tmp_path / "a.json") == architecture
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.json", "{"), ("a.toml", "vocab ="), ("a.json", "[]"), ("a.json", "3")])
-def test_broken_files_are_config_errors(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", b"{", "Expecting property name"),
+        ("a.toml", b"vocab =", "Invalid value"),
+        ("a.json", b"[]", "expected a table, got []"),
+        ("a.json", b"3", "expected a table, got 3"),
+        ("a.json", b"{}", "blocks: expected a table"),
+        ("a.json", b"[" * 100_000, "tables within tables, too deep to be read"),
+        ("a.toml", b"x = " + b"[" * 100_000, "tables within tables, too deep to be read"),
+        ("a.toml", b"vocab = 9 # \xff", "'utf-8' codec can't decode byte 0xff"),
+        ("a.json", b"\xff", "'utf-8' codec can't decode byte 0xff"),
+        ("a.json", b'{"vocab": 1' + b"0" * 5000 + b"}", "Exceeds the limit"),
+        ("missing/a.toml", b"", "No such file or directory"),
+    ],
+)
+def test_broken_files_are_config_errors_that_name_them(tmp_path: Path, name: str, text: bytes, message: str) -> None:
+    if "/" not in name:
+        (tmp_path / name).write_bytes(text)
+    with pytest.raises(ConfigError) as error:
         load_architecture(tmp_path / name)
+    assert str(error.value).startswith(f"{Path(name).name}: {message}")
+
+
+def test_a_number_that_no_float_holds_is_refused_by_its_field() -> None:
+    data = good()
+    data["blocks"]["a"]["branches"][0]["position"]["theta"] = 10**400
+    with pytest.raises(ConfigError, match=r"branches\[0\]\.position\.theta must be from -1e\+30 to 1e\+30, got 10000"):
+        architecture_from_dict(data)

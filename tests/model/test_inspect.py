@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from click.testing import Result
+from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from model import describe, drawing, presets, zoo
+from model.accounting import flops_per_token, parameters
+from model.checkpoint.error import CheckpointError
 from model.codec import architecture_from_dict, architecture_to_dict
 from model.config import ConfigError
 from model.inspect import inspect
@@ -48,6 +52,58 @@ def test_what_scripts_rely_on() -> None:
     assert deepseek["parameters"]["total"] == 671_026_404_352
     assert deepseek["published"]["active"] == 37_000_000_000
     assert sum(mixtral["parameters_by_part"].values()) == mixtral["parameters"]["total"]
+
+
+def test_cache_and_operations_by_length_and_part() -> None:
+    mistral, switch = cards("mistral-7b", "switch-base-8")
+    assert mistral["cache_bytes"] == {"4096": 4096 * 131_072, "32768": 4096 * 131_072}, "its window holds 4,096"
+    assert mistral["memory_bytes_per_token"] == 0
+    assert switch["memory_bytes_per_token"] == 12 * 2 * 768 * 2, "keys and values of 12 layers, of 2 bytes each"
+    for card in (mistral, switch):
+        for length, parts in card["flops_by_part"].items():
+            assert sum(parts.values()) == card["flops_per_token"][length]
+        assert card["left_out_layers"] == 0
+
+
+def test_layers_that_a_text_does_not_pass_are_told_and_not_active() -> None:
+    (card,) = cards("llama-3.2-11b-vision")
+    whole = presets.load("llama-3.2-11b-vision")
+    text = replace(whole, blocks=tuple(block for block in whole.blocks if not block.needs_memory))
+    assert card["left_out_layers"] == len(whole.blocks) - len(text.blocks) == 8
+    assert card["parameters"]["total"] == 9_775_192_080
+    assert card["parameters"]["active"] == parameters(text).total
+    assert card["flops_per_token"]["1024"] == flops_per_token(text, 1024).total
+    assert card["description"]["attention"].endswith("cross-attention in 8 layers, left out where there is no memory")
+    said = run("llama-3.2-11b-vision", columns=140).stdout
+    assert "8 layers, 1.74 B parameters" in said and "8.03 B (82.1%)" in said
+
+
+def test_what_fits_into_a_memory() -> None:
+    """Llama 3 8B: 8,030,261,248 weights of 2 bytes, 131,072 bytes of cache a token."""
+    (card,) = cards("llama-3-8b", "--memory", "24")
+    left = 24 * 2**30 - 2 * 8_030_261_248
+    assert card["fits"] == {
+        "memory_gib": 24.0,
+        "length": 4096,
+        "largest_batch": left // (4096 * 131_072),
+        "largest_context": 8192,
+    }
+    assert "18 requests of 4,096, or one of 8,192, in 24 GiB" in " ".join(
+        run("llama-3-8b", "--memory", "24", columns=140).stdout.split()
+    )
+    assert "4 GiB do not hold it" in run("llama-3-8b", "--memory", "4").stdout
+    assert "fits" not in cards("llama-3-8b")[0]
+
+
+def test_the_shortest_words_name_what_stands_beside() -> None:
+    kinds = describe.kinds(presets.load("gemma-4-26b-a4b"))
+    assert kinds == {
+        "attention": "grouped-query",
+        "position": "rotary",
+        "feed_forward": "gated gelu + 8 of 128 experts",
+    }
+    assert describe.kinds(presets.load("gpt2"))["position"] == "learned"
+    assert describe.kinds(presets.load("deepseek-v3"))["feed_forward"] == "gated silu + 8 of 256 experts, 1 shared"
 
 
 def test_a_type_changes_bytes_only() -> None:
@@ -108,15 +164,22 @@ def test_the_zoo_comes_before_presets(tmp_path: Path, monkeypatch: pytest.Monkey
     ("arguments", "message"),
     [
         (["gtp2"], "close ones are"),
-        (["no/such/file.toml"], "is not a preset"),
+        (["no/such/file.toml"], "file.toml: No such file or directory"),
+        (["nosuch.json"], "nosuch.json: No such file or directory"),
+        (["gpt2", "--memory", "-1"], "memory must be positive, got -1.0"),
         (["gpt2", "--scale", "huge"], "'huge' is not one of tiny"),
         (["gpt2", "--dtype", "int3"], "dtype: 'int3' is not one of float32"),
-        (["."], "the folder has neither architecture.json nor config.json"),
+        (["tests"], "tests: neither architecture.json nor config.json in the folder"),
+        (["some-org/no-model"], "some-org/no-model: not in the local cache, and the hub cannot be reached"),
     ],
 )
-def test_what_cannot_be_inspected(arguments: list[str], message: str) -> None:
+def test_what_cannot_be_inspected(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     error = run(*arguments).exception
-    assert isinstance(error, ConfigError) and message in str(error)
+    assert isinstance(error, ConfigError | CheckpointError) and message in str(error)
 
 
 def test_without_names_it_lists_them() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.config import Capacity, FeedForward, Groups, MoE
+from model.config import Capacity, FeedForward, Groups, MoE, RouterLoss
 from model.config import Router as RouterValue
 from model.moe import Loads, Router, Routing, drop_over_capacity, limit_to_groups
 from model.moe import MoE as Mixture
@@ -180,6 +180,21 @@ def test_the_balance_loss_is_one_when_even_and_the_number_of_experts_at_collapse
 def test_the_z_loss_of_eight_zero_logits() -> None:
     """arXiv:2202.08906 eq. 5: (ln 8)^2."""
     assert z_loss(routing(torch.zeros(5, 8))).item() == pytest.approx(4.324077, abs=1e-6)
+
+
+def test_jitter_multiplies_what_the_router_sees_in_training_alone() -> None:
+    """arXiv:2101.03961 section 2.4: uniform in [1 - jitter, 1 + jitter], drawn anew for every number."""
+    module = mixture(replace(EXPERTS, router=RouterValue(loss=RouterLoss(jitter=0.1)))).router
+    x = torch.full((4000, WIDTH), 2.0)
+    still = module.eval()(x).logits
+    assert torch.equal(still, x @ module.weight.T) and torch.equal(still, module(x).logits)
+    torch.manual_seed(0)
+    factors = module.train()._jittered(x) / 2
+    assert 0.9 <= factors.min() < 0.901 and 1.099 < factors.max() <= 1.1
+    assert factors.mean().item() == pytest.approx(1.0, abs=0.001)
+    assert factors.var().item() == pytest.approx(0.2**2 / 12, rel=0.02), "the variance of a uniform of width 0.2"
+    torch.manual_seed(0)
+    assert torch.equal(module(x).logits, module.scores(x * factors)), "and the scores are of what was multiplied"
 
 
 def test_choices_that_were_dropped_count_in_the_balance_loss() -> None:

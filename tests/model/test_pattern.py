@@ -43,6 +43,8 @@ def test_segments_are_read_from_the_left() -> None:
     [
         ("a*5000", "5000 layers are more than 4096"),
         ("(a*4000)*4000", "16000000 layers are more than 4096"),
+        ("a*99999999999", "99999999999 layers are more than 4096"),
+        ("a*" + "9" * 5000, "a repeat of 5000 digits is more than 4096 layers"),
         ("a*4096 a", "4097 layers are more than 4096"),
         ("(a b", "a group that is not closed"),
         ("a)", "is not a pattern"),

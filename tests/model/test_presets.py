@@ -32,9 +32,26 @@ def test_what_the_field_names_is_there(name: str) -> None:
     assert presets.resolve(name) in presets.names()
 
 
-@pytest.mark.parametrize("name", ["DeepSeek-V3", "deepseek_v3", " DeepSeek V3 "])
-def test_a_name_may_be_written_as_people_do(name: str) -> None:
-    assert presets.find(name).name == "deepseek-v3"
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        *((name, "deepseek-v3") for name in ("DeepSeek-V3", "deepseek_v3", " DeepSeek V3 ", "deepseekv3")),
+        *((name, "qwen2.5-7b") for name in ("Qwen 2", "qwen2", "Qwen-2-7B")),
+        ("Gemma 1", "gemma-7b"),
+        ("llama2", "llama-2-7b"),
+        ("llama3", "llama-3-8b"),
+        ("LLaMA 3.1", "llama-3.1-8b"),
+        ("gpt-oss20b", "gpt-oss-20b"),
+    ],
+)
+def test_a_name_may_be_written_as_people_do(name: str, preset: str) -> None:
+    assert presets.find(name).name == preset
+
+
+def test_no_two_names_differ_by_what_parts_their_words_alone() -> None:
+    known_as = json.loads((presets.HERE / "names.json").read_text())["aliases"] | {n: n for n in presets.names()}
+    meant = {name.replace("-", ""): full for name, full in known_as.items()}
+    assert all(meant[name.replace("-", "")] == full for name, full in known_as.items())
 
 
 def test_no_short_name_hides_a_preset() -> None:
@@ -50,6 +67,7 @@ def test_no_short_name_hides_a_preset() -> None:
         ("gtp2", "gpt2"),
         ("zzz", "'zzz' is not a preset, of which there are"),
         ("GPT-4", "gpt-4: closed: no sizes were ever published"),
+        ("GPT4", "gpt-4: closed"),
         ("kimi-k3", "it needs Kimi delta attention"),
     ],
 )
@@ -153,6 +171,11 @@ def test_a_scale_never_makes_anything_larger() -> None:
     huge = Scale(10**6, 10**6, 10**6, 10**6, 10**6, 10**8, 10**9)
     for name in ("gpt2", "mixtral", "deepseek-v3", "gemma-3-4b", "switch-base-8", "phi-2"):
         assert scaled(presets.load(name), huge) == presets.load(name)
+
+
+def test_an_architecture_without_attention_has_a_small_form() -> None:
+    whole = Architecture(9999, 512, 1024, (Block((config.FeedForward(2048),)),) * 9)
+    assert scaled(whole, "tiny") == Architecture(512, 64, 512, (Block((config.FeedForward(256),)),) * 4)
 
 
 def test_an_unknown_scale_is_named() -> None:

@@ -323,6 +323,15 @@ def test_what_published_templates_use(template: str, expected: str) -> None:
     assert tokenizer.decode(tokenizer.render_chat([{"role": "user", "content": "hi"}])) == expected
 
 
+def test_a_special_token_that_is_not_there_is_undefined(tmp_path: Path) -> None:
+    chat_tokenizer(None, tmp_path)
+    settings = {"bos_token": None, "eos_token": "<|im_end|>"}
+    settings["chat_template"] = "{{ bos_token is defined }} {{ eos_token is defined }} {{ pad_token is defined }}"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.decode(tokenizer.render_chat(ONE)) == "False True False"
+
+
 def test_of_several_templates_the_default_is_taken(tmp_path: Path) -> None:
     chat_tokenizer("{{ 'x' }}", tmp_path)
     named = [{"name": "tool_use", "template": "b"}, {"name": "default", "template": "a"}]

@@ -13,11 +13,12 @@ import torch
 from typer.testing import CliRunner
 
 from model import bpe
-from model.__main__ import app
+from model.__main__ import app, main
 from model.config import Architecture, Attention, Block, Capacity, FeedForward, Grouped, Head, MoE, Rotary, Router
 from model.config import RouterLoss as Loss
 from model.corpus import Tokens
-from model.training import Recipe, Trainer
+from model.recipe import Recipe
+from model.training import Trainer
 
 ATTENTION = Attention(Grouped(2, 1, 8), Rotary())
 RECIPE = Recipe(6, batch=2, length=12, warmup=2, rate=0.01, evaluate_every=3, save_every=2)
@@ -101,37 +102,98 @@ def test_corrections_move_in_training_and_are_not_trained(tmp_path: Path) -> Non
     assert torch.allclose(steps, steps.round(), atol=1e-3) and steps.any()
 
 
-def test_the_command_trains_a_checkpoint_whose_card_has_the_curve(tmp_path: Path) -> None:
+RECIPE_TEXT = """
+[architecture]
+vocab = 300
+width = 16
+context = 32
+layers = ["dense*2"]
+[architecture.blocks.dense]
+branches = [{type = "attention", heads = {type = "grouped", query = 2, kv = 1, dim = 8}},
+            {type = "feed_forward", hidden = 24}]
+[training]
+steps = 4
+batch = 2
+length = 16
+evaluate_every = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stories, and a tokenizer of 300 tokens in `words`."""
+    folder = tmp_path_factory.mktemp("corpus")
     stories = [json.dumps({"text": f"Once upon a time there was a fox, number {i}. " * 4}) for i in range(30)]
     for split in ("train", "valid"):
-        with gzip.open(tmp_path / f"stories.{split}.jsonl.gz", "wt") as file:
+        with gzip.open(folder / f"stories.{split}.jsonl.gz", "wt") as file:
             file.write("\n".join(stories))
-    bpe.train((json.loads(story)["text"] for story in stories), 300, tmp_path / "words")
+    bpe.train((json.loads(story)["text"] for story in stories), 300, folder / "words")
+    return folder
+
+
+def command(recipe: Path, corpus: Path, out: Path) -> list[str]:
+    places = ["--corpus", str(corpus), "--tokenizer", str(corpus / "words"), "--out", str(out)]
+    return ["train", str(recipe), *places]
+
+
+ENCODED = """
+[architecture.encoder]
+layers = ["dense"]
+[architecture.blocks.cross]
+branches = [{type = "cross_attention", heads = {query = 2, kv = 1, dim = 8}}]
+"""
+BAD_RECIPES = [
+    ("steps = 4", "steps = 4\nsteps_ = 5", "bad.toml: training.steps_: unknown field; known are steps, batch"),
+    ("[training]", "[train]", "bad.toml: the table [training] is missing"),
+    ("[training]", "[other]\n[training]", "bad.toml: other: unknown table; known are architecture and training"),
+    ("steps = 4", "", "bad.toml: training.steps: required field is missing"),
+    ("batch = 2", "batch = 'two'", "bad.toml: training.batch: expected int, got 'two'"),
+    ("batch = 2", "batch = 0", "bad.toml: training: batch must be positive, got 0"),
+    ("batch = 2", "rate = inf", "bad.toml: training: rate must be at most 1e+30, got inf"),
+    ("batch = 2", "seed = -1", "bad.toml: training: seed must be from 0 to 2.14748e+09, got -1"),
+    ("length = 16", "length = 33", "bad.toml: length=33 exceeds the model's context=32"),
+    ("vocab = 300", "vocab = 299", "tokenizer.json: a token has the id 299, the model has vocab=299"),
+    ("steps = 4", "steps =", "bad.toml: Invalid value"),
+    ("context = 32", "context = 4000", "length=3999 needs 4001 tokens of training text, there are "),
+    ('["dense*2"]', '["dense", "cross"]', "bad.toml: encoder: only models without one are trained here"),
+]
+
+
+@pytest.mark.parametrize(("found", "written", "message"), BAD_RECIPES, ids=[message for *_, message in BAD_RECIPES])
+def test_a_bad_recipe_is_one_line(
+    found: str,
+    written: str,
+    message: str,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = RECIPE_TEXT.replace(found, written)
+    if "4000" in written:
+        text = text.replace("length = 16", "length = 3999")
+    if "cross" in written:
+        text = text.replace("[training]", ENCODED + "[training]")
+    (tmp_path / "bad.toml").write_text(text)
+    monkeypatch.setattr("sys.argv", ["model", *command(tmp_path / "bad.toml", corpus, tmp_path / "run")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2 and not (tmp_path / "run").exists()
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+def test_the_command_trains_a_checkpoint_whose_card_has_the_curve(corpus: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "toy.toml"
-    recipe.write_text("""
-        [architecture]
-        vocab = 300
-        width = 16
-        context = 32
-        layers = ["dense*2"]
-        [architecture.blocks.dense]
-        branches = [{type = "attention", heads = {type = "grouped", query = 2, kv = 1, dim = 8}},
-                    {type = "feed_forward", hidden = 24}]
-        [training]
-        steps = 4
-        batch = 2
-        length = 16
-        evaluate_every = 2
-        """)
-    folder = ["--corpus", str(tmp_path), "--tokenizer", str(tmp_path / "words"), "--out", str(tmp_path / "run")]
-    result = CliRunner().invoke(app, ["train", str(recipe), *folder])
+    recipe.write_text(RECIPE_TEXT)
+    result = CliRunner().invoke(app, command(recipe, corpus, tmp_path / "run"))
     assert result.exit_code == 0, result.output
     card = json.loads((tmp_path / "run" / "checkpoint" / "card.json").read_text())
     assert [row["step"] for row in card["curve"]] == [2, 4]
     assert card["seen_tokens"] == 4 * 2 * 16
     assert card["recipe"]["steps"] == 4 and card["recipe"]["rate"] == 0.002
     again = CliRunner().invoke(
-        app, ["evaluate", str(tmp_path / "run" / "checkpoint"), "--text", str(tmp_path / "stories.valid.jsonl.gz"),
+        app, ["evaluate", str(tmp_path / "run" / "checkpoint"), "--text", str(corpus / "stories.valid.jsonl.gz"),
               "--length", "16"],
     )  # fmt: skip
     assert again.exit_code == 0, again.output

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers.decoders import Metaspace
+from tokenizers.models import WordLevel
 
-from server.call import GenerateCall, SamplingWishes
+from model.tokenizer import ByteTokenizer, Tokenizer
+from server.call import Conversation, GenerateCall, Message, SamplingWishes
 from server.engine.request import Request, Sampling
-from server.errors import QueueFull
+from server.errors import InvalidValue, QueueFull, UnsupportedField
 from server.guidance.guides import Guides
 from server.limits import Limits
 from server.models import ServedModel
-from server.preparation import Preparation
+from server.preparation import Preparation, visible_text
 from server.textwork import LONG_TEXT, TextWork
 from tests.fakes import Recorder
 from tests.server.kit import CONTEXT, VOCAB, fake_model
@@ -99,6 +104,42 @@ async def test_each_choice_has_a_stop_condition_of_its_own() -> None:
     one, other = await prepared(GenerateCall(None, ("abc",), SamplingWishes(stop=("xy",)), n=2))
     assert one.stop is not None and other.stop is not None
     assert [one.stop.push(ord("x")), other.stop.push(ord("y")), one.stop.push(ord("y"))] == [False, False, True]
+
+
+async def test_stop_strings_and_texts_know_the_prompt_before_them() -> None:
+    """A tokenizer that takes the space off the first word of a text: of the prompt's, not of the answer's."""
+    backend = Backend(WordLevel({"▁a": 0, "▁b": 1}))
+    backend.decoder = Metaspace()
+    served = dataclasses.replace(model(), tokenizer=Tokenizer(backend, frozenset()))
+    call = GenerateCall(None, ((0, 0),), SamplingWishes(stop=(" a b",)))
+    [request] = await prepared(call, served)
+    text = visible_text(call, served, request.prompt, request.sampling.min_tokens)
+    assert request.stop is not None and [request.stop.push(i) for i in (1, 0, 1)] == [False, False, True]
+    assert "".join(map(text.push, (1, 0, 1))) == " b" and text.stopped
+
+
+async def test_a_template_that_writes_an_id_beyond_the_model_is_refused() -> None:
+    class Images(ByteTokenizer):
+        chat = True
+
+        def render_chat(self, messages: Any) -> list[int]:
+            return [1, 400]
+
+    served = dataclasses.replace(model(), tokenizer=Images(500))
+    with pytest.raises(
+        InvalidValue, match="the prompt has the token id 400; token ids of this model run from 0 to"
+    ) as no:
+        await prepared(GenerateCall(None, (Conversation((Message("user", "x"),)),)), served)
+    assert no.value.param == "messages"
+
+
+@pytest.mark.parametrize("asked", ["echo", "prompt_logprobs"])
+async def test_an_encoder_has_no_log_probabilities_however_they_are_asked_for(asked: str) -> None:
+    served = dataclasses.replace(model(), answer_start=(0,))
+    call = GenerateCall(None, ("abc",), prompt_logprobs=1, echo=asked == "echo")
+    with pytest.raises(UnsupportedField, match=f"^{asked}: model .* reads its prompt with an encoder") as no:
+        await prepared(call, served)
+    assert no.value.param == asked
 
 
 async def test_short_texts_are_done_at_once_and_long_ones_beside_the_loop() -> None:

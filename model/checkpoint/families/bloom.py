@@ -46,9 +46,9 @@ def mpt(s: Settings) -> Architecture:
     inner.only("attn_type", "multihead_attention")
     s.only("logit_scale")
     norm, feed = layer_norm(s, bias=False), FeedForward(4 * width(s), "gelu", gated=False)
-    heads = grouped(s, kv=query_heads(s), clip=inner.optional_real("clip_qkv"))
-    slopes = Alibi(inner.real("alibi_bias_max", default=8.0))
-    attention = Attention(heads, slopes, scale=inner.optional_real("softmax_scale"))
+    heads = grouped(s, kv=query_heads(s), clip=inner.optional_positive("clip_qkv"))
+    slopes = Alibi(inner.positive("alibi_bias_max", default=8.0))
+    attention = Attention(heads, slopes, scale=inner.optional_positive("softmax_scale"))
     return decoder(s, blocks(s, lambda i: (attention, feed), norm), norm, head(s, tied=True))
 
 
@@ -61,7 +61,7 @@ def falcon(s: Settings) -> Architecture:
     # ALiBi is added before the scores are scaled.
     alibi = s.flag("alibi", default=False)
     position = Alibi(scale=heads.dim**-0.5) if alibi else rotary(s)
-    hidden = s.whole("ffn_hidden_size", default=4 * width(s))
+    hidden = s.size("ffn_hidden_size", default=4 * width(s))
     feed = FeedForward(hidden, activation(s, "activation", "gelu"), gated=False, bias=bias)
     attention = Attention(heads, position, out_bias=bias)
     parallel = s.flag("parallel_attn", default=True)
@@ -73,7 +73,7 @@ def falcon(s: Settings) -> Architecture:
 def _falcon_heads(s: Settings) -> Grouped:
     query, new = query_heads(s), s.flag("new_decoder_architecture", default=False)
     one = s.flag("multi_query", default=True) and not new
-    kv = 1 if one else s.whole("num_kv_heads", "n_head_kv", default=query)
+    kv = 1 if one else s.size("num_kv_heads", "n_head_kv", default=query)
     return grouped(s, bias=s.flag("bias", default=False), kv=kv)
 
 

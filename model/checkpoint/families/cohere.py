@@ -46,7 +46,7 @@ def cohere2(s: Settings) -> Architecture:
 def _parallel(s: Settings, attentions: Sequence[Attention]) -> Architecture:
     norm, feed = _norm(s), feed_forward(s)
     stack = blocks(s, lambda i: (attentions[i], feed), norm, parallel=True, shared_norm=True)
-    return decoder(s, stack, norm, head(s, tied=True, scale=s.real("logit_scale", default=0.0625)))
+    return decoder(s, stack, norm, head(s, tied=True, scale=s.positive("logit_scale", default=0.0625)))
 
 
 def _norm(s: Settings) -> Norm:

@@ -36,7 +36,7 @@ def deepseek_v2(s: Settings) -> Architecture:
     s.only("scoring_func", "softmax")
     limited = s.choice("topk_method", among={"greedy": False, "group_limited_greedy": True}, default="greedy")
     groups = _groups(s, 1, "max") if limited else None
-    router = Router(normalise=False, scale=s.real("routed_scaling_factor", default=1.0), groups=groups)
+    router = Router(normalise=False, scale=s.positive("routed_scaling_factor", default=1.0), groups=groups)
     bias = s.flag("mlp_bias", default=False)
     return _sparse(s, _latent(s, interleaved=True), router, first_dense=0, shared=2, bias=bias)
 
@@ -60,7 +60,7 @@ def _sigmoid_router(s: Settings, scale: float, groups: int, kept: int) -> Router
     return Router(
         "sigmoid",
         normalise=s.flag("norm_topk_prob", default=True),
-        scale=s.real("routed_scaling_factor", default=scale),
+        scale=s.positive("routed_scaling_factor", default=scale),
         correction=True,
         groups=_groups(s, groups, "top2", kept),
     )
@@ -76,10 +76,10 @@ def _latent(s: Settings, interleaved: bool) -> Attention:
     bias = s.flag("attention_bias", default=False)
     heads = Latent(
         query_heads(s),
-        s.whole("kv_lora_rank"),
-        s.whole("qk_nope_head_dim"),
+        s.size("kv_lora_rank"),
+        s.size("qk_nope_head_dim"),
         s.whole("qk_rope_head_dim"),
-        s.whole("v_head_dim"),
+        s.size("v_head_dim"),
         query_rank=s.optional_whole("q_lora_rank"),
         bias=bias,
     )
@@ -103,11 +103,11 @@ def _sparse(
 ) -> Architecture:
     """first_dense, shared: the family's defaults for how many layers are dense, and experts shared."""
     s.only("moe_layer_freq", 1)
-    hidden, kind = s.whole("moe_intermediate_size"), activation(s)
+    hidden, kind = s.size("moe_intermediate_size"), activation(s)
     count = s.whole("n_shared_experts", default=shared)
     beside = FeedForward(hidden * count, kind, bias=bias) if count else None
     routed = experts(s, "n_routed_experts", "num_local_experts", "num_experts")
-    moe = MoE(routed, s.whole("num_experts_per_tok"), FeedForward(hidden, kind), router, beside)
+    moe = MoE(routed, s.size("num_experts_per_tok"), FeedForward(hidden, kind), router, beside)
     first, dense, norm = s.whole("first_k_dense_replace", default=first_dense), feed_forward(s, bias), rms(s, eps)
     stack = blocks(s, lambda i: (attention, moe if i >= first else dense), norm)
     return decoder(s, stack, norm, head(s, tied=False))

@@ -19,7 +19,7 @@ def gemma(s: Settings) -> Architecture:
     bias, norm = s.flag("attention_bias", default=False), rms(s, 1e-6, offset=1.0)
     # The first files say "gelu" and mean the tanh form.
     kind = activation(s, "hidden_act", "gelu_pytorch_tanh")
-    feed = FeedForward(s.whole("intermediate_size"), "gelu_tanh" if kind == "gelu" else kind)
+    feed = FeedForward(s.size("intermediate_size"), "gelu_tanh" if kind == "gelu" else kind)
     attention = Attention(grouped(s, bias=bias, dim=256), rotary(s), out_bias=bias)
     return _scaled(s, blocks(s, lambda i: (attention, feed), norm), norm)
 
@@ -51,9 +51,9 @@ def _alternating(
     others."""
     bias, norm = s.flag("attention_bias", default=False), rms(s, 1e-6, offset=1.0)
     heads = grouped(s, bias=bias, qk_norm=qk_norm, dim=256)
-    scale = s.real("query_pre_attn_scalar", default=256.0) ** -0.5
-    softcap = s.optional_real("attn_logit_softcapping", caps[0])
-    feed = FeedForward(s.whole("intermediate_size"), activation(s, "hidden_activation", "gelu_pytorch_tanh"))
+    scale = s.positive("query_pre_attn_scalar", default=256.0) ** -0.5
+    softcap = s.optional_positive("attn_logit_softcapping", caps[0])
+    feed = FeedForward(s.size("intermediate_size"), activation(s, "hidden_activation", "gelu_pytorch_tanh"))
     of_layer = kinds(s, every(period), turns)
     size = s.whole("sliding_window", default=4096)
 
@@ -66,7 +66,7 @@ def _alternating(
 
 def _scaled(s: Settings, stack: tuple[Block, ...], norm: Norm, cap: float | None = None) -> Architecture:
     s.only("use_bidirectional_attention", False)
-    softcap = s.optional_real("final_logit_softcapping", cap)
+    softcap = s.optional_positive("final_logit_softcapping", cap)
     embedding = Embedding(scale=width(s) ** 0.5)
     return decoder(s, stack, norm, head(s, tied=True, softcap=softcap), embedding)
 

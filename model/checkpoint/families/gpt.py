@@ -66,7 +66,7 @@ def _score_scale(s: Settings, dim: int) -> float:
 
 def four_times(s: Settings, default: str) -> FeedForward:
     """A plain feed-forward, four times as wide as the model unless told; default: the family's activation."""
-    hidden = s.whole("n_inner", default=4 * width(s))
+    hidden = s.size("n_inner", default=4 * width(s))
     return FeedForward(hidden, activation(s, "activation_function", default), gated=False, bias=True)
 
 
@@ -85,7 +85,7 @@ def opt(s: Settings) -> Architecture:
     affine, bias = s.flag("layer_norm_elementwise_affine", default=True), s.flag("enable_bias", default=True)
     norm = Norm("layer", 1e-5, weight=affine, bias=affine)
     attention = Attention(grouped(s, bias=bias), out_bias=bias)
-    feed = FeedForward(s.whole("ffn_dim"), activation(s, "activation_function", "relu"), gated=False, bias=bias)
+    feed = FeedForward(s.size("ffn_dim"), activation(s, "activation_function", "relu"), gated=False, bias=bias)
     before = s.flag("do_layer_norm_before", default=True)
     stack = blocks(s, lambda i: (attention, feed), norm, "pre" if before else "post")
     last = before and not s.flag("_remove_final_layer_norm", default=False)
@@ -96,11 +96,11 @@ def opt(s: Settings) -> Architecture:
 
 def _narrow(s: Settings) -> int | None:
     """Columns of the embedding, where they are not the width."""
-    if not s.has("word_embed_proj_dim") or s.whole("word_embed_proj_dim") == width(s):
+    if not s.has("word_embed_proj_dim") or s.size("word_embed_proj_dim") == width(s):
         return None
     if not s.flag("tie_word_embeddings", default=True):
         raise s.refusal("tie_word_embeddings", "not supported where word_embed_proj_dim is not hidden_size")
-    return s.whole("word_embed_proj_dim")
+    return s.size("word_embed_proj_dim")
 
 
 def opt_layout(s: Settings) -> Layout:

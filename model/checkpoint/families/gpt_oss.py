@@ -30,10 +30,10 @@ def gpt_oss(s: Settings) -> Architecture:
 
 
 def _experts(s: Settings) -> MoE:
-    gate = ClampedGate(s.real("swiglu_limit", default=7.0), s.real("swiglu_alpha", default=1.702))
-    expert = FeedForward(s.whole("intermediate_size"), gate, bias=True)
+    gate = ClampedGate(s.positive("swiglu_limit", default=7.0), s.positive("swiglu_alpha", default=1.702))
+    expert = FeedForward(s.size("intermediate_size"), gate, bias=True)
     count = experts(s, "num_local_experts", "num_experts")
-    return MoE(count, s.whole("num_experts_per_tok", "experts_per_token", default=4), expert, Router(bias=True))
+    return MoE(count, s.size("num_experts_per_tok", "experts_per_token", default=4), expert, Router(bias=True))
 
 
 def layout(s: Settings) -> Layout:

@@ -24,17 +24,17 @@ def granite(s: Settings) -> Architecture:
 
 def granitemoe(s: Settings) -> Architecture:
     count = experts(s, "num_local_experts", "num_experts")
-    return _multiplied(s, MoE(count, s.whole("num_experts_per_tok"), feed_forward(s)))
+    return _multiplied(s, MoE(count, s.size("num_experts_per_tok"), feed_forward(s)))
 
 
 def _multiplied(s: Settings, feed: FeedForward | MoE) -> Architecture:
     bias, norm = s.flag("attention_bias", default=False), rms(s, 1e-6)
-    scale = s.real("attention_multiplier", default=1.0)
+    scale = s.positive("attention_multiplier", default=1.0)
     attention = Attention(grouped(s, bias=bias), rotary(s), scale=scale, out_bias=bias)
-    residual = s.real("residual_multiplier", default=1.0)
+    residual = s.positive("residual_multiplier", default=1.0)
     stack = blocks(s, lambda i: (attention, feed), norm, residual_scale=residual)
-    embedding = Embedding(scale=s.real("embedding_multiplier", default=1.0))
-    divisor = s.real("logits_scaling", default=1.0)
+    embedding = Embedding(scale=s.positive("embedding_multiplier", default=1.0))
+    divisor = s.positive("logits_scaling", default=1.0)
     if divisor == 0:
         raise s.refusal("logits_scaling", "the logits cannot be divided by it")
     return decoder(s, stack, norm, head(s, tied=False, scale=1 / divisor), embedding)

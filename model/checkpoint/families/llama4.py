@@ -40,7 +40,7 @@ def llama4(s: Settings) -> Architecture:
     of_layer = kinds(s, lambda i: "chunked_attention" if turns[i] else "full_attention", KINDS)
     attentions = {(kind, turn): _attention(s, kind, turn) for kind in KINDS for turn in (False, True)}
     sparse, moe = _sparse_layers(s), _experts(s)
-    dense = FeedForward(s.whole("intermediate_size_mlp"), activation(s))
+    dense = FeedForward(s.size("intermediate_size_mlp"), activation(s))
 
     def branches(i: int) -> tuple[Attention, FeedForward | MoE]:
         return attentions[of_layer[i], bool(turns[i])], moe if i in sparse else dense
@@ -58,7 +58,7 @@ def _attention(s: Settings, kind: str, turned: bool) -> Attention:
     span = Chunk(size) if size and kind == "chunked_attention" else Full()
     if not turned:
         return Attention(grouped(s, bias=bias, dim=128), None, span, temperature=_temperature(s), out_bias=bias)
-    plain = Norm("rms", s.real("rms_norm_eps", default=1e-5), weight=False)
+    plain = Norm("rms", s.positive("rms_norm_eps", default=1e-5), weight=False)
     qk_norm = QKNorm(plain, after_rotation=True) if s.flag("use_qk_norm", default=True) else None
     heads = grouped(s, bias=bias, qk_norm=qk_norm, dim=128)
     return Attention(heads, rotary(s, theta=5e5, layout="interleaved"), span, out_bias=bias)
@@ -67,14 +67,14 @@ def _attention(s: Settings, kind: str, turned: bool) -> Attention:
 def _temperature(s: Settings) -> Temperature | None:
     if not s.flag("attn_temperature_tuning", default=True):
         return None
-    return Temperature(s.real("floor_scale", default=8192.0), s.real("attn_scale", default=0.1))
+    return Temperature(s.positive("floor_scale", default=8192.0), s.real("attn_scale", default=0.1))
 
 
 def _experts(s: Settings) -> MoE:
-    expert = FeedForward(s.whole("intermediate_size"), activation(s))
+    expert = FeedForward(s.size("intermediate_size"), activation(s))
     router = Router("sigmoid", normalise=False)
     count = experts(s, "num_local_experts", "num_experts")
-    return MoE(count, s.whole("num_experts_per_tok", default=1), expert, router, expert, weigh="input")
+    return MoE(count, s.size("num_experts_per_tok", default=1), expert, router, expert, weigh="input")
 
 
 def _sparse_layers(s: Settings) -> frozenset[int]:

@@ -49,26 +49,26 @@ def minimax_m2(s: Settings) -> Architecture:
     """Norms of queries and keys over the whole width; a sigmoid router whose bias selects but does not weigh."""
     norm = rms(s, 1e-6)
     heads = grouped(s, qk_norm=QKNorm(norm, "width"), dim=128)
-    part = fraction_of(s.whole("rotary_dim"), heads.dim) if s.has("rotary_dim") else 1.0
+    part = fraction_of(s.size("rotary_dim"), heads.dim) if s.has("rotary_dim") else 1.0
     turn = rotary(s, theta=5e6, fraction=part)
     return _sparse(s, Attention(heads, turn), norm, Router("sigmoid", correction=True))
 
 
 def _sparse(s: Settings, attention: Attention, norm: Norm, router: Router) -> Architecture:
     count = experts(s, "num_local_experts", "num_experts")
-    moe = MoE(count, s.whole("num_experts_per_tok"), feed_forward(s), router)
+    moe = MoE(count, s.size("num_experts_per_tok"), feed_forward(s), router)
     return decoder(s, blocks(s, lambda i: (attention, moe), norm), norm, head(s, tied=False))
 
 
 def dbrx(s: Settings) -> Architecture:
     inner, ffn, norm = s.table("attn_config"), s.table("ffn_config"), Norm("layer", 1e-5)
-    heads = grouped(s, kv=inner.whole("kv_n_heads", default=1), clip=inner.optional_real("clip_qkv"))
-    turn = rotary(s, theta=inner.real("rope_theta", default=10000.0))
+    heads = grouped(s, kv=inner.size("kv_n_heads", default=1), clip=inner.optional_positive("clip_qkv"))
+    turn = rotary(s, theta=inner.positive("rope_theta", default=10000.0))
     ffn.only("moe_normalize_expert_weights", 1)  # the power of the norm they are divided by
-    router = Router(normalise=ffn.optional_real("moe_normalize_expert_weights", absent=1.0) is not None)
-    hidden, kind = ffn.whole("ffn_hidden_size"), activation(ffn.table("ffn_act_fn"), "name")
+    router = Router(normalise=ffn.optional_positive("moe_normalize_expert_weights", absent=1.0) is not None)
+    hidden, kind = ffn.size("ffn_hidden_size"), activation(ffn.table("ffn_act_fn"), "name")
     count = experts(ffn, "moe_num_experts")
-    moe = MoE(count, ffn.whole("moe_top_k"), FeedForward(hidden, kind), router)
+    moe = MoE(count, ffn.size("moe_top_k"), FeedForward(hidden, kind), router)
     stack = blocks(s, lambda i: (Attention(heads, turn), moe), norm)
     return decoder(s, stack, norm, head(s, tied=False))
 

@@ -56,7 +56,7 @@ def gpt_neox(s: Settings) -> Architecture:
 def gptj(s: Settings) -> Architecture:
     """Neighbouring dimensions rotate; attention has no biases, the head has one."""
     norm, heads = layer_norm(s), grouped(s, kv=query_heads(s))
-    turn = Rotary(fraction=fraction_of(s.whole("rotary_dim", default=64), heads.dim), layout="interleaved")
+    turn = Rotary(fraction=fraction_of(s.size("rotary_dim", default=64), heads.dim), layout="interleaved")
     branches = (Attention(heads, turn), four_times(s, "gelu_new"))
     stack = blocks(s, lambda i: branches, norm, parallel=True, shared_norm=True)
     return decoder(s, stack, norm, head(s, tied=False, bias=True))
@@ -89,7 +89,7 @@ def stablelm(s: Settings) -> Architecture:
     norm = layer_norm(s, "layer_norm_eps")
     each = QKNorm(replace(norm, bias=False), "each") if s.flag("qk_layernorm", default=False) else None
     heads = grouped(s, bias=s.flag("use_qkv_bias", default=False), qk_norm=each)
-    feed = FeedForward(s.whole("intermediate_size"), activation(s))
+    feed = FeedForward(s.size("intermediate_size"), activation(s))
     branches = (Attention(heads, rotary(s, fraction=0.25)), feed)
     parallel = s.flag("use_parallel_residual", default=False)
     stack = blocks(s, lambda i: branches, norm, parallel=parallel, shared_norm=parallel)
@@ -105,7 +105,7 @@ def nemotron(s: Settings) -> Architecture:
 
 
 def _plain(s: Settings, default: str, bias: bool) -> FeedForward:
-    return FeedForward(s.whole("intermediate_size"), activation(s, default=default), gated=False, bias=bias)
+    return FeedForward(s.size("intermediate_size"), activation(s, default=default), gated=False, bias=bias)
 
 
 FAMILIES = {

@@ -29,7 +29,7 @@ MIXED = Layout(
 
 def olmo(s: Settings) -> Architecture:
     bias, norm = s.flag("attention_bias", default=False), Norm("layer", 1e-5, weight=False)
-    attention = Attention(grouped(s, bias=bias, clip=s.optional_real("clip_qkv")), rotary(s), out_bias=bias)
+    attention = Attention(grouped(s, bias=bias, clip=s.optional_positive("clip_qkv")), rotary(s), out_bias=bias)
     branches = (attention, feed_forward(s))
     return decoder(s, blocks(s, lambda i: branches, norm), norm, head(s, tied=False))
 
@@ -60,7 +60,7 @@ def olmoe(s: Settings) -> Architecture:
     bias, norm = s.flag("attention_bias", default=False), rms(s, 1e-5)
     attention = Attention(grouped(s, bias=bias, qk_norm=QKNorm(norm, "width")), rotary(s), out_bias=bias)
     router = Router(normalise=s.flag("norm_topk_prob", default=False))
-    moe = MoE(experts(s, "num_experts", "num_local_experts"), s.whole("num_experts_per_tok"), feed_forward(s), router)
+    moe = MoE(experts(s, "num_experts", "num_local_experts"), s.size("num_experts_per_tok"), feed_forward(s), router)
     return decoder(s, blocks(s, lambda i: (attention, moe), norm), norm, head(s, tied=False))
 
 

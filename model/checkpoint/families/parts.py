@@ -29,20 +29,20 @@ FULL_OR_SLIDING = ("full_attention", "sliding_attention")
 
 
 def width(settings: Settings) -> int:
-    return settings.whole("hidden_size", "n_embd", "d_model", "n_embed")
+    return settings.size("hidden_size", "n_embd", "d_model", "n_embed")
 
 
 def layers(settings: Settings) -> int:
-    return settings.whole("num_hidden_layers", "n_layer", "n_layers", most=MOST_LAYERS)
+    return settings.size("num_hidden_layers", "n_layer", "n_layers", most=MOST_LAYERS)
 
 
 def context(settings: Settings) -> int:
     """The longest sequence; the oldest files do not say it, their models have this one."""
-    return settings.whole("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", default=2048)
+    return settings.size("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", default=2048)
 
 
 def experts(settings: Settings, *keys: str) -> int:
-    return settings.whole(*keys, most=MOST_HEADS)
+    return settings.size(*keys, most=MOST_HEADS)
 
 
 def activation(settings: Settings, key: str = "hidden_act", default: str = "silu") -> Activation:
@@ -61,29 +61,33 @@ def grouped(
     """Heads by the usual keys. As many key heads as query heads, and heads that share the width, unless the file or the
     family (`kv`, `dim`) says otherwise."""
     query = query_heads(settings)
-    kv = settings.whole("num_key_value_heads", default=query, most=MOST_HEADS) if kv is None else kv
-    return Grouped(query, kv, head_dim(settings, query, dim), bias, qk_norm, clip)
+    dim = head_dim(settings, query, dim)
+    if kv is None:
+        kv = settings.size("num_key_value_heads", default=query, most=MOST_HEADS)
+        if query % kv:
+            raise settings.refusal("num_key_value_heads", f"it does not divide {settings.first(*QUERY_HEADS)}={query}")
+    return Grouped(query, kv, dim, bias, qk_norm, clip)
 
 
 def query_heads(settings: Settings) -> int:
-    return settings.whole(*QUERY_HEADS, most=MOST_HEADS)
+    return settings.size(*QUERY_HEADS, most=MOST_HEADS)
 
 
 def head_dim(settings: Settings, heads: int, default: int | None = None) -> int:
     """The key `head_dim`, or the family's default, or an equal share of the width."""
     if settings.has("head_dim"):
-        return settings.whole("head_dim")
+        return settings.size("head_dim")
     if default is not None:
         return default
     total = width(settings)
-    if heads == 0 or total % heads:
+    if total % heads:
         raise settings.refusal(settings.first(*QUERY_HEADS), f"it does not divide the width {total}")
     return total // heads
 
 
 def feed_forward(settings: Settings, bias: bool = False) -> FeedForward:
     """The gated feed-forward of the usual keys."""
-    return FeedForward(settings.whole("intermediate_size"), activation(settings), bias=bias)
+    return FeedForward(settings.size("intermediate_size"), activation(settings), bias=bias)
 
 
 def window(size: int | None) -> Span:
@@ -117,11 +121,11 @@ def every(period: int) -> Callable[[int], str]:
 
 
 def rms(settings: Settings, default: float, offset: float = 0.0) -> config.Norm:
-    return config.Norm("rms", settings.real("rms_norm_eps", default=default), offset=offset)
+    return config.Norm("rms", settings.positive("rms_norm_eps", default=default), offset=offset)
 
 
 def layer_norm(settings: Settings, *keys: str, default: float = 1e-5, bias: bool = True) -> config.Norm:
-    return config.Norm("layer", settings.real(*(keys or ("layer_norm_epsilon",)), default=default), bias=bias)
+    return config.Norm("layer", settings.positive(*(keys or ("layer_norm_epsilon",)), default=default), bias=bias)
 
 
 def head(
@@ -139,5 +143,5 @@ def decoder(
     embedding: config.Embedding | None = None,
 ) -> Architecture:
     """The whole model around its blocks."""
-    vocab, embedding = settings.whole("vocab_size"), embedding or config.Embedding()
+    vocab, embedding = settings.size("vocab_size"), embedding or config.Embedding()
     return Architecture(vocab, width(settings), context(settings), stack, embedding, norm, last)

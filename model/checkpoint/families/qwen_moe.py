@@ -54,7 +54,7 @@ def qwen2_moe(s: Settings) -> Architecture:
     """One shared expert behind a gate of its own."""
     spans = switched_windows(s, lambda i, first: i % 2 == 0 and i < first)
     turn, heads = rotary(s), grouped(s, bias=s.flag("qkv_bias", default=True))
-    shared = FeedForward(s.whole("shared_expert_intermediate_size"), activation(s))
+    shared = FeedForward(s.size("shared_expert_intermediate_size"), activation(s))
     feeds = _qwen_feeds(s, replace(_qwen_experts(s), shared=shared, shared_gate=True))
     norm = rms(s, 1e-6)
     stack = blocks(s, lambda i: (Attention(heads, turn, spans[i]), feeds(i)), norm)
@@ -71,9 +71,9 @@ def qwen3_moe(s: Settings) -> Architecture:
 
 
 def _qwen_experts(s: Settings) -> MoE:
-    expert = FeedForward(s.whole("moe_intermediate_size"), activation(s))
+    expert = FeedForward(s.size("moe_intermediate_size"), activation(s))
     router = Router(normalise=s.flag("norm_topk_prob", default=False))
-    return MoE(experts(s, "num_experts", "num_local_experts"), s.whole("num_experts_per_tok"), expert, router)
+    return MoE(experts(s, "num_experts", "num_local_experts"), s.size("num_experts_per_tok"), expert, router)
 
 
 def _qwen_feeds(s: Settings, moe: MoE) -> Callable[[int], FeedForward | MoE]:
@@ -90,10 +90,10 @@ def ernie4_5_moe(s: Settings) -> Architecture:
     """Experts in a range of layers; a softmax router whose bias selects but does not weigh."""
     bias, norm = s.flag("use_bias", default=False), rms(s, 1e-5)
     attention = Attention(grouped(s, bias=bias), rotary(s, theta=5e5, layout="interleaved"), out_bias=bias)
-    hidden, kind = s.whole("moe_intermediate_size"), activation(s)
+    hidden, kind = s.size("moe_intermediate_size"), activation(s)
     count = s.whole("moe_num_shared_experts", default=2)
     shared = FeedForward(hidden * count, kind, bias=bias) if count else None
-    router, chosen = Router(correction=True), s.whole("moe_k", "num_experts_per_tok")
+    router, chosen = Router(correction=True), s.size("moe_k", "num_experts_per_tok")
     moe = MoE(experts(s, "moe_num_experts", "num_experts"), chosen, FeedForward(hidden, kind), router, shared)
     sparse, dense = _ernie_sparse(s), feed_forward(s, bias)
     stack = blocks(s, lambda i: (attention, moe if sparse(i) else dense), norm)

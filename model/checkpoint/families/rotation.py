@@ -24,7 +24,7 @@ def rotary(
     fraction: its default where the family rotates a part of each head; None where it rotates whole heads only.
     """
     rope = _rope(settings)
-    base = rope.real("rope_theta", default=settings.real("rope_theta", "rotary_emb_base", default=theta))
+    base = rope.positive("rope_theta", default=settings.positive("rope_theta", "rotary_emb_base", default=theta))
     if fraction is None:
         for table in (rope, settings):
             table.only("partial_rotary_factor", 1)
@@ -38,7 +38,7 @@ def rotary_by_kind(settings: Settings, kind: str, theta: float, key: str = "rope
     rope = settings.table("rope_scaling") if kind == "full_attention" else Settings({})
     if rope.empty:
         rope = settings.table("rope_parameters").table(kind)
-    base = rope.real("rope_theta", default=settings.real(key, default=theta))
+    base = rope.positive("rope_theta", default=settings.positive(key, default=theta))
     return Rotary(base, scaling=scaling(rope, context(settings)))
 
 
@@ -57,7 +57,7 @@ def scaling(rope: Settings, length: int) -> Scaling | None:
         "default": lambda rope, length: None,
         # Grows with the sequence, but only past the context, where this model ends.
         "dynamic": lambda rope, length: None,
-        "linear": lambda rope, length: config.LinearScaling(rope.real("factor")),
+        "linear": lambda rope, length: config.LinearScaling(rope.positive("factor")),
         "llama3": _llama3,
         "yarn": _yarn,
     }
@@ -66,21 +66,21 @@ def scaling(rope: Settings, length: int) -> Scaling | None:
 
 def _llama3(rope: Settings, length: int) -> Scaling:
     return config.Llama3Scaling(
-        rope.real("factor"),
-        rope.whole("original_max_position_embeddings", default=length),
-        rope.real("low_freq_factor"),
-        rope.real("high_freq_factor"),
+        rope.positive("factor"),
+        rope.size("original_max_position_embeddings", default=length),
+        rope.positive("low_freq_factor"),
+        rope.positive("high_freq_factor"),
     )
 
 
 def _yarn(rope: Settings, length: int) -> Scaling:
-    original = rope.whole("original_max_position_embeddings", default=length)
-    factor = rope.real("factor", default=length / max(original, 1))
+    original = rope.size("original_max_position_embeddings", default=length)
+    factor = rope.positive("factor", default=length / max(original, 1))
     return config.YarnScaling(
         factor,
         original,
-        rope.real("beta_fast", default=32.0),
-        rope.real("beta_slow", default=1.0),
+        rope.positive("beta_fast", default=32.0),
+        rope.positive("beta_slow", default=1.0),
         _magnitude(rope, factor),
         rope.flag("truncate", default=True),
     )
@@ -90,7 +90,7 @@ def _magnitude(rope: Settings, factor: float) -> float | None:
     """What YaRN multiplies cosine and sine by: said outright, or the ratio of two scales, or None for the usual."""
     plain, whole = rope.real("mscale", default=0.0), rope.real("mscale_all_dim", default=0.0)
     ratio = yarn_scale(factor, plain) / yarn_scale(factor, whole) if plain and whole else None
-    return rope.real("attention_factor") if rope.has("attention_factor") else ratio
+    return rope.positive("attention_factor") if rope.has("attention_factor") else ratio
 
 
 def yarn_scale(factor: float, weight: float) -> float:

@@ -146,7 +146,7 @@ class CompletionWriter(Writer):
     def _echo(self, part: Piece | WholeChoice) -> str:
         if part.prompt is None or not self._generation.call.echo:
             return ""
-        return self._generation.model.tokenizer.decode(part.prompt.tokens)
+        return self._generation.model.tokenizer.text_before(part.prompt.tokens)
 
     def _logprobs(self, part: Piece | WholeChoice) -> dict[str, Any] | None:
         if self._generation.call.logprobs is None:

@@ -47,8 +47,10 @@ def test_what_was_trained_is_what_the_recipes_say_and_judged_beyond_it() -> None
         card = json.loads((folder / "card.json").read_text())
         assert card["recipe"]["length"] == recipe["training"]["length"] == min(experiment.quality or ())
         assert max(experiment.quality or ()) == made.context
-    widths = {accounting.parameters(load_architecture(Path(a.model) / "architecture.json")).total for a in
-              experiment.architectures[:2]}
+    widths = {
+        accounting.parameters(load_architecture(Path(a.model) / "architecture.json")).total
+        for a in experiment.architectures[:2]
+    }
     assert len(widths) == 1
 
 

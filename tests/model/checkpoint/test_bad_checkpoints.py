@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -151,26 +152,44 @@ ONE_FILE: dict[str, tuple[Damage, str]] = {
         "config.json: model_type='mamba': not supported; known are 'bloom', 'cohere', 'cohere2', 'dbrx'",
     ),
     "model type not a word": (config(model_type=["llama"]), "config.json: model_type=['llama']: not supported"),
+    "a real number that is none": (
+        config(rms_norm_eps=10**400),
+        "config.json: rms_norm_eps=1000000000",
+    ),
+    "an infinite number": (config(rms_norm_eps=float("inf")), "config.json: rms_norm_eps=inf: it must be from -1e+30"),
     "size missing": (config(hidden_size=None), "config.json: hidden_size is missing"),
     "size not a number": (config(hidden_size="42"), "config.json: hidden_size='42': a whole number is needed"),
     "size broken": (config(hidden_size=42.5), "config.json: hidden_size=42.5: a whole number is needed"),
-    "size negative": (config(vocab_size=-1), "config.json: vocab_size=-1: it must be from 0 to 16777216"),
-    "size absurd": (config(vocab_size=10**18), "config.json: vocab_size=1000000000000000000: it must be from 0 to"),
+    "size negative": (config(vocab_size=-1), "config.json: vocab_size=-1: it must be from 1 to 16777216"),
+    "size absurd": (config(vocab_size=10**18), "config.json: vocab_size=1000000000000000000: it must be from 1 to"),
     "sizes absurd together": (
         config(vocab_size=2**24, hidden_size=2**24, intermediate_size=2**24),
         "model.safetensors: model.embed_tokens.weight has shape (97, 42), the architecture asks for (16777216, 1",
     ),
-    "layers absurd": (config(num_hidden_layers=10**6), "config.json: num_hidden_layers=1000000: it must be from 0 to"),
-    "no layers": (config(num_hidden_layers=0), "config.json: blocks must not be empty"),
+    "layers absurd": (config(num_hidden_layers=10**6), "config.json: num_hidden_layers=1000000: it must be from 1 to"),
+    "no layers": (config(num_hidden_layers=0), "config.json: num_hidden_layers=0: it must be from 1 to 4096"),
     "no heads": (
         config(num_attention_heads=0, head_dim=None),
-        "config.json: num_attention_heads=0: it does not divide the width 42",
+        "config.json: num_attention_heads=0: it must be from 1 to 65536",
+    ),
+    "no width of a head": (config(head_dim=0), "config.json: head_dim=0: it must be from 1 to 16777216"),
+    "an epsilon of zero": (config(rms_norm_eps=0), "config.json: rms_norm_eps=0: it must be positive"),
+    "quantised": (
+        config(quantization_config={"quant_method": "awq"}),
+        "config.json: quantization_config.quant_method='awq': not supported with this model_type",
+    ),
+    "broken beside a tokenizer": (
+        lambda folder: (overwrite(CONFIG, "{")(folder), overwrite("tokenizer.json", "{}")(folder)),
+        "config.json: Expecting property name",
     ),
     "heads that do not divide": (
         config(num_attention_heads=5, head_dim=None),
         "config.json: num_attention_heads=5: it does not divide the width 42",
     ),
-    "key heads that do not divide": (config(num_key_value_heads=4), "config.json: kv=4 does not divide query=6"),
+    "key heads that do not divide": (
+        config(num_key_value_heads=4),
+        "config.json: num_key_value_heads=4: it does not divide num_attention_heads=6",
+    ),
     "flag not a flag": (config(tie_word_embeddings="no"), "config.json: tie_word_embeddings='no': true or false is"),
     "unknown activation": (
         config(hidden_act="xielu"),
@@ -186,7 +205,7 @@ ONE_FILE: dict[str, tuple[Damage, str]] = {
     ),
     "rotation not an object": (config(rope_scaling=[2]), "config.json: rope_scaling=[2]: an object is needed"),
     "factor missing": (rope(rope_type="linear"), "config.json: rope_parameters.factor is missing"),
-    "factor zero": (rope(rope_type="linear", factor=0), "config.json: factor must be positive, got 0.0"),
+    "factor zero": (rope(rope_type="linear", factor=0), "config.json: rope_parameters.factor=0: it must be positive"),
     "factor not a number": (
         rope(rope_type="yarn", factor="4"),
         "config.json: rope_parameters.factor='4': a number is needed",
@@ -201,6 +220,13 @@ ONE_FILE: dict[str, tuple[Damage, str]] = {
     ),
     "long values are cut": (config(hidden_act="x" * 10_000), "config.json: hidden_act='" + "x" * 76 + "...: not"),
     "tokenizer broken": (overwrite("tokenizer.json", "{}"), "tokenizer.json and its settings: "),
+    "tokenizer's settings broken": (
+        lambda folder: (
+            tokenizers.Tokenizer(tokenizers.models.BPE()).save(str(folder / "tokenizer.json")),
+            overwrite("tokenizer_config.json", "{")(folder),
+        ),
+        "tokenizer.json and its settings: tokenizer_config.json: Expecting property name",
+    ),
     "tokenizer in another form": (
         overwrite("tokenizer.model", "x"),
         "tokenizer.model: only tokenizer.json is read; save the tokenizer in its fast form",

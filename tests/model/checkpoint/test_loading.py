@@ -174,6 +174,22 @@ def test_a_directory_loads_with_its_tokenizer(folder: Path) -> None:
     assert_equal(loaded.model, tiny_model("llama"))
 
 
+def test_ids_beyond_the_vocabulary_are_refused_with_both_numbers(folder: Path) -> None:
+    edit_json(folder / "config.json", eos_token_id=97)
+    with pytest.raises(CheckpointError, match=r"^tokenizer\.json: an end token has the id 97, the model has vocab=97$"):
+        load_any(folder, torch.float32)
+    edit_json(folder / "config.json", eos_token_id=2)
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert backend.add_special_tokens([f"<image {i}>" for i in range(10)]) == 10
+    backend.save(str(folder / "tokenizer.json"))
+    loaded = load_any(folder, torch.float32).tokenizer
+    assert loaded is not None and loaded.vocab_size == 103, "places for images, which no text can name, do no harm"
+    backend.add_tokens(["word"])
+    backend.save(str(folder / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match=r"^tokenizer\.json: a token has the id 103, the model has vocab=97$"):
+        load_any(folder, torch.float32)
+
+
 def test_a_folder_of_ours_loads_too(tmp_path: Path) -> None:
     architecture = Architecture(33, 16, 8, (Block((FeedForward(8),)),))
     model = random_model(architecture)
@@ -226,6 +242,9 @@ def test_only_weights_and_texts_are_asked_for(monkeypatch: pytest.MonkeyPatch, f
     others = ["modeling.py", "pytorch_model.bin", "tokenizer.py", "original/a.safetensors", "consolidated.safetensors"]
     taken = huggingface_hub.utils.filter_repo_objects(names + others, **asked)
     assert list(taken) == names
+    assert read_architecture("some-org/tiny") == load_any(folder, torch.float32).architecture
+    taken = huggingface_hub.utils.filter_repo_objects(names + others, **asked)
+    assert list(taken) == [name for name in names if "safetensors" not in name], "without weights where none are read"
 
 
 def test_a_name_that_is_nowhere(cache: Path) -> None:

@@ -1,0 +1,67 @@
+"""What a training run is asked to do: a TOML file with the tables [architecture] and [training]."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.codec import architecture_from_dict, decode, read_table
+from model.config import Architecture, ConfigError
+from model.values.base import check, positive, within
+
+LARGEST_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. A step is `batch` windows of `length` tokens; the rate warms up, falls as a cosine."""
+
+    steps: int
+    batch: int = 16
+    length: int = 512
+    rate: float = 2e-3
+    final_rate: float = 1e-4
+    warmup: int = 100
+    decay: float = 0.1
+    clip: float = 1.0
+    seed: int = 0
+    evaluate_every: int = 250
+    save_every: int = 250
+
+    def __post_init__(self) -> None:
+        positive(steps=self.steps, batch=self.batch, length=self.length, rate=self.rate, clip=self.clip)
+        positive(evaluate_every=self.evaluate_every, save_every=self.save_every)
+        within(low=0, final_rate=self.final_rate, warmup=self.warmup, decay=self.decay)
+        within(0, LARGEST_SEED, seed=self.seed)
+
+    def rate_at(self, step: int) -> float:
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.final_rate + (self.rate - self.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def read(path: Path) -> tuple[Architecture, Recipe]:
+    """ConfigError names the file, and what is wrong with it."""
+    data = read_table(path)
+    try:
+        for name in ("architecture", "training"):
+            check(isinstance(data.get(name), dict), f"the table [{name}] is missing")
+        unknown = sorted(set(data) - {"architecture", "training"})
+        check(not unknown, f"{''.join(unknown[:1])}: unknown table; known are architecture and training")
+        architecture = architecture_from_dict(data["architecture"])
+        recipe = decode(Recipe, data["training"], "training")
+        check_fit(architecture, recipe)
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
+    return architecture, recipe
+
+
+def check_fit(architecture: Architecture, recipe: Recipe) -> None:
+    """That a model can be trained so."""
+    check(architecture.encoder is None, "encoder: only models without one are trained here")
+    check(
+        recipe.length <= architecture.context,
+        f"length={recipe.length} exceeds the model's context={architecture.context}",
+    )

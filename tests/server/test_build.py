@@ -1,0 +1,68 @@
+"""From a name to a served model: what its card says, and what is refused before anything is built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from model.checkpoint import native
+from model.checkpoint.error import CheckpointError
+from model.config import Architecture, Block, ConfigError, FeedForward
+from model.initialise import random_model
+from model.inspect import inspect
+from server.build import BuildOptions, build_model
+from server.metrics import PrometheusObserver
+from server.models import ServedModel
+
+
+def inspected(name: str, *options: str) -> dict[str, Any]:
+    """The card of a model that `dyno inspect --json` prints."""
+    app = typer.Typer()
+    app.command()(inspect)
+    [card] = json.loads(CliRunner().invoke(app, [name, "--json", "--dtype", "float32", *options]).stdout)
+    return dict(card)
+
+
+def told(served: ServedModel) -> dict[str, Any]:
+    return json.loads(orjson.dumps({**served.card.card, "architecture": served.card.architecture}))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"), [("pythia-70m", None), ("llama-3.2-11b-vision", "tiny"), ("switch-base-8", "tiny")]
+)
+def test_the_card_is_the_one_that_inspect_prints(name: str, scale: str | None) -> None:
+    served = build_model(name, BuildOptions(scale=scale, cache_tokens=512), PrometheusObserver())
+    card = inspected(name, *(["--scale", scale] if scale else []))
+    assert told(served) == card
+    assert (card["published"] is None) == (scale is not None)
+
+
+def test_active_parameters_are_those_that_facts_of_requests_count() -> None:
+    served = build_model("llama-3.2-11b-vision", BuildOptions(scale="tiny", cache_tokens=512), PrometheusObserver())
+    costs = served.engine._runner.costs  # type: ignore[attr-defined]
+    assert costs.touched(()) == served.card.active_parameters < served.card.total_parameters
+
+
+def test_a_model_without_attention_is_refused(tmp_path: Path) -> None:
+    branches = '[{type = "feed_forward", hidden = 8}]'
+    file = tmp_path / "flat.toml"
+    file.write_text(f"vocab = 300\nwidth = 16\ncontext = 64\nlayers = ['a*2']\nblocks.a.branches = {branches}")
+    with pytest.raises(ConfigError, match=r"^model 'flat': none of its blocks has an attention"):
+        build_model(str(file), BuildOptions(), PrometheusObserver())
+
+
+@pytest.mark.parametrize("vocab", [33, 256])
+def test_a_checkpoint_too_small_for_bytes_needs_a_tokenizer(vocab: int, tmp_path: Path) -> None:
+    model = random_model(Architecture(vocab, 16, 8, (Block((FeedForward(8),)),)), 0)
+    native.save(tmp_path / "small", model, {}, torch.float32)
+    with pytest.raises(
+        CheckpointError, match=rf"^small has no tokenizer: vocab={vocab} is too small, bytes .* need 257"
+    ):
+        build_model(str(tmp_path / "small"), BuildOptions(), PrometheusObserver())
