@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from client.api import Client, ClientError
+from client.api import Client, ClientError, Unreachable
 from client.compare import accounts, searching
 from client.compare.environment import environment
 from client.compare.experiment import Architecture, Experiment
@@ -18,11 +18,12 @@ from client.compare.supply import Supply
 from client.connect import connect
 from client.launch import ServerProcess, pinned
 from client.load.arrivals import Poisson
-from client.load.record import Record
+from client.load.record import Record, Run
 from client.load.runner import Load, run
 from client.load.warmup import warm_up
 from client.load.workload import Subject, WorkloadError, find
 
+_GONE_SECONDS = 10.0
 _TELLING = ("--peer-metrics",)  # among them, how large the cache is
 
 
@@ -128,7 +129,7 @@ class _Bench:
         self._watcher.planned(len(left) * experiment.workload.requests)
         await self._facts()
         for cell in left:
-            if stop.is_set():
+            if stop.is_set() or self._results.gone:
                 break
             await self._measure(cell, stop)
         await self._search(stop)
@@ -152,8 +153,22 @@ class _Bench:
         before = await self._reading(side)
         done = await run(side.subject.client, load, stop=stop, on_record=self._watcher.answered)
         account = accounts.between(before, await self._reading(side))
+        self._results.gone = await self._gone(cell.architecture, done)
+        done = replace(done, interrupted=done.interrupted or bool(self._results.gone))  # to be measured again
         self._results.measured.append(Measured(cell, done, account))
         self._watcher.measured(self._results)
+
+    async def _gone(self, architecture: int, done: Run) -> str:
+        """Why there is no use in going on: requests failed, and the server does not answer any more. Else empty."""
+        if not any(record.error for record in done.records):
+            return ""
+        try:
+            async with asyncio.timeout(_GONE_SECONDS):
+                await self._sides[architecture].subject.client.models()
+        except (Unreachable, TimeoutError) as error:
+            name = self._experiment.architectures[architecture].name
+            return f"{name}: {str(error) or f'no answer within {_GONE_SECONDS:g} s'}"
+        return ""
 
     async def _reading(self, side: Side) -> accounts.Reading | None:
         return await accounts.read(side.http, side.subject.card.id) if side.http else None
@@ -163,15 +178,15 @@ class _Bench:
         search = self._experiment.search
         tried = self._results.tried
         step = 0
-        while search is not None and not stop.is_set():
+        while search is not None and not stop.is_set() and not self._results.gone:
             rates = [searching.next_rate(search, searching.outcomes(tried, i)) for i in range(len(self._sides))]
             if all(rate is None for rate in rates):
                 return
             for i, rate in enumerate(rates):
-                if rate is None or stop.is_set():
+                if rate is None or stop.is_set() or self._results.gone:
                     continue
                 one = await self._try(i, rate, step, stop)
-                if not stop.is_set():  # one that was stopped tells nothing
+                if not stop.is_set() and not self._results.gone:  # one that was stopped tells nothing
                     tried.append(one)
                     self._watcher.measured(self._results)
             step += 1
@@ -183,4 +198,5 @@ class _Bench:
         trace = await self._supply.probe(step, rate)
         load = Load(trace, Poisson(rate), side.subject.card.id)
         done = await run(side.subject.client, load, stop=stop, on_record=self._watcher.answered)
+        self._results.gone = await self._gone(architecture, done)
         return searching.judged(experiment.search, experiment.objective, architecture, rate, done)

@@ -14,10 +14,12 @@ from client.compare import document, report
 from client.compare import experiment as experiments
 from client.compare.against import NothingToCompare
 from client.compare.document import ResultsError
+from client.compare.losses import mostly_failed
 from client.compare.results import Findings, Results, conclude
 from client.compare.session import run_and_report
 
-REGRESSION = 3  # exit code
+FAILED = 1  # exit codes
+REGRESSION = 3
 INTERRUPTED = 130
 
 
@@ -42,8 +44,12 @@ def compare(
     if findings.results.interrupted and not again:
         status.print(f"dyno: interrupted; what was measured is in {out}, --resume goes on with it", style="red")
         raise typer.Exit(INTERRUPTED)
+    if failed := findings.results.gone or ", ".join(mostly_failed(findings.results)):
+        status.print(f"dyno: this comparison failed: {failed}", style="red", markup=False, soft_wrap=True)
     if old is not None:
         _gate(old, findings, tolerance, status)
+    if failed:
+        raise typer.Exit(FAILED)
 
 
 def _print(findings: Findings, form: report.Form) -> None:

@@ -13,9 +13,10 @@ import orjson
 
 from client.api import ModelCard
 from client.compare.accounts import account_from_json
+from client.compare.cautions import cautions
 from client.compare.experiment import Experiment, from_text
 from client.compare.quality import quality_from_json
-from client.compare.results import QUANTILES, Findings, Measured, Percentile, Results, cautions
+from client.compare.results import QUANTILES, Findings, Measured, Percentile, Results
 from client.compare.schedule import Cell
 from client.compare.searching import Tried
 from client.load import arrivals
@@ -49,6 +50,7 @@ def document(findings: Findings) -> dict[str, Any]:
         "capacities": list(results.capacities),
         "qualities": [one and asdict(one) for one in results.qualities],
         "interrupted": results.interrupted,
+        "gone": results.gone,
         "cautions": list(cautions(findings)),
         "summaries": [{**_place(place), **asdict(one)} for place, one in findings.summaries.items()],
         "percentiles": [{**_place(place), **_percentiles(one)} for place, one in findings.percentiles.items()],
@@ -122,6 +124,7 @@ def _results(data: Mapping[str, Any], experiment: Experiment) -> Results:
         environment=data["environment"],
         measured=[_measured(cell) for cell in data["cells"]],
         interrupted=data["interrupted"],
+        gone=data.get("gone", ""),
         tried=[Tried(**one) for one in data["tried"]],
         qualities=tuple(None if one is None else quality_from_json(one) for one in data["qualities"]),
         capacities=tuple(data["capacities"]),
@@ -154,5 +157,5 @@ def resumable(path: Path, experiment: Experiment) -> Results | None:
     if told != experiment.fingerprint:
         raise ResultsError(f"{path} is of another experiment: give another folder, or the file as it was")
     found.measured = [m for m in found.measured if not m.run.interrupted]
-    found.interrupted = False
+    found.interrupted, found.gone = False, ""
     return found

@@ -22,6 +22,7 @@ from client.load.record import Record
 
 LEVEL = 0.95
 POWER = 0.8
+MOST_LOST = 0.01  # of the pairs; the requests that are left are no fair sample of what was asked
 _NEGLIGIBLE = 0.001  # a ratio as close to 1 as this is below what clocks and schedulers can carry
 
 # What is compared, each a number of one request of which less is better.
@@ -47,7 +48,13 @@ class Difference:
     error: float = nan  # standard error of the ratio's logarithm
     probability: float = 1.0  # of the rank test, alone
     adjusted: float = 1.0  # the same, corrected for every comparison of the report
+    lost: int = 0  # pairs that one side or both failed to answer
     smallest: float = nan  # the least change of the ratio that this run would have shown four times out of five
+
+    @property
+    def too_lossy(self) -> bool:
+        """Whether too many pairs were lost: a server that refuses most of its load is quick on the rest."""
+        return self.lost > MOST_LOST * (self.pairs + self.lost)
 
     @property
     def shown(self) -> bool:
@@ -58,6 +65,8 @@ class Difference:
     @property
     def verdict(self) -> str:
         """In words. With few rounds the rank test has no say yet, and the verdict only leans."""
+        if self.too_lossy:
+            return "no verdict: requests failed"
         if not self.shown:
             return "no difference shown"
         word = "faster" if self.ratio < 1 else "slower"
@@ -68,26 +77,29 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Both architectures on one trace: values of the rows that both answered."""
+    """Both architectures on one trace: values of the rows that both answered, and how many rows one of them failed."""
 
     baseline: Floats
     other: Floats
+    lost: int = 0
 
 
 def pair(metric: str, baseline: Sequence[Record], other: Sequence[Record]) -> Round:
-    """The values of one metric, for the rows that both have; a row that either lost is left out."""
+    """The values of one metric, for the rows that both have; a row that either lost is counted."""
     value = METRICS[metric]
     left = {r.row: v for r in baseline if r.ok and (v := value(r))}
     right = {r.row: v for r in other if r.ok and (v := value(r))}
     rows = sorted(left.keys() & right.keys())
-    return Round(np.array([left[row] for row in rows]), np.array([right[row] for row in rows]))
+    lost = len({r.row for r in (*baseline, *other) if r.error})
+    return Round(np.array([left[row] for row in rows]), np.array([right[row] for row in rows]), lost)
 
 
 def compare(metric: str, rounds: Sequence[Round], seed: int = 0, draws: int = DRAWS) -> Difference:
     """The difference over all rounds, as if it were the only one asked for; NaN throughout where nothing was paired."""
     kept = [one for one in rounds if len(one.baseline)]
+    lost = sum(one.lost for one in rounds)
     if not kept:
-        return Difference(metric, 0, 0, nan, Interval(nan, nan), nan, Interval(nan, nan))
+        return Difference(metric, 0, 0, nan, Interval(nan, nan), nan, Interval(nan, nan), lost=lost)
     differences = [one.other - one.baseline for one in kept]
     logs = [np.log(one.other / one.baseline) for one in kept]
     apart, _ = interval(differences, 0.5, LEVEL, seed, draws)
@@ -102,6 +114,7 @@ def compare(metric: str, rounds: Sequence[Round], seed: int = 0, draws: int = DR
         ratio_interval=Interval(float(np.exp(factor.low)), float(np.exp(factor.high))),
         error=error,
         probability=signed_rank_p(logs),
+        lost=lost,
     )
     return corrected([alone])[0]
 

@@ -12,9 +12,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from client.compare.cautions import cautions
 from client.compare.document import document
 from client.compare.page import page
-from client.compare.results import Findings, cautions
+from client.compare.results import Findings
 from client.compare.tables import Grid, grids, summary
 
 

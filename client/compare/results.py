@@ -13,13 +13,11 @@ from client.api import ModelCard
 from client.compare.accounts import Account, together
 from client.compare.bootstrap import Interval, interval
 from client.compare.drift import Drift, drift
-from client.compare.experiment import SURE_ROUNDS, Experiment
+from client.compare.experiment import Experiment
 from client.compare.paired import METRICS, Difference, compare, corrected, pair
 from client.compare.quality import Quality
 from client.compare.schedule import Cell
 from client.compare.searching import Tried
-from client.load.arrivals import describe
-from client.load.judgement import warnings
 from client.load.record import Record, Run
 from client.load.statistics import Summary, gaps, summarise
 
@@ -50,6 +48,7 @@ class Results:
     environment: dict[str, Any]
     measured: list[Measured] = field(default_factory=list)
     interrupted: bool = False
+    gone: str = ""  # why it ended early: a server that nothing answers at any more
     tried: list[Tried] = field(default_factory=list)
     qualities: tuple[Quality | None, ...] = ()  # by architecture
     capacities: tuple[int, ...] = ()  # tokens the cache holds, by architecture; 0 where not told
@@ -158,26 +157,3 @@ def _thinned(values: np.ndarray) -> np.ndarray:
     if len(values) <= _MOST_VALUES:
         return values
     return np.asarray(np.quantile(values, (np.arange(_MOST_VALUES) + 0.5) / _MOST_VALUES))
-
-
-def cautions(findings: Findings) -> tuple[str, ...]:
-    """What a reader must know before believing the numbers, each said once."""
-    results = findings.results
-    names = [architecture.name for architecture in results.experiment.architectures]
-    said = [f"{names[m.cell.architecture]}: {w}" for m in results.measured for w in warnings(m.run)]
-    if results.interrupted:
-        said.append("the comparison was stopped early: some cells are missing or shorter than planned")
-    if results.experiment.repeats < SURE_ROUNDS:
-        said.append(f"{results.experiment.repeats} rounds: a verdict needs {SURE_ROUNDS}, with fewer it only leans")
-    noisy = {place: one.spread for place, one in findings.drifts.items() if one.noisy}
-    if noisy:
-        worst = [f"{names[i]} {spread:.2g} times at {_load(results, level)}" for (i, level), spread in noisy.items()]
-        said.append(
-            "too noisy: the slowest round of an architecture took longer than its fastest by more than their requests "
-            f"explain, so the machine was not quiet: {'; '.join(worst)}"
-        )
-    return tuple(dict.fromkeys(said))
-
-
-def _load(results: Results, level: int) -> str:
-    return describe(results.experiment.levels[level])

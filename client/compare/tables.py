@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.api import ModelCard
+from client.compare import losses
 from client.compare.accounts import Account
 from client.compare.bootstrap import Interval
 from client.compare.paired import Difference
@@ -134,20 +135,20 @@ def grids(findings: Findings) -> list[Grid]:
 
 
 def summary(findings: Findings) -> tuple[str, ...]:
-    """The report in plain words: one line for each architecture but the first."""
+    """The report in plain words: what failed, then one line for each architecture but the first."""
     experiment = findings.results.experiment
-    said = []
+    said = list(losses.of_places(findings.results))
     for i in range(1, len(experiment.architectures)):
         found = [one for level in range(len(experiment.levels)) for one in findings.differences[i, level]]
         told = {word: _in_words(found, word) for word in ("faster", "slower")}
         shown = "; ".join(f"{word} in {text}" for word, text in told.items() if text)
+        failed = "no verdict: too many requests failed" if any(one.too_lossy for one in found) else ""
         seen = [one.smallest for one in found if one.smallest < 100]
         nothing = "no difference shown" + (f" ({_seen(max(seen))} would have shown)" if seen else "")
         noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
         doubt = " The machine was too noisy to rely on this." if noisy else ""
-        said.append(
-            f"{experiment.architectures[i].name} against {experiment.baseline.name}: {shown or nothing}.{doubt}"
-        )
+        verdict = "; ".join(filter(None, (shown, failed))) or nothing
+        said.append(f"{experiment.architectures[i].name} against {experiment.baseline.name}: {verdict}.{doubt}")
     return tuple(said)
 
 
@@ -207,7 +208,7 @@ def _sentence(name: str, base: str, load: str, one: Difference) -> str:
         return f"At {load}, nothing can be said of {metric}: no request was answered by both {name} and {base}."
     interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
     evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} pairs"
-    if one.verdict.startswith("no") and one.smallest < 100:
+    if one.verdict.startswith("no difference") and one.smallest < 100:
         evidence += f"; {_seen(one.smallest)} would have shown"
     return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."
 

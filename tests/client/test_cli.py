@@ -19,7 +19,7 @@ from client import launch
 from client.cli import app
 from client.launch import ServerProcess
 from client.load.trace import Trace
-from tests.client.fake_server import CARD
+from tests.client.answers import CARD
 
 
 def dyno(*arguments: str) -> Result:

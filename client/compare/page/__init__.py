@@ -5,9 +5,10 @@ from __future__ import annotations
 from html import escape
 from importlib.resources import files
 
+from client.compare.cautions import cautions
 from client.compare.figures import Figure, figures
 from client.compare.plots import COLOURS
-from client.compare.results import Findings, Results, cautions
+from client.compare.results import Findings, Results
 from client.compare.tables import Grid, grids, sentences, summary
 
 

@@ -13,7 +13,8 @@ from rich.progress import Progress
 from client.api import ClientError
 from client.compare import report
 from client.compare.bench import measure
-from client.compare.results import Results, cautions, conclude
+from client.compare.cautions import cautions
+from client.compare.results import Results, conclude
 from client.compare.session import Screen
 from client.compare.supply import Supply
 from client.compare.tables import summary

@@ -8,10 +8,11 @@ import orjson
 import pytest
 from rich.console import Console
 
+from client.compare.cautions import cautions
 from client.compare.document import document
 from client.compare.page import page
 from client.compare.report import view, write
-from client.compare.results import Results, cautions, conclude
+from client.compare.results import Results, conclude
 from client.compare.tables import difference_grid, level_grid, models_grid, sentences
 from client.load.record import record_from_json
 from tests.client.compare.factories import results
