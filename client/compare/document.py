@@ -147,6 +147,14 @@ def _measured(data: Mapping[str, Any]) -> Measured:
     return Measured(cell, run, account_from_json(data["account"]))
 
 
+def kept(path: Path) -> str:
+    """How much of a comparison a file holds, in words."""
+    try:
+        return f"{path} holds {len(read(path).measured)} cells of it"
+    except (ResultsError, OSError):
+        return f"{path} holds nothing of it"
+
+
 def resumable(path: Path, experiment: Experiment) -> Results | None:
     """What was measured of this very experiment before; None where there is no such file. A cell that was stopped
     half-way is measured again. Raises ResultsError where the file is another experiment's."""

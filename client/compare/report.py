@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from io import StringIO
 from pathlib import Path
@@ -27,11 +29,12 @@ class Form(StrEnum):
     CSV = "csv"
 
 
-def write(findings: Findings, folder: Path) -> None:
-    """results.json and report.html, each replaced in one piece. Raises OSError."""
+def write(findings: Findings, folder: Path, more: Sequence[Grid] = ()) -> None:
+    """results.json and report.html, each replaced in one piece, with tables of others at their end. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "results.json", orjson.dumps(document(findings), option=orjson.OPT_INDENT_2))
-    _replace(folder / "report.html", page(findings).encode())
+    told = document(findings) | ({"against": [asdict(grid) for grid in more]} if more else {})
+    _replace(folder / "results.json", orjson.dumps(told, option=orjson.OPT_INDENT_2))
+    _replace(folder / "report.html", page(findings, more).encode())
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -44,10 +47,10 @@ def _replace(path: Path, content: bytes) -> None:
         raise
 
 
-def view(findings: Findings) -> RenderableType:
+def view(findings: Findings, more: Sequence[Grid] = ()) -> RenderableType:
     """The comparison as a screen."""
     parts: list[RenderableType] = [Text(f"{line}", style="bold") for line in summary(findings)]
-    parts += [table(grid) for grid in grids(findings)]
+    parts += [table(grid) for grid in (*grids(findings), *more)]
     return Group(*parts, *(Text(f"note: {caution}", style="yellow") for caution in cautions(findings)))
 
 
@@ -61,10 +64,10 @@ def table(grid: Grid) -> Table:
     return table
 
 
-def markdown(findings: Findings) -> str:
+def markdown(findings: Findings, more: Sequence[Grid] = ()) -> str:
     """The summary, the tables and the notes, for a page or an issue."""
     parts = ["\n".join(f"- {line}" for line in summary(findings))]
-    parts += [_markdown_table(grid) for grid in grids(findings)]
+    parts += [_markdown_table(grid) for grid in (*grids(findings), *more)]
     parts += ["\n".join(f"> note: {caution}" for caution in cautions(findings))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -78,12 +81,12 @@ def _cells(row: tuple[str, ...]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
 
 
-def comma_separated(findings: Findings) -> str:
+def comma_separated(findings: Findings, more: Sequence[Grid] = ()) -> str:
     """Every cell of every table as one line: table, row, column, value."""
     text = StringIO()
     out = csv.writer(text, lineterminator="\n")
     out.writerow(("table", "row", "column", "value"))
-    for grid in grids(findings):
+    for grid in (*grids(findings), *more):
         for row in grid.rows:
             for head, cell in zip(grid.heads[1:], row[1:], strict=True):
                 out.writerow((grid.title, row[0], head, cell))

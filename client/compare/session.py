@@ -19,9 +19,9 @@ from client.load.record import Record
 from client.load.session import progress
 
 
-def run_and_report(experiment: Experiment, folder: Path, status: Console, *, resume: bool = False) -> Findings:
-    """Measure, keep every finished round in `folder`, and write the findings there. Ctrl-C keeps what there is; with
-    `resume` the cells that are in the folder already are not measured again.
+def measured(experiment: Experiment, folder: Path, status: Console, *, resume: bool = False) -> Findings:
+    """Measure and conclude, keeping every finished round in `folder`; the last word there is the caller's. Ctrl-C keeps
+    what there is; with `resume` the cells that are in the folder already are not measured again.
 
     Raises ClientError, WorkloadError, TraceError, Interrupted before anything was measured, ResultsError when the
     folder holds another experiment's results, and OSError when it cannot be written.
@@ -31,10 +31,7 @@ def run_and_report(experiment: Experiment, folder: Path, status: Console, *, res
     with progress(status) as bar:
         watcher = Screen(experiment, bar, folder)
         main = measure(experiment, stopping=interrupts.gently, watcher=watcher, before=before)
-        results = interrupts.run(main)
-    findings = conclude(results)
-    report.write(findings, folder)
-    return findings
+        return conclude(interrupts.run(main))
 
 
 class Screen(Watcher):

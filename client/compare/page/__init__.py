@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
@@ -12,8 +13,8 @@ from client.compare.results import Findings, Results
 from client.compare.tables import Grid, grids, sentences, summary
 
 
-def page(findings: Findings) -> str:
-    """The whole report."""
+def page(findings: Findings, more: Sequence[Grid] = ()) -> str:
+    """The whole report, with more tables after its own."""
     results = findings.results
     name = escape(results.experiment.name)
     here = files("client.compare.page")
@@ -31,7 +32,7 @@ def page(findings: Findings) -> str:
 <div class="plots">{"".join(_figure(one) for one in figures(findings))}</div>
 <details><summary>Every comparison in words</summary>
 <ul>{"".join(f"<li>{escape(line)}</li>" for line in sentences(findings))}</ul></details>
-{"".join(_section(grid) for grid in grids(findings))}
+{"".join(_section(grid) for grid in (*grids(findings), *more))}
 <h2>How it was measured</h2>
 <p>{escape(method(results))}</p>
 {_machine(results)}
