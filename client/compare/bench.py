@@ -179,7 +179,7 @@ class _Bench:
         tried = self._results.tried
         step = 0
         while search is not None and not stop.is_set() and not self._results.gone:
-            rates = [searching.next_rate(search, searching.outcomes(tried, i)) for i in range(len(self._sides))]
+            rates = [searching.to_try(search, tried, i) for i in range(len(self._sides))]
             if all(rate is None for rate in rates):
                 return
             for i, rate in enumerate(rates):
@@ -194,8 +194,8 @@ class _Bench:
     async def _try(self, architecture: int, rate: float, step: int, stop: asyncio.Event) -> searching.Tried:
         experiment, side = self._experiment, self._sides[architecture]
         assert experiment.search is not None
-        self._watcher.searching(experiment.architectures[architecture], rate, experiment.workload.requests)
         trace = await self._supply.probe(step, rate)
+        self._watcher.searching(experiment.architectures[architecture], rate, len(trace.rows))
         load = Load(trace, Poisson(rate), side.subject.card.id)
         done = await run(side.subject.client, load, stop=stop, on_record=self._watcher.answered)
         self._results.gone = await self._gone(architecture, done)

@@ -17,6 +17,7 @@ def cautions(findings: Findings) -> tuple[str, ...]:
     if results.gone:
         said.insert(0, f"ended early: {results.gone}; what was measured until then is here")
     said += [f"{names[m.cell.architecture]}: {w}" for m in results.measured for w in warnings(m.run)]
+    said += [f"{names[t.architecture]} at {t.rate:.3g}/s, searching: {w}" for t in results.tried for w in t.warnings]
     if results.interrupted:
         said.append("the comparison was stopped early: some cells are missing or shorter than planned")
     if results.experiment.repeats < SURE_ROUNDS:

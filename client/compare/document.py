@@ -125,7 +125,7 @@ def _results(data: Mapping[str, Any], experiment: Experiment) -> Results:
         measured=[_measured(cell) for cell in data["cells"]],
         interrupted=data["interrupted"],
         gone=data.get("gone", ""),
-        tried=[Tried(**one) for one in data["tried"]],
+        tried=[Tried(**one | {"warnings": tuple(one.get("warnings", ()))}) for one in data["tried"]],
         qualities=tuple(None if one is None else quality_from_json(one) for one in data["qualities"]),
         capacities=tuple(data["capacities"]),
     )

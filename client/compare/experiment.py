@@ -32,6 +32,7 @@ low = 1.0
 high = 64.0
 share = 0.95
 tolerance = 0.1                # how close, as a ratio
+seconds = 10.0                 # each rate is kept up so long; else 5, or 8 times the objective where that is more
 
 [objective]                    # what goodput asks for, in seconds; every key may be left out
 first_token = 0.5

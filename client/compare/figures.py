@@ -9,7 +9,7 @@ import numpy as np
 
 from client.compare.plots import Point, Ratio, Series, bars, forest, lines
 from client.compare.results import Findings, Results, values_of
-from client.compare.searching import bounds, outcomes
+from client.compare.searching import bounds, in_words, outcomes
 from client.compare.words import METRIC_NAMES, SHORT_NAMES
 from client.load.arrivals import describe
 from client.load.lengths import most
@@ -101,11 +101,11 @@ def _goodput(findings: Findings) -> Figure:
 def _highest(results: Results) -> Figure:
     rows = []
     for i, name in enumerate(_names(results)):
-        held, failed = bounds(outcomes(results.tried, i))
+        found = bounds(outcomes(results.tried, i))
         if results.tried:
-            rows.append(Ratio(name, i, held, tip=f"{name}: {plain(held)} requests/s held, {plain(failed)} did not"))
+            rows.append(Ratio(name, i, found[0], tip=f"{name}: {in_words(*found)}"))
     title = "Highest rate that meets the objective"
-    said = "Poisson arrivals; the next rate that was tried did not meet it. Longer is better."
+    said = f"Poisson arrivals, longer is better: {'; '.join(row.tip for row in rows)}."
     return Figure(title, said, bars(title, "requests a second", rows))
 
 

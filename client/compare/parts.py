@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from client.compare.section import ExperimentError, Section
@@ -11,18 +12,25 @@ from client.load.lengths import Lengths, LogNormal, Uniform, read_lengths
 from client.load.statistics import Objective
 from client.load.workload import Prompts, Workload
 
+_LEAST_SECONDS, _OBJECTIVES = 5.0, 8  # of a rate that is tried: some seconds, and some times the objective
 LEAST_BOUND = 16  # tokens: fewer are a matter of chance
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """For the highest rate of Poisson arrivals at which `share` of the requests meets the objective: between `low` and
-    `high` requests a second, until the rates that hold and fail are a factor of 1 + `tolerance` apart."""
+    `high` requests a second, until the rates that hold and fail are a factor of 1 + `tolerance` apart. Each rate is
+    kept up for at least `seconds`: long enough that a queue would build up and be seen."""
 
     low: float
     high: float
     share: float = 0.95
     tolerance: float = 0.1
+    seconds: float = 5.0
+
+    def requests(self, rate: float, least: int) -> int:
+        """How many are sent at a rate."""
+        return max(least, ceil(rate * self.seconds))
 
 
 def quality(root: Section) -> tuple[int, ...] | None:
@@ -125,6 +133,7 @@ def search(section: Section, limits: Objective) -> Search:
         high=section.number("high"),
         share=section.share("share", 0.95),
         tolerance=section.number("tolerance", 0.1),
+        seconds=section.number("seconds", max(_LEAST_SECONDS, _OBJECTIVES * (limits.slowest or 0.0))),
     )
     if made.low >= made.high:
         raise ExperimentError(f"{section.name('low')} must be below high, got {made.low:g} and {made.high:g}")

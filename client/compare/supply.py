@@ -40,25 +40,29 @@ class Supply:
     async def cell(self, cell: Cell) -> Trace:
         """The trace of the cell's repeat and level."""
         experiment = self._experiment
-        first = first_row(cell, len(experiment.levels), experiment.workload.requests)
-        return await self._from(experiment.warmup + first, experiment.levels[cell.level])
+        count = experiment.workload.requests
+        first = first_row(cell, len(experiment.levels), count)
+        return await self._from(experiment.warmup + first, count, experiment.levels[cell.level])
 
     async def probe(self, step: int, rate: float) -> Trace:
         """The trace of one step of a search; those of a short file come again."""
-        experiment = self._experiment
-        before = experiment.repeats * len(experiment.levels) + step
-        return await self._from(experiment.warmup + before * experiment.workload.requests, Poisson(rate))
+        experiment, search = self._experiment, self._experiment.search
+        assert search is not None
+        least = experiment.workload.requests
+        before = experiment.repeats * len(experiment.levels) * least + step * search.requests(search.high, least)
+        return await self._from(experiment.warmup + before, search.requests(rate, least), Poisson(rate))
 
-    async def _from(self, start: int, arrivals: Arrivals) -> Trace:
+    async def _from(self, start: int, count: int, arrivals: Arrivals) -> Trace:
         if self._last is None or self._last[0] != (start, arrivals):
-            self._last = (start, arrivals), await self._drawn(start, arrivals)
+            self._last = (start, arrivals), await self._drawn(start, count, arrivals)
         return self._last[1]
 
-    async def _drawn(self, start: int, arrivals: Arrivals) -> Trace:
-        experiment, count = self._experiment, self._experiment.workload.requests
+    async def _drawn(self, start: int, count: int, arrivals: Arrivals) -> Trace:
+        experiment = self._experiment
         if self._whole is None:
             assert not isinstance(arrivals, Recorded), "only a trace has instants of its own"
-            return await draw(experiment.workload, arrivals, self._subjects, seed=experiment.seed, start=start)
+            workload = replace(experiment.workload, requests=count)
+            return await draw(workload, arrivals, self._subjects, seed=experiment.seed, start=start)
         rows = [self._whole.rows[(start + i) % len(self._whole.rows)] for i in range(count)]
         if isinstance(arrivals, Recorded):
             return Trace(tuple(replace(row, offset=row.offset - rows[0].offset) for row in rows))

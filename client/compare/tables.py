@@ -11,7 +11,7 @@ from client.compare.accounts import Account
 from client.compare.bootstrap import Interval
 from client.compare.paired import Difference
 from client.compare.results import QUANTILES, Findings, Percentile, Results
-from client.compare.searching import bounds, outcomes
+from client.compare.searching import bounds, in_words, outcomes
 from client.compare.words import METRIC_NAMES, SHORT_NAMES
 from client.load.arrivals import describe
 from client.load.statistics import Summary
@@ -68,9 +68,12 @@ def models_grid(results: Results) -> Grid:
         rows.append(("bits per byte, held text", *(f"{q.bits_per_byte:.4f}" if q else "–" for q in results.qualities)))
     rows += _band_rows(results)
     if results.tried:
-        found = [bounds(outcomes(results.tried, i)) for i in range(len(results.cards))]
-        rows.append(("highest rate within the objective, 1/s", *(f"{plain(low)} to {plain(up)}" for low, up in found)))
+        rows.append(("highest rate within the objective", *_highest_rates(results)))
     return Grid("Architectures", ("", *_names(results)), tuple(rows))
+
+
+def _highest_rates(results: Results) -> list[str]:
+    return [in_words(*bounds(outcomes(results.tried, i))) for i in range(len(results.experiment.architectures))]
 
 
 def _band_rows(results: Results) -> list[tuple[str, ...]]:
@@ -140,8 +143,8 @@ def summary(findings: Findings) -> tuple[str, ...]:
     said = list(losses.of_places(findings.results))
     for i in range(1, len(experiment.architectures)):
         found = [one for level in range(len(experiment.levels)) for one in findings.differences[i, level]]
-        told = {word: _in_words(found, word) for word in ("faster", "slower")}
-        shown = "; ".join(f"{word} in {text}" for word, text in told.items() if text)
+        kinds = {word: _in_words(found, word) for word in ("faster", "slower")}
+        shown = "; ".join(f"{word} in {text}" for word, text in kinds.items() if text)
         failed = "no verdict: too many requests failed" if any(one.too_lossy for one in found) else ""
         seen = [one.smallest for one in found if one.smallest < 100]
         nothing = "no difference shown" + (f" ({_seen(max(seen))} would have shown)" if seen else "")
@@ -149,6 +152,9 @@ def summary(findings: Findings) -> tuple[str, ...]:
         doubt = " The machine was too noisy to rely on this." if noisy else ""
         verdict = "; ".join(filter(None, (shown, failed))) or nothing
         said.append(f"{experiment.architectures[i].name} against {experiment.baseline.name}: {verdict}.{doubt}")
+    if findings.results.tried:
+        told = zip(_names(findings.results), _highest_rates(findings.results), strict=True)
+        said.append("Highest rate within the objective: " + "; ".join(f"{name} {rate}" for name, rate in told) + ".")
     return tuple(said)
 
 
