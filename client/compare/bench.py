@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
+from secrets import token_hex
+from urllib.parse import urlsplit
 
 from client.api import Client, ClientError, Unreachable
 from client.compare import accounts, searching
@@ -20,10 +23,12 @@ from client.launch import ServerProcess, pinned
 from client.load.arrivals import Poisson
 from client.load.record import Record, Run
 from client.load.runner import Load, run
+from client.load.salt import Salt
 from client.load.warmup import warm_up
 from client.load.workload import Subject, WorkloadError, find
 
 _GONE_SECONDS = 10.0
+_LEAST_VOCAB = 256  # where an endpoint does not tell; none has less
 _TELLING = ("--peer-metrics",)  # among them, how large the cache is
 
 
@@ -75,6 +80,7 @@ async def measure(
     async with AsyncExitStack() as stack:
         stack.enter_context(pinned(experiment.client_cores))
         sides = [await _bring_up(stack, experiment, one, watcher) for one in experiment.architectures]
+        sides = _salted(sides, experiment)
         subjects = [side.subject for side in sides]
         results = before or Results(experiment, (), {})
         results.cards, results.environment = tuple(subject.card for subject in subjects), environment()
@@ -107,6 +113,21 @@ async def _bring_up(stack: AsyncExitStack, experiment: Experiment, one: Architec
         return Side(Subject(client, find(await client.models(), one.model if one.target else "")), http)
     except (ClientError, WorkloadError) as error:
         raise type(error)(f"{one.name}: {error}") from error
+
+
+def _salted(sides: list[Side], experiment: Experiment) -> list[Side]:
+    """Servers that run already may have seen these very requests: in an earlier run, or just now, where two
+    architectures are one model on one host, reached in two ways. A trace from a file is sent as it is."""
+    if experiment.trace is not None:
+        return sides
+    word, before, salted = token_hex(3), Counter[tuple[str | None, str]](), []
+    for side, architecture in zip(sides, experiment.architectures, strict=True):
+        card = side.subject.card
+        place = (urlsplit(architecture.target).hostname, card.id)
+        salt = Salt(f"{word}{before[place] or ''}", card.vocab or _LEAST_VOCAB) if architecture.target else None
+        before[place] += 1
+        salted.append(replace(side, subject=replace(side.subject, salt=salt)))
+    return salted
 
 
 class _Bench:
@@ -149,7 +170,9 @@ class _Bench:
     async def _measure(self, cell: Cell, stop: asyncio.Event) -> None:
         experiment, side = self._experiment, self._sides[cell.architecture]
         self._watcher.measuring(experiment.architectures[cell.architecture], cell)
-        load = Load(await self._supply.cell(cell), experiment.levels[cell.level], side.subject.card.id)
+        load = Load(
+            await self._supply.cell(cell), experiment.levels[cell.level], side.subject.card.id, salt=side.subject.salt
+        )
         before = await self._reading(side)
         done = await run(side.subject.client, load, stop=stop, on_record=self._watcher.answered)
         account = accounts.between(before, await self._reading(side))
@@ -196,7 +219,7 @@ class _Bench:
         assert experiment.search is not None
         trace = await self._supply.probe(step, rate)
         self._watcher.searching(experiment.architectures[architecture], rate, len(trace.rows))
-        load = Load(trace, Poisson(rate), side.subject.card.id)
+        load = Load(trace, Poisson(rate), side.subject.card.id, salt=side.subject.salt)
         done = await run(side.subject.client, load, stop=stop, on_record=self._watcher.answered)
         self._results.gone = await self._gone(architecture, done)
         return searching.judged(experiment.search, experiment.objective, architecture, rate, done)

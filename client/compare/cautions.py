@@ -7,6 +7,11 @@ from client.compare.experiment import SURE_ROUNDS
 from client.compare.results import Findings, Results
 from client.load.arrivals import describe
 from client.load.judgement import warnings
+from client.load.workload import Prompts
+from client.units import percent
+
+_CACHED_APART = 0.05  # of the prompt tokens, between architectures
+_CACHED_BY_CHANCE = 0.1
 
 
 def cautions(findings: Findings) -> tuple[str, ...]:
@@ -18,6 +23,7 @@ def cautions(findings: Findings) -> tuple[str, ...]:
         said.insert(0, f"ended early: {results.gone}; what was measured until then is here")
     said += [f"{names[m.cell.architecture]}: {w}" for m in results.measured for w in warnings(m.run)]
     said += [f"{names[t.architecture]} at {t.rate:.3g}/s, searching: {w}" for t in results.tried for w in t.warnings]
+    said += _cached(findings)
     if results.interrupted:
         said.append("the comparison was stopped early: some cells are missing or shorter than planned")
     if results.experiment.repeats < SURE_ROUNDS:
@@ -30,6 +36,25 @@ def cautions(findings: Findings) -> tuple[str, ...]:
             f"explain, so the machine was not quiet: {'; '.join(worst)}"
         )
     return tuple(dict.fromkeys(said))
+
+
+def _cached(findings: Findings) -> list[str]:
+    """Prompts that were answered from a prefix cache, on one side more than on the other, or against expectation."""
+    experiment, said = findings.results.experiment, []
+    names = [one.name for one in experiment.architectures]
+    drawn = experiment.trace is None and experiment.workload.prompts is Prompts.RANDOM
+    for level in range(len(experiment.levels)):
+        shares = [findings.summaries[i, level].cached_share for i in range(len(names))]
+        known = [share for share in shares if share == share]
+        told = ", ".join(f"{name} {percent(share)}" for name, share in zip(names, shares, strict=True))
+        if known and max(known) - min(known) > _CACHED_APART:
+            said.append(
+                f"the prefix cache held different shares of the prompts at {_load(findings.results, level)}: {told}; "
+                "they did not do the same work"
+            )
+        elif drawn and known and max(known) > _CACHED_BY_CHANCE:
+            said.append(f"random prompts were in the prefix cache at {_load(findings.results, level)}: {told}")
+    return said
 
 
 def _load(results: Results, level: int) -> str:

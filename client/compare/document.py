@@ -92,6 +92,7 @@ def _cell(measured: Measured) -> dict[str, Any]:
         "seconds": run.seconds,
         "client_cpu_seconds": run.client_cpu,
         "interrupted": run.interrupted,
+        "salt": run.salt,
         "account": measured.account and measured.account.to_json(),
         "records": [record_to_json(record) for record in run.records],
     }
@@ -142,6 +143,7 @@ def _measured(data: Mapping[str, Any]) -> Measured:
         started=data["started"],
         client_cpu=data["client_cpu_seconds"],
         interrupted=data["interrupted"],
+        salt=data.get("salt", ""),
     )
     cell = Cell(data["repeat"], data["level"], data["architecture"])
     return Measured(cell, run, account_from_json(data["account"]))

@@ -76,6 +76,7 @@ class Run:
     started: str  # ISO 8601, UTC
     client_cpu: float  # CPU seconds of the client's whole process
     interrupted: bool  # stopped by hand before every row was answered
+    salt: str = ""  # what was put before the prompts of the trace
 
 
 def record_to_json(record: Record) -> dict[str, Any]:

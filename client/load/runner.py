@@ -14,6 +14,7 @@ from client.api import Client, ClientError, RoutingDetail, StreamCut
 from client.facts import Facts
 from client.load.arrivals import Arrivals, Closed
 from client.load.record import Record, Run
+from client.load.salt import Salt
 from client.load.trace import Trace, TraceRow
 
 
@@ -34,6 +35,7 @@ class Load:
     model: str = ""
     routing: RoutingDetail | None = RoutingDetail.LAYERS
     bounds: Bounds = field(default_factory=Bounds)
+    salt: Salt | None = None  # put on each row as it is sent; the trace, its hash and what is paired stay the same
 
 
 OnRecord = Callable[[Record], None]
@@ -94,6 +96,7 @@ class _Runner:
             started=started.isoformat(timespec="seconds"),
             client_cpu=cpu,
             interrupted=interrupted,
+            salt=self._load.salt.word if self._load.salt else "",
         )
 
     async def _open(self) -> None:
@@ -140,7 +143,8 @@ class _Runner:
 
     async def _receive(self, row: TraceRow, arrivals: list[float]) -> Facts:
         facts = None
-        request = row.request(self._load.model, self._load.routing)
+        sent = self._load.salt.on(row) if self._load.salt else row
+        request = sent.request(self._load.model, self._load.routing)
         async with aclosing(self._client.generate(request)) as pieces:
             async for piece in pieces:
                 if piece.token_ids or piece.text:

@@ -12,6 +12,7 @@ from client.api import Client, ModelCard
 from client.load.arrivals import Drawn, offsets
 from client.load.lengths import Lengths, draw_lengths, most
 from client.load.prompts import cut, random_ids, shared_prefix, tales
+from client.load.salt import Salt
 from client.load.trace import Trace, TraceRow
 
 DEFAULT_PROMPT_TOKENS = 128
@@ -51,10 +52,11 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model under load, and the connection to it."""
+    """A model under load, the connection to it, and what makes its prompts new to it."""
 
     client: Client
     card: ModelCard
+    salt: Salt | None = None
 
 
 async def draw(workload: Workload, arrivals: Drawn, subjects: Sequence[Subject], *, seed: int, start: int = 0) -> Trace:
