@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import exp, nan
+from math import exp, log, nan
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class Difference:
     error: float = nan  # standard error of the ratio's logarithm
     probability: float = 1.0  # of the rank test, alone
     adjusted: float = 1.0  # the same, corrected for every comparison of the report
+    reach: float = nan  # how far the ratio's logarithm has to be from 0 with few rounds, for as many comparisons
     lost: int = 0  # pairs that one side or both failed to answer
     smallest: float = nan  # the least change of the ratio that this run would have shown four times out of five
 
@@ -64,14 +65,15 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """In words. With few rounds the rank test has no say yet, and the verdict only leans."""
+        """In words. With few rounds the rank test has no say yet, and the verdict only leans: by an interval as wide as
+        the number of comparisons asks for."""
         if self.too_lossy:
             return "no verdict: requests failed"
         if not self.shown:
             return "no difference shown"
         word = "faster" if self.ratio < 1 else "slower"
         if self.rounds < SURE_ROUNDS:
-            return f"seems {word}"
+            return f"seems {word}" if abs(log(self.ratio)) > self.reach else "no difference shown"
         return word if self.adjusted < 1 - LEVEL else "no difference shown"
 
 
@@ -156,13 +158,19 @@ def corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:
     asked = [i for i, one in enumerate(differences) if one.rounds >= 2]
     adjusted = dict(zip(asked, holm([differences[i].probability for i in asked]), strict=True))
     return tuple(
-        replace(one, adjusted=adjusted[i], smallest=_smallest(one, len(asked))) if i in adjusted else one
+        replace(one, adjusted=adjusted[i], smallest=_smallest(one, len(asked)), reach=_reach(one, len(asked)))
+        if i in adjusted
+        else one
         for i, one in enumerate(differences)
     )
 
 
+def _reach(one: Difference, comparisons: int) -> float:
+    """Half the width of the interval that shares the level among the comparisons."""
+    return quantile((1 - LEVEL) / 2 / comparisons, one.rounds - 1) * one.error
+
+
 def _smallest(one: Difference, comparisons: int) -> float:
     """The least ratio above 1 that is found with a probability of POWER, the level shared among the comparisons."""
-    freedom = one.rounds - 1
-    needed = quantile((1 - LEVEL) / 2 / comparisons, freedom) + quantile(1 - POWER, freedom)
-    return exp(min(needed * one.error, 700.0))
+    needed = _reach(one, comparisons) + quantile(1 - POWER, one.rounds - 1) * one.error
+    return exp(min(needed, 700.0))
