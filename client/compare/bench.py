@@ -83,7 +83,7 @@ async def measure(
         sides = _salted(sides, experiment)
         subjects = [side.subject for side in sides]
         results = before or Results(experiment, (), {})
-        results.cards, results.environment = tuple(subject.card for subject in subjects), environment()
+        results.cards, results.environment = tuple(subject.card for subject in subjects), environment(experiment)
         supply = Supply(experiment, subjects)
         supply.check()
         await warm_up(experiment.workload, experiment.warmup, subjects, experiment.seed, supply.warm_trace())
@@ -159,6 +159,9 @@ class _Bench:
     async def _facts(self) -> None:
         """What is asked once of each: the size of its cache, and its quality."""
         readings = [await self._reading(side) for side in self._sides]
+        builds = zip(self._experiment.architectures, readings, strict=True)
+        told = {one.name: " ".join(reading.build) for one, reading in builds if reading and reading.build}
+        self._results.environment |= {"servers": told} if told else {}
         self._results.capacities = tuple(accounts.capacity(reading) for reading in readings)
         if self._experiment.quality is not None and not any(self._results.qualities):
             self._results.qualities = tuple([await self._quality(side) for side in self._sides])

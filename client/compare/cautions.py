@@ -26,6 +26,8 @@ def cautions(findings: Findings) -> tuple[str, ...]:
     said += _cached(findings)
     if results.interrupted:
         said.append("the comparison was stopped early: some cells are missing or shorter than planned")
+    if results.resumed:
+        said.append(f"resumed: {results.resumed} of {len(results.measured)} cells were measured in an earlier run")
     if results.experiment.repeats < SURE_ROUNDS:
         said.append(f"{results.experiment.repeats} rounds: a verdict needs {SURE_ROUNDS}, with fewer it only leans")
     noisy = {place: one.spread for place, one in findings.drifts.items() if one.noisy}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,7 @@ def compare(
     file: Annotated[Path, typer.Argument(help="The experiment, a TOML file; or results.json, to look at it again.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")] = Path("runs/compare"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over what the folder holds already.")] = False,
     form: Annotated[report.Form, typer.Option("--format", help="Of the tables that are printed.")] = report.Form.TABLE,
     against: Annotated[
         Path | None,
@@ -37,7 +39,11 @@ def compare(
     """Replay one load on several architectures and tell what can be said of the difference."""
     old = document.read(against) if against else None  # better a wrong path now than after an hour
     status, again = Console(stderr=True), file.suffix == ".json"
-    findings = conclude(document.read(file)) if again else measured(experiments.read(file), out, status, resume=resume)
+    if again:
+        findings = conclude(document.read(file))
+    else:
+        findings = measured(experiments.read(file), out, status, resume=resume, force=force)
+        findings.results.command = shlex.join(["dyno", *sys.argv[1:]])
     found = gate.judge(old, findings.results, tolerance) if old else None
     _print(findings, found, form)
     if not again:  # after it was printed: a full disk must not take the answer with it

@@ -44,8 +44,12 @@ def document(findings: Findings) -> dict[str, Any]:
             "fingerprint": experiment.fingerprint,
             "file": experiment.source,
             "path": experiment.path,
+            "texts": experiment.texts,
+            "hashes": dict(experiment.hashes),
         },
+        "command": results.command,
         "environment": results.environment,
+        "resumed": results.resumed,
         "models": [asdict(card) for card in results.cards],
         "capacities": list(results.capacities),
         "qualities": [one and asdict(one) for one in results.qualities],
@@ -115,7 +119,7 @@ def read(path: Path, experiment: Experiment | None = None) -> Results:
 
 
 def _experiment(data: Mapping[str, Any]) -> Experiment:
-    return from_text(data["file"], Path(data["path"]))
+    return from_text(data["file"], Path(data["path"]), data.get("texts"), data.get("hashes"))
 
 
 def _results(data: Mapping[str, Any], experiment: Experiment) -> Results:
@@ -126,6 +130,8 @@ def _results(data: Mapping[str, Any], experiment: Experiment) -> Results:
         measured=[_measured(cell) for cell in data["cells"]],
         interrupted=data["interrupted"],
         gone=data.get("gone", ""),
+        resumed=data.get("resumed", 0),
+        command=data.get("command", ""),
         tried=[Tried(**one | {"warnings": tuple(one.get("warnings", ()))}) for one in data["tried"]],
         qualities=tuple(None if one is None else quality_from_json(one) for one in data["qualities"]),
         capacities=tuple(data["capacities"]),
@@ -149,6 +155,14 @@ def _measured(data: Mapping[str, Any]) -> Measured:
     return Measured(cell, run, account_from_json(data["account"]))
 
 
+def unused(folder: Path) -> None:
+    """Raises ResultsError where a folder holds results already."""
+    if (folder / "results.json").exists():
+        raise ResultsError(
+            f"{folder} holds results already: --resume goes on with them, --force writes over them"
+        )
+
+
 def kept(path: Path) -> str:
     """How much of a comparison a file holds, in words."""
     try:
@@ -165,7 +179,10 @@ def resumable(path: Path, experiment: Experiment) -> Results | None:
     found = read(path, experiment)
     told = orjson.loads(path.read_bytes())["experiment"]["fingerprint"]
     if told != experiment.fingerprint:
-        raise ResultsError(f"{path} is of another experiment: give another folder, or the file as it was")
+        raise ResultsError(
+            f"{path} is of another experiment, or a file that it names has changed: "
+            "give another folder, or the files as they were"
+        )
     found.measured = [m for m in found.measured if not m.run.interrupted]
-    found.interrupted, found.gone = False, ""
+    found.interrupted, found.gone, found.resumed = False, "", len(found.measured)
     return found

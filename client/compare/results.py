@@ -45,6 +45,8 @@ class Results:
     environment: dict[str, Any]
     measured: list[Measured] = field(default_factory=list)
     interrupted: bool = False
+    resumed: int = 0  # cells that an earlier run had measured
+    command: str = ""  # that all this came from
     gone: str = ""  # why it ended early: a server that nothing answers at any more
     tried: list[Tried] = field(default_factory=list)
     qualities: tuple[Quality | None, ...] = ()  # by architecture

@@ -102,5 +102,8 @@ def _machine(results: Results) -> str:
 
 def _again(results: Results) -> str:
     source = results.experiment.source
-    said = "<h2>The same again</h2><pre><code>dyno compare experiment.toml --out DIR</code></pre>"
-    return said + (f"<p>with this experiment.toml:</p><pre><code>{escape(source)}</code></pre>" if source else "")
+    command = escape(results.command or "dyno compare experiment.toml --out DIR")
+    said = f"<h2>The same again</h2><pre><code>{command}</code></pre>"
+    path = escape(results.experiment.path or "experiment.toml")
+    parts = {path: source} | {escape(name): text for name, text in results.experiment.texts.items()}
+    return said + "".join(f"<p>{n}:</p><pre><code>{escape(t)}</code></pre>" for n, t in parts.items() if t)
