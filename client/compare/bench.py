@@ -144,7 +144,8 @@ class _Bench:
 
     async def run(self, stop: asyncio.Event) -> None:
         experiment = self._experiment
-        cells = schedule(experiment.repeats, len(experiment.levels), len(experiment.architectures))
+        sizes = experiment.repeats, len(experiment.levels), len(experiment.architectures)
+        cells = schedule(*sizes, experiment.order, experiment.seed)
         done = {m.cell for m in self._results.measured}
         left = [cell for cell in cells if cell not in done]
         self._watcher.planned(len(left) * experiment.workload.requests)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from client.compare import losses
 from client.compare.experiment import SURE_ROUNDS
 from client.compare.results import Findings, Results
+from client.compare.settling import start
 from client.load.arrivals import describe
 from client.load.judgement import warnings
 from client.load.workload import Prompts
-from client.units import percent
+from client.units import percent, plain
 
 _CACHED_APART = 0.05  # of the prompt tokens, between architectures
 _CACHED_BY_CHANCE = 0.1
@@ -23,7 +24,7 @@ def cautions(findings: Findings) -> tuple[str, ...]:
         said.insert(0, f"ended early: {results.gone}; what was measured until then is here")
     said += [f"{names[m.cell.architecture]}: {w}" for m in results.measured for w in warnings(m.run)]
     said += [f"{names[t.architecture]} at {t.rate:.3g}/s, searching: {w}" for t in results.tried for w in t.warnings]
-    said += _cached(findings)
+    said += _cached(findings) + _unsettled(results)
     if results.interrupted:
         said.append("the comparison was stopped early: some cells are missing or shorter than planned")
     if results.resumed:
@@ -38,6 +39,19 @@ def cautions(findings: Findings) -> tuple[str, ...]:
             f"explain, so the machine was not quiet: {'; '.join(worst)}"
         )
     return tuple(dict.fromkeys(said))
+
+
+def _unsettled(results: Results) -> list[str]:
+    said = []
+    for i, architecture in enumerate(results.experiment.architectures):
+        for level in range(len(results.experiment.levels)):
+            factor = start([m.run.records for m in results.of(i, level)])
+            if factor != 1.0:
+                said.append(
+                    f"{architecture.name} at {_load(results, level)}: a round's first tenth took {plain(factor)} times "
+                    "as long as the rest, so rounds are too short to be steady"
+                )
+    return said
 
 
 def _cached(findings: Findings) -> list[str]:

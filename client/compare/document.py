@@ -158,9 +158,7 @@ def _measured(data: Mapping[str, Any]) -> Measured:
 def unused(folder: Path) -> None:
     """Raises ResultsError where a folder holds results already."""
     if (folder / "results.json").exists():
-        raise ResultsError(
-            f"{folder} holds results already: --resume goes on with them, --force writes over them"
-        )
+        raise ResultsError(f"{folder} holds results already: --resume goes on with them, --force writes over them")
 
 
 def kept(path: Path) -> str:

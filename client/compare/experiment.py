@@ -3,6 +3,7 @@
 name = "dense or experts"
 repeats = 5                    # rounds; under 5 a verdict is only a lean
 seed = 1
+order = "rotated"              # of the architectures in a round: A B, B A, …; or "fixed", or "random" by the seed
 transport = "rest"             # or "grpc"; for the servers that compare starts itself
 quality = true                 # also bits per byte on held text, from servers that can score; or [128, 512], longer
                                # texts told apart by position: up to token 128, and from there to 512
@@ -53,6 +54,7 @@ from pathlib import Path
 
 from client.compare import parts
 from client.compare.files import Files
+from client.compare.schedule import Order
 from client.compare.section import ExperimentError, Section
 from client.connect import TargetError, connect
 from client.load.arrivals import Arrivals
@@ -90,6 +92,7 @@ class Experiment:
     repeats: int = SURE_ROUNDS
     seed: int = 0
     warmup: int = 4  # requests to each architecture that are not measured
+    order: Order = Order.ROTATED
     transport: str = "rest"
     objective: Objective = field(default_factory=Objective)
     flags: tuple[str, ...] = ()
@@ -152,6 +155,7 @@ def parse(root: Section, default_name: str = "comparison", files: Files | None =
         repeats=root.whole("repeats", SURE_ROUNDS, least=1),
         seed=root.whole("seed", 0),
         warmup=root.whole("warmup", 4),
+        order=Order(root.choice("order", tuple(Order), Order.ROTATED)),
         transport=root.choice("transport", ("rest", "grpc"), "rest"),
         objective=objective,
         flags=server.texts("flags"),

@@ -85,7 +85,7 @@ def method(results: Results) -> str:
     own = sum(not architecture.target for architecture in experiment.architectures)
     return (
         f"{experiment.repeats} rounds of {experiment.workload.requests} requests at each level. In each round the same "
-        "trace was sent to every architecture in turn, in an order that changes from round to round. "
+        f"trace was sent to every architecture in turn, in an order that is {experiment.order}. "
         f"{own} of {len(experiment.architectures)} architectures had a server process of their own on this machine. "
         "Latencies are the client's, counted from the instant a request was meant to be sent. Differences are medians "
         "over pairs of the same request. 95 % intervals come from a bootstrap that draws rounds, then requests within "
