@@ -9,7 +9,9 @@ from client.api import ModelCard
 from client.compare import losses
 from client.compare.accounts import Account
 from client.compare.bootstrap import Interval
+from client.compare.exactness import identical
 from client.compare.paired import Difference
+from client.compare.predicted import costs
 from client.compare.results import QUANTILES, Findings, Percentile, Results
 from client.compare.searching import bounds, in_words, outcomes
 from client.compare.words import METRIC_NAMES, SHORT_NAMES
@@ -98,9 +100,30 @@ def level_grid(findings: Findings, level: int) -> Grid:
     rows += [
         row for metric in ("first_token", "inter_token", "total") for row in _percentile_rows(findings, level, metric)
     ]
+    rows.append(
+        (f"answers the same as {_names(results)[0]}'s", *(_same(results, i, level) for i in range(len(summaries))))
+    )
+    rows += _predictions(findings, level)
     accounts = [findings.accounts[i, level] for i in range(len(results.cards))]
     rows += [(name, *(_told(one, tell) for one in accounts)) for name, tell in _ACCOUNT_ROWS if any(accounts)]
     return Grid(f"Load: {describe(results.experiment.levels[level])}", ("", *_names(results)), tuple(rows))
+
+
+def _same(results: Results, architecture: int, level: int) -> str:
+    same, told = identical(results, architecture, level)
+    return f"{same} of {told}" if architecture and told else "–"
+
+
+def _predictions(findings: Findings, level: int) -> list[tuple[str, ...]]:
+    """Of cards that tell what a token costs, beside what the requests told of themselves."""
+    told = [costs(findings.results, i, level) for i in range(len(findings.results.cards))]
+    rows = (
+        ("FLOP a token, predicted from the card", tuple(one.flops for one in told)),
+        ("FLOP a token, as the requests tell", tuple(one.flops_told for one in told)),
+        ("cache bytes a token, predicted from the card", tuple(one.cache for one in told)),
+        ("cache bytes a token at a request's peak", tuple(one.cache_told for one in told)),
+    )
+    return [(name, *(counted(round(n)) for n in numbers)) for name, numbers in rows if any(numbers)]
 
 
 def _percentile_rows(findings: Findings, level: int, metric: str) -> list[tuple[str, ...]]:
