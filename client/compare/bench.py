@@ -85,7 +85,7 @@ async def measure(
         results = before or Results(experiment, (), {})
         results.cards, results.environment = tuple(subject.card for subject in subjects), environment(experiment)
         supply = Supply(experiment, subjects)
-        supply.check()
+        await supply.check()
         await warm_up(experiment.workload, experiment.warmup, subjects, experiment.seed, supply.warm_trace())
         with stopping() as stop:
             await _Bench(experiment, sides, watcher, results, supply).run(stop)
@@ -110,7 +110,8 @@ async def _bring_up(stack: AsyncExitStack, experiment: Experiment, one: Architec
             http = server.http
             target = server.grpc if (one.transport or experiment.transport) == "grpc" else server.http
         client: Client = await stack.enter_async_context(connect(target))
-        return Side(Subject(client, find(await client.models(), one.model if one.target else "")), http)
+        card = find(await client.models(), one.model if one.target else "")
+        return Side(Subject(client, card, name=one.name), http)
     except (ClientError, WorkloadError) as error:
         raise type(error)(f"{one.name}: {error}") from error
 

@@ -52,11 +52,17 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model under load, the connection to it, and what makes its prompts new to it."""
+    """A model under load, the connection to it, what makes its prompts new to it, and what it is called."""
 
     client: Client
     card: ModelCard
     salt: Salt | None = None
+    name: str = ""  # in a comparison
+
+    @property
+    def said(self) -> str:
+        """For messages."""
+        return f"{self.name}: model {self.card.id}" if self.name else f"model {self.card.id}"
 
 
 async def draw(workload: Workload, arrivals: Drawn, subjects: Sequence[Subject], *, seed: int, start: int = 0) -> Trace:
@@ -64,7 +70,7 @@ async def draw(workload: Workload, arrivals: Drawn, subjects: Sequence[Subject],
 
     A seed stands for an endless sequence of requests; these begin at `start`: successive traces share no prompt.
     """
-    fits(workload, [subject.card for subject in subjects])
+    fits(workload, subjects)
     prompts = await _prompts(workload, subjects, seed, start)
     return made(workload, arrivals, prompts, seed=seed, start=start)
 
@@ -93,12 +99,13 @@ def made(
     )
 
 
-def fits(workload: Workload, cards: Sequence[ModelCard]) -> None:
+def fits(workload: Workload, subjects: Sequence[Subject]) -> None:
     """Raises WorkloadError when a model tells a context that is too short."""
     needed = most(workload.prompt_tokens or 1) + most(workload.output_tokens)
-    for card in cards:
-        if card.context and needed > card.context:
-            raise WorkloadError(f"model {card.id} holds {card.context} tokens; the workload needs {needed}")
+    for subject in subjects:
+        context = subject.card.context
+        if context and needed > context:
+            raise WorkloadError(f"{subject.said} holds {context} tokens; the workload needs {needed}")
 
 
 async def _prompts(

@@ -107,7 +107,7 @@ async def test_an_unknown_model_and_a_workload_that_does_not_fit(fake: FakeServe
     with pytest.raises(WorkloadError, match="b: the server has no model 'b'; it has a"):
         await measure(experiment)
     experiment = on(fake, "a", "b")
-    with pytest.raises(WorkloadError, match="model a holds 256 tokens; the workload needs 303"):
+    with pytest.raises(WorkloadError, match="a: model a holds 256 tokens; the workload needs 303"):
         await measure(replace(experiment, workload=replace(experiment.workload, prompt_tokens=300)))
 
 
