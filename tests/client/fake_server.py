@@ -29,6 +29,10 @@ from dyno.inference.v1.inference_pb2_grpc import InferenceServiceServicer, add_I
 from tests.client.answers import CACHE, CARD, COMPUTE, FLOPS, LATENCY, LOAD, SPREAD, STEPS, SUMMARY, facts
 
 
+# gRPC cancels calls at random where more than a thousand wait to be picked up.
+_PATIENT = [("grpc.server.max_pending_requests", 10_000), ("grpc.server.max_pending_requests_hard_limit", 10_000)]
+
+
 @dataclass(frozen=True)
 class Script:
     """How the server behaves; seconds and counts of tokens."""
@@ -107,7 +111,7 @@ class FakeServer:
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         self.http = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-        self._rpc = grpc.aio.server()
+        self._rpc = grpc.aio.server(options=_PATIENT)
         add_InferenceServiceServicer_to_server(Servicer(self), self._rpc)  # type: ignore[abstract]
         self.grpc = f"grpc://127.0.0.1:{self._rpc.add_insecure_port('127.0.0.1:0')}"
         await self._rpc.start()
