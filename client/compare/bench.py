@@ -28,6 +28,7 @@ from client.load.warmup import warm_up
 from client.load.workload import Subject, WorkloadError, find
 
 _GONE_SECONDS = 10.0
+_MANY = 20  # failures in a row: time to ask whether the server is still there
 _LEAST_VOCAB = 256  # where an endpoint does not tell; none has less
 _TELLING = ("--peer-metrics",)  # among them, how large the cache is
 
@@ -179,17 +180,46 @@ class _Bench:
             await self._supply.cell(cell), experiment.levels[cell.level], side.subject.card.id, salt=side.subject.salt
         )
         before = await self._reading(side)
-        done = await run(side.subject.client, load, stop=stop, on_record=self._watcher.answered)
+        done = await self._sent(cell.architecture, load, stop)
         account = accounts.between(before, await self._reading(side))
         self._results.gone = await self._gone(cell.architecture, done)
         done = replace(done, interrupted=done.interrupted or bool(self._results.gone))  # to be measured again
         self._results.measured.append(Measured(cell, done, account))
         self._watcher.measured(self._results)
 
+    async def _sent(self, architecture: int, load: Load, stop: asyncio.Event) -> Run:
+        """To its end, or until `stop`, or until many requests in a row failed because the server is gone."""
+        end, asking, in_a_row = asyncio.Event(), set[asyncio.Task[None]](), 0
+
+        def answered(record: Record) -> None:
+            nonlocal in_a_row
+            in_a_row = in_a_row + 1 if record.error else 0
+            self._watcher.answered(record)
+            if in_a_row and in_a_row % _MANY == 0:
+                asking.add(asyncio.create_task(ask()))
+
+        async def ask() -> None:
+            if await self._unanswered(architecture):
+                end.set()
+
+        async def forward() -> None:
+            await stop.wait()
+            end.set()
+
+        asking.add(asyncio.create_task(forward()))
+        try:
+            return await run(self._sides[architecture].subject.client, load, stop=end, on_record=answered)
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.wait(asking)
+
     async def _gone(self, architecture: int, done: Run) -> str:
         """Why there is no use in going on: requests failed, and the server does not answer any more. Else empty."""
-        if not any(record.error for record in done.records):
-            return ""
+        return await self._unanswered(architecture) if any(record.error for record in done.records) else ""
+
+    async def _unanswered(self, architecture: int) -> str:
+        """Why its server is gone; empty where it is not."""
         try:
             async with asyncio.timeout(_GONE_SECONDS):
                 await self._sides[architecture].subject.client.models()
@@ -225,6 +255,6 @@ class _Bench:
         trace = await self._supply.probe(step, rate)
         self._watcher.searching(experiment.architectures[architecture], rate, len(trace.rows))
         load = Load(trace, Poisson(rate), side.subject.card.id, salt=side.subject.salt)
-        done = await run(side.subject.client, load, stop=stop, on_record=self._watcher.answered)
+        done = await self._sent(architecture, load, stop)
         self._results.gone = await self._gone(architecture, done)
         return searching.judged(experiment.search, experiment.objective, architecture, rate, done)

@@ -35,10 +35,10 @@ def environment(experiment: Experiment) -> dict[str, Any]:
 
 def _commit() -> str:
     """Of the working copy that this runs from, with a plus where it was changed; empty elsewhere."""
-    here = Path(__file__).parent
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
     try:
         asked = [
-            subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, timeout=10, check=True).stdout
+            subprocess.run([*git, *words], capture_output=True, text=True, timeout=10, check=True).stdout
             for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         ]
     except (OSError, subprocess.SubprocessError):

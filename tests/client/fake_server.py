@@ -28,7 +28,6 @@ from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceServicer, add_InferenceServiceServicer_to_server
 from tests.client.answers import CACHE, CARD, COMPUTE, FLOPS, LATENCY, LOAD, SPREAD, STEPS, SUMMARY, facts
 
-
 # gRPC cancels calls at random where more than a thousand wait to be picked up.
 _PATIENT = [("grpc.server.max_pending_requests", 10_000), ("grpc.server.max_pending_requests_hard_limit", 10_000)]
 

@@ -15,6 +15,7 @@ from client.compare.experiment import Architecture
 from client.compare.results import Results, conclude
 from client.compare.schedule import Cell
 from client.compare.tables import summary
+from client.load.arrivals import Constant
 from tests.client.compare.factories import record, results
 from tests.client.compare.test_bench import on
 from tests.client.compare.test_document import kept, made
@@ -87,3 +88,18 @@ async def test_a_server_that_is_gone_ends_the_comparison(fake: FakeServer, tmp_p
     again = resumable(kept(found, tmp_path), experiment)
     assert again is not None
     assert (len(again.measured), again.gone) == (2, "")
+
+
+async def test_a_long_load_does_not_go_on_against_nobody(fake: FakeServer) -> None:
+    experiment = on(fake, "a", "b", levels=(Constant(200.0),))
+    experiment = replace(experiment, workload=replace(experiment.workload, requests=400))
+
+    class Killing(Watcher):
+        def measuring(self, architecture: Architecture, cell: Cell) -> None:
+            fake.behave(dead=True)
+
+    found = await measure(experiment, watcher=Killing())
+    (cut,) = found.measured
+    assert 20 <= len(cut.run.records) < 400
+    assert found.gone.startswith("a: nothing answers at")
+    assert not found.interrupted
