@@ -34,16 +34,20 @@ def environment(experiment: Experiment) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Of the working copy that this runs from, with a plus where it was changed; empty elsewhere."""
+    """Of the working copy that has this file, with a plus where it was changed; empty where it is in none."""
     git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
     try:
-        asked = [
-            subprocess.run([*git, *words], capture_output=True, text=True, timeout=10, check=True).stdout
-            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        ]
+        _, commit, changed = (
+            subprocess.run([*git, *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+            for words in (
+                ["ls-files", "--error-unmatch", __file__],
+                ["rev-parse", "--short=12", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no"],
+            )
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return asked[0].strip() + ("+" if asked[1].strip() else "")
+    return commit + ("+" if changed else "")
 
 
 def _memory() -> str:
