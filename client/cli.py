@@ -1,5 +1,5 @@
 """The `dyno` command. Exit codes: 0 done, 1 it failed, 2 it was called wrongly, 3 `compare --against` found something
-slower, 130 it was interrupted."""
+worse, 4 it could not tell, 130 it was interrupted."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from client.access import Access
 _LINE = re.compile(r"^([\w:]+)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _CACHE = "vllm:cache_config_info"  # a name that several servers share
+_BUILD = "dyno_build_info"
 _TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 
@@ -24,6 +25,7 @@ class Reading:
     values: Mapping[str, float]
     layers: int
     cache_tokens: int = 0  # that the cache holds
+    build: tuple[str, ...] = ()  # what runs: "torch 2.9" and so on
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,13 @@ def parse(text: str, model: str) -> Reading:
     """One model's samples of a Prometheus exposition."""
     values: dict[str, float] = {}
     layers, cache_tokens = set(), 0
+    build: tuple[str, ...] = ()
     for line in text.splitlines():
         if line.startswith("#") or not (found := _LINE.match(line)):
             continue
         labels = dict(_LABEL.findall(found[2] or ""))
+        if found[1] == _BUILD:
+            build = tuple(f"{name} {value}" for name, value in labels.items() if value)
         if model not in (labels.get("model"), labels.get("model_name")):
             continue
         if found[1] == _CACHE:
@@ -78,7 +83,7 @@ def parse(text: str, model: str) -> Reading:
         values[name] = values.get(name, 0.0) + float(found[3])
         if name == "dyno_distinct_experts":
             layers.add(labels.get("layer"))
-    return Reading(values, len(layers), cache_tokens)
+    return Reading(values, len(layers), cache_tokens, build)
 
 
 async def read(target: str, model: str, access: Access | None = None) -> Reading | None:

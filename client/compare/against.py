@@ -1,25 +1,29 @@
-"""Two results of the same experiment at different times: has anything become slower? For a gate in CI.
+"""Two results of the same experiment at different times: has anything become worse? For a gate in CI.
 
 Rounds of the two are paired where they sent the very same trace. They were not interleaved, so a machine that was
-slower on one of the days looks like a regression: the tolerance is for that.
+slower on one of the days looks like a regression: the tolerance is for that. Times and throughput are judged like any
+difference of a report; errors, the highest rate and quality are numbers of their own, compared as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from client.compare.experiment import SURE_ROUNDS
-from client.compare.paired import Difference, corrected
+from client.compare.losses import loss
+from client.compare.paired import MOST_LOST, Difference, corrected, over_rounds
 from client.compare.results import Measured, Results, paired_rounds
+from client.compare.searching import bounds, outcomes
 from client.compare.tables import Grid, difference_row
 from client.load.arrivals import Arrivals, describe
-from client.load.record import Record
+from client.load.record import Record, Run
+from client.units import percent, plain
 
 TOLERANCE = 0.05
-
-
-class NothingToCompare(ValueError):
-    """The two results have no cell in common; the message says why."""
+_QUALITY = 0.005  # of bits per byte: the same weights give the same, but for the order of sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +39,77 @@ class Change:
         return self.difference.verdict == "slower" and self.difference.ratio > 1 + tolerance
 
 
-def changes(old: Results, new: Results) -> tuple[Change, ...]:
-    """Every architecture and load that both have, by name. Raises NothingToCompare."""
-    before, after = _cells(old), _cells(new)
-    both = [key for key in after if key in before and _same(before[key], after[key])]
-    if not both:
-        raise NothingToCompare(
-            "the two results share no architecture, load and trace: were they of the same experiment?"
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A number of which each side has one."""
+
+    place: str
+    what: str
+    old: str
+    new: str
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """All that was looked at; `unjudged` are reasons why something could not be."""
+
+    changes: tuple[Change, ...]
+    checks: tuple[Check, ...]
+    unjudged: tuple[str, ...]
+    tolerance: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything is worse, whatever else could not be judged."""
+        return any(one.regressed(self.tolerance) for one in self.changes) or any(one.failed for one in self.checks)
+
+    def grids(self) -> tuple[Grid, Grid]:
+        """Both tables."""
+        heads = ("", "time", "difference, ms", "ratio", "p, corrected", "could have seen", "verdict")
+        said = f"New against old; slower by more than {self.tolerance:.0%} is a regression"
+        changes = tuple(_row(one, self.tolerance) for one in self.changes)
+        checks = tuple((c.place, c.what, c.old, c.new, "REGRESSION" if c.failed else "ok") for c in self.checks)
+        return Grid(said, heads, changes), Grid(
+            "New against old: counts", ("", "what", "old", "new", "verdict"), checks
         )
-    found = [(key, one) for key in both for one in _differences(before[key], after[key], new.experiment.seed)]
-    return tuple(
-        Change(key[0], describe(key[1]), one)
-        for (key, _), one in zip(found, corrected([one for _, one in found]), strict=True)
-    )
 
 
+def _row(one: Change, tolerance: float) -> tuple[str, ...]:
+    name, *cells, verdict = difference_row(f"{one.architecture}, {one.load}", one.difference)
+    return (name, *cells, "REGRESSION" if one.regressed(tolerance) else verdict)
+
+
+_Key = tuple[str, Arrivals]
 _Rounds = dict[int, Measured]
 
 
-def _cells(results: Results) -> dict[tuple[str, Arrivals], _Rounds]:
-    names = [one.name for one in results.experiment.architectures]
-    found: dict[tuple[str, Arrivals], _Rounds] = {}
+def judge(old: Results, new: Results, tolerance: float = TOLERANCE) -> Gate:
+    """Every architecture and load of the old results, by name."""
+    before, after = _cells(old), _cells(new)
+    both = [key for key in before if key in after]
+    if not both:
+        said = "the two results share no architecture and load: were they of the same experiment?"
+        return Gate((), (), (said,), tolerance)
+    found = [(key, one) for key in both for one in _differences(before[key], after[key], new.experiment.seed)]
+    judged = corrected([one for _, one in found])
+    changes = tuple(Change(key[0], describe(key[1]), one) for (key, _), one in zip(found, judged, strict=True))
+    checks = [_missing(key, before[key]) for key in before if key not in after]
+    checks += [_errors(key, before[key], after[key]) for key in both]
+    checks += [*_rates(old, new, tolerance), *_qualities(old, new)]
+    return Gate(changes, tuple(checks), tuple(_unjudged(before, after, changes)), tolerance)
+
+
+def _cells(results: Results) -> dict[_Key, _Rounds]:
+    names = _names(results)
+    found: dict[_Key, _Rounds] = {}
     for m in results.measured:
         found.setdefault((names[m.cell.architecture], m.run.arrivals), {})[m.cell.repeat] = m
     return found
+
+
+def _names(results: Results) -> list[str]:
+    return [one.name for one in results.experiment.architectures]
 
 
 def _same(before: _Rounds, after: _Rounds) -> list[int]:
@@ -72,23 +123,79 @@ def _differences(before: _Rounds, after: _Rounds, seed: int) -> tuple[Difference
     def records(side: _Rounds) -> dict[int, tuple[Record, ...]]:
         return {r: side[r].run.records for r in rounds}
 
-    return paired_rounds(records(before), records(after), seed)
+    pairs = [(before[r].run, after[r].run) for r in rounds]
+    whole = (_of_rounds(metric, read, pairs) for metric, read in _OF_A_RUN.items())
+    return (*paired_rounds(records(before), records(after), seed), *whole)
 
 
-def grid(found: tuple[Change, ...], tolerance: float) -> Grid:
-    """All changes as a table."""
-    heads = ("", "time", "difference, ms", "ratio", "p, corrected", "could have seen", "verdict")
-    rows = tuple(_row(one, tolerance) for one in found)
-    return Grid(
-        f"New against old, request by request; slower by more than {tolerance:.0%} is a regression", heads, rows
-    )
+def _of_rounds(metric: str, read: Callable[[Run], float], pairs: Sequence[tuple[Run, Run]]) -> Difference:
+    told = [(read(old), read(new)) for old, new in pairs]
+    return over_rounds(metric, [(old, new) for old, new in told if old > 0 and new > 0])
 
 
-def _row(one: Change, tolerance: float) -> tuple[str, ...]:
-    name, *cells, verdict = difference_row(f"{one.architecture}, {one.load}", one.difference)
-    return (name, *cells, "REGRESSION" if one.regressed(tolerance) else verdict)
+def _p95(read: Callable[[Record], float | None]) -> Callable[[Run], float]:
+    def of(run: Run) -> float:
+        values = [value for r in run.records if r.ok and (value := read(r)) is not None]
+        return float(np.quantile(values, 0.95)) if values else 0.0
+
+    return of
 
 
-def few_rounds(found: tuple[Change, ...]) -> bool:
-    """Whether the gate cannot fail, because a verdict needs more rounds."""
-    return all(one.difference.rounds < SURE_ROUNDS for one in found)
+def _seconds_a_token(run: Run) -> float:
+    """Throughput, turned about so that less is better."""
+    tokens = sum(r.completion_tokens for r in run.records if r.ok)
+    return run.seconds / tokens if tokens else 0.0
+
+
+_OF_A_RUN: dict[str, Callable[[Run], float]] = {
+    "first_token_p95": _p95(lambda r: r.first_token),
+    "total_p95": _p95(lambda r: r.total),
+    "throughput": _seconds_a_token,
+}
+
+
+def _missing(key: _Key, before: _Rounds) -> Check:
+    return Check(f"{key[0]}, {describe(key[1])}", "rounds measured", str(len(before)), "none", failed=True)
+
+
+def _errors(key: _Key, before: _Rounds, after: _Rounds) -> Check:
+    old, new = (loss(r for m in side.values() for r in m.run.records) for side in (before, after))
+    shares = [one.failed / one.sent if one.sent else 0.0 for one in (old, new)]
+    then, now = (f"{one.failed} of {one.sent}" for one in (old, new))
+    return Check(f"{key[0]}, {describe(key[1])}", "failed requests", then, now, shares[1] > shares[0] + MOST_LOST)
+
+
+def _rates(old: Results, new: Results, tolerance: float) -> Iterator[Check]:
+    """A search ends within a tolerance of its own."""
+    if not old.tried:
+        return
+    close = 1 + max(tolerance, old.experiment.search.tolerance if old.experiment.search else 0.0)
+    for i, name in enumerate(_names(old)):
+        if name not in _names(new):
+            continue
+        then = bounds(outcomes(old.tried, i))[0]
+        now = bounds(outcomes(new.tried, _names(new).index(name)))[0]
+        yield Check(name, "highest rate, 1/s", plain(then), plain(now), failed=now * close < then)
+
+
+def _qualities(old: Results, new: Results) -> Iterator[Check]:
+    judged = dict(zip(_names(new), new.qualities, strict=False))
+    for name, then in zip(_names(old), old.qualities, strict=False):
+        if then is None or name not in _names(new):
+            continue
+        now = judged.get(name)
+        worse = now is None or now.bits_per_byte > then.bits_per_byte * (1 + _QUALITY)
+        old_words, new_words = (f"{one.bits_per_byte:.4f}" if one else "none" for one in (then, now))
+        yield Check(name, f"bits per byte (+{percent(_QUALITY)} is borne)", old_words, new_words, worse)
+
+
+def _unjudged(before: dict[_Key, _Rounds], after: dict[_Key, _Rounds], changes: Sequence[Change]) -> Iterator[str]:
+    for key in before:
+        place, common = f"{key[0]}, {describe(key[1])}", len(_same(before[key], after.get(key, {})))
+        if key in after and not common:
+            yield f"{place}: no round of the same trace on both sides"
+        elif key in after and common < SURE_ROUNDS:
+            yield f"{place}: {common} rounds in common, a verdict needs {SURE_ROUNDS}"
+    for one in changes:
+        if one.difference.too_lossy and one.difference.metric == "total":
+            yield f"{one.architecture}, {one.load}: too many requests failed to judge the times of the others"

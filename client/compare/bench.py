@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from secrets import token_hex
+from urllib.parse import urlsplit
 
-from client.api import Client, ClientError
+from client.api import Client, ClientError, Unreachable
 from client.compare import accounts, searching
 from client.compare.environment import environment
 from client.compare.experiment import Architecture, Experiment
@@ -18,11 +21,15 @@ from client.compare.supply import Supply
 from client.connect import connect
 from client.launch import ServerProcess, pinned
 from client.load.arrivals import Poisson
-from client.load.record import Record
+from client.load.record import Record, Run
 from client.load.runner import Load, run
+from client.load.salt import Salt
 from client.load.warmup import warm_up
 from client.load.workload import Subject, WorkloadError, find
 
+_GONE_SECONDS = 10.0
+_MANY = 20  # failures in a row: time to ask whether the server is still there
+_LEAST_VOCAB = 256  # where an endpoint does not tell; none has less
 _TELLING = ("--peer-metrics",)  # among them, how large the cache is
 
 
@@ -74,11 +81,12 @@ async def measure(
     async with AsyncExitStack() as stack:
         stack.enter_context(pinned(experiment.client_cores))
         sides = [await _bring_up(stack, experiment, one, watcher) for one in experiment.architectures]
+        sides = _salted(sides, experiment)
         subjects = [side.subject for side in sides]
         results = before or Results(experiment, (), {})
-        results.cards, results.environment = tuple(subject.card for subject in subjects), environment()
+        results.cards, results.environment = tuple(subject.card for subject in subjects), environment(experiment)
         supply = Supply(experiment, subjects)
-        supply.check()
+        await supply.check()
         await warm_up(experiment.workload, experiment.warmup, subjects, experiment.seed, supply.warm_trace())
         with stopping() as stop:
             await _Bench(experiment, sides, watcher, results, supply).run(stop)
@@ -103,9 +111,25 @@ async def _bring_up(stack: AsyncExitStack, experiment: Experiment, one: Architec
             http = server.http
             target = server.grpc if (one.transport or experiment.transport) == "grpc" else server.http
         client: Client = await stack.enter_async_context(connect(target))
-        return Side(Subject(client, find(await client.models(), one.model if one.target else "")), http)
+        card = find(await client.models(), one.model if one.target else "")
+        return Side(Subject(client, card, name=one.name), http)
     except (ClientError, WorkloadError) as error:
         raise type(error)(f"{one.name}: {error}") from error
+
+
+def _salted(sides: list[Side], experiment: Experiment) -> list[Side]:
+    """Servers that run already may have seen these very requests: in an earlier run, or just now, where two
+    architectures are one model on one host, reached in two ways. A trace from a file is sent as it is."""
+    if experiment.trace is not None:
+        return sides
+    word, before, salted = token_hex(3), Counter[tuple[str | None, str]](), []
+    for side, architecture in zip(sides, experiment.architectures, strict=True):
+        card = side.subject.card
+        place = (urlsplit(architecture.target).hostname, card.id)
+        salt = Salt(f"{word}{before[place] or ''}", card.vocab or _LEAST_VOCAB) if architecture.target else None
+        before[place] += 1
+        salted.append(replace(side, subject=replace(side.subject, salt=salt)))
+    return salted
 
 
 class _Bench:
@@ -122,13 +146,14 @@ class _Bench:
 
     async def run(self, stop: asyncio.Event) -> None:
         experiment = self._experiment
-        cells = schedule(experiment.repeats, len(experiment.levels), len(experiment.architectures))
+        sizes = experiment.repeats, len(experiment.levels), len(experiment.architectures)
+        cells = schedule(*sizes, experiment.order, experiment.seed)
         done = {m.cell for m in self._results.measured}
         left = [cell for cell in cells if cell not in done]
         self._watcher.planned(len(left) * experiment.workload.requests)
         await self._facts()
         for cell in left:
-            if stop.is_set():
+            if stop.is_set() or self._results.gone:
                 break
             await self._measure(cell, stop)
         await self._search(stop)
@@ -137,6 +162,9 @@ class _Bench:
     async def _facts(self) -> None:
         """What is asked once of each: the size of its cache, and its quality."""
         readings = [await self._reading(side) for side in self._sides]
+        builds = zip(self._experiment.architectures, readings, strict=True)
+        told = {one.name: " ".join(reading.build) for one, reading in builds if reading and reading.build}
+        self._results.environment |= {"servers": told} if told else {}
         self._results.capacities = tuple(accounts.capacity(reading) for reading in readings)
         if self._experiment.quality is not None and not any(self._results.qualities):
             self._results.qualities = tuple([await self._quality(side) for side in self._sides])
@@ -148,12 +176,57 @@ class _Bench:
     async def _measure(self, cell: Cell, stop: asyncio.Event) -> None:
         experiment, side = self._experiment, self._sides[cell.architecture]
         self._watcher.measuring(experiment.architectures[cell.architecture], cell)
-        load = Load(await self._supply.cell(cell), experiment.levels[cell.level], side.subject.card.id)
+        load = Load(
+            await self._supply.cell(cell), experiment.levels[cell.level], side.subject.card.id, salt=side.subject.salt
+        )
         before = await self._reading(side)
-        done = await run(side.subject.client, load, stop=stop, on_record=self._watcher.answered)
+        done = await self._sent(cell.architecture, load, stop)
         account = accounts.between(before, await self._reading(side))
+        self._results.gone = await self._gone(cell.architecture, done)
+        done = replace(done, interrupted=done.interrupted or bool(self._results.gone))  # to be measured again
         self._results.measured.append(Measured(cell, done, account))
         self._watcher.measured(self._results)
+
+    async def _sent(self, architecture: int, load: Load, stop: asyncio.Event) -> Run:
+        """To its end, or until `stop`, or until many requests in a row failed because the server is gone."""
+        end, asking, in_a_row = asyncio.Event(), set[asyncio.Task[None]](), 0
+
+        def answered(record: Record) -> None:
+            nonlocal in_a_row
+            in_a_row = in_a_row + 1 if record.error else 0
+            self._watcher.answered(record)
+            if in_a_row and in_a_row % _MANY == 0:
+                asking.add(asyncio.create_task(ask()))
+
+        async def ask() -> None:
+            if await self._unanswered(architecture):
+                end.set()
+
+        async def forward() -> None:
+            await stop.wait()
+            end.set()
+
+        asking.add(asyncio.create_task(forward()))
+        try:
+            return await run(self._sides[architecture].subject.client, load, stop=end, on_record=answered)
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.wait(asking)
+
+    async def _gone(self, architecture: int, done: Run) -> str:
+        """Why there is no use in going on: requests failed, and the server does not answer any more. Else empty."""
+        return await self._unanswered(architecture) if any(record.error for record in done.records) else ""
+
+    async def _unanswered(self, architecture: int) -> str:
+        """Why its server is gone; empty where it is not."""
+        try:
+            async with asyncio.timeout(_GONE_SECONDS):
+                await self._sides[architecture].subject.client.models()
+        except (Unreachable, TimeoutError) as error:
+            name = self._experiment.architectures[architecture].name
+            return f"{name}: {str(error) or f'no answer within {_GONE_SECONDS:g} s'}"
+        return ""
 
     async def _reading(self, side: Side) -> accounts.Reading | None:
         return await accounts.read(side.http, side.subject.card.id) if side.http else None
@@ -163,15 +236,15 @@ class _Bench:
         search = self._experiment.search
         tried = self._results.tried
         step = 0
-        while search is not None and not stop.is_set():
-            rates = [searching.next_rate(search, searching.outcomes(tried, i)) for i in range(len(self._sides))]
+        while search is not None and not stop.is_set() and not self._results.gone:
+            rates = [searching.to_try(search, tried, i) for i in range(len(self._sides))]
             if all(rate is None for rate in rates):
                 return
             for i, rate in enumerate(rates):
-                if rate is None or stop.is_set():
+                if rate is None or stop.is_set() or self._results.gone:
                     continue
                 one = await self._try(i, rate, step, stop)
-                if not stop.is_set():  # one that was stopped tells nothing
+                if not stop.is_set() and not self._results.gone:  # one that was stopped tells nothing
                     tried.append(one)
                     self._watcher.measured(self._results)
             step += 1
@@ -179,8 +252,9 @@ class _Bench:
     async def _try(self, architecture: int, rate: float, step: int, stop: asyncio.Event) -> searching.Tried:
         experiment, side = self._experiment, self._sides[architecture]
         assert experiment.search is not None
-        self._watcher.searching(experiment.architectures[architecture], rate, experiment.workload.requests)
         trace = await self._supply.probe(step, rate)
-        load = Load(trace, Poisson(rate), side.subject.card.id)
-        done = await run(side.subject.client, load, stop=stop, on_record=self._watcher.answered)
+        self._watcher.searching(experiment.architectures[architecture], rate, len(trace.rows))
+        load = Load(trace, Poisson(rate), side.subject.card.id, salt=side.subject.salt)
+        done = await self._sent(architecture, load, stop)
+        self._results.gone = await self._gone(architecture, done)
         return searching.judged(experiment.search, experiment.objective, architecture, rate, done)

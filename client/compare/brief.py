@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import nan
 
+from client.compare.cautions import cautions
 from client.compare.figure import loads, names
-from client.compare.results import Findings, Results, cautions
-from client.compare.searching import bounds, outcomes
+from client.compare.results import Findings, Results
 from client.load.statistics import Summary
 from client.units import counted, plain
 
@@ -21,7 +21,6 @@ def besides(findings: Findings) -> tuple[str, ...]:
     said = (
         ("Generated tokens a second at best", _told(results, _best(findings, lambda s: s.output_rate), plain)),
         ("Requests a second within the objective at best", _told(results, goodput, plain)),
-        ("Highest rate that meets the objective", _told(results, _highest(results), lambda rate: f"{plain(rate)}/s")),
         ("Cache bytes a token", _told(results, [card.cache_bytes_per_token or nan for card in results.cards], _whole)),
         ("Tokens that the cache holds", _told(results, [n or nan for n in results.capacities], _counted)),
         ("Bits per byte on held text, less is better", _told(results, _qualities(results), "{:.4f}".format)),
@@ -35,10 +34,6 @@ def _best(findings: Findings, read: Callable[[Summary], float]) -> list[float]:
     places = range(len(names(findings.results)))
     measured = [[s for level in levels if (s := findings.summaries[i, level]).requests] for i in places]
     return [max(map(read, some), default=nan) for some in measured]
-
-
-def _highest(results: Results) -> list[float]:
-    return [bounds(outcomes(results.tried, i))[0] for i in range(len(names(results)))] if results.tried else []
 
 
 def _qualities(results: Results) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +13,14 @@ from rich.console import Console
 from client.compare import against as gate
 from client.compare import document, report, tidy
 from client.compare import experiment as experiments
-from client.compare.against import NothingToCompare
-from client.compare.document import ResultsError
-from client.compare.results import Findings, Results, conclude
-from client.compare.session import run_and_report
+from client.compare.against import Gate
+from client.compare.losses import mostly_failed
+from client.compare.results import Findings, conclude
+from client.compare.session import measured
 
-REGRESSION = 3  # exit code
+FAILED = 1  # exit codes
+REGRESSION = 3
+UNJUDGED = 4
 INTERRUPTED = 130
 
 
@@ -25,8 +28,12 @@ def compare(
     file: Annotated[Path, typer.Argument(help="The experiment, a TOML file; or results.json, to look at it again.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")] = Path("runs/compare"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over what the folder holds already.")] = False,
     form: Annotated[report.Form, typer.Option("--format", help="Of the tables that are printed.")] = report.Form.TABLE,
-    against: Annotated[Path | None, typer.Option(help="Older results.json: exit code 3 if anything is slower.")] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Older results.json: exit code 3 if worse, 4 if not known."),
+    ] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="With --against: so much slower is none.")] = gate.TOLERANCE,
 ) -> None:
     """Replay one load on several architectures and tell what can be said of the difference."""
@@ -35,35 +42,50 @@ def compare(
     if again:
         findings = conclude(document.read(file))
     else:
-        findings = run_and_report(experiments.read(file), out, status, resume=resume)
-    _print(findings, form)
-    if not again:
-        status.print(f"written: {out / 'report.html'}, {out / 'results.json'}", style="dim", soft_wrap=True)
+        findings = measured(experiments.read(file), out, status, resume=resume, force=force)
+        findings.results.command = shlex.join(["dyno", *sys.argv[1:]])
+    found = gate.judge(old, findings.results, tolerance) if old else None
+    _print(findings, found, form)
+    if not again:  # after it was printed: a full disk must not take the answer with it
+        _write(findings, found, out, status)
     if findings.results.interrupted and not again:
         status.print(f"dyno: interrupted; what was measured is in {out}, --resume goes on with it", style="red")
         raise typer.Exit(INTERRUPTED)
-    if old is not None:
-        _gate(old, findings, tolerance, status)
+    _end(findings, found, status)
 
 
-def _print(findings: Findings, form: report.Form) -> None:
+def _write(findings: Findings, found: Gate | None, out: Path, status: Console) -> None:
+    """Raises OSError, which says what is on the disk all the same."""
+    try:
+        report.write(findings, out, found.grids() if found else ())
+    except OSError as error:
+        raise OSError(f"the report is not on disk: {error}; {document.kept(out / 'results.json')}") from error
+    status.print(f"written: {out / 'report.html'}, {out / 'results.json'}", style="dim", soft_wrap=True)
+
+
+def _print(findings: Findings, found: Gate | None, form: report.Form) -> None:
+    more = found.grids() if found else ()
     match form:
         case report.Form.TABLE:
-            Console().print(report.view(findings))
+            Console().print(report.view(findings, more))
         case report.Form.MD:
-            sys.stdout.write(report.markdown(findings))
+            sys.stdout.write(report.markdown(findings, more))
         case report.Form.CSV:
             sys.stdout.write(tidy.comma_separated(findings))
+            for grid in more:  # what is printed is data alone
+                Console(stderr=True).print(report.table(grid))
 
 
-def _gate(old: Results, findings: Findings, tolerance: float, status: Console) -> None:
-    """Exits with REGRESSION. Raises ResultsError where nothing can be compared."""
-    try:
-        found = gate.changes(old, findings.results)
-    except NothingToCompare as error:
-        raise ResultsError(str(error)) from error
-    Console().print(report.table(gate.grid(found, tolerance)))
-    if gate.few_rounds(found):
-        status.print("note: fewer than five rounds in common: no verdict, so this gate cannot fail", style="yellow")
-    if any(one.regressed(tolerance) for one in found):
+def _end(findings: Findings, found: Gate | None, status: Console) -> None:
+    """Says what is wrong, and exits with the code for it, a regression before a failure before what cannot be told."""
+    failed = findings.results.gone or ", ".join(mostly_failed(findings.results))
+    if failed:
+        status.print(f"dyno: this comparison failed: {failed}", style="red", markup=False, soft_wrap=True)
+    for reason in found.unjudged if found else ():
+        status.print(f"note: not judged: {reason}", style="yellow", markup=False, soft_wrap=True)
+    if found and found.failed:
         raise typer.Exit(REGRESSION)
+    if failed:
+        raise typer.Exit(FAILED)
+    if found and found.unjudged:
+        raise typer.Exit(UNJUDGED)

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 
 import numpy as np
 
-from client.compare.paired import Difference, Round, compare
+from client.compare.bootstrap import Floats
+from client.compare.paired import Difference, Round, compare, corrected
+from client.compare.percentiles import percentile_interval
+from client.compare.results import QUANTILES
 
 _PAIRS = 20
+_COMPARISONS = 12
+_LONG = 20_000  # rounds, whose percentiles are taken for the truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class Rates:
     told_apart: float  # identical architectures, another verdict than "no difference shown"
     caught: float  # ten per cent slower, and said so
     missed_at_smallest: float  # slower by exactly what the run said it could have seen, and not shown
+    any_told_apart: float  # a report of twelve comparisons of identical architectures has another verdict in it
+    percentiles: tuple[float, ...]  # the interval of each of QUANTILES held the truth
 
 
 def rates(world: World, simulations: int, draws: int = 400) -> Rates:
@@ -64,6 +71,26 @@ def rates(world: World, simulations: int, draws: int = 400) -> Rates:
         told_apart=_share(one.verdict != "no difference shown" for one in same),
         caught=_share(one.verdict.endswith("slower") for one in slower),
         missed_at_smallest=_share(not one.verdict.endswith("slower") for one in at_smallest),
+        any_told_apart=_share(_any_told_apart(world, seed, draws) for seed in range(simulations // 4)),
+        percentiles=_percentiles(world, simulations),
+    )
+
+
+def _any_told_apart(world: World, seed: int, draws: int) -> bool:
+    rng = np.random.default_rng((seed, 2))
+    found = corrected([compare("total", world.measure(1.0, rng), seed, draws) for _ in range(_COMPARISONS)])
+    return any(one.verdict != "no difference shown" for one in found)
+
+
+def _percentiles(world: World, simulations: int) -> tuple[float, ...]:
+    def times(world: World, seed: int) -> list[Floats]:
+        return [one.other for one in world.measure(1.0, np.random.default_rng((seed, 3)))]
+
+    truth = np.quantile(np.concatenate(times(replace(world, rounds=_LONG), simulations)), QUANTILES)
+    measured = [times(world, seed) for seed in range(simulations)]
+    return tuple(
+        _share(not percentile_interval(one, q).without(value) for one in measured)
+        for q, value in zip(QUANTILES, truth, strict=True)
     )
 
 
@@ -81,13 +108,15 @@ def _share(hits: Iterator[bool]) -> float:
 
 def main() -> None:
     simulations = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    print("rounds  request  round  tail    covered  told apart  10 % caught  missed at smallest")
+    told = "covered  told apart  10 % caught  missed at smallest  any of 12"
+    print(f"rounds  request  round  tail    {told}  p50  p90  p95  p99")
     for world in WORLDS:
         found = rates(world, simulations)
         tail = "heavy" if world.heavy else "normal"
         print(
             f"{world.rounds:6}  {world.request:7.0%}  {world.round:5.0%}  {tail:6}  {found.covered:7.1%}  "
-            f"{found.told_apart:10.1%}  {found.caught:11.1%}  {found.missed_at_smallest:18.1%}",
+            f"{found.told_apart:10.1%}  {found.caught:11.1%}  {found.missed_at_smallest:18.1%}  "
+            f"{found.any_told_apart:9.1%}  {'  '.join(f'{share:.1%}' for share in found.percentiles)}",
             flush=True,
         )
 

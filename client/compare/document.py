@@ -13,9 +13,10 @@ import orjson
 
 from client.api import ModelCard
 from client.compare.accounts import account_from_json
+from client.compare.cautions import cautions
 from client.compare.experiment import Experiment, from_text
 from client.compare.quality import quality_from_json
-from client.compare.results import QUANTILES, Findings, Measured, Percentile, Results, cautions
+from client.compare.results import QUANTILES, Findings, Measured, Percentile, Results
 from client.compare.schedule import Cell
 from client.compare.searching import Tried
 from client.load import arrivals
@@ -43,12 +44,17 @@ def document(findings: Findings) -> dict[str, Any]:
             "fingerprint": experiment.fingerprint,
             "file": experiment.source,
             "path": experiment.path,
+            "texts": experiment.texts,
+            "hashes": dict(experiment.hashes),
         },
+        "command": results.command,
         "environment": results.environment,
+        "resumed": results.resumed,
         "models": [asdict(card) for card in results.cards],
         "capacities": list(results.capacities),
         "qualities": [one and asdict(one) for one in results.qualities],
         "interrupted": results.interrupted,
+        "gone": results.gone,
         "cautions": list(cautions(findings)),
         "summaries": [{**_place(place), **asdict(one)} for place, one in findings.summaries.items()],
         "percentiles": [{**_place(place), **_percentiles(one)} for place, one in findings.percentiles.items()],
@@ -90,6 +96,7 @@ def _cell(measured: Measured) -> dict[str, Any]:
         "seconds": run.seconds,
         "client_cpu_seconds": run.client_cpu,
         "interrupted": run.interrupted,
+        "salt": run.salt,
         "account": measured.account and measured.account.to_json(),
         "records": [record_to_json(record) for record in run.records],
     }
@@ -112,7 +119,7 @@ def read(path: Path, experiment: Experiment | None = None) -> Results:
 
 
 def _experiment(data: Mapping[str, Any]) -> Experiment:
-    return from_text(data["file"], Path(data["path"]))
+    return from_text(data["file"], Path(data["path"]), data.get("texts"), data.get("hashes"))
 
 
 def _results(data: Mapping[str, Any], experiment: Experiment) -> Results:
@@ -122,7 +129,10 @@ def _results(data: Mapping[str, Any], experiment: Experiment) -> Results:
         environment=data["environment"],
         measured=[_measured(cell) for cell in data["cells"]],
         interrupted=data["interrupted"],
-        tried=[Tried(**one) for one in data["tried"]],
+        gone=data.get("gone", ""),
+        resumed=data.get("resumed", 0),
+        command=data.get("command", ""),
+        tried=[Tried(**one | {"warnings": tuple(one.get("warnings", ()))}) for one in data["tried"]],
         qualities=tuple(None if one is None else quality_from_json(one) for one in data["qualities"]),
         capacities=tuple(data["capacities"]),
     )
@@ -139,9 +149,24 @@ def _measured(data: Mapping[str, Any]) -> Measured:
         started=data["started"],
         client_cpu=data["client_cpu_seconds"],
         interrupted=data["interrupted"],
+        salt=data.get("salt", ""),
     )
     cell = Cell(data["repeat"], data["level"], data["architecture"])
     return Measured(cell, run, account_from_json(data["account"]))
+
+
+def unused(folder: Path) -> None:
+    """Raises ResultsError where a folder holds results already."""
+    if (folder / "results.json").exists():
+        raise ResultsError(f"{folder} holds results already: --resume goes on with them, --force writes over them")
+
+
+def kept(path: Path) -> str:
+    """How much of a comparison a file holds, in words."""
+    try:
+        return f"{path} holds {len(read(path).measured)} cells of it"
+    except (ResultsError, OSError):
+        return f"{path} holds nothing of it"
 
 
 def resumable(path: Path, experiment: Experiment) -> Results | None:
@@ -152,7 +177,10 @@ def resumable(path: Path, experiment: Experiment) -> Results | None:
     found = read(path, experiment)
     told = orjson.loads(path.read_bytes())["experiment"]["fingerprint"]
     if told != experiment.fingerprint:
-        raise ResultsError(f"{path} is of another experiment: give another folder, or the file as it was")
+        raise ResultsError(
+            f"{path} is of another experiment, or a file that it names has changed: "
+            "give another folder, or the files as they were"
+        )
     found.measured = [m for m in found.measured if not m.run.interrupted]
-    found.interrupted = False
+    found.interrupted, found.gone, found.resumed = False, "", len(found.measured)
     return found

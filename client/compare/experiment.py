@@ -3,6 +3,7 @@
 name = "dense or experts"
 repeats = 5                    # rounds; under 5 a verdict is only a lean
 seed = 1
+order = "rotated"              # of the architectures in a round: A B, B A, …; or "fixed", or "random" by the seed
 transport = "rest"             # or "grpc"; for the servers that compare starts itself
 quality = true                 # also bits per byte on held text, from servers that can score; or [128, 512], longer
                                # texts told apart by position: up to token 128, and from there to 512
@@ -32,6 +33,7 @@ low = 1.0
 high = 64.0
 share = 0.95
 tolerance = 0.1                # how close, as a ratio
+seconds = 10.0                 # each rate is kept up so long; else 5, or 8 times the objective where that is more
 
 [objective]                    # what goodput asks for, in seconds; every key may be left out
 first_token = 0.5
@@ -46,10 +48,13 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from client.compare import parts
+from client.compare.files import Files
+from client.compare.schedule import Order
 from client.compare.section import ExperimentError, Section
 from client.connect import TargetError, connect
 from client.load.arrivals import Arrivals
@@ -87,6 +92,7 @@ class Experiment:
     repeats: int = SURE_ROUNDS
     seed: int = 0
     warmup: int = 4  # requests to each architecture that are not measured
+    order: Order = Order.ROTATED
     transport: str = "rest"
     objective: Objective = field(default_factory=Objective)
     flags: tuple[str, ...] = ()
@@ -95,6 +101,8 @@ class Experiment:
     quality: tuple[int, ...] | None = None  # None: not asked for; else bounds of positions, () for whole passages
     cores: tuple[int, ...] = ()
     client_cores: tuple[int, ...] = ()
+    hashes: tuple[tuple[str, str], ...] = ()  # of the files it names: a trace, lengths, architectures
+    texts: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # of the short ones, to be kept
     source: str = field(default="", repr=False, compare=False)  # the text it was read from …
     path: str = field(default="", repr=False, compare=False)  # … and where that was
 
@@ -113,37 +121,45 @@ def read(path: Path) -> Experiment:
     """The experiment of a file. Raises ExperimentError, also where the file is not TOML, and OSError."""
     try:
         text = path.read_text()
+    except FileNotFoundError as error:
+        raise ExperimentError(f"there is no experiment {path}") from error
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path} is not TOML: {error}") from error
     return from_text(text, path)
 
 
-def from_text(text: str, path: Path) -> Experiment:
-    """The experiment that a file of this text at `path` describes. Raises ExperimentError."""
+def from_text(
+    text: str, path: Path, texts: Mapping[str, str] | None = None, hashes: Mapping[str, str] | None = None
+) -> Experiment:
+    """The experiment that a file of this text at `path` describes; other files that it names are read beside it, but
+    those of `texts`, and those of which the hash is all that is asked for. Raises ExperimentError."""
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ExperimentError(f"{path} is not TOML: {error}") from error
-    return replace(parse(Section(data), path.stem, path.parent), source=text, path=str(path))
+    files = Files(path.parent, texts or {}, hashes or {})
+    return replace(parse(Section(data), path.stem, files), source=text, path=str(path))
 
 
-def parse(root: Section, default_name: str = "comparison", folder: Path = Path()) -> Experiment:
-    """The experiment of a parsed file; other files it names are beside it, in `folder`. Raises ExperimentError."""
+def parse(root: Section, default_name: str = "comparison", files: Files | None = None) -> Experiment:
+    """The experiment of a parsed file; other files it names are among `files`. Raises ExperimentError."""
+    files = files or Files()
     server, workload = root.section("server"), root.section("workload")
     trace = workload.text("trace", "")
     objective = parts.objective(root.section("objective"))
     experiment = Experiment(
         name=root.text("name", default_name),
-        architectures=_architectures(root, folder),
-        workload=parts.workload(workload, folder, drawn=not trace),
+        architectures=_architectures(root, files),
+        workload=parts.workload(workload, files, drawn=not trace),
         levels=parts.levels(root.section("arrivals"), recorded=bool(trace)),
         repeats=root.whole("repeats", SURE_ROUNDS, least=1),
         seed=root.whole("seed", 0),
         warmup=root.whole("warmup", 4),
+        order=Order(root.choice("order", tuple(Order), Order.ROTATED)),
         transport=root.choice("transport", ("rest", "grpc"), "rest"),
         objective=objective,
         flags=server.texts("flags"),
-        trace=folder / trace if trace else None,
+        trace=_trace(files, trace) if trace else None,
         search=parts.search(root.section("search"), objective) if "search" in root else None,
         quality=parts.quality(root),
         cores=server.places("cores"),
@@ -151,11 +167,18 @@ def parse(root: Section, default_name: str = "comparison", folder: Path = Path()
     )
     server.close()
     root.close()
-    return experiment
+    return replace(experiment, hashes=tuple(sorted(files.hashes.items())), texts=files.texts)
 
 
-def _architectures(root: Section, folder: Path) -> tuple[Architecture, ...]:
-    architectures = tuple(_architecture(section, folder) for section in root.sections("architectures"))
+def _trace(files: Files, name: str) -> Path:
+    try:
+        return files.note(name)
+    except OSError as error:
+        raise ExperimentError(f"workload.trace: {error}") from error
+
+
+def _architectures(root: Section, files: Files) -> tuple[Architecture, ...]:
+    architectures = tuple(_architecture(section, files) for section in root.sections("architectures"))
     if len(architectures) < 2:
         raise ExperimentError(f"a comparison needs at least two [[architectures]], got {len(architectures)}")
     names = [architecture.name for architecture in architectures]
@@ -164,11 +187,14 @@ def _architectures(root: Section, folder: Path) -> tuple[Architecture, ...]:
     return architectures
 
 
-def _architecture(section: Section, folder: Path) -> Architecture:
+def _architecture(section: Section, files: Files) -> Architecture:
     model, target = section.text("model", ""), section.text("target", "")
     name = section.text("name", model or target)
-    if model.endswith((".toml", ".json")) and (folder / model).is_file():
-        model = str(folder / model)
+    if model.endswith((".toml", ".json")) and files.has(model):
+        files.text(model)
+        model = str(files.folder / model)
+    elif model and (files.folder / model).is_dir():
+        model = str(files.folder / model)
     if not model and not target:
         raise ExperimentError(f"{section.name('model')} or {section.name('target')} must be given")
     if target:

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import exp, nan
+from math import exp, log, nan
 
 import numpy as np
 
 from client.compare.bootstrap import DRAWS, Floats, Interval, interval
 from client.compare.experiment import SURE_ROUNDS
 from client.compare.ranks import holm, signed_rank_p
-from client.compare.student import quantile
+from client.compare.student import quantile, two_sided
 from client.load.record import Record
 
 LEVEL = 0.95
 POWER = 0.8
+MOST_LOST = 0.01  # of the pairs; the requests that are left are no fair sample of what was asked
 _NEGLIGIBLE = 0.001  # a ratio as close to 1 as this is below what clocks and schedulers can carry
 
 # What is compared, each a number of one request of which less is better.
@@ -47,7 +48,14 @@ class Difference:
     error: float = nan  # standard error of the ratio's logarithm
     probability: float = 1.0  # of the rank test, alone
     adjusted: float = 1.0  # the same, corrected for every comparison of the report
+    reach: float = nan  # how far the ratio's logarithm has to be from 0 with few rounds, for as many comparisons
+    lost: int = 0  # pairs that one side or both failed to answer
     smallest: float = nan  # the least change of the ratio that this run would have shown four times out of five
+
+    @property
+    def too_lossy(self) -> bool:
+        """Whether too many pairs were lost: a server that refuses most of its load is quick on the rest."""
+        return self.lost > MOST_LOST * (self.pairs + self.lost)
 
     @property
     def shown(self) -> bool:
@@ -57,37 +65,43 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """In words. With few rounds the rank test has no say yet, and the verdict only leans."""
+        """In words. With few rounds the rank test has no say yet, and the verdict only leans: by an interval as wide as
+        the number of comparisons asks for."""
+        if self.too_lossy:
+            return "no verdict: requests failed"
         if not self.shown:
             return "no difference shown"
         word = "faster" if self.ratio < 1 else "slower"
         if self.rounds < SURE_ROUNDS:
-            return f"seems {word}"
+            return f"seems {word}" if abs(log(self.ratio)) > self.reach else "no difference shown"
         return word if self.adjusted < 1 - LEVEL else "no difference shown"
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Both architectures on one trace: values of the rows that both answered."""
+    """Both architectures on one trace: values of the rows that both answered, and how many rows one of them failed."""
 
     baseline: Floats
     other: Floats
+    lost: int = 0
 
 
 def pair(metric: str, baseline: Sequence[Record], other: Sequence[Record]) -> Round:
-    """The values of one metric, for the rows that both have; a row that either lost is left out."""
+    """The values of one metric, for the rows that both have; a row that either lost is counted."""
     value = METRICS[metric]
     left = {r.row: v for r in baseline if r.ok and (v := value(r))}
     right = {r.row: v for r in other if r.ok and (v := value(r))}
     rows = sorted(left.keys() & right.keys())
-    return Round(np.array([left[row] for row in rows]), np.array([right[row] for row in rows]))
+    lost = len({r.row for r in (*baseline, *other) if r.error})
+    return Round(np.array([left[row] for row in rows]), np.array([right[row] for row in rows]), lost)
 
 
 def compare(metric: str, rounds: Sequence[Round], seed: int = 0, draws: int = DRAWS) -> Difference:
     """The difference over all rounds, as if it were the only one asked for; NaN throughout where nothing was paired."""
     kept = [one for one in rounds if len(one.baseline)]
+    lost = sum(one.lost for one in rounds)
     if not kept:
-        return Difference(metric, 0, 0, nan, Interval(nan, nan), nan, Interval(nan, nan))
+        return Difference(metric, 0, 0, nan, Interval(nan, nan), nan, Interval(nan, nan), lost=lost)
     differences = [one.other - one.baseline for one in kept]
     logs = [np.log(one.other / one.baseline) for one in kept]
     apart, _ = interval(differences, 0.5, LEVEL, seed, draws)
@@ -102,8 +116,41 @@ def compare(metric: str, rounds: Sequence[Round], seed: int = 0, draws: int = DR
         ratio_interval=Interval(float(np.exp(factor.low)), float(np.exp(factor.high))),
         error=error,
         probability=signed_rank_p(logs),
+        lost=lost,
     )
     return corrected([alone])[0]
+
+
+def over_rounds(metric: str, values: Sequence[tuple[float, float]]) -> Difference:
+    """The difference of numbers of which each round has one, (baseline, other), by Student's t over their logarithms.
+
+    A rank test of five numbers cannot be surer than one in thirty, which no correction would leave anything of.
+    """
+    if len(values) < 2:
+        return Difference(metric, len(values), len(values), nan, Interval(nan, nan), nan, Interval(nan, nan))
+    logs = np.array([np.log(other / baseline) for baseline, other in values])
+    gaps = np.array([other - baseline for baseline, other in values])
+    freedom = len(values) - 1
+    reach = quantile((1 - LEVEL) / 2, freedom)
+    (low, middle, high), (least, gap, most) = (_student(one, reach) for one in (logs, gaps))
+    error = (high - middle) / reach
+    return Difference(
+        metric=metric,
+        pairs=len(values),
+        rounds=len(values),
+        difference=gap,
+        difference_interval=Interval(least, most),
+        ratio=exp(middle),
+        ratio_interval=Interval(exp(low), exp(high)),
+        error=error,
+        probability=two_sided(middle / error, freedom) if error else float(middle == 0),
+    )
+
+
+def _student(values: Floats, reach: float) -> tuple[float, float, float]:
+    """(low, mean, high)."""
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
+    return mean - reach * error, mean, mean + reach * error
 
 
 def corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:
@@ -111,13 +158,19 @@ def corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:
     asked = [i for i, one in enumerate(differences) if one.rounds >= 2]
     adjusted = dict(zip(asked, holm([differences[i].probability for i in asked]), strict=True))
     return tuple(
-        replace(one, adjusted=adjusted[i], smallest=_smallest(one, len(asked))) if i in adjusted else one
+        replace(one, adjusted=adjusted[i], smallest=_smallest(one, len(asked)), reach=_reach(one, len(asked)))
+        if i in adjusted
+        else one
         for i, one in enumerate(differences)
     )
 
 
+def _reach(one: Difference, comparisons: int) -> float:
+    """Half the width of the interval that shares the level among the comparisons."""
+    return quantile((1 - LEVEL) / 2 / comparisons, one.rounds - 1) * one.error
+
+
 def _smallest(one: Difference, comparisons: int) -> float:
     """The least ratio above 1 that is found with a probability of POWER, the level shared among the comparisons."""
-    freedom = one.rounds - 1
-    needed = quantile((1 - LEVEL) / 2 / comparisons, freedom) + quantile(1 - POWER, freedom)
-    return exp(min(needed * one.error, 700.0))
+    needed = _reach(one, comparisons) + quantile(1 - POWER, one.rounds - 1) * one.error
+    return exp(min(needed, 700.0))

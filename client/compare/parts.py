@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from math import ceil
 
+from client.compare.files import Files
 from client.compare.section import ExperimentError, Section
 from client.load.arrivals import Arrivals, Closed, Kind, Recorded
-from client.load.lengths import Lengths, LogNormal, Uniform, read_lengths
+from client.load.lengths import Lengths, LogNormal, Uniform, lengths_of
 from client.load.statistics import Objective
 from client.load.workload import Prompts, Workload
 
+_LEAST_SECONDS, _OBJECTIVES = 5.0, 8  # of a rate that is tried: some seconds, and some times the objective
 LEAST_BOUND = 16  # tokens: fewer are a matter of chance
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """For the highest rate of Poisson arrivals at which `share` of the requests meets the objective: between `low` and
-    `high` requests a second, until the rates that hold and fail are a factor of 1 + `tolerance` apart."""
+    `high` requests a second, until the rates that hold and fail are a factor of 1 + `tolerance` apart. Each rate is
+    kept up for at least `seconds`: long enough that a queue would build up and be seen."""
 
     low: float
     high: float
     share: float = 0.95
     tolerance: float = 0.1
+    seconds: float = 5.0
+
+    def requests(self, rate: float, least: int) -> int:
+        """How many are sent at a rate."""
+        return max(least, ceil(rate * self.seconds))
 
 
 def quality(root: Section) -> tuple[int, ...] | None:
@@ -35,7 +43,7 @@ def quality(root: Section) -> tuple[int, ...] | None:
     return bounds
 
 
-def workload(section: Section, folder: Path, *, drawn: bool) -> Workload:
+def workload(section: Section, files: Files, *, drawn: bool) -> Workload:
     """`drawn` False: the requests are those of a trace; only their number a round is told. Raises ExperimentError."""
     requests = section.whole("requests", least=1)
     if not drawn:
@@ -43,9 +51,9 @@ def workload(section: Section, folder: Path, *, drawn: bool) -> Workload:
         return Workload(requests, 1)
     made = Workload(
         requests=requests,
-        output_tokens=_lengths(section, "output_tokens", folder),
+        output_tokens=_lengths(section, "output_tokens", files),
         prompts=Prompts(section.choice("prompts", tuple(Prompts), Prompts.TALES)),
-        prompt_tokens=_lengths(section, "prompt_tokens", folder) if "prompt_tokens" in section else None,
+        prompt_tokens=_lengths(section, "prompt_tokens", files) if "prompt_tokens" in section else None,
         temperature=section.number("temperature", 0.0, above=-1e-9),
         families=section.whole("families", 1, least=1),
         share=section.share("share", 0.75),
@@ -57,26 +65,27 @@ def workload(section: Section, folder: Path, *, drawn: bool) -> Workload:
     return made
 
 
-def _lengths(section: Section, key: str, folder: Path) -> Lengths:
+def _lengths(section: Section, key: str, files: Files) -> Lengths:
     if not section.is_table(key):
         return section.whole(key, least=1)
     table = section.section(key)
     try:
-        made = _law(table, folder)
+        made = _law(table, files)
     except (ValueError, OSError) as error:
         raise ExperimentError(f"{section.name(key)}: {error}") from error
     table.close()
     return made
 
 
-def _law(table: Section, folder: Path) -> Lengths:
+def _law(table: Section, files: Files) -> Lengths:
     if "uniform" in table:
         low, high = _pair(table, "uniform")
         return Uniform(int(low), int(high))
     if "log_normal" in table:
         median, sigma = _pair(table, "log_normal")
         return LogNormal(median, sigma, table.whole("most", least=1))
-    return read_lengths(folder / table.text("file"))
+    name = table.text("file")
+    return lengths_of(files.text(name), name)
 
 
 def _pair(table: Section, key: str) -> tuple[float, float]:
@@ -125,6 +134,7 @@ def search(section: Section, limits: Objective) -> Search:
         high=section.number("high"),
         share=section.share("share", 0.95),
         tolerance=section.number("tolerance", 0.1),
+        seconds=section.number("seconds", max(_LEAST_SECONDS, _OBJECTIVES * (limits.slowest or 0.0))),
     )
     if made.low >= made.high:
         raise ExperimentError(f"{section.name('low')} must be below high, got {made.low:g} and {made.high:g}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 
@@ -25,11 +27,12 @@ class Form(StrEnum):
     CSV = "csv"
 
 
-def write(findings: Findings, folder: Path) -> None:
-    """results.json and report.html, each replaced in one piece. Raises OSError."""
+def write(findings: Findings, folder: Path, more: Sequence[Grid] = ()) -> None:
+    """results.json and report.html, each replaced in one piece, with tables of others at their end. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "results.json", orjson.dumps(document(findings), option=orjson.OPT_INDENT_2))
-    _replace(folder / "report.html", page(findings).encode())
+    told = document(findings) | ({"against": [asdict(grid) for grid in more]} if more else {})
+    _replace(folder / "results.json", orjson.dumps(told, option=orjson.OPT_INDENT_2))
+    _replace(folder / "report.html", page(findings, more).encode())
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -42,10 +45,10 @@ def _replace(path: Path, content: bytes) -> None:
         raise
 
 
-def view(findings: Findings) -> RenderableType:
+def view(findings: Findings, more: Sequence[Grid] = ()) -> RenderableType:
     """The comparison as a screen."""
     parts: list[RenderableType] = [Text(f"{line}", style="bold") for line in summary(findings)]
-    parts += [table(grid) for grid in grids(findings)]
+    parts += [table(grid) for grid in (*grids(findings), *more)]
     return Group(*parts, *(Text(f"note: {note}", style="yellow") for note in notes(findings)))
 
 
@@ -59,10 +62,10 @@ def table(grid: Grid) -> Table:
     return table
 
 
-def markdown(findings: Findings) -> str:
+def markdown(findings: Findings, more: Sequence[Grid] = ()) -> str:
     """The summary, the tables and the notes, for a page or an issue."""
     parts = ["\n".join(f"- {line}" for line in summary(findings))]
-    parts += [_markdown_table(grid) for grid in grids(findings)]
+    parts += [_markdown_table(grid) for grid in (*grids(findings), *more)]
     parts += ["\n".join(f"> note: {note}" for note in notes(findings))]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import nan
 from typing import Any
 
 import numpy as np
 
 from client.api import ModelCard
 from client.compare.accounts import Account, together
-from client.compare.bootstrap import Interval, interval
+from client.compare.bootstrap import Floats, Interval
 from client.compare.drift import Drift, drift
-from client.compare.experiment import SURE_ROUNDS, Experiment
+from client.compare.experiment import Experiment
 from client.compare.paired import METRICS, Difference, compare, corrected, pair
+from client.compare.percentiles import percentile_interval
 from client.compare.quality import Quality
 from client.compare.schedule import Cell
 from client.compare.searching import Tried
-from client.load.arrivals import describe
-from client.load.judgement import warnings
 from client.load.record import Record, Run
 from client.load.statistics import Summary, gaps, summarise
 
 Place = tuple[int, int]  # (architecture, level)
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
-_DRAWS = 300
-_LEAST = 1e-6  # seconds: pieces that came together are no less apart
-_ENDLESS = 700.0  # exp of more overflows
-_MOST_VALUES = 200  # of one round, evenly spaced quantiles in their place, to bound the bootstrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +45,9 @@ class Results:
     environment: dict[str, Any]
     measured: list[Measured] = field(default_factory=list)
     interrupted: bool = False
+    resumed: int = 0  # cells that an earlier run had measured
+    command: str = ""  # that all this came from
+    gone: str = ""  # why it ended early: a server that nothing answers at any more
     tried: list[Tried] = field(default_factory=list)
     qualities: tuple[Quality | None, ...] = ()  # by architecture
     capacities: tuple[int, ...] = ()  # tokens the cache holds, by architecture; 0 where not told
@@ -134,50 +132,14 @@ def values_of(metric: str, records: Sequence[Record]) -> list[float]:
 def _percentiles(results: Results, architecture: int, level: int) -> dict[str, tuple[Percentile, ...]]:
     rounds = _rounds(results, architecture, level).values()
     return {
-        metric: _intervals([values_of(metric, records) for records in rounds], results.experiment.seed)
+        metric: _intervals([np.array(values_of(metric, records)) for records in rounds])
         for metric in ("first_token", "inter_token", "per_token", "total")
     }
 
 
-def _intervals(rounds: list[list[float]], seed: int) -> tuple[Percentile, ...]:
-    kept = [_thinned(np.array(one)) for one in rounds if one]
+def _intervals(rounds: list[Floats]) -> tuple[Percentile, ...]:
+    kept = [one for one in rounds if len(one)]
     if not kept:
-        nan = float("nan")
         return tuple(Percentile(nan, Interval(nan, nan)) for _ in QUANTILES)
-    whole = np.concatenate([np.array(one) for one in rounds])
-    return tuple(Percentile(float(np.quantile(whole, q)), _around(kept, q, seed)) for q in QUANTILES)
-
-
-def _around(rounds: list[np.ndarray], q: float, seed: int) -> Interval:
-    """Worked out on logarithms: a time is above 0, however wide its interval."""
-    found, _ = interval([np.log(np.maximum(one, _LEAST)) for one in rounds], q, seed=seed, draws=_DRAWS)
-    return Interval(float(np.exp(found.low)), float(np.exp(found.high)) if found.high < _ENDLESS else inf)
-
-
-def _thinned(values: np.ndarray) -> np.ndarray:
-    if len(values) <= _MOST_VALUES:
-        return values
-    return np.asarray(np.quantile(values, (np.arange(_MOST_VALUES) + 0.5) / _MOST_VALUES))
-
-
-def cautions(findings: Findings) -> tuple[str, ...]:
-    """What a reader must know before believing the numbers, each said once."""
-    results = findings.results
-    names = [architecture.name for architecture in results.experiment.architectures]
-    said = [f"{names[m.cell.architecture]}: {w}" for m in results.measured for w in warnings(m.run)]
-    if results.interrupted:
-        said.append("the comparison was stopped early: some cells are missing or shorter than planned")
-    if results.experiment.repeats < SURE_ROUNDS:
-        said.append(f"{results.experiment.repeats} rounds: a verdict needs {SURE_ROUNDS}, with fewer it only leans")
-    noisy = {place: one.spread for place, one in findings.drifts.items() if one.noisy}
-    if noisy:
-        worst = [f"{names[i]} {spread:.2g} times at {_load(results, level)}" for (i, level), spread in noisy.items()]
-        said.append(
-            "too noisy: the slowest round of an architecture took longer than its fastest by more than their requests "
-            f"explain, so the machine was not quiet: {'; '.join(worst)}"
-        )
-    return tuple(dict.fromkeys(said))
-
-
-def _load(results: Results, level: int) -> str:
-    return describe(results.experiment.levels[level])
+    whole = np.concatenate(kept)
+    return tuple(Percentile(float(np.quantile(whole, q)), percentile_interval(kept, q)) for q in QUANTILES)

@@ -7,27 +7,60 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 from client.compare.parts import Search
+from client.load.judgement import of_the_client
 from client.load.record import Run
-from client.load.statistics import Objective
+from client.load.statistics import Objective, summarise
 from client.load.steady import overloaded
+from client.units import plain
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One rate on one architecture: which share of the requests met the objective, and whether that is enough."""
+    """One rate on one architecture: which share of the requests met the objective, whether that is enough, and what
+    was measured. `warnings` are of the client: a rate that it could not send says nothing of the server."""
 
     architecture: int
     rate: float
     share: float
     held: bool
+    requests: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    waited_longer: bool = False  # as time went on: the rate was above what the server holds
+    first_token_p95: float | None = None
+    total_p95: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def judged(search: Search, objective: Objective, architecture: int, rate: float, run: Run) -> Tried:
     """A rate holds when enough requests met the objective and they did not wait ever longer."""
     met = sum(objective.met(record) for record in run.records)
     share = met / len(run.records) if run.records else 0.0
-    held = share >= search.share and not overloaded(run.records) and not run.interrupted
-    return Tried(architecture, rate, share, held)
+    waited_longer, summary = overloaded(run.records), summarise(run.records, run.seconds)
+    return Tried(
+        architecture,
+        rate,
+        share,
+        held=share >= search.share and not waited_longer and not run.interrupted,
+        requests=summary.requests,
+        failed=summary.errors,
+        seconds=run.seconds,
+        waited_longer=waited_longer,
+        first_token_p95=summary.first_token.p95 if summary.first_token.count else None,
+        total_p95=summary.total.p95 if summary.total.count else None,
+        warnings=tuple(of_the_client(run)),
+    )
+
+
+def to_try(search: Search, tried: Sequence[Tried], architecture: int) -> float | None:
+    """The next rate of one architecture; None when it is found. The one that it ends with has to hold twice."""
+    held = outcomes(tried, architecture)
+    rate = next_rate(search, held)
+    if rate is not None:
+        return rate
+    best, _ = bounds(held)
+    times = sum(one.rate == best for one in tried if one.architecture == architecture)
+    return best if times == 1 else None
 
 
 def next_rate(search: Search, held: Mapping[float, bool]) -> float | None:
@@ -49,5 +82,18 @@ def bounds(held: Mapping[float, bool]) -> tuple[float, float]:
 
 
 def outcomes(tried: Sequence[Tried], architecture: int) -> dict[float, bool]:
-    """The rates tried on one architecture, and whether they held."""
-    return {one.rate: one.held for one in tried if one.architecture == architecture}
+    """The rates tried on one architecture, and whether they held each time."""
+    held: dict[float, bool] = {}
+    for one in tried:
+        if one.architecture == architecture:
+            held[one.rate] = held.get(one.rate, True) and one.held
+    return held
+
+
+def in_words(best: float, worst: float) -> str:
+    """What `bounds` found."""
+    if best == 0:
+        return f"below {plain(worst)}/s" if worst < inf else "not tried"
+    if worst == inf:
+        return f"{plain(best)}/s held, the highest that was tried"
+    return f"{plain(best)}/s held, {plain(worst)}/s did not"

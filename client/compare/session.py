@@ -10,7 +10,7 @@ from rich.progress import Progress, TaskID
 from client import interrupts
 from client.compare import report
 from client.compare.bench import Watcher, measure
-from client.compare.document import resumable
+from client.compare.document import resumable, unused
 from client.compare.experiment import Architecture, Experiment
 from client.compare.results import Findings, Results, conclude
 from client.compare.schedule import Cell
@@ -19,22 +19,24 @@ from client.load.record import Record
 from client.load.session import progress
 
 
-def run_and_report(experiment: Experiment, folder: Path, status: Console, *, resume: bool = False) -> Findings:
-    """Measure, keep every finished round in `folder`, and write the findings there. Ctrl-C keeps what there is; with
-    `resume` the cells that are in the folder already are not measured again.
+def measured(
+    experiment: Experiment, folder: Path, status: Console, *, resume: bool = False, force: bool = False
+) -> Findings:
+    """Measure and conclude, keeping every finished round in `folder`; the last word there is the caller's. Ctrl-C keeps
+    what there is; with `resume` the cells that are in the folder already are not measured again, with `force` they are
+    written over.
 
     Raises ClientError, WorkloadError, TraceError, Interrupted before anything was measured, ResultsError when the
-    folder holds another experiment's results, and OSError when it cannot be written.
+    folder holds results that can neither be gone on with nor written over, and OSError when it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)  # better now than after an hour
+    if not (resume or force):
+        unused(folder)
     before = resumable(folder / "results.json", experiment) if resume else None
     with progress(status) as bar:
         watcher = Screen(experiment, bar, folder)
         main = measure(experiment, stopping=interrupts.gently, watcher=watcher, before=before)
-        results = interrupts.run(main)
-    findings = conclude(results)
-    report.write(findings, folder)
-    return findings
+        return conclude(interrupts.run(main))
 
 
 class Screen(Watcher):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from client.api import ClientError
 from client.compare.experiment import Experiment
 from client.compare.schedule import Cell, first_row
 from client.load.arrivals import Arrivals, Closed, Poisson, Recorded, offsets
-from client.load.trace import Trace
+from client.load.trace import Trace, TraceRow
 from client.load.workload import Subject, WorkloadError, draw
 
 
@@ -22,7 +23,7 @@ class Supply:
         self._whole = None if experiment.trace is None else Trace.read(experiment.trace)
         self._last: tuple[tuple[int, Arrivals], Trace] | None = None
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Raises WorkloadError where a trace is too short, or a model cannot hold what is in it."""
         if self._whole is None:
             return
@@ -31,7 +32,7 @@ class Supply:
         if len(self._whole.rows) < needed:
             raise WorkloadError(f"{experiment.trace} has {len(self._whole.rows)} requests; the rounds need {needed}")
         for subject in self._subjects:
-            _holds(self._whole, subject)
+            await _holds(self._whole, subject)
 
     def warm_trace(self) -> Trace | None:
         """The requests before the measured ones; None where they are drawn."""
@@ -40,25 +41,29 @@ class Supply:
     async def cell(self, cell: Cell) -> Trace:
         """The trace of the cell's repeat and level."""
         experiment = self._experiment
-        first = first_row(cell, len(experiment.levels), experiment.workload.requests)
-        return await self._from(experiment.warmup + first, experiment.levels[cell.level])
+        count = experiment.workload.requests
+        first = first_row(cell, len(experiment.levels), count)
+        return await self._from(experiment.warmup + first, count, experiment.levels[cell.level])
 
     async def probe(self, step: int, rate: float) -> Trace:
         """The trace of one step of a search; those of a short file come again."""
-        experiment = self._experiment
-        before = experiment.repeats * len(experiment.levels) + step
-        return await self._from(experiment.warmup + before * experiment.workload.requests, Poisson(rate))
+        experiment, search = self._experiment, self._experiment.search
+        assert search is not None
+        least = experiment.workload.requests
+        before = experiment.repeats * len(experiment.levels) * least + step * search.requests(search.high, least)
+        return await self._from(experiment.warmup + before, search.requests(rate, least), Poisson(rate))
 
-    async def _from(self, start: int, arrivals: Arrivals) -> Trace:
+    async def _from(self, start: int, count: int, arrivals: Arrivals) -> Trace:
         if self._last is None or self._last[0] != (start, arrivals):
-            self._last = (start, arrivals), await self._drawn(start, arrivals)
+            self._last = (start, arrivals), await self._drawn(start, count, arrivals)
         return self._last[1]
 
-    async def _drawn(self, start: int, arrivals: Arrivals) -> Trace:
-        experiment, count = self._experiment, self._experiment.workload.requests
+    async def _drawn(self, start: int, count: int, arrivals: Arrivals) -> Trace:
+        experiment = self._experiment
         if self._whole is None:
             assert not isinstance(arrivals, Recorded), "only a trace has instants of its own"
-            return await draw(experiment.workload, arrivals, self._subjects, seed=experiment.seed, start=start)
+            workload = replace(experiment.workload, requests=count)
+            return await draw(workload, arrivals, self._subjects, seed=experiment.seed, start=start)
         rows = [self._whole.rows[(start + i) % len(self._whole.rows)] for i in range(count)]
         if isinstance(arrivals, Recorded):
             return Trace(tuple(replace(row, offset=row.offset - rows[0].offset) for row in rows))
@@ -67,15 +72,26 @@ class Supply:
         return Trace(tuple(rows)).timed(offsets(arrivals, count, (experiment.seed, start)))
 
 
-def _holds(trace: Trace, subject: Subject) -> None:
-    """Raises WorkloadError where a row of ids is too long for the model, or has ids it does not know."""
+async def _holds(trace: Trace, subject: Subject) -> None:
+    """Raises WorkloadError where a row is too long for the model, or has ids that it does not know."""
     card = subject.card
     for number, row in enumerate(trace.rows):
-        ids = row.prompt if isinstance(row.prompt, tuple) else (0,)
-        needed = len(ids) + row.max_tokens
+        needed = row.max_tokens + await _length(row, subject)
         if card.context and needed > card.context:
-            raise WorkloadError(
-                f"model {card.id} holds {card.context} tokens; row {number} of the trace needs {needed}"
-            )
-        if card.vocab and max(ids) >= card.vocab:
-            raise WorkloadError(f"model {card.id} knows {card.vocab} tokens; row {number} of the trace has {max(ids)}")
+            raise WorkloadError(f"{subject.said} holds {card.context} tokens; row {number} of the trace needs {needed}")
+        highest = max(row.prompt) if isinstance(row.prompt, tuple) else 0
+        if card.vocab and highest >= card.vocab:
+            raise WorkloadError(f"{subject.said} knows {card.vocab} tokens; row {number} of the trace has {highest}")
+
+
+async def _length(row: TraceRow, subject: Subject) -> int:
+    """Tokens of the prompt. A text has at most as many as bytes: one that fits anyway is not asked about, and counts as
+    one, as does one of which the server does not tell."""
+    if isinstance(row.prompt, tuple):
+        return len(row.prompt)
+    if not subject.card.context or len(row.prompt.encode()) + row.max_tokens < subject.card.context:
+        return 1
+    try:
+        return len(await subject.client.tokenize(row.prompt, subject.card.id))
+    except ClientError:
+        return 1

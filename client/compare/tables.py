@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.api import ModelCard
+from client.compare import losses
 from client.compare.accounts import Account
 from client.compare.bootstrap import Interval
 from client.compare.brief import besides
+from client.compare.exactness import identical
 from client.compare.experiment import SURE_ROUNDS
 from client.compare.paired import Difference
+from client.compare.predicted import costs
 from client.compare.results import QUANTILES, Findings, Percentile, Results
-from client.compare.searching import bounds, outcomes
+from client.compare.searching import bounds, in_words, outcomes
 from client.compare.words import METRIC_NAMES, SHORT_NAMES
 from client.load.arrivals import describe
 from client.load.statistics import Summary
@@ -69,9 +72,12 @@ def models_grid(results: Results) -> Grid:
         rows.append(("bits per byte, held text", *(f"{q.bits_per_byte:.4f}" if q else "–" for q in results.qualities)))
     rows += _band_rows(results)
     if results.tried:
-        found = [bounds(outcomes(results.tried, i)) for i in range(len(results.cards))]
-        rows.append(("highest rate within the objective, 1/s", *(f"{plain(low)} to {plain(up)}" for low, up in found)))
+        rows.append(("highest rate within the objective", *_highest_rates(results)))
     return Grid("Architectures", ("", *_names(results)), tuple(rows))
+
+
+def _highest_rates(results: Results) -> list[str]:
+    return [in_words(*bounds(outcomes(results.tried, i))) for i in range(len(results.experiment.architectures))]
 
 
 def _band_rows(results: Results) -> list[tuple[str, ...]]:
@@ -96,9 +102,30 @@ def level_grid(findings: Findings, level: int) -> Grid:
     rows += [
         row for metric in ("first_token", "inter_token", "total") for row in _percentile_rows(findings, level, metric)
     ]
+    rows.append(
+        (f"answers the same as {_names(results)[0]}'s", *(_same(results, i, level) for i in range(len(summaries))))
+    )
+    rows += _predictions(findings, level)
     accounts = [findings.accounts[i, level] for i in range(len(results.cards))]
     rows += [(name, *(_told(one, tell) for one in accounts)) for name, tell in _ACCOUNT_ROWS if any(accounts)]
     return Grid(f"Load: {describe(results.experiment.levels[level])}", ("", *_names(results)), tuple(rows))
+
+
+def _same(results: Results, architecture: int, level: int) -> str:
+    same, told = identical(results, architecture, level)
+    return f"{same} of {told}" if architecture and told else "–"
+
+
+def _predictions(findings: Findings, level: int) -> list[tuple[str, ...]]:
+    """Of cards that tell what a token costs, beside what the requests told of themselves."""
+    told = [costs(findings.results, i, level) for i in range(len(findings.results.cards))]
+    rows = (
+        ("FLOP a token, predicted from the card", tuple(one.flops for one in told)),
+        ("FLOP a token, as the requests tell", tuple(one.flops_told for one in told)),
+        ("cache bytes a token, predicted from the card", tuple(one.cache for one in told)),
+        ("cache bytes a token at a request's peak", tuple(one.cache_told for one in told)),
+    )
+    return [(name, *(counted(round(n)) for n in numbers)) for name, numbers in rows if any(numbers)]
 
 
 def _percentile_rows(findings: Findings, level: int, metric: str) -> list[tuple[str, ...]]:
@@ -137,24 +164,30 @@ def grids(findings: Findings) -> list[Grid]:
 
 
 def summary(findings: Findings) -> tuple[str, ...]:
-    """The report in plain words: times of each architecture but the first, then what else there is to compare."""
+    """The report in plain words: what failed, times of each architecture but the first, then what else there is to
+    compare."""
     experiment = findings.results.experiment
     said = [_against(findings, i) for i in range(1, len(experiment.architectures))]
     if any(one.verdict.startswith("seems") for some in findings.differences.values() for one in some):
         said.append(f"“Seems” only leans: a verdict needs {SURE_ROUNDS} rounds.")
-    return (*said, *besides(findings))
+    if findings.results.tried:
+        told = zip(_names(findings.results), _highest_rates(findings.results), strict=True)
+        said.append("Highest rate within the objective: " + "; ".join(f"{name} {rate}" for name, rate in told) + ".")
+    return (*losses.of_places(findings.results), *said, *besides(findings))
 
 
 def _against(findings: Findings, i: int) -> str:
     experiment = findings.results.experiment
     found = [one for level in range(len(experiment.levels)) for one in findings.differences[i, level]]
-    told = {word: _in_words(found, word) for word in ("faster", "slower", "seems faster", "seems slower")}
-    shown = "; ".join(f"{word} in {text}" for word, text in told.items() if text)
+    kinds = {word: _in_words(found, word) for word in ("faster", "slower", "seems faster", "seems slower")}
+    shown = "; ".join(f"{word} in {text}" for word, text in kinds.items() if text)
+    failed = "no verdict: too many requests failed" if any(one.too_lossy for one in found) else ""
     seen = [one.smallest for one in found if one.smallest < 100]
     nothing = "no difference shown" + (f" ({_seen(max(seen))} would have shown)" if seen else "")
     noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
     doubt = " The machine was too noisy to rely on this." if noisy else ""
-    return f"{experiment.architectures[i].name} against {experiment.baseline.name}: {shown or nothing}.{doubt}"
+    verdict = "; ".join(filter(None, (shown, failed))) or nothing
+    return f"{experiment.architectures[i].name} against {experiment.baseline.name}: {verdict}.{doubt}"
 
 
 def _seen(smallest: float) -> str:
@@ -212,7 +245,7 @@ def _sentence(name: str, base: str, load: str, one: Difference) -> str:
         return f"At {load}, nothing can be said of {metric}: no request was answered by both {name} and {base}."
     interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
     evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} pairs"
-    if one.verdict.startswith("no") and one.smallest < 100:
+    if one.verdict.startswith("no difference") and one.smallest < 100:
         evidence += f"; {_seen(one.smallest)} would have shown"
     return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."
 

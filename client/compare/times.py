@@ -9,7 +9,7 @@ from client.compare.paired import METRICS, Difference
 from client.compare.plots import Point, Series, lines
 from client.compare.results import QUANTILES, Findings, Percentile, Results, values_of
 from client.compare.rows import Group, Row, bars, forest, reach
-from client.compare.searching import bounds, outcomes
+from client.compare.searching import bounds, in_words, outcomes
 from client.compare.words import METRIC_NAMES
 from client.units import milliseconds, plain
 
@@ -103,11 +103,10 @@ def _goodput(findings: Findings) -> Figure:
 def _highest(results: Results) -> Figure:
     rows = []
     for i, name in enumerate(names(results)):
-        held, failed = bounds(outcomes(results.tried, i))
-        tip = f"{name}: {plain(held)} requests/s held, {plain(failed)} did not"
-        rows.append(Row(name, i, held, told=plain(held), tip=tip))
+        found = bounds(outcomes(results.tried, i))
+        rows.append(Row(name, i, found[0], told=plain(found[0]), tip=f"{name}: {in_words(*found)}"))
     title = "Highest rate that meets the objective"
-    said = "Poisson arrivals; the next rate that was tried did not meet it. Longer is better."
+    said = f"Poisson arrivals, longer is better: {'; '.join(row.tip for row in rows)}."
     groups = [Group("", tuple(rows))] if results.tried else []
     return Figure("Throughput", title, said, bars(title, "requests a second", groups))
 

@@ -11,4 +11,8 @@ SHORT_NAMES = {
     "inter_token": "inter-token",
     "per_token": "per token",
     "total": "end to end",
+    # Of whole rounds, for the gate.
+    "first_token_p95": "first token, p95",
+    "total_p95": "end to end, p95",
+    "throughput": "time a generated token, all requests together",
 }

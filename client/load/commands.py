@@ -120,9 +120,10 @@ def record(
     vocab: Vocab = 4096,
     model: Annotated[str, typer.Option(help="Which of the logged models.")] = "",
     seed: Seed = 0,
+    skip: Annotated[int, typer.Option(min=0, help="Leave out the first so many, such as a warm-up.")] = 0,
 ) -> None:
     """Turn a server's request log into a trace: the same instants and lengths, other words."""
-    _keep(recording.record(log, vocab, model, seed), out)
+    _keep(recording.record(log, vocab, model, seed, skip), out)
 
 
 def show(file: Annotated[Path, typer.Argument(help="A trace.")]) -> None:

@@ -30,12 +30,19 @@ def warnings(run: Run) -> tuple[str, ...]:
     found = []
     if run.interrupted:
         found.append("the run was stopped before every request was answered")
-    if sent_late(run):
-        found.append("the client sent late (99th percentile of the lag above 2 ms and 1 % of the time to first token)")
-    if client_bound(run):
-        found.append("the client used a whole core: it, not the server, may have set the pace")
+    found += of_the_client(run)
     if not isinstance(run.arrivals, Closed) and overloaded(run.records):
         found.append(
             "requests waited ever longer: the rate is above what the server holds, and latencies grow with time"
         )
     return tuple(found)
+
+
+def of_the_client(run: Run) -> list[str]:
+    """Warnings that the client earned, not the server."""
+    found = []
+    if sent_late(run):
+        found.append("the client sent late (99th percentile of the lag above 2 ms and 1 % of the time to first token)")
+    if client_bound(run):
+        found.append("the client used a whole core: it, not the server, may have set the pace")
+    return found

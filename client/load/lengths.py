@@ -81,14 +81,19 @@ def draw_lengths(lengths: Lengths, count: int, seed: int | tuple[int, ...]) -> t
 
 def read_lengths(path: Path) -> Listed:
     """One whole number a line. Raises ValueError with the line, and OSError."""
+    return lengths_of(path.read_text(), str(path))
+
+
+def lengths_of(text: str, name: str) -> Listed:
+    """One whole number a line of a file's text. Raises ValueError with the line."""
     values = []
-    for number, line in enumerate(path.read_text().split("\n"), start=1):
-        if text := line.strip():
-            if not text.isdecimal() or int(text) < 1:
-                raise ValueError(f"line {number} of {path} is not a whole number of at least 1: {text!r}")
-            values.append(int(text))
+    for number, line in enumerate(text.split("\n"), start=1):
+        if word := line.strip():
+            if not word.isdecimal() or int(word) < 1:
+                raise ValueError(f"line {number} of {name} is not a whole number of at least 1: {word!r}")
+            values.append(int(word))
     if not values:
-        raise ValueError(f"{path} holds no lengths")
+        raise ValueError(f"{name} holds no lengths")
     return Listed(tuple(values))
 
 

@@ -30,6 +30,7 @@ class Record:
     facts: Facts | None = None
     error: str = ""
     cancelled: bool = False  # the user of the trace left before the end
+    answer: str = ""  # "i" and a short hash of the token ids, or "t" and one of the text where no ids were told
 
     @property
     def ok(self) -> bool:
@@ -76,6 +77,7 @@ class Run:
     started: str  # ISO 8601, UTC
     client_cpu: float  # CPU seconds of the client's whole process
     interrupted: bool  # stopped by hand before every row was answered
+    salt: str = ""  # what was put before the prompts of the trace
 
 
 def record_to_json(record: Record) -> dict[str, Any]:
@@ -88,6 +90,7 @@ def record_to_json(record: Record) -> dict[str, Any]:
         "end": round(record.end, 6),
         "facts": None if record.facts is None else facts_to_json(record.facts),
         "error": record.error,
+        "answer": record.answer,
         "cancelled": record.cancelled,
     }
 
@@ -96,4 +99,5 @@ def record_from_json(data: Mapping[str, Any]) -> Record:
     """What `record_to_json` wrote. Raises KeyError where it is not one."""
     facts = None if data["facts"] is None else facts_from_json(data["facts"])
     copied = {name: data[name] for name in ("row", "intended", "sent", "end", "error")}
-    return Record(arrivals=tuple(data["arrivals"]), facts=facts, cancelled=data.get("cancelled", False), **copied)
+    later = {name: data[name] for name in ("answer", "cancelled") if name in data}
+    return Record(arrivals=tuple(data["arrivals"]), facts=facts, **later, **copied)

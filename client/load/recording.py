@@ -19,8 +19,9 @@ from client.load.trace import Trace, TraceError, TraceRow
 _ENDED = ("stop", "length", "cancelled", "deadline")
 
 
-def record(path: Path, vocab: int, model: str = "", seed: int = 0) -> Trace:
-    """The requests of one model, those of a call's first answer only. Raises TraceError with the line, and OSError."""
+def record(path: Path, vocab: int, model: str = "", seed: int = 0, skip: int = 0) -> Trace:
+    """The requests of one model but the first `skip`, those of a call's first answer only. Raises TraceError with the
+    line, and OSError."""
     if vocab < 1:
         raise TraceError(f"vocab must be at least 1, got {vocab}")
     lines = list(_lines(path))
@@ -29,6 +30,7 @@ def record(path: Path, vocab: int, model: str = "", seed: int = 0) -> Trace:
         raise TraceError(f"{path} is of several models ({', '.join(models)}): say which with --model")
     told = [(n, line) for n, line in lines if line["choice"] == 0 and model in ("", line["model"])]
     told = [(n, line) for n, line in told if line["outcome"] in _ENDED and line["completion_tokens"] > 0]
+    told = sorted(told, key=lambda one: _arrival(path, *one))[skip:]
     if not told:
         raise TraceError(f"{path} has no request of {model or 'any model'} that was answered; it has {models}")
     arrived = [_arrival(path, number, line) for number, line in told]

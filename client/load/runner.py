@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -10,10 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
 
-from client.api import Client, ClientError, RoutingDetail, StreamCut
+from client.api import Client, ClientError, Piece, RoutingDetail, StreamCut
 from client.facts import Facts
 from client.load.arrivals import Arrivals, Closed
 from client.load.record import Record, Run
+from client.load.salt import Salt
 from client.load.trace import Trace, TraceRow
 
 
@@ -34,6 +36,7 @@ class Load:
     model: str = ""
     routing: RoutingDetail | None = RoutingDetail.LAYERS
     bounds: Bounds = field(default_factory=Bounds)
+    salt: Salt | None = None  # put on each row as it is sent; the trace, its hash and what is paired stay the same
 
 
 OnRecord = Callable[[Record], None]
@@ -52,6 +55,22 @@ async def run(
 
 def _ignore(record: Record) -> None:
     pass
+
+
+class _Answer:
+    """What came, however it was cut into pieces, as a short hash."""
+
+    def __init__(self) -> None:
+        self._ids, self._text, self._told = hashlib.sha256(), hashlib.sha256(), False
+
+    def add(self, piece: Piece) -> None:
+        self._told = self._told or bool(piece.token_ids)
+        for token in piece.token_ids:
+            self._ids.update(token.to_bytes(4, signed=True))
+        self._text.update(piece.text.encode())
+
+    def __str__(self) -> str:
+        return f"i{self._ids.hexdigest()[:12]}" if self._told else f"t{self._text.hexdigest()[:12]}"
 
 
 class _Runner:
@@ -94,6 +113,7 @@ class _Runner:
             started=started.isoformat(timespec="seconds"),
             client_cpu=cpu,
             interrupted=interrupted,
+            salt=self._load.salt.word if self._load.salt else "",
         )
 
     async def _open(self) -> None:
@@ -123,28 +143,30 @@ class _Runner:
         """One request, to its end; recorded unless the run is stopped under it."""
         sent = self._now()
         arrivals: list[float] = []
-        facts, error, left = None, "", False
+        facts, error, left, answer = None, "", False, _Answer()
         limit = self._load.bounds.request_seconds
         leaves = row.cancel_after is not None and row.cancel_after < limit
         try:
             async with asyncio.timeout(row.cancel_after if leaves else limit):
-                facts = await self._receive(row, arrivals)
+                facts = await self._receive(row, arrivals, answer)
         except TimeoutError:
             left = leaves
             error = "" if leaves else f"no whole answer within {limit:g} s"
         except ClientError as failure:
             error = failure.message
-        record = Record(index, intended, sent, tuple(arrivals), self._now(), facts, error, left)
+        record = Record(index, intended, sent, tuple(arrivals), self._now(), facts, error, left, str(answer))
         self._records.append(record)
         self._on_record(record)
 
-    async def _receive(self, row: TraceRow, arrivals: list[float]) -> Facts:
+    async def _receive(self, row: TraceRow, arrivals: list[float], answer: _Answer) -> Facts:
         facts = None
-        request = row.request(self._load.model, self._load.routing)
+        sent = self._load.salt.on(row) if self._load.salt else row
+        request = sent.request(self._load.model, self._load.routing)
         async with aclosing(self._client.generate(request)) as pieces:
             async for piece in pieces:
                 if piece.token_ids or piece.text:
                     arrivals.append(self._now())
+                answer.add(piece)
                 facts = piece.facts or facts
         if facts is None:
             raise StreamCut("the stream ended without its facts")

@@ -50,6 +50,11 @@ class Objective:
         """Whether there is any limit."""
         return any(limit is not None for limit in (self.first_token, self.per_token, self.total))
 
+    @property
+    def slowest(self) -> float | None:
+        """The longest that a request may wait or take; None where only its tokens are limited."""
+        return max((limit for limit in (self.first_token, self.total) if limit is not None), default=None)
+
     def met(self, record: Record) -> bool:
         """Whether a request was answered whole and within every limit. An error never meets an objective."""
         limits = (

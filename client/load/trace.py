@@ -80,7 +80,10 @@ class Trace:
     @staticmethod
     def read(path: Path) -> Trace:
         """A trace that `write` wrote. Raises TraceError."""
-        lines = path.read_bytes().splitlines()
+        try:
+            lines = path.read_bytes().splitlines()
+        except FileNotFoundError as error:
+            raise TraceError(f"there is no trace {path}") from error
         if not lines or _object(lines[0], 1).get("format") != FORMAT:
             raise TraceError(f"line 1 of {path} does not say that its format is {FORMAT}")
         rows = tuple(_row(_object(line, number), number) for number, line in enumerate(lines[1:], start=2))

@@ -27,6 +27,6 @@ async def warm_up(
     if trace is None:
         trace = await draw(replace(workload, requests=count, cancelled=0.0), arrivals, subjects, seed=seed)
     for subject in subjects:
-        warm = await run(subject.client, Load(trace, arrivals, subject.card.id))
+        warm = await run(subject.client, Load(trace, arrivals, subject.card.id, salt=subject.salt))
         if failed := next((record for record in warm.records if record.error), None):
             raise ClientError(f"{subject.card.id}: a warm-up request failed: {failed.error}")

@@ -12,6 +12,7 @@ from client.api import Client, ModelCard
 from client.load.arrivals import Drawn, offsets
 from client.load.lengths import Lengths, draw_lengths, most
 from client.load.prompts import cut, random_ids, shared_prefix, tales
+from client.load.salt import Salt
 from client.load.trace import Trace, TraceRow
 
 DEFAULT_PROMPT_TOKENS = 128
@@ -51,10 +52,17 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model under load, and the connection to it."""
+    """A model under load, the connection to it, what makes its prompts new to it, and what it is called."""
 
     client: Client
     card: ModelCard
+    salt: Salt | None = None
+    name: str = ""  # in a comparison
+
+    @property
+    def said(self) -> str:
+        """For messages."""
+        return f"{self.name}: model {self.card.id}" if self.name else f"model {self.card.id}"
 
 
 async def draw(workload: Workload, arrivals: Drawn, subjects: Sequence[Subject], *, seed: int, start: int = 0) -> Trace:
@@ -62,7 +70,7 @@ async def draw(workload: Workload, arrivals: Drawn, subjects: Sequence[Subject],
 
     A seed stands for an endless sequence of requests; these begin at `start`: successive traces share no prompt.
     """
-    fits(workload, [subject.card for subject in subjects])
+    fits(workload, subjects)
     prompts = await _prompts(workload, subjects, seed, start)
     return made(workload, arrivals, prompts, seed=seed, start=start)
 
@@ -91,12 +99,13 @@ def made(
     )
 
 
-def fits(workload: Workload, cards: Sequence[ModelCard]) -> None:
+def fits(workload: Workload, subjects: Sequence[Subject]) -> None:
     """Raises WorkloadError when a model tells a context that is too short."""
     needed = most(workload.prompt_tokens or 1) + most(workload.output_tokens)
-    for card in cards:
-        if card.context and needed > card.context:
-            raise WorkloadError(f"model {card.id} holds {card.context} tokens; the workload needs {needed}")
+    for subject in subjects:
+        context = subject.card.context
+        if context and needed > context:
+            raise WorkloadError(f"{subject.said} holds {context} tokens; the workload needs {needed}")
 
 
 async def _prompts(

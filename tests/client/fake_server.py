@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -27,71 +26,10 @@ from grpc_status import rpc_status
 
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceServicer, add_InferenceServiceServicer_to_server
+from tests.client.answers import CACHE, CARD, COMPUTE, FLOPS, LATENCY, LOAD, SPREAD, STEPS, SUMMARY, facts
 
-ROUTING: dict[str, Any] = {
-    "layer": 1,
-    "expert_tokens": [3, 1, 0, 0],
-    "dropped": 0,
-    "entropy": 0.4,
-    "imbalance": 3.0,
-    "busiest_share": 0.75,
-    "mean_gate": 0.6,
-    "margin": 0.25,
-}
-SUMMARY: dict[str, Any] = {
-    "layers": 1,
-    "dropped": 0,
-    "touched_experts": 2,
-    "experts": 4,
-    "entropy": 0.4,
-    "lowest_entropy": 0.4,
-    "imbalance": 3.0,
-    "highest_imbalance": 3.0,
-    "busiest_share": 0.75,
-    "mean_gate": 0.6,
-    "margin": 0.25,
-}
-SPREAD: dict[str, Any] = {"count": 3, "mean": 0.01, "p50": 0.01, "p90": 0.01, "p99": 0.01, "maximum": 0.01}
-LATENCY: dict[str, Any] = {
-    "queued": 0.001,
-    "prefill": 0.002,
-    "first_token": 0.003,
-    "decode": 0.03,
-    "inter_token": SPREAD,
-    "total": 0.033,
-    "forward": 0.028,
-    "delayed": 0.004,
-    "preempted": 0.0,
-}
-CACHE = {"cached_tokens": 2, "recomputed_tokens": 0, "preemptions": 0, "peak_bytes": 4096, "byte_seconds": 0.5}
-FLOPS = {"projections": 600, "scores": 100, "feed_forward": 0, "experts": 200, "router": 20, "head": 80, "total": 1000}
-COMPUTE: dict[str, Any] = {
-    "flops": FLOPS,
-    "weight_bytes": 3_000_000.5,
-    "cache_read_bytes": 2048,
-    "cache_written_bytes": 512,
-    "tokens": 7,
-    "passes": 2.5,
-    "seconds": 0.0125,
-    "parameters": 900_000,
-}
-BUSY = {"entropy": 0.459, "imbalance": 2.667, "busiest_share": 0.667, "distinct_experts": 1.5, "margin": 0.125}
-LAYER: dict[str, Any] = {"layer": 3, "expert_tokens": [8, 4, 0, 0], **BUSY}
-COUNTS = {"seconds": 0.5, "passes": 4, "tokens": 6, "running": 2, "waiting": 1}
-LOAD: dict[str, Any] = {"model": "fake", **COUNTS, "layers": [LAYER]}
-STEPS: dict[str, Any] = {"count": 5, "mean_batch": 1.5, "drafted_tokens": 4, "accepted_tokens": 3}
-CARD: dict[str, Any] = {
-    "context": 256,
-    "vocab": 64,
-    "total_parameters": 2_000_000,
-    "active_parameters": 1_000_000,
-    "cache_bytes_per_token": 512,
-    "chat": True,
-    "attention": "grouped-query",
-    "position": "rotary",
-    "feed_forward": "2 of 4 experts",
-    "dtype": "float32",
-}
+# gRPC cancels calls at random where more than a thousand wait to be picked up.
+_PATIENT = [("grpc.server.max_pending_requests", 10_000), ("grpc.server.max_pending_requests_hard_limit", 10_000)]
 
 
 @dataclass(frozen=True)
@@ -104,12 +42,16 @@ class Script:
     slowdown: dict[str, float] = field(default_factory=dict)  # by model: every delay times this
     cut_after: int | None = None  # the stream ends here without its last word
     fault_after: int | None = None  # the stream ends here with an error event
+    busy: tuple[str, ...] = ()  # these models refuse nine requests of ten
+    dead: bool = False  # every connection is closed without a word
     extension: bool = True  # whether REST knows the `dyno` field
 
-    def refusal(self, model: str, max_tokens: int) -> tuple[int, str, str, str] | None:
+    def refusal(self, model: str, max_tokens: int, seed: int = 0) -> tuple[int, str, str, str] | None:
         """(status, code, param, message) of what is wrong with a request."""
         if model and model not in self.models:
             return 404, "model_not_found", "model", f"model {model!r} is not served"
+        if model in self.busy and seed % 10:
+            return 429, "queue_full", "", "the queue is full"
         if max_tokens > CARD["context"]:
             return 400, "invalid_value", "max_tokens", f"max_tokens must be at most 256, got {max_tokens}"
         return None
@@ -119,23 +61,6 @@ class Script:
         for i in range(count):
             await asyncio.sleep((self.gap if i else self.first_token) * factor)
             yield f"w{seed}.{i} "
-
-
-def facts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
-    """The FACTS object of an answer."""
-    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "cached_tokens": 2}
-    routing = {"tokens": 2, "summary": SUMMARY, "layers": [ROUTING]}
-    told = {
-        "index": 0,
-        "finish_reason": "length",
-        "usage": usage,
-        "latency": LATENCY,
-        "cache": CACHE,
-        "steps": STEPS,
-        "routing": routing,
-        "compute": COMPUTE,
-    }
-    return deepcopy(told)  # tests change what they are told
 
 
 def prompt_length(prompt: str | list[int] | list[dict[str, str]]) -> int:
@@ -185,7 +110,7 @@ class FakeServer:
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         self.http = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-        self._rpc = grpc.aio.server()
+        self._rpc = grpc.aio.server(options=_PATIENT)
         add_InferenceServiceServicer_to_server(Servicer(self), self._rpc)  # type: ignore[abstract]
         self.grpc = f"grpc://127.0.0.1:{self._rpc.add_insecure_port('127.0.0.1:0')}"
         await self._rpc.start()
@@ -202,7 +127,9 @@ class FakeServer:
         """How many generations there were; for tests in another process."""
         return web.Response(text=str(len(self.seen)))
 
-    async def _models(self, request: web.Request) -> web.Response:
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        if self.script.dead:
+            return _closed(request)
         data = [{"id": name, "object": "model", "max_model_len": 256, "dyno": CARD} for name in self.script.models]
         return web.json_response({"object": "list", "data": data})
 
@@ -227,8 +154,10 @@ class FakeServer:
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        if self.script.dead:
+            return _closed(request)
         self.seen.append(("rest", body))
-        if refusal := self.script.refusal(body.get("model", ""), body["max_tokens"]):
+        if refusal := self.script.refusal(body.get("model", ""), body["max_tokens"], body.get("seed") or 0):
             return web.json_response({"error": _error(refusal)}, status=refusal[0])
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
@@ -263,6 +192,12 @@ class FakeServer:
             if body["dyno"]["routing"] == "none":
                 chunk["dyno"]["routing"] = None
         return chunk
+
+
+def _closed(request: web.Request) -> web.StreamResponse:
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
 
 
 def event(data: dict[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from client import launch
 from client.cli import app
 from client.launch import ServerProcess
 from client.load.trace import Trace
-from tests.client.fake_server import CARD
+from tests.client.answers import CARD
 
 
 def dyno(*arguments: str) -> Result:
@@ -98,7 +98,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no pace": (("load", "--requests", "3"), 2, "--rate R, --concurrency C or --trace FILE"),
     "two paces": (("load", "--rate", "1", "--concurrency", "1"), 2, "not both"),
     "bad rate": (("load", "--rate", "-1"), 2, "rate must be positive"),
-    "no file": (("compare", "nowhere.toml"), 1, "nowhere.toml"),
+    "no file": (("compare", "nowhere.toml"), 2, "there is no experiment nowhere.toml"),
     "no command": (("fly",), 2, "No such command"),
 }
 

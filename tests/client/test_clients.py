@@ -23,7 +23,8 @@ from client.api import (
 )
 from client.connect import TargetError, connect
 from client.facts import facts_from_json, facts_to_json
-from tests.client.fake_server import CARD, FakeServer, facts
+from tests.client.answers import CARD, facts
+from tests.client.fake_server import FakeServer
 
 PROMPTS = {
     "text": "once upon a time",

@@ -9,7 +9,8 @@ from client.api import Client, ClientError, StreamCut
 from client.connect import connect
 from client.live import LayerLoad, RoutingLoad, load_from_json
 from client.watch import follow, load_view
-from tests.client.fake_server import LOAD, FakeServer
+from tests.client.answers import LOAD
+from tests.client.fake_server import FakeServer
 
 LAYER = LayerLoad(3, (8, 4, 0, 0), 0.459, 2.667, 0.667, 1.5, 0.125)
 

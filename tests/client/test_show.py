@@ -9,7 +9,7 @@ from client.api import ModelCard
 from client.facts import TokenRouting, facts_from_json
 from client.show import facts_view, models_table, printable
 from client.units import bar, counted, milliseconds, percent, plain, sparks
-from tests.client.fake_server import CARD, facts
+from tests.client.answers import CARD, facts
 
 
 def drawn(view: RenderableType) -> str:

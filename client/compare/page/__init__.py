@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from itertools import groupby
@@ -14,8 +15,8 @@ from client.compare.results import Findings, Results
 from client.compare.tables import Grid, grids, sentences, summary
 
 
-def page(findings: Findings) -> str:
-    """The whole report."""
+def page(findings: Findings, more: Sequence[Grid] = ()) -> str:
+    """The whole report, with more tables after its own."""
     results = findings.results
     name = escape(results.experiment.name)
     here = files("client.compare.page")
@@ -33,7 +34,7 @@ def page(findings: Findings) -> str:
 {_parts(figures(findings))}
 <details><summary>Every comparison in words</summary>
 <ul>{"".join(f"<li>{escape(line)}</li>" for line in sentences(findings))}</ul></details>
-{"".join(_section(grid) for grid in grids(findings))}
+{"".join(_section(grid) for grid in (*grids(findings), *more))}
 <h2>How it was measured</h2>
 <p>{escape(method(results))}</p>
 {_machine(results)}
@@ -98,7 +99,7 @@ def method(results: Results) -> str:
     own = sum(not architecture.target for architecture in experiment.architectures)
     return (
         f"{experiment.repeats} rounds of {experiment.workload.requests} requests at each level. In each round the same "
-        "trace was sent to every architecture in turn, in an order that changes from round to round. "
+        f"trace was sent to every architecture in turn, in an order that is {experiment.order}. "
         f"{own} of {len(experiment.architectures)} architectures had a server process of their own on this machine. "
         "Latencies are the client's, counted from the instant a request was meant to be sent. Differences are medians "
         "over pairs of the same request. 95 % intervals come from a bootstrap that draws rounds, then requests within "
@@ -115,5 +116,8 @@ def _machine(results: Results) -> str:
 
 def _again(results: Results) -> str:
     source = results.experiment.source
-    said = "<h2>The same again</h2><pre><code>dyno compare experiment.toml --out DIR</code></pre>"
-    return said + (f"<p>with this experiment.toml:</p><pre><code>{escape(source)}</code></pre>" if source else "")
+    command = escape(results.command or "dyno compare experiment.toml --out DIR")
+    said = f"<h2>The same again</h2><pre><code>{command}</code></pre>"
+    path = escape(results.experiment.path or "experiment.toml")
+    parts = {path: source} | {escape(name): text for name, text in results.experiment.texts.items()}
+    return said + "".join(f"<p>{n}:</p><pre><code>{escape(t)}</code></pre>" for n, t in parts.items() if t)

@@ -12,7 +12,7 @@ from client.facts import facts_from_json
 from client.load.arrivals import Poisson
 from client.load.record import Record, Run
 from client.load.workload import Workload
-from tests.client.fake_server import CARD, facts
+from tests.client.answers import CARD, facts
 
 TOLD = facts_from_json(facts(prompt_tokens=8, completion_tokens=3))
 

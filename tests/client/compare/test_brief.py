@@ -21,7 +21,6 @@ def test_what_there_is_is_told_in_a_sentence_each() -> None:
     assert besides(conclude(made)) == (
         "Generated tokens a second at best: 6.00 each.",
         "Requests a second within the objective at best: arch0 2.00, arch1 0.",
-        "Highest rate that meets the objective: arch0 4.00/s, arch1 2.00/s.",
         "Cache bytes a token: arch0 1024, arch1 64.",
         "Tokens that the cache holds: arch0 100 k.",
         "Bits per byte on held text, less is better: arch0 1.4670, arch1 1.4793.",

@@ -13,12 +13,14 @@ from rich.progress import Progress
 from client.api import ClientError
 from client.compare import report
 from client.compare.bench import measure
-from client.compare.results import Results, cautions, conclude
+from client.compare.cautions import cautions
+from client.compare.results import Results, conclude
 from client.compare.session import Screen
 from client.compare.supply import Supply
 from client.compare.tables import summary
+from client.connect import connect
 from client.load.trace import Trace, TraceRow
-from client.load.workload import WorkloadError
+from client.load.workload import Subject, WorkloadError
 from tests.client.compare.factories import results
 from tests.client.compare.test_bench import on
 from tests.client.fake_server import FakeServer
@@ -75,17 +77,22 @@ async def test_a_trace_gives_each_round_its_own_rows(fake: FakeServer, tmp_path:
         await measure(replace(experiment, repeats=3))
 
 
-def test_a_trace_that_a_model_cannot_hold_is_told(tmp_path: Path) -> None:
+async def test_a_trace_that_a_model_cannot_hold_is_told(fake: FakeServer, tmp_path: Path) -> None:
     made = results()
+    client = connect(fake.http)
     path = tmp_path / "t.jsonl"
 
-    def check(row: TraceRow) -> None:
+    async def check(row: TraceRow) -> None:
         Trace((row,) * 40).write(path)
-        subjects = [type("Subject", (), {"card": card})() for card in made.cards]
-        Supply(replace(made.experiment, trace=path), subjects).check()
+        subjects = [Subject(client, card, name="here") for card in made.cards]
+        await Supply(replace(made.experiment, trace=path), subjects).check()
 
-    check(TraceRow(0.0, (1, 2), 5))
-    with pytest.raises(WorkloadError, match="holds 256 tokens; row 0 of the trace needs 302"):
-        check(TraceRow(0.0, (1, 2), 300))
-    with pytest.raises(WorkloadError, match="knows 64 tokens; row 0 of the trace has 64"):
-        check(TraceRow(0.0, (1, 64), 5))
+    async with client:
+        await check(TraceRow(0.0, (1, 2), 5))
+        with pytest.raises(WorkloadError, match="here: model arch0 holds 256 tokens; row 0 of the trace needs 302"):
+            await check(TraceRow(0.0, (1, 2), 300))
+        with pytest.raises(WorkloadError, match="knows 64 tokens; row 0 of the trace has 64"):
+            await check(TraceRow(0.0, (1, 64), 5))
+        await check(TraceRow(0.0, "wide words " * 100, 5))  # 200 tokens, one a word
+        with pytest.raises(WorkloadError, match="holds 256 tokens; row 0 of the trace needs 305"):
+            await check(TraceRow(0.0, "wide words " * 150, 5))

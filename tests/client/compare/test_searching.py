@@ -6,11 +6,15 @@ from math import inf
 import pytest
 
 from client.compare.bench import measure
-from client.compare.parts import Search
+from client.compare.cautions import cautions
+from client.compare.parts import Search, search
 from client.compare.results import conclude
-from client.compare.searching import bounds, judged, next_rate, outcomes
+from client.compare.searching import Tried, bounds, in_words, judged, next_rate, outcomes, to_try
+from client.compare.section import Section
+from client.compare.tables import summary
+from client.load.record import Record, Run
 from client.load.statistics import Objective
-from tests.client.compare.factories import record, run
+from tests.client.compare.factories import TOLD, record, results, run
 from tests.client.compare.test_bench import on
 from tests.client.fake_server import FakeServer
 
@@ -47,9 +51,60 @@ def test_a_rate_holds_when_enough_requests_meet_the_objective() -> None:
 
 async def test_every_architecture_finds_its_own_rate(fake: FakeServer) -> None:
     """The fake takes any number at once: a quick one holds every rate, a slow one none."""
-    search = Search(low=20.0, high=80.0, share=0.9)
-    experiment = on(fake, "quick", "slow", repeats=1, search=search, objective=Objective(first_token=0.15))
+    wanted = Search(low=20.0, high=80.0, share=0.9, seconds=0.1)
+    experiment = on(fake, "quick", "slow", repeats=1, search=wanted, objective=Objective(first_token=0.15))
     fake.behave(slowdown={"slow": 15.0})
     findings = conclude(await measure(experiment))
     assert bounds(outcomes(findings.results.tried, 0)) == (80.0, inf)
+    assert [one.requests for one in findings.results.tried if one.architecture == 0] == [6, 6, 8, 8]
     assert bounds(outcomes(findings.results.tried, 1)) == (0.0, 20.0)
+
+
+def test_a_rate_is_kept_up_long_enough_for_a_queue() -> None:
+    """A server of 20/s, each request 50 ms: 45/s looks well over 16 requests, and does not over five seconds."""
+
+    def served(rate: float, count: int) -> Run:
+        free, records = 0.0, []
+        for row in range(count):
+            due = row / rate
+            free = max(free, due) + 1 / 20
+            records.append(Record(row, due, due, (free,), free, TOLD))
+        return run(records)
+
+    objective = Objective(first_token=0.5)
+    assert judged(SEARCH, objective, 0, 45.0, served(45.0, 16)).held
+    assert SEARCH.requests(45.0, 16) == 225
+    told = judged(SEARCH, objective, 0, 45.0, served(45.0, SEARCH.requests(45.0, 16)))
+    assert not told.held
+    assert (told.requests, told.failed, told.waited_longer) == (225, 0, True)
+    assert judged(SEARCH, objective, 0, 19.0, served(19.0, SEARCH.requests(19.0, 16))).held
+
+
+def test_the_objective_says_how_long_at_least() -> None:
+    def seconds(**limits: float) -> float:
+        return search(Section({"low": 1.0, "high": 2.0}), Objective(**limits)).seconds
+
+    assert seconds(first_token=0.5) == 5.0
+    assert seconds(first_token=0.5, total=10.0) == 80.0
+    assert seconds(per_token=0.5) == 5.0
+
+
+def test_the_rate_that_is_found_has_to_hold_twice() -> None:
+    tried = [Tried(0, 1.0, 1.0, True), Tried(0, 1.09, 0.5, False)]
+    assert to_try(SEARCH, tried, 0) == 1.0
+    assert to_try(SEARCH, [*tried, Tried(0, 1.0, 1.0, True)], 0) is None
+    assert bounds(outcomes([*tried, Tried(0, 1.0, 0.5, False)], 0)) == (0.0, 1.0)
+    assert to_try(SEARCH, [Tried(0, 1.0, 0.5, False)], 0) is None
+
+
+def test_what_was_found_is_told_in_words() -> None:
+    assert in_words(8.0, 8.5) == "8.00/s held, 8.50/s did not"
+    assert in_words(64.0, inf) == "64.0/s held, the highest that was tried"
+    assert in_words(0.0, 1.0) == "below 1.00/s"
+    whole = results()
+    whole.tried = [Tried(0, 8.0, 1.0, True), Tried(1, 8.0, 0.1, False, warnings=("the client sent late",))]
+    said = "\n".join(summary(conclude(whole)))
+    assert (
+        "Highest rate within the objective: arch0 8.00/s held, the highest that was tried; arch1 below 8.00/s." in said
+    )
+    assert "arch1 at 8/s, searching: the client sent late" in cautions(conclude(whole))

@@ -98,6 +98,14 @@ def test_a_request_log_becomes_a_trace(tmp_path: Path) -> None:
     assert first.prompt[6:] != second.prompt[6:10]
     dyno("record", log, tmp_path / "out", "--vocab", 50)
     assert Trace.read(tmp_path / "out").rows == (first, second)
+    dyno("record", log, tmp_path / "out", "--vocab", 50, "--skip", 1)
+    (left,) = Trace.read(tmp_path / "out").rows
+    assert (left.offset, left.max_tokens) == (0.0, 5)
+    dyno("record", log, tmp_path / "out", "--vocab", 50, "--skip", 2, code=2)
+
+
+def test_a_trace_that_is_not_there_is_told() -> None:
+    dyno("show", "nowhere.jsonl", code=2)
 
 
 @pytest.mark.parametrize(

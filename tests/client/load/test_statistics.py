@@ -11,7 +11,7 @@ from client.load.arrivals import Poisson
 from client.load.judgement import warnings
 from client.load.record import Record, Run
 from client.load.statistics import Distribution, Objective, gaps, percentile, summarise
-from tests.client.fake_server import facts
+from tests.client.answers import facts
 
 TOLD = facts_from_json(facts(prompt_tokens=10, completion_tokens=3))
 

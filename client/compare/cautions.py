@@ -1,0 +1,77 @@
+"""What a reader must know before believing a comparison. Pure."""
+
+from __future__ import annotations
+
+from client.compare import losses
+from client.compare.experiment import SURE_ROUNDS
+from client.compare.results import Findings, Results
+from client.compare.settling import start
+from client.load.arrivals import describe
+from client.load.judgement import warnings
+from client.load.workload import Prompts
+from client.units import percent, plain
+
+_CACHED_APART = 0.05  # of the prompt tokens, between architectures
+_CACHED_BY_CHANCE = 0.1
+
+
+def cautions(findings: Findings) -> tuple[str, ...]:
+    """What a reader must know before believing the numbers, each said once."""
+    results = findings.results
+    names = [architecture.name for architecture in results.experiment.architectures]
+    said = list(losses.of_places(results))
+    if results.gone:
+        said.insert(0, f"ended early: {results.gone}; what was measured until then is here")
+    said += [f"{names[m.cell.architecture]}: {w}" for m in results.measured for w in warnings(m.run)]
+    said += [f"{names[t.architecture]} at {t.rate:.3g}/s, searching: {w}" for t in results.tried for w in t.warnings]
+    said += _cached(findings) + _unsettled(results)
+    if results.interrupted:
+        said.append("the comparison was stopped early: some cells are missing or shorter than planned")
+    if results.resumed:
+        said.append(f"resumed: {results.resumed} of {len(results.measured)} cells were measured in an earlier run")
+    if results.experiment.repeats < SURE_ROUNDS:
+        said.append(f"{results.experiment.repeats} rounds: a verdict needs {SURE_ROUNDS}, with fewer it only leans")
+    noisy = {place: one.spread for place, one in findings.drifts.items() if one.noisy}
+    if noisy:
+        worst = [f"{names[i]} {spread:.2g} times at {_load(results, level)}" for (i, level), spread in noisy.items()]
+        said.append(
+            "too noisy: the slowest round of an architecture took longer than its fastest by more than their requests "
+            f"explain, so the machine was not quiet: {'; '.join(worst)}"
+        )
+    return tuple(dict.fromkeys(said))
+
+
+def _unsettled(results: Results) -> list[str]:
+    said = []
+    for i, architecture in enumerate(results.experiment.architectures):
+        for level in range(len(results.experiment.levels)):
+            factor = start([m.run.records for m in results.of(i, level)])
+            if factor != 1.0:
+                said.append(
+                    f"{architecture.name} at {_load(results, level)}: a round's first tenth took {plain(factor)} times "
+                    "as long as the rest, so rounds are too short to be steady"
+                )
+    return said
+
+
+def _cached(findings: Findings) -> list[str]:
+    """Prompts that were answered from a prefix cache, on one side more than on the other, or against expectation."""
+    experiment, said = findings.results.experiment, []
+    names = [one.name for one in experiment.architectures]
+    drawn = experiment.trace is None and experiment.workload.prompts is Prompts.RANDOM
+    for level in range(len(experiment.levels)):
+        shares = [findings.summaries[i, level].cached_share for i in range(len(names))]
+        known = [share for share in shares if share == share]
+        told = ", ".join(f"{name} {percent(share)}" for name, share in zip(names, shares, strict=True))
+        if known and max(known) - min(known) > _CACHED_APART:
+            said.append(
+                f"the prefix cache held different shares of the prompts at {_load(findings.results, level)}: {told}; "
+                "they did not do the same work"
+            )
+        elif drawn and known and max(known) > _CACHED_BY_CHANCE:
+            said.append(f"random prompts were in the prefix cache at {_load(findings.results, level)}: {told}")
+    return said
+
+
+def _load(results: Results, level: int) -> str:
+    return describe(results.experiment.levels[level])

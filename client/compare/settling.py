@@ -1,0 +1,41 @@
+"""Whether rounds begin otherwise than they go on: an empty server is quicker, a cold one slower. Pure.
+
+`client.load.steady` judges one run, and on a round of some dozens of requests it often sees a start that is chance.
+Here the beginnings of all rounds are asked together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp
+
+import numpy as np
+
+from client.compare.experiment import SURE_ROUNDS
+from client.compare.student import two_sided
+from client.load.record import Record
+
+_SHARE = 10  # the first of so many parts
+_LEAST = 4  # requests in it
+_APART, _LEVEL = 1.1, 0.01  # less is not worth a word; one false alarm in a hundred
+
+
+def start(rounds: Sequence[Sequence[Record]]) -> float:
+    """The middle time end to end of a round's first tenth over that of the rest; 1 where no difference is shown, or
+    there are too few rounds or requests to show one."""
+    apart = np.array([one for records in rounds if (one := _apart(records)) is not None])
+    if len(apart) < SURE_ROUNDS:
+        return 1.0
+    mean, error = float(apart.mean()), float(apart.std(ddof=1)) / len(apart) ** 0.5
+    chance = two_sided(mean / error, len(apart) - 1) if error else float(mean == 0)
+    return exp(mean) if chance < _LEVEL and abs(mean) > np.log(_APART) else 1.0
+
+
+def _apart(records: Sequence[Record]) -> float | None:
+    """On the log scale, by the token of the answer; None of too few."""
+    done = [r for r in sorted(records, key=lambda r: r.intended) if r.ok and r.total > 0]
+    first = len(done) // _SHARE
+    if first < _LEAST:
+        return None
+    logs = np.log([r.total / max(1, r.completion_tokens) for r in done])
+    return float(np.median(logs[:first]) - np.median(logs[first:]))
