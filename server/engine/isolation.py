@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
+from server.engine.constraint import ConstraintFailed
 from server.engine.scheduler import Seat
 from server.engine.step import DeviceLost, Runner, Step, StepResult
 
@@ -40,7 +41,10 @@ def run(runner: Runner, number: int, seats: list[Seat]) -> list[Ran]:
             seats[0].entry.drafting = None
             return run(runner, number, [seats[0].undrafted])
         if len(seats) == 1:
-            log.warning("a request made the model fail", exc_info=True)
+            if isinstance(fault, ConstraintFailed):
+                log.info("a request's constraint failed: %s", fault)
+            else:
+                log.warning("a request made the model fail", exc_info=True)
             return [Ran(seats, None, describe(fault))]
     middle = len(seats) // 2
     return run(runner, number, seats[:middle]) + run(runner, number, seats[middle:])
@@ -48,6 +52,25 @@ def run(runner: Runner, number: int, seats: list[Seat]) -> list[Ran]:
 
 def describe(fault: Exception) -> str:
     return f"{type(fault).__name__}: {fault}"
+
+
+class NoProgress(RuntimeError):
+    """There was work, and two steps in a row computed nothing: a fault of the scheduler that would otherwise spin."""
+
+
+class Progress:
+    """Watches that an engine moves on. One empty step can happen when an allocation is made to fail; two in a row would
+    go on for ever."""
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
+        self._idle_steps = 0  # in a row
+
+    def watch(self, idle: str) -> None:
+        """A step computes something, or, where it should and does not, `idle` says for whom. Raises NoProgress."""
+        self._idle_steps = self._idle_steps + 1 if idle else 0
+        if self._idle_steps > 1:
+            raise NoProgress(f"{self._engine}: {idle} got no token")
 
 
 class Guard:

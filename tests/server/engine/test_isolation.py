@@ -9,7 +9,7 @@ import pytest
 
 from model.config import Full
 from server.engine.blocks import OutOfBlocks
-from server.engine.engine import NoProgress
+from server.engine.isolation import NoProgress
 from server.engine.request import Outcome
 from server.engine.stats import GroupUse
 from server.engine.step import CacheGroup, DeviceLost, MixtureShape, Row, Step
