@@ -71,8 +71,7 @@ class Engine:
         self._shortage = Shortage()
         self._live: dict[str, Entry] = {}
         self._deltas: list[Delta] = []
-        self._progress = isolation.Progress(name)
-        self._number = 0
+        self._progress, self._number = isolation.Progress(name, max_batch_tokens), 0
 
     @property
     def capacity_tokens(self) -> int:
@@ -98,6 +97,11 @@ class Engine:
     def has_work(self) -> bool:
         """Whether a step would do or tell anything."""
         return bool(self._live or self._deltas)
+
+    @property
+    def longest_step(self) -> float:
+        """Seconds that a step may honestly take, judged by those before."""
+        return self._progress.longest_step
 
     @property
     def num_running(self) -> int:
@@ -153,6 +157,7 @@ class Engine:
             entry.account.seated(began, len(seats), entry.holding.bytes)
         ran = isolation.run(self._runner, self._number, seats) if seats else []
         tally = self._ledger.tally(began, self._clock())
+        self._progress.took(sum(seat.row.count for seat in seats), tally.now - began)
         for part in ran:
             self._settle(part, tally)
         self._report(len(seats), tally)

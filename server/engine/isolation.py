@@ -54,6 +54,11 @@ def describe(fault: Exception) -> str:
     return f"{type(fault).__name__}: {fault}"
 
 
+FIRST_STEP = 600.0  # seconds: it may have kernels to build
+PATIENCE = 4.0
+"""How much longer a full step may take than its tokens would at the best pace so far: they may look at far more."""
+
+
 class NoProgress(RuntimeError):
     """There was work, and two steps in a row computed nothing: a fault of the scheduler that would otherwise spin."""
 
@@ -62,9 +67,20 @@ class Progress:
     """Watches that an engine moves on. One empty step can happen when an allocation is made to fail; two in a row would
     go on for ever."""
 
-    def __init__(self, engine: str) -> None:
-        self._engine = engine
+    def __init__(self, engine: str, max_batch_tokens: int) -> None:
+        self._engine, self._max_batch_tokens = engine, max_batch_tokens
         self._idle_steps = 0  # in a row
+        self._pace: float | None = None  # the least seconds a token of any step so far
+
+    @property
+    def longest_step(self) -> float:
+        """Seconds that a step may honestly take; read from any thread."""
+        return FIRST_STEP if self._pace is None else PATIENCE * self._max_batch_tokens * self._pace
+
+    def took(self, tokens: int, seconds: float) -> None:
+        """A step computed so many tokens in so long."""
+        if tokens:
+            self._pace = seconds / tokens if self._pace is None else min(self._pace, seconds / tokens)
 
     def watch(self, idle: str) -> None:
         """A step computes something, or, where it should and does not, `idle` says for whom. Raises NoProgress."""

@@ -27,11 +27,12 @@ T = TypeVar("T")
 class EngineLoop:
     """One thread steps all engines in turn and sleeps when there is no work.
 
-    A step that takes longer than `stall_seconds` counts as dead: the streams fail, nothing new is taken. Should it
-    return after all, the requests it was about are cancelled and the loop is alive again.
+    A step that takes longer than `stall_seconds`, and than a step of its model honestly may, counts as dead: the
+    streams fail, nothing new is taken. Should it return after all, the requests it was about are cancelled and the loop
+    is alive again.
     """
 
-    def __init__(self, engines: Sequence[Engine], *, stall_seconds: float = 60.0) -> None:
+    def __init__(self, engines: Sequence[Engine], *, stall_seconds: float = 10.0) -> None:
         self._engines = {engine.name: engine for engine in engines}
         self._stall_seconds = stall_seconds
         self._wake = threading.Condition()  # guards the next three; the thread sleeps on it
@@ -40,6 +41,7 @@ class EngineLoop:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._step_began: float | None = None
+        self._step_limit = stall_seconds
         self._death: EngineFault | None = None
         # Below: only the asyncio thread.
         self._streams: dict[Request, Stream] = {}
@@ -174,6 +176,7 @@ class EngineLoop:
     def _step(self, engine: Engine) -> None:
         if not engine.has_work:
             return
+        self._step_limit = max(self._stall_seconds, engine.longest_step)
         self._step_began = time.monotonic()
         deltas = engine.step()
         self._step_began = None
@@ -226,7 +229,7 @@ class EngineLoop:
     @property
     def _stalled(self) -> bool:
         began = self._step_began
-        return began is not None and time.monotonic() - began > self._stall_seconds
+        return began is not None and time.monotonic() - began > self._step_limit
 
     def _keep_watch(self) -> None:
         """Look again and again for a stall, as long as somebody waits for something."""
@@ -236,7 +239,7 @@ class EngineLoop:
     def _look(self) -> None:
         self._watch = None
         if self._stalled:
-            self._fail_all(EngineFault(f"a step takes longer than {self._stall_seconds:g} s"))
+            self._fail_all(EngineFault(f"a step takes longer than {self._step_limit:g} s"))
         self._keep_watch()
 
 

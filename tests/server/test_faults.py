@@ -15,7 +15,7 @@ from server.models import ServedModel
 from server.premises import StartupError
 from tests.fakes import continuation
 from tests.server.callers import Caller, Refused, RestCaller, RpcCaller
-from tests.server.kit import VOCAB, Harness, ModelOf, fake_model, running
+from tests.server.kit import VOCAB, Harness, ModelOf, build_fakes, fake_model, running, settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -121,6 +121,14 @@ async def test_a_dead_engine_is_told_to_everybody(transport: str) -> None:
         await server.settled()  # and every request is told to have ended
         # Two that the engine died under, and one that came when it was dead.
         assert await server.total("dyno_requests_total", model="fake", outcome="error") == 3
+
+
+async def test_a_warm_up_that_builds_is_no_stall() -> None:
+    def compiling(observer: Any) -> ServedModel:
+        return build_fakes(settings(model=("compiling",)), observer)[0]
+
+    async with running(compiling, stall_seconds=0.1) as server:
+        assert server.app.service.alive and await server.total("dyno_requests_running") == 0
 
 
 @pytest.mark.parametrize("error", [RuntimeError, DeviceLost])
