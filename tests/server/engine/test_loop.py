@@ -241,6 +241,36 @@ class TestEnds:
         assert [stats.outcome for stats in seen.requests] == [Outcome.CANCELLED], "nobody waits for it any more"
         assert tokens(await read(loop.submit("a", make_request([3], 2, id="next")))) == continuation([3], 2, 257)
 
+    async def test_a_thread_that_is_stuck_between_two_steps_stands_still_too(self, start: Start) -> None:
+        gate = threading.Event()
+        loop = start(engine(), stall_seconds=0.1)
+        held = asyncio.create_task(loop.call(lambda: gate.wait(10)))
+        await asyncio.sleep(0)
+        stream = loop.submit("a", make_request([1], 9, id="a"))
+        for waiting in (held, asyncio.create_task(read(stream))):
+            with pytest.raises(EngineFault, match="longer than"):
+                await asyncio.wait_for(waiting, 5)
+        assert not loop.alive
+        gate.set()
+        await until(lambda: loop.alive and loop.waiting("a") == 0)
+        assert tokens(await read(loop.submit("a", make_request([3], 2, id="next")))) == continuation([3], 2, 257)
+
+    async def test_a_stream_that_takes_nothing_fails_alone(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        served = engine(sleep=0.001)
+        loop = start(served)
+        streams = [loop.submit("a", make_request([n], 20, id=str(n))) for n in range(3)]
+
+        def full(delta: Delta) -> None:
+            raise MemoryError("no room")
+
+        monkeypatch.setattr(streams[1], "push", full)
+        with pytest.raises(EngineFault, match="no room"):
+            await read(streams[1])
+        for n in (0, 2):
+            assert tokens(await read(streams[n])) == continuation([n], 20, 257)
+        await until(lambda: not served.has_work)
+        assert loop.alive and loop._streams == {}
+
     async def test_a_first_step_may_have_something_to_build(self, start: Start) -> None:
         loop = start(engine(fault=Builds(0.3)), stall_seconds=0.05)
         stream = loop.submit("a", make_request([1], 3, id="a"))
