@@ -28,6 +28,7 @@ class Allowance:
     def __init__(self, free: float, seconds: float) -> None:
         self._free, self._seconds = free, seconds
         self.spent = 0.0
+        self.was_slow = False  # whether the last set was not free; for the follower's thread
         self._began: float | None = None
 
     @property
@@ -36,7 +37,7 @@ class Allowance:
         began = self._began
         return self.spent > self._seconds or (began is not None and time.monotonic() - began > LONGEST_SET)
 
-    def measured(self, work: Callable[[], T]) -> T:
+    def measured(self, work: Callable[[], T], *, counted: bool = True) -> T:
         """What `work` gives. Raises ConstraintFailed when too much has been spent already."""
         if self.exceeded:
             raise ConstraintFailed(TOO_SLOW)
@@ -44,8 +45,9 @@ class Allowance:
         try:
             return work()
         finally:
-            self.spent += max(0.0, time.thread_time() - before - self._free)
-            self._began = None
+            excess, self._began = time.thread_time() - before - self._free, None
+            self.was_slow = excess > 0
+            self.spent += excess if counted and self.was_slow else 0.0
 
 
 class Follower:

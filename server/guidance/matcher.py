@@ -12,7 +12,7 @@ from llguidance import LLMatcher
 
 from server.engine.constraint import ConstraintFailed, bits_of
 from server.guidance.following import TOO_SLOW, Allowance, Follower
-from server.guidance.words import NOTHING_FOLLOWS, own_words
+from server.guidance.words import BROKEN, NOTHING_FOLLOWS, own_words
 
 
 class GrammarConstraint:
@@ -53,6 +53,8 @@ class GrammarConstraint:
             self._job = self._submit(self._find_next)
         if self._job is not None and self._job.done():
             self._job = None
+            if self._now is None and self._failure is None:
+                self._failure = BROKEN
         return self._job
 
     def consider(self, ahead: Sequence[int]) -> None:
@@ -92,16 +94,18 @@ class GrammarConstraint:
             self._failure = str(failed)
 
     def _look_behind(self, matcher: LLMatcher, guess: Sequence[int], behind: list[np.ndarray]) -> None:
-        """As far as the grammar goes along with the guess."""
+        """As far as the grammar goes along with the guess, and quickly: no answer ends because of what was guessed."""
         with contextlib.suppress(ConstraintFailed):  # that guess came to nothing; the answer may still
             for token in guess:
                 if not matcher.try_consume_tokens([token]) or matcher.is_stopped():
                     return
-                behind.append(self._set_of(matcher))
+                behind.append(self._set_of(matcher, counted=False))
+                if self._allowance.was_slow:
+                    return
 
-    def _set_of(self, matcher: LLMatcher) -> np.ndarray:
+    def _set_of(self, matcher: LLMatcher, *, counted: bool = True) -> np.ndarray:
         """What may come next."""
-        bits = self._allowance.measured(matcher.compute_bitmask)
+        bits = self._allowance.measured(matcher.compute_bitmask, counted=counted)
         if matcher.is_error():
             raise ConstraintFailed(own_words(matcher.get_error()))
         return self._endless(bits)

@@ -14,6 +14,7 @@ WORDS = {  # what a message of the library has in it → what is said instead
     "fuel": TOO_INTRICATE,
     "LexerTooComplex": TOO_INTRICATE,
     "lexer states": TOO_INTRICATE,
+    "too many expressions": TOO_INTRICATE,
     "panic": BROKEN,
     "InternalError": BROKEN,
 }

@@ -15,10 +15,11 @@ from server.engine.request import Outcome
 from server.guidance import walk
 from server.guidance.following import LONGEST_SET, TOO_SLOW, Allowance, Follower
 from server.guidance.guides import Guides
+from server.guidance.matcher import GrammarConstraint
 from server.guidance.words import BROKEN, NOTHING_FOLLOWS, TOO_AMBIGUOUS, TOO_INTRICATE, own_words
 from server.limits import Limits
 from tests.fakes import FakeRunner, Recorder, continuation, make_request
-from tests.server.guidance.test_guides import FORMS, Served, form, refusal, tales
+from tests.server.guidance.test_guides import FORMS, Served, come, constraint, form, refusal, tales
 
 __all__ = ["tales"]  # a fixture
 
@@ -76,6 +77,18 @@ def test_an_allowance_counts_what_is_not_free_and_ends() -> None:
         strict.measured(lambda: 7)
 
 
+async def test_a_guess_costs_an_answer_nothing(guides: Guides) -> None:
+    made = await constraint(guides, form("regex", "a{100}"))  # of this one no token is free
+    assert isinstance(made, GrammarConstraint)
+    made.consider(b"aaaa")
+    come(made)
+    assert made.fitting(b"aaaa") == b"a", "it is not looked into any further"
+    assert made._allowance.spent == 0.0
+    made.push(ord("a"))
+    come(made)
+    assert made._allowance.spent > 0.0
+
+
 def test_one_that_never_comes_back_is_exceeded_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     allowance, now = Allowance(1.0, 1.0), [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -116,12 +129,43 @@ def test_what_breaks_a_job_is_told_to_who_waits_and_the_next_is_done() -> None:
     follower.close()
 
 
+class Panicking:
+    """A matcher that breaks down when it is asked what may come next."""
+
+    def consume_token(self, token: int) -> bool:
+        return True
+
+    def is_stopped(self) -> bool:
+        return False
+
+    def compute_bitmask(self) -> bytes:
+        raise RuntimeError("panicked at src/earley.rs")
+
+
+def test_a_library_that_breaks_down_ends_the_request() -> None:
+    follower = Follower(1 << 20)
+    made = GrammarConstraint(
+        Panicking(),  # type: ignore[arg-type]
+        b"\xff",
+        {7},
+        endless=False,
+        follower=follower,
+        allowance=Allowance(1.0, 1.0),
+    )
+    assert not made.push(3)
+    coming = made.coming
+    assert coming is not None and isinstance(coming.exception(10), RuntimeError)
+    assert made.coming is None and made.failure == BROKEN, "it is not asked again and again"
+    follower.close()
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [
         ("NoExtensionBias\n<non-verbose/>", NOTHING_FOLLOWS),
         ("parser error: Too many items (limit 5000; mask); try avoiding single-byte/short lexemes\n<n", TOO_AMBIGUOUS),
         ("lexer error: too many lexer states", TOO_INTRICATE),
+        ("lexer error: too many expressions constructed\n<non-verbose/>", TOO_INTRICATE),
         ("panic: removal index (is 0) should be < len (is 0)\n<backtrace>\n   0: <unknown>", BROKEN),
         (
             'at 1(8): unknown name: "nobody"\n   1 | start: nobody\n',
