@@ -68,7 +68,10 @@ class Settings(BaseSettings):
     queue_seconds: PositiveFloat = Field(Limits().queue_seconds, description="longest wait in the queue")
     request_seconds: PositiveFloat = Field(Limits().request_seconds, description="longest time of one request")
     drain_seconds: Annotated[float, Field(ge=0)] = Field(30.0, description="time for requests in flight at the end")
-    stall_seconds: PositiveFloat = Field(60.0, description="an engine without progress for so long is taken for dead")
+    stall_seconds: PositiveFloat = Field(
+        10.0,
+        description="an engine whose step takes so long is taken for dead; of a large model on a slow machine, longer",
+    )
     reflection: bool | None = Field(None, description="gRPC reflection; on by default on loopback")
     allow_unauthenticated: bool = Field(False, description="serve everybody who reaches a host that is not loopback")
     api_keys_file: Path | None = Field(None, description="TOML file with API keys; read again when it changes")

@@ -51,6 +51,10 @@ class Limits:
     queue_seconds: float = 30.0
     request_seconds: float = 600.0
     guidance_seconds: float = 1.0
+    guidance_step_seconds: tuple[float, float] = (
+        0.005,
+        2.0,
+    )  # free for each token of a form; beyond it, for a call
     stalled_write_seconds: float = 30.0
     unsent_events: int = 256  # of one stream; they are small, a token each and its alternatives
     retry_after_seconds: int = 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from concurrent.futures import Future
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,27 +14,60 @@ class ConstraintFailed(Exception):
 
 
 class Constraint(Protocol):
-    """Bounds the outputs of one request. Only the engine thread calls it once the request is submitted."""
+    """Bounds the outputs of one request. Only the engine thread calls it once the request is submitted, and nothing it
+    calls takes long: what does is found out elsewhere, and the request has no token in a step until that has come."""
 
     @property
     def failure(self) -> str | None:
         """Why it can say no more; None while all is well."""
         ...
 
+    @property
+    def coming(self) -> Future[Any] | None:
+        """Done when what may come next, and behind what is considered, is known, or `failure` says why it will not be.
+        None: that is so now, and `allowed` may be asked."""
+        ...
+
+    def consider(self, ahead: Sequence[int]) -> None:
+        """Find out what may follow each part of a guess, as far as it can come true. Not while anything is coming."""
+        ...
+
+    def fitting(self, ahead: Sequence[int]) -> Sequence[int]:
+        """The beginning of what was considered last about which that is known: not while it is coming."""
+        ...
+
     def allowed(self, ahead: Sequence[int] = ()) -> np.ndarray:
-        """What may follow the outputs so far and `ahead`, which is only guessed: one bit a token id, the least
-        significant of each byte first. Asked twice it says the same twice. Raises ConstraintFailed."""
+        """What may follow the outputs so far and `ahead`, a beginning of what is fitting: one bit a token id, the
+        least significant of each byte first. Asked twice it says the same twice. Raises ConstraintFailed."""
         ...
 
     def push(self, token: int) -> bool:
-        """Take the next output; True when nothing may follow it."""
+        """Take the next output; True when nothing may follow it. Raises ConstraintFailed."""
+        ...
+
+    def close(self) -> None:
+        """Nobody asks any more."""
         ...
 
 
-class AllowedIds:
-    """The same few token ids at every place."""
+class Known:
+    """What constraints have in common that know everything at once."""
 
-    failure = None
+    failure: str | None = None
+    coming: Future[Any] | None = None
+
+    def consider(self, ahead: Sequence[int]) -> None:
+        pass
+
+    def fitting(self, ahead: Sequence[int]) -> Sequence[int]:
+        return ahead
+
+    def close(self) -> None:
+        pass
+
+
+class AllowedIds(Known):
+    """The same few token ids at every place."""
 
     def __init__(self, ids: Iterable[int]) -> None:
         self._bits = bits_of(ids)

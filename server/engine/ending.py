@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from server.engine.constraint import ConstraintFailed
 from server.engine.isolation import describe
 from server.engine.request import Outcome, Request
 from server.engine.step import Failure, Row, TokenLogprobs
@@ -40,6 +41,8 @@ def verdict(request: Request, token: int) -> tuple[Outcome | None, str]:
         complete = request.constraint is not None and request.constraint.push(token)
         if (request.stop is not None and request.stop.push(token)) or complete:
             return Outcome.STOP, ""
+    except ConstraintFailed as failed:
+        return Outcome.ERROR, str(failed)
     except Exception as fault:
         log.warning("a stop condition failed", exc_info=True)
         return Outcome.ERROR, describe(fault)

@@ -20,10 +20,6 @@ from server.engine.step import Runner, TokenLogprobs
 from server.engine.tables import Cache
 
 
-class NoProgress(RuntimeError):
-    """There was work, and two steps in a row computed nothing: a fault of the scheduler that would otherwise spin."""
-
-
 class Delta(NamedTuple):
     """What one step gave one request. A tuple for the same reason as Row: one is made for every token."""
 
@@ -75,7 +71,7 @@ class Engine:
         self._shortage = Shortage()
         self._live: dict[str, Entry] = {}
         self._deltas: list[Delta] = []
-        self._number = self._idle_steps = 0  # idle ones: in a row, with work
+        self._progress, self._number = isolation.Progress(name, max_batch_tokens), 0
 
     @property
     def capacity_tokens(self) -> int:
@@ -101,6 +97,11 @@ class Engine:
     def has_work(self) -> bool:
         """Whether a step would do or tell anything."""
         return bool(self._live or self._deltas)
+
+    @property
+    def longest_step(self) -> float:
+        """Seconds that a step may honestly take, judged by those before."""
+        return self._progress.longest_step
 
     @property
     def num_running(self) -> int:
@@ -148,13 +149,15 @@ class Engine:
         self._expire(began)
         seats = self._scheduler.schedule()
         self._shortage.look(began, self._scheduler.scarce is Scarce.BLOCKS)
-        self._watch_progress(seats)
+        idle = self._live and not seats and not self._scheduler.patience.lost
+        self._progress.watch(f"{self.num_running} running and {self.num_waiting} waiting" if idle else "")
         if self._scheduler.preempted:
             self._note_losses(began)
         for entry, _ in seats:
             entry.account.seated(began, len(seats), entry.holding.bytes)
         ran = isolation.run(self._runner, self._number, seats) if seats else []
         tally = self._ledger.tally(began, self._clock())
+        self._progress.took(sum(seat.row.count for seat in seats), tally.now - began)
         for part in ran:
             self._settle(part, tally)
         self._report(len(seats), tally)
@@ -178,21 +181,18 @@ class Engine:
         assert len(self._live) == self.num_running + self.num_waiting, "a request is lost"
 
     def _expire(self, now: float) -> None:
+        """End requests whose time ran out, and those whose constraint can say no more."""
         late = [e for e in self._live.values() if e.request.deadline is not None and now >= e.request.deadline]
         for entry in late:
             self._finish(entry, Answer(outcome=Outcome.DEADLINE), now)
+        for entry in [e for e in self._live.values() if e.request.failure is not None]:
+            self._finish(entry, Answer(outcome=Outcome.ERROR, error=entry.request.failure or ""), now)
 
     def _note_losses(self, now: float) -> None:
         """Who waits and still counts as holding blocks has just lost them."""
         for entry in self._scheduler.waiting:
             if entry.account.held_bytes:
                 entry.account.lost(now)
-
-    def _watch_progress(self, seats: list[Seat]) -> None:
-        # One empty step can happen when an allocation is made to fail; two in a row would go on for ever.
-        self._idle_steps = self._idle_steps + 1 if self._live and not seats else 0
-        if self._idle_steps > 1:
-            raise NoProgress(f"{self.name}: {self.num_running} running and {self.num_waiting} waiting got no token")
 
     def _settle(self, ran: isolation.Ran, tally: Tally) -> None:
         """Take what the model gave: tokens into requests, facts into accounts, full blocks into the prefix cache."""

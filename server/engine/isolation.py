@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
+from server.engine.constraint import ConstraintFailed
 from server.engine.scheduler import Seat
 from server.engine.step import DeviceLost, Runner, Step, StepResult
 
@@ -40,7 +41,10 @@ def run(runner: Runner, number: int, seats: list[Seat]) -> list[Ran]:
             seats[0].entry.drafting = None
             return run(runner, number, [seats[0].undrafted])
         if len(seats) == 1:
-            log.warning("a request made the model fail", exc_info=True)
+            if isinstance(fault, ConstraintFailed):
+                log.info("a request's constraint failed: %s", fault)
+            else:
+                log.warning("a request made the model fail", exc_info=True)
             return [Ran(seats, None, describe(fault))]
     middle = len(seats) // 2
     return run(runner, number, seats[:middle]) + run(runner, number, seats[middle:])
@@ -48,6 +52,41 @@ def run(runner: Runner, number: int, seats: list[Seat]) -> list[Ran]:
 
 def describe(fault: Exception) -> str:
     return f"{type(fault).__name__}: {fault}"
+
+
+FIRST_STEP = 600.0  # seconds: it may have kernels to build
+PATIENCE = 4.0
+"""How much longer a full step may take than its tokens would at the best pace so far: they may look at far more."""
+
+
+class NoProgress(RuntimeError):
+    """There was work, and two steps in a row computed nothing: a fault of the scheduler that would otherwise spin."""
+
+
+class Progress:
+    """Watches that an engine moves on. One empty step can happen when an allocation is made to fail; two in a row would
+    go on for ever."""
+
+    def __init__(self, engine: str, max_batch_tokens: int) -> None:
+        self._engine, self._max_batch_tokens = engine, max_batch_tokens
+        self._idle_steps = 0  # in a row
+        self._pace: float | None = None  # the least seconds a token of any step so far
+
+    @property
+    def longest_step(self) -> float:
+        """Seconds that a step may honestly take; read from any thread."""
+        return FIRST_STEP if self._pace is None else PATIENCE * self._max_batch_tokens * self._pace
+
+    def took(self, tokens: int, seconds: float) -> None:
+        """A step computed so many tokens in so long."""
+        if tokens:
+            self._pace = seconds / tokens if self._pace is None else min(self._pace, seconds / tokens)
+
+    def watch(self, idle: str) -> None:
+        """A step computes something, or, where it should and does not, `idle` says for whom. Raises NoProgress."""
+        self._idle_steps = self._idle_steps + 1 if idle else 0
+        if self._idle_steps > 1:
+            raise NoProgress(f"{self._engine}: {idle} got no token")
 
 
 class Guard:

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from server.engine.engine import Delta, Engine
@@ -27,11 +27,12 @@ T = TypeVar("T")
 class EngineLoop:
     """One thread steps all engines in turn and sleeps when there is no work.
 
-    A step that takes longer than `stall_seconds` counts as dead: the streams fail, nothing new is taken. Should it
-    return after all, the requests it was about are cancelled and the loop is alive again.
+    A step that takes longer than `stall_seconds`, and than a step of its model honestly may, counts as dead: the
+    streams fail, nothing new is taken. Should it return after all, the requests it was about are cancelled and the loop
+    is alive again.
     """
 
-    def __init__(self, engines: Sequence[Engine], *, stall_seconds: float = 60.0) -> None:
+    def __init__(self, engines: Sequence[Engine], *, stall_seconds: float = 10.0) -> None:
         self._engines = {engine.name: engine for engine in engines}
         self._stall_seconds = stall_seconds
         self._wake = threading.Condition()  # guards the next three; the thread sleeps on it
@@ -39,7 +40,8 @@ class EngineLoop:
         self._unseen = dict.fromkeys(self._engines, 0)  # submitted, but not yet in the engine
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._step_began: float | None = None
+        self._began: float | None = None  # a step, or commands, that must end within `_limit`
+        self._limit = stall_seconds
         self._death: EngineFault | None = None
         # Below: only the asyncio thread.
         self._streams: dict[Request, Stream] = {}
@@ -143,9 +145,19 @@ class EngineLoop:
         with self._wake:
             self._wake.wait_for(self._has_work)
             commands, self._commands = self._commands, []
-        for command in commands:
-            command()
+        with self._watched(self._stall_seconds):
+            for command in commands:
+                command()
         return not self._stopping
+
+    @contextlib.contextmanager
+    def _watched(self, limit: float) -> Iterator[None]:
+        """What is done inside is taken for standing still when it takes longer than so many seconds."""
+        self._limit, self._began = limit, time.monotonic()
+        try:
+            yield
+        finally:
+            self._began = None
 
     def _do(self, work: Callable[[], T], done: asyncio.Future[T]) -> None:
         try:
@@ -174,9 +186,8 @@ class EngineLoop:
     def _step(self, engine: Engine) -> None:
         if not engine.has_work:
             return
-        self._step_began = time.monotonic()
-        deltas = engine.step()
-        self._step_began = None
+        with self._watched(max(self._stall_seconds, engine.longest_step)):
+            deltas = engine.step()
         if deltas:
             self._tell(self._deliver, deltas)
 
@@ -203,7 +214,12 @@ class EngineLoop:
         for delta in deltas:
             stream = self._streams.get(delta.request)
             if stream is not None:
-                stream.push(delta)
+                try:
+                    stream.push(delta)
+                except Exception as fault:  # the others' deltas must not be lost with it
+                    stream.cancel()
+                    self._fail(delta.request, EngineFault(f"{type(fault).__name__}: {fault}"))
+                    continue
                 if delta.stats is not None:
                     del self._streams[delta.request]
 
@@ -225,8 +241,8 @@ class EngineLoop:
 
     @property
     def _stalled(self) -> bool:
-        began = self._step_began
-        return began is not None and time.monotonic() - began > self._stall_seconds
+        began = self._began
+        return began is not None and time.monotonic() - began > self._limit
 
     def _keep_watch(self) -> None:
         """Look again and again for a stall, as long as somebody waits for something."""
@@ -236,7 +252,7 @@ class EngineLoop:
     def _look(self) -> None:
         self._watch = None
         if self._stalled:
-            self._fail_all(EngineFault(f"a step takes longer than {self._stall_seconds:g} s"))
+            self._fail_all(EngineFault(f"a step takes longer than {self._limit:g} s"))
         self._keep_watch()
 
 

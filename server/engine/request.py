@@ -107,6 +107,11 @@ class Request:
         return len(self.prompt) + len(self.outputs)
 
     @property
+    def failure(self) -> str | None:
+        """Why its constraint can say no more."""
+        return None if self.constraint is None else self.constraint.failure
+
+    @property
     def unscored(self) -> int | None:
         """The first position that must be computed for its logits, even when its cache entries are at hand; None when
         there is no such position."""

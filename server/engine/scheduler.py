@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from server.engine.account import Account
+from server.engine.constraint import Constraint
 from server.engine.drafting import Drafting
+from server.engine.patience import Patience
 from server.engine.request import Request
 from server.engine.stats import Scarce
 from server.engine.step import Row
@@ -35,6 +37,12 @@ class Entry:
     running: bool = False
     drafting: Drafting | None = None
     turn: float = 0.0  # whose turn it is goes by this: when it was queued, earlier or later by its priority
+
+    @property
+    def awaits(self) -> bool:
+        """Whether what it may say next is still to be found out."""
+        constraint = self.request.constraint
+        return constraint is not None and constraint.coming is not None
 
     def judge(self, drafted: int, accepted: int) -> None:
         """So many tokens were guessed for the request in a step, and so many of them were right."""
@@ -78,6 +86,7 @@ class Scheduler:
         self.preempted = 0  # in the step under way
         self._left = 0
         self._short = False  # of blocks, for the head of the queue, in the step under way
+        self.patience = Patience()
         self._plan: dict[Entry, int] = {}
         self._drafts: dict[Entry, tuple[int, ...]] = {}
 
@@ -86,6 +95,8 @@ class Scheduler:
 
     def remove(self, entry: Entry, *, discard: bool = False) -> None:
         """Take a request out wherever it is; with `discard` nobody finds its blocks again."""
+        if entry.request.constraint is not None:
+            entry.request.constraint.close()
         if entry.running:
             self.running.remove(entry)
             entry.running = False
@@ -97,20 +108,25 @@ class Scheduler:
             self._cache.release(entry.holding)
 
     def schedule(self) -> list[Seat]:
-        """The rows of the next step. Empty when there is no request; otherwise that is a fault."""
+        """The rows of the next step. Empty when there is no request, or all wait for their constraints (`patience` has
+        them); otherwise that is a fault."""
         self._left, self._plan, self._drafts, self.preempted = self._max_batch_tokens, {}, {}, 0
+        self.patience.begin()
         self._short = False
         behind = self._feed_back()
         self._top_up(self._catch_up(behind) + self._admit())
         self._speculate()
+        if not self._plan:
+            self.patience.rest()
         return [self._seat(entry, count) for entry, count in self._plan.items()]
 
     @property
     def scarce(self) -> Scarce | None:
-        """What the first of the queue was short of in the last step; None when nobody waits."""
-        if not self.waiting:
+        """What the first of the queue was short of in the last step; None when nobody waits but for a constraint."""
+        head = next((entry for entry in self.waiting if not entry.awaits), None)
+        if head is None:
             return None
-        if next(iter(self.waiting)).holding.awaited is not None:
+        if head.holding.awaited is not None:
             return Scarce.PREFIX
         if self._short or self.preempted:
             return Scarce.BLOCKS
@@ -140,6 +156,8 @@ class Scheduler:
         """One token for each running request that needs just one; returns those that need more."""
         behind = []
         for entry in self.running:  # preemption only ever takes from the end of this list
+            if self.patience.lacks(entry.request.constraint):
+                continue
             if entry.request.num_uncomputed == 1:
                 self._grant(entry, 1)
             else:
@@ -161,7 +179,7 @@ class Scheduler:
         for entry in list(self.waiting) if self._may_admit else ():
             if not (self._left and self._may_admit) or self.preempted:
                 break
-            if self._cache.is_coming(entry.request, entry.holding):
+            if self.patience.lacks(entry.request.constraint) or self._cache.is_coming(entry.request, entry.holding):
                 continue
             cached = self._cache.admit(entry.request, entry.holding)
             if cached is None:
@@ -174,7 +192,7 @@ class Scheduler:
 
     @property
     def _may_admit(self) -> bool:
-        return bool(self.waiting) and len(self.running) < self._max_rows
+        return bool(self.waiting) and len(self.running) < min(self._max_rows, self._max_batch_tokens)
 
     def _start(self, entry: Entry, cached: int) -> None:
         insort_right(self.running, entry, key=_turn)
@@ -212,10 +230,20 @@ class Scheduler:
             most = min(self._left, request.sampling.max_tokens - len(request.outputs) - 1)
             if self.waiting:
                 most = min(most, entry.holding.room * self._cache.block_size - request.num_tokens)
-            drafts = drafting.draft(most)
+            drafts = self._fitting(request.constraint, drafting, drafting.draft(most))
             if drafts and self._cache.extend(entry.holding, request.num_tokens + len(drafts)):
                 self._drafts[entry] = drafts
                 self._left -= len(drafts)
+
+    def _fitting(self, constraint: Constraint | None, drafting: Drafting, drafts: tuple[int, ...]) -> tuple[int, ...]:
+        """The beginning of a guess that can come true. One that takes long to look into is as good as wrong."""
+        if constraint is None or not drafts:
+            return drafts
+        constraint.consider(drafts)
+        drafts = () if self.patience.lacks(constraint) else tuple(constraint.fitting(drafts))
+        if not drafts:
+            drafting.judge(0)
+        return drafts
 
     def _grant(self, entry: Entry, count: int) -> bool:
         """Give `count` tokens, at the cost of the youngest where blocks are short; False when it is itself that."""

@@ -58,8 +58,8 @@ def grammar_of(guidance: Guidance) -> str:
 
 
 def refused(guidance: Guidance, why: str) -> InvalidValue:
-    """The error that says so; `why` may be the library's, of several lines."""
-    why = " ".join(why.split("\n<")[0].split()).encode("ascii", "backslashreplace").decode()
+    """The error that says so."""
+    why = why.encode("ascii", "backslashreplace").decode()
     if len(why) > SHOWN_CHARS:
         why = f"{why[:SHOWN_CHARS]}..."
     return InvalidValue(f"the {NAMES[guidance.kind]} cannot be used: {why}", param=guidance.param)

@@ -9,23 +9,25 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakKeyDictionary
 
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher
 
 from model.tokenizer import Tokenizer
 from server.call import Guidance
 from server.engine.constraint import Constraint
 from server.errors import QueueFull
+from server.guidance.following import Allowance, Follower
 from server.guidance.grammar import grammar_of, refused
 from server.guidance.matcher import GrammarConstraint
 from server.guidance.sandbox import Sandbox
 from server.guidance.trial import STACK_BYTES, GrammarRefused, compiled
 from server.guidance.vocabulary import vocabulary_of
+from server.guidance.walk import walk
+from server.guidance.words import own_words
 from server.limits import Limits
 from server.models import ServedModel
 
 REMEMBERED = 32  # compiled grammars of one tokenizer
-LARGE_VOCABULARY = 16384
-"""From this size on, the next set of tokens takes longer to find than it takes to have another thread find it."""
+DEEP_STACK = 4 * STACK_BYTES  # more than the trial of a grammar has: what was deep enough there is no matter here
 IDLE_SECONDS = 2.0  # how long the process that tries grammars out waits for the next
 
 
@@ -35,7 +37,7 @@ class Guides:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._compiling = _deep_thread("compile")
-        self._following = _deep_thread("follow")
+        self._follower = Follower(DEEP_STACK)
         self._sandbox = Sandbox(limits.guidance_seconds)
         self._known: WeakKeyDictionary[Tokenizer, _Compiled] = WeakKeyDictionary()
         self._pending = 0
@@ -53,14 +55,17 @@ class Guides:
         self._pending += 1
         try:
             job = self._compiling.submit(self._matchers, guidance, model, count)
-            matchers, large = await asyncio.wrap_future(job)
+            matchers, first = await asyncio.wrap_future(job)
         except GrammarRefused as error:
-            raise refused(guidance, str(error)) from None
+            raise refused(guidance, own_words(str(error))) from None
         finally:
             self._pending -= 1
             self._let_rest()
-        aside, ends = self._following if large else None, model.tokenizer.eos_ids
-        return [GrammarConstraint(matcher, ends, endless=endless, aside=aside) for matcher in matchers]
+        allowance, ends = Allowance(*self._limits.guidance_step_seconds), model.tokenizer.eos_ids
+        return [
+            GrammarConstraint(m, first, ends, endless=endless, follower=self._follower, allowance=allowance)
+            for m in matchers
+        ]
 
     def close(self) -> None:
         if self._idle is not None:
@@ -68,7 +73,7 @@ class Guides:
         self._sandbox.interrupt()
         self._compiling.submit(self._sandbox.close)
         self._compiling.shutdown(wait=True)
-        self._following.shutdown(wait=True)
+        self._follower.close()
 
     def _let_rest(self) -> None:
         """End the process unless it is asked again soon."""
@@ -79,30 +84,32 @@ class Guides:
 
     # ------------------------------------------------------------------------------------------ the compiling thread
 
-    def _matchers(self, guidance: Guidance, model: ServedModel, count: int) -> tuple[list[LLMatcher], bool]:
-        """Fresh matchers, and whether the vocabulary is large."""
+    def _matchers(self, guidance: Guidance, model: ServedModel, count: int) -> tuple[list[LLMatcher], bytes]:
+        """Fresh matchers, and what may come first."""
         known = self._known.get(model.tokenizer)
         if known is None:
-            known = self._known[model.tokenizer] = _Compiled(vocabulary_of(model.tokenizer, model.vocab))
-        matcher = known.matcher(grammar_of(guidance), self._sandbox)
-        return [matcher.deep_copy() for _ in range(count)], known.vocabulary.vocab_size > LARGE_VOCABULARY
+            known = self._known[model.tokenizer] = _Compiled(model.tokenizer, model.vocab)
+        matcher, first = known.beginning(grammar_of(guidance), self._sandbox)
+        return [matcher.deep_copy() for _ in range(count)], first
 
 
 class _Compiled:
     """The grammars compiled last for one vocabulary; each is the beginning of matchers, and never moved on itself."""
 
-    def __init__(self, vocabulary: LLTokenizer) -> None:
-        self.vocabulary = vocabulary
-        self._matchers: OrderedDict[str, LLMatcher] = OrderedDict()
+    def __init__(self, tokenizer: Tokenizer, vocab: int) -> None:
+        self.vocabulary, self._ends = vocabulary_of(tokenizer, vocab), tokenizer.eos_ids
+        self._matchers: OrderedDict[str, tuple[LLMatcher, bytes]] = OrderedDict()
 
-    def matcher(self, grammar: str, sandbox: Sandbox) -> LLMatcher:
-        """Raises GrammarRefused."""
+    def beginning(self, grammar: str, sandbox: Sandbox) -> tuple[LLMatcher, bytes]:
+        """A matcher, and what may come first. Raises GrammarRefused."""
         found = self._matchers.pop(grammar, None)
         if found is None:
             why = sandbox.verdict(grammar)
             if why is not None:
                 raise GrammarRefused(why)
-            found = compiled(self.vocabulary, grammar)
+            matcher = compiled(self.vocabulary, grammar)
+            walk(matcher.deep_copy(), self.vocabulary.vocab_size, self._ends)
+            found = matcher, matcher.compute_bitmask()
         self._matchers[grammar] = found
         while len(self._matchers) > REMEMBERED:
             self._matchers.popitem(last=False)
@@ -110,8 +117,8 @@ class _Compiled:
 
 
 def _deep_thread(name: str) -> ThreadPoolExecutor:
-    """One thread with more stack than the trial of a grammar has: what was deep enough there is no matter here."""
-    before = threading.stack_size(4 * STACK_BYTES)
+    """One thread with a deep stack."""
+    before = threading.stack_size(DEEP_STACK)
     try:
         pool = ThreadPoolExecutor(1, name)
         pool.submit(int).result()  # starts it

@@ -35,8 +35,9 @@ class Bytes:
 
 def compiled(vocabulary: LLTokenizer, grammar: str) -> LLMatcher:
     """A matcher at the beginning of a text. Raises GrammarRefused."""
+    # With the items the time of a token grows by their square, that of taking one under the interpreter's lock.
     bounds = LLParserLimits(
-        step_lexer_fuel=100_000, step_max_items=20_000, precompute_large_lexemes=False, verbose_errors=False
+        step_lexer_fuel=100_000, step_max_items=5_000, precompute_large_lexemes=False, verbose_errors=False
     )
     matcher = LLMatcher(vocabulary, grammar, log_level=0, limits=bounds)
     if not matcher.is_error():

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from model.tokenizer import ByteTokenizer
 from server.engine.request import Request
 from server.engine.step import DeviceLost, Row, Step
 from server.models import ServedModel
 from server.premises import StartupError
+from server.textwork import LONG_TEXT
 from tests.fakes import continuation
 from tests.server.callers import Caller, Refused, RestCaller, RpcCaller
-from tests.server.kit import VOCAB, Harness, ModelOf, fake_model, running
+from tests.server.kit import VOCAB, Harness, ModelOf, build_fakes, fake_model, running, settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -121,6 +124,65 @@ async def test_a_dead_engine_is_told_to_everybody(transport: str) -> None:
         await server.settled()  # and every request is told to have ended
         # Two that the engine died under, and one that came when it was dead.
         assert await server.total("dyno_requests_total", model="fake", outcome="error") == 3
+
+
+class Torn(list[bytes]):
+    """The pieces of a tokenizer, one of which cannot be read."""
+
+    torn = -1
+
+    def __getitem__(self, token: Any) -> Any:
+        if token == self.torn:
+            raise KeyError(SECRET)
+        return super().__getitem__(token)
+
+
+class Choosy(ByteTokenizer):
+    """Cannot tokenise what begins with poison, and cannot read one token."""
+
+    def __init__(self, torn: int) -> None:
+        super().__init__()
+        self._pieces = Torn(self._pieces or ())
+        self._pieces.torn = torn
+
+    def encode(self, text: str) -> list[int]:
+        if text.encode().startswith(POISON):
+            raise RuntimeError(SECRET)
+        return super().encode(text)
+
+
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
+@pytest.mark.parametrize("stop", [None, "never said"], ids=["detokenizer", "stop"])
+async def test_a_text_that_cannot_be_made_or_read_fails_alone(transport: str, stop: str | None) -> None:
+    wish: dict[str, Any] = {"max_tokens": 12, "ignore_eos": True} | ({} if stop is None else {"stop": stop})
+    good = [f"p{i}" for i in range(4)]
+    said = {prompt: continuation(prompt.encode(), 12, VOCAB) for prompt in ("bac", *good)}
+    torn = said["bac"][4]
+    assert not any(torn in said[prompt] for prompt in good)
+
+    def build(observer: Any) -> ServedModel:
+        return dataclasses.replace(fake_model(sleep=0.002)(observer), tokenizer=Choosy(torn))
+
+    async with running(build) as server, grpc.aio.insecure_channel(server.target) as channel:
+        caller = caller_of(transport, server, channel)
+        others = [asyncio.create_task(caller.stream(prompt=prompt, **wish)) for prompt in good]
+        for prompt in ("bac", POISON.decode(), POISON.decode() * LONG_TEXT):
+            for call in (caller.whole, caller.stream):
+                with pytest.raises(Refused) as refused:
+                    await call(prompt=prompt, **wish)
+                assert refused.value.code == "internal_error" and "secret" not in refused.value.message
+        for prompt, [told] in zip(good, await asyncio.gather(*others), strict=True):
+            assert told.tokens == said[prompt]
+        await server.settled()
+        assert server.app.service.alive
+
+
+async def test_a_warm_up_that_builds_is_no_stall() -> None:
+    def compiling(observer: Any) -> ServedModel:
+        return build_fakes(settings(model=("compiling",)), observer)[0]
+
+    async with running(compiling, stall_seconds=0.1) as server:
+        assert server.app.service.alive and await server.total("dyno_requests_running") == 0
 
 
 @pytest.mark.parametrize("error", [RuntimeError, DeviceLost])

@@ -83,8 +83,14 @@ async def test_work_is_done_on_the_engine_thread_and_its_faults_come_back(start:
 
 async def test_work_that_a_stall_holds_up_fails(start: Start) -> None:
     gate = threading.Event()
-    loop = start(engine(fault=lambda step: gate.wait(5) and None), stall_seconds=0.1)
-    stream = loop.submit("a", make_request([1], 3))
+
+    def fault(step: Step) -> None:
+        if step.rows[0].request.id == "stuck":
+            gate.wait(5)
+
+    loop = start(engine(fault=fault), stall_seconds=0.1)
+    await read(loop.submit("a", make_request([1, 2, 3, 4], 1)))  # how long a step takes is known from the first
+    stream = loop.submit("a", make_request([1], 3, id="stuck"))
     await asyncio.sleep(0.02)
     with pytest.raises(EngineFault, match="longer than"):
         await loop.call(lambda: None)

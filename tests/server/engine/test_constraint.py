@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model import sampling
 from model.initialise import random_model
 from server.engine import batch
-from server.engine.constraint import AllowedIds, ConstraintFailed, bits_of, members
+from server.engine.constraint import AllowedIds, ConstraintFailed, Known, bits_of, members
 from server.engine.engine import Engine
 from server.engine.request import Outcome, Request, Sampling
 from server.engine.runner import ModelRunner, Room
@@ -25,12 +25,11 @@ from tests.server.kit import architecture
 Make = Callable[..., Rig]
 
 
-class Countdown:
+class Countdown(Known):
     """Allows only the token that is so many before the end; nothing may follow 0. `bad`: fails before that token."""
 
     def __init__(self, start: int, bad: int | None = None) -> None:
         self.left, self.bad = start, bad
-        self.failure: str | None = None
 
     def allowed(self, ahead: Sequence[int] = ()) -> np.ndarray:
         if self.left == self.bad:

@@ -9,8 +9,8 @@ import pytest
 
 from model.config import Full
 from server.engine.blocks import OutOfBlocks
-from server.engine.engine import NoProgress
-from server.engine.request import Outcome
+from server.engine.isolation import NoProgress
+from server.engine.request import Outcome, Request
 from server.engine.stats import GroupUse
 from server.engine.step import CacheGroup, DeviceLost, MixtureShape, Row, Step
 from tests.fakes import Recorder, continuation, expert_tokens, make_request
@@ -32,6 +32,16 @@ def poison(*ids: str, outputs: int = 0) -> Callable[[Step], None]:
 
 def nan(id: str, outputs: int = 0) -> Callable[[Row], bool]:
     return lambda row: row.request.id == id and len(row.request.outputs) >= outputs
+
+
+class Right:
+    """A drafter that knows what the fake says next."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+    def draft(self, most: int) -> list[int]:
+        return continuation([*self.request.prompt, *self.request.outputs], most, 257)
 
 
 class TestExceptions:
@@ -202,11 +212,12 @@ class TestProgress:
         with pytest.raises(NoProgress):
             r.engine.step()
 
+    @pytest.mark.parametrize("speculate", [0, 3])
     @pytest.mark.parametrize("nth", range(1, 9))
     def test_an_allocation_that_fails_once_costs_a_step_at_most(
-        self, rig: Make, monkeypatch: pytest.MonkeyPatch, nth: int
+        self, rig: Make, monkeypatch: pytest.MonkeyPatch, nth: int, speculate: int
     ) -> None:
-        r = rig(groups=(CacheGroup(Full(), 20, 1),))
+        r = rig(groups=(CacheGroup(Full(), 20, 1),), speculate=speculate, drafter=Right)
         pool = r.engine._cache._groups[0].pool
         take, calls = pool.take, iter(range(1, 1000))
 
@@ -220,3 +231,5 @@ class TestProgress:
         r.finish()
         assert r.said("a") == continuation(range(6), 6, 257)
         assert r.said("b") == continuation(range(3), 6, 257)
+        assert r.seen.steps[-1].groups[0].used == 0, "a block is lost"
+        assert bool(r.stats("a").accepted_tokens) == bool(speculate)

@@ -12,11 +12,12 @@ import pytest
 import pytest_asyncio
 
 from server.engine.engine import Delta, Engine
+from server.engine.isolation import FIRST_STEP, PATIENCE
 from server.engine.loop import EngineLoop
 from server.engine.request import Outcome
 from server.engine.step import Step
 from server.engine.stream import EngineFault, Stream
-from tests.fakes import FakeRunner, Recorder, continuation, make_request
+from tests.fakes import Clock, FakeRunner, Recorder, continuation, make_request
 
 
 def engine(name: str = "a", *, max_rows: int = 64, **options: Any) -> Engine:
@@ -226,6 +227,8 @@ class TestEnds:
         seen = Recorder()
         served = Engine("a", FakeRunner(fault=fault), observer=seen)
         loop = start(served, stall_seconds=0.1)
+        await read(loop.submit("a", make_request([1, 2, 3, 4], 1, id="first")))
+        seen.requests.clear()
         assert loop.alive
         stream = loop.submit("a", make_request([1], 9, id="stuck"))
         with pytest.raises(EngineFault, match="longer than"):
@@ -237,6 +240,65 @@ class TestEnds:
         await until(lambda: loop.alive and not served.has_work)
         assert [stats.outcome for stats in seen.requests] == [Outcome.CANCELLED], "nobody waits for it any more"
         assert tokens(await read(loop.submit("a", make_request([3], 2, id="next")))) == continuation([3], 2, 257)
+
+    async def test_a_thread_that_is_stuck_between_two_steps_stands_still_too(self, start: Start) -> None:
+        gate = threading.Event()
+        loop = start(engine(), stall_seconds=0.1)
+        held = asyncio.create_task(loop.call(lambda: gate.wait(10)))
+        await asyncio.sleep(0)
+        stream = loop.submit("a", make_request([1], 9, id="a"))
+        for waiting in (held, asyncio.create_task(read(stream))):
+            with pytest.raises(EngineFault, match="longer than"):
+                await asyncio.wait_for(waiting, 5)
+        assert not loop.alive
+        gate.set()
+        await until(lambda: loop.alive and loop.waiting("a") == 0)
+        assert tokens(await read(loop.submit("a", make_request([3], 2, id="next")))) == continuation([3], 2, 257)
+
+    async def test_a_stream_that_takes_nothing_fails_alone(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        served = engine(sleep=0.001)
+        loop = start(served)
+        streams = [loop.submit("a", make_request([n], 20, id=str(n))) for n in range(3)]
+
+        def full(delta: Delta) -> None:
+            raise MemoryError("no room")
+
+        monkeypatch.setattr(streams[1], "push", full)
+        with pytest.raises(EngineFault, match="no room"):
+            await read(streams[1])
+        for n in (0, 2):
+            assert tokens(await read(streams[n])) == continuation([n], 20, 257)
+        await until(lambda: not served.has_work)
+        assert loop.alive and loop._streams == {}
+
+    async def test_a_first_step_may_have_something_to_build(self, start: Start) -> None:
+        loop = start(engine(fault=Builds(0.3)), stall_seconds=0.05)
+        stream = loop.submit("a", make_request([1], 3, id="a"))
+        assert tokens(await read(stream)) == continuation([1], 3, 257)
+
+    def test_a_step_may_take_what_those_before_make_likely(self) -> None:
+        clock = Clock()
+        served = Engine("a", FakeRunner(clock=clock, step_seconds=2.0), observer=Recorder(), clock=clock)
+        assert served.longest_step == FIRST_STEP
+        served.add(make_request(range(20), 3, id="a"))
+        served.step()
+        assert served.longest_step == pytest.approx(PATIENCE * 512 * 2.0 / 20)
+        served.step()
+        assert served.longest_step == pytest.approx(PATIENCE * 512 * 2.0 / 20), "one token at a time is no measure"
+        served.add(make_request(range(100, 140), 3, id="b"))
+        served.step()
+        assert served.longest_step == pytest.approx(PATIENCE * 512 * 2.0 / 41)
+
+
+class Builds:
+    """Takes its time, once."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, step: Step) -> None:
+        time.sleep(self.seconds)
+        self.seconds = 0.0
 
 
 def void(_: object) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import Full, Span, Window
-from server.engine.constraint import ConstraintFailed, bits_of
+from server.engine.constraint import ConstraintFailed, Known, bits_of
 from server.engine.drafting import MakeDrafter, PromptLookup
 from server.engine.engine import Engine
 from server.engine.request import Outcome, Request
@@ -61,10 +61,8 @@ class Says:
         return met
 
 
-class NeverTwice:
+class NeverTwice(Known):
     """A constraint: no token follows itself, and so many are enough. It refuses to think about what it forbids."""
-
-    failure = None
 
     def __init__(self, enough: int) -> None:
         self.enough = enough
