@@ -34,9 +34,8 @@ def told(*words: str) -> str:
 
 def test_the_files_are_what_the_program_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "deploy/grafana"))
-    from panels import DASHBOARDS  # type: ignore[import-not-found]
-
     from build import written  # type: ignore[import-not-found]
+    from panels import DASHBOARDS  # type: ignore[import-not-found]
 
     made = {f"{one.uid}.json": written(one) for one in DASHBOARDS}
     assert {path.name: path.read_text() for path in queries.DASHBOARDS.glob("*.json")} == made
