@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import model.waiting  # isort: skip  # noqa: F401  # before torch
+import model.environment  # isort: skip  # noqa: F401  # before torch
 
 import torch
 import typer

@@ -52,9 +52,8 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
 
 def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
     """The models of the settings. What needs torch is imported here, once the listeners are up."""
-    # A thread that waits for the others spins for so many rounds before it sleeps. The usual 300,000 starve whoever
-    # shares the cores, the other thread of the same step included: measured 10 to 20 times slower on busy cores.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    import model.environment  # noqa: F401  # before torch
+
     if settings.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # torch reads it when it is imported
     from server.build import BuildOptions, build_model

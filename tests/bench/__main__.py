@@ -8,7 +8,7 @@ other programs that used over 0.15 cores meanwhile.
 
 from __future__ import annotations
 
-import model.waiting  # isort: skip  # noqa: F401  # before torch
+import model.environment  # isort: skip  # noqa: F401  # before torch
 
 import argparse
 import sys
