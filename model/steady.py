@@ -1,7 +1,7 @@
 """One decode step, or one prefill, of a built model, repeated for the stopwatch without a server.
 
-Decoding goes through the same attention over pages as serving does, prefill through the same attention over a fresh
-prompt. Shape letters: R rows, n pages a row, P tokens a page.
+Both go through the same attention over pages as serving does, prefill where a kernel has it and else as a fresh prompt.
+Shape letters: R rows, n pages a row, P tokens a page.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from model.cache import CacheEntry, cache_entries
 from model.config import Architecture, Span
-from model.dense import dense_input
+from model.dense import DenseView, dense_input
+from model.kernels import inplace
 from model.kernels.attention import Scores
-from model.kernels.paged import Entries, Pages, Scratch, decode
+from model.kernels.paged import Entries, Pages, Scratch, Stretch, decode
 from model.moe import Loads
 from model.timing import Timing, repeat
 from model.transformer import StepInput, Transformer
@@ -60,6 +61,33 @@ class SteadyView:
         return weight.new_full((count, PAGE, entry.heads, dim), 0.01)
 
 
+class PromptView:
+    """CacheView of one prompt of `length` tokens, with pages one after another."""
+
+    def __init__(self, entries: tuple[CacheEntry, ...], length: int, model: Transformer) -> None:
+        self.entries, self._plain = entries, DenseView(entries, 1, length)
+        self._slots = PAGE + torch.arange(length)  # page 0 stays unused
+        self._table = 1 + torch.arange(-(-length // PAGE))[None]
+        self._calls: dict[Span, inplace.Call] = {}
+        shape, weight = (1 + self._table.numel(), PAGE), model.embedding.weight
+        self._keys = [weight.new_zeros(*shape, e.heads, e.key_dim) for e in entries]
+        self._values = [None if e.value_in_key else weight.new_zeros(*shape, e.heads, e.value_dim) for e in entries]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, scores: Scores) -> Tensor:
+        entry = self.entries[layer]
+        if not inplace.fits(query, entry.value_dim, scores, stretches=True):
+            return self._plain.attend(layer, query, key, value, scores)
+        call, fresh = self._call(entry.span, query.dtype), Entries(key, value, self._slots)
+        return inplace.attend(call, query, self._keys[layer], self._values[layer], entry.value_dim, scores, fresh)
+
+    def _call(self, span: Span, dtype: torch.dtype) -> inplace.Call:
+        if span not in self._calls:
+            firsts = torch.tensor([span.first_visible(at) for at in range(len(self._slots))])
+            stretch = Stretch(0, len(self._slots), 0, 0, self._table, span, dtype)
+            self._calls[span] = inplace.Call(PAGE, None, None, (stretch,), firsts)
+        return self._calls[span]
+
+
 def time_decode(model: Transformer, rows: int, length: int, budget: float) -> Timing:
     """Seconds of a decode step of `rows` sequences at this length."""
     return _time(model, steady_inputs(model, rows, length), budget)
@@ -81,8 +109,9 @@ def steady_inputs(model: Transformer, rows: int, length: int) -> list[StepInput]
 
 def prompt_inputs(model: Transformer, length: int) -> list[StepInput]:
     last = torch.tensor([length - 1], device=model.embedding.weight.device)
-    drawn = _tokens(model, length, last.device)
-    return [replace(dense_input(model.architecture, tokens[None]), select=last) for tokens in drawn]
+    view = PromptView(cache_entries(model.architecture), length, model)
+    drawn = [dense_input(model.architecture, tokens[None]) for tokens in _tokens(model, length, last.device)]
+    return [replace(one, cache=view, select=last) for one in drawn]
 
 
 def _time(model: Transformer, inputs: list[StepInput], budget: float) -> Timing:

@@ -16,6 +16,7 @@ from model.accounting import Machine, flops_per_token, prefill_roofline, rooflin
 from model.config import Window
 from model.dense import dense_input
 from model.initialise import random_model
+from model.kernels import passes
 from model.limits import Limits, size_class
 
 MACHINE = Machine(memory=80e9, bandwidth=2e12, flops=300e12)
@@ -113,6 +114,15 @@ def test_a_steady_step_is_the_models_own(name: str) -> None:
     model = random_model(tiny, 0).eval().requires_grad_(False)
     (step, *_) = steady.steady_inputs(model, rows=3, length=1)
     alone = model(dense_input(tiny, step.tokens[:, None])).logits
+    torch.testing.assert_close(model(step).logits, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "deepseek-v3", "gemma-2-2b", "bloom-560m"])
+def test_a_prompt_is_the_models_own(name: str) -> None:
+    tiny = presets.scaled(presets.load(name), "tiny")
+    model = passes.apply(random_model(tiny, 0).eval().requires_grad_(False))
+    (step, *_) = steady.prompt_inputs(model, 40)
+    alone = model(dense_input(tiny, step.tokens[None])).logits[-1:]
     torch.testing.assert_close(model(step).logits, alone, atol=1e-4, rtol=1e-4)
 
 
