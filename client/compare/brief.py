@@ -24,6 +24,7 @@ def besides(findings: Findings) -> tuple[str, ...]:
         ("Cache bytes a token", _told(results, [card.cache_bytes_per_token or nan for card in results.cards], _whole)),
         ("Tokens that the cache holds", _told(results, [n or nan for n in results.capacities], _counted)),
         ("Bits per byte on held text, less is better", _told(results, _qualities(results), "{:.4f}".format)),
+        *_furthest(results),
     )
     return (*(f"{what}: {told}." for what, told in said if told), *_failures(findings))
 
@@ -38,6 +39,17 @@ def _best(findings: Findings, read: Callable[[Summary], float]) -> list[float]:
 
 def _qualities(results: Results) -> list[float]:
     return [nan if one is None else one.bits_per_byte for one in results.qualities]
+
+
+def _furthest(results: Results) -> list[tuple[str, str]]:
+    """Quality where texts have gone on for longest, if that was asked for."""
+    last = [one.bands[-1] if one and one.bands else None for one in results.qualities]
+    stretch = next((band for band in last if band), None)
+    if stretch is None:
+        return []
+    values = [nan if band is None else band.bits_per_byte for band in last]
+    told = _told(results, values, "{:.4f}".format)
+    return [(f"Bits per byte of tokens {stretch.start} to {stretch.stop} of long texts", told)]
 
 
 def _whole(value: float) -> str:

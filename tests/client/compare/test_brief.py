@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from client.compare.brief import besides, notes
-from client.compare.quality import Quality
+from client.compare.quality import Band, Quality
 from client.compare.results import Results, conclude
 from client.compare.searching import Tried
 from client.compare.tables import summary
@@ -17,13 +17,15 @@ def test_what_there_is_is_told_in_a_sentence_each() -> None:
     made.tried = [Tried(0, 4.0, 1.0, True), Tried(0, 8.0, 0.1, False), Tried(1, 2.0, 1.0, True)]
     made.cards = (replace(made.cards[0], cache_bytes_per_token=1024), replace(made.cards[1], cache_bytes_per_token=64))
     made.capacities = (100_000, 0)
-    made.qualities = (Quality(1.467, 1000, 12), Quality(1.4793, 1000, 12))
+    far = tuple((Band(1, 128, 1.5), Band(128, 512, bits)) for bits in (1.6, 2.0))
+    made.qualities = (Quality(1.467, 1000, 12, far[0]), Quality(1.4793, 1000, 12, far[1]))
     assert besides(conclude(made)) == (
         "Generated tokens a second at best: 6.00 each.",
         "Requests a second within the objective at best: arch0 2.00, arch1 0.",
         "Cache bytes a token: arch0 1024, arch1 64.",
         "Tokens that the cache holds: arch0 100 k.",
         "Bits per byte on held text, less is better: arch0 1.4670, arch1 1.4793.",
+        "Bits per byte of tokens 128 to 512 of long texts: arch0 1.6000, arch1 2.0000.",
         "No request failed.",
     )
 
