@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -128,33 +127,28 @@ def test_a_workload_that_does_not_fit_is_refused_before_it_is_sent(fake_process:
     assert "model fast holds 256 tokens; the workload needs 314" in done.stderr
 
 
-@pytest.mark.parametrize("command", [("serve", "server"), ("train", "model", "train"), ("inspect", "model", "inspect")])
-def test_servers_and_models_are_programs_of_their_own(
-    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    became: list[Any] = []
-
-    def execve(path: str, line: list[str], environment: dict[str, str]) -> None:
-        became.append(line)
-        raise SystemExit(7)
-
-    monkeypatch.setattr(os, "execve", execve)
-    monkeypatch.setattr(launch, "require_server", lambda: None)
-    done = dyno(command[0], "tales", "--port", "0", "--json")
-    assert done.exit_code == 7
-    assert became == [[sys.executable, "-P", "-m", *command[1:], "tales", "--port", "0", "--json"]]
-
-
-def test_the_help_of_inspect_is_the_one_that_lists_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def became(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command line of the program that the command became, which ended with exit code 7."""
     became: list[str] = []
 
     def execve(path: str, line: list[str], environment: dict[str, str]) -> None:
         became.extend(line)
-        raise SystemExit(0)
+        raise SystemExit(7)
 
     monkeypatch.setattr(os, "execve", execve)
     monkeypatch.setattr(launch, "require_server", lambda: None)
-    assert dyno("inspect", "--help").exit_code == 0
+    return became
+
+
+@pytest.mark.parametrize("command", [("serve", "server"), ("train", "model", "train"), ("inspect", "model", "inspect")])
+def test_servers_and_models_are_programs_of_their_own(command: tuple[str, ...], became: list[str]) -> None:
+    assert dyno(command[0], "tales", "--port", "0", "--json").exit_code == 7
+    assert became == [sys.executable, "-P", "-m", *command[1:], "tales", "--port", "0", "--json"]
+
+
+def test_the_help_of_inspect_is_the_one_that_lists_its_options(became: list[str]) -> None:
+    assert dyno("inspect", "--help").exit_code == 7
     assert became[-3:] == ["model", "inspect", "--help"]
 
 
