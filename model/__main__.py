@@ -23,6 +23,7 @@ from model.evaluation import bits_per_byte
 from model.inspect import inspect
 from model.kernels import passes
 from model.tokenizer import Tokenizer
+from model.values.base import within
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -79,12 +80,13 @@ def train(
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.", exists=True)],
     text: Annotated[Path, typer.Option(help="Stories as .jsonl or .jsonl.gz.", exists=True)],
-    length: Annotated[int, typer.Option(help="Window in tokens; 0: the model's context.")] = 0,
+    length: Annotated[int, typer.Option(help="Window in tokens, up to the model's context; 0: that.")] = 0,
     dtype: str = "float32",
     int8: Annotated[bool, typer.Option("--int8", help="As `--weights int8` serves.")] = False,
 ) -> None:
     """Bits per byte of a text, as JSON."""
     model = native.load(checkpoint, getattr(torch, dtype))
+    within(0, model.architecture.context, length=length)
     if int8:
         passes.apply(model.eval().requires_grad_(False), int8=True)
     tokens = corpus.tokenise(text, _tokenizer(checkpoint))

@@ -48,13 +48,12 @@ class RequestLog:
 
 def line(when: datetime, stats: RequestStats) -> dict[str, Any]:
     """What is told of a request. Seconds; `id` is the call's, `choice` which of its answers."""
-    choice = stats.id.rpartition("-")[2]
     latency = asdict(stats.latency) | {"short_of_blocks": stats.short_of_blocks}
     return {
         "time": when.isoformat(timespec="milliseconds"),
         "id": stats.call,
         "given_id": stats.given_id,
-        "choice": int(choice),
+        "choice": stats.choice,
         "trace_id": stats.trace and stats.trace.trace_id,
         "model": stats.model,
         "outcome": str(stats.outcome),

@@ -149,7 +149,7 @@ def _found(stats: RequestStats) -> Attributes:
         "gen_ai.response.model": stats.model,
         "gen_ai.usage.input_tokens": stats.prompt_tokens,
         "gen_ai.usage.output_tokens": stats.completion_tokens,
-        "dyno.choice": int(stats.id.rpartition("-")[2]),
+        "dyno.choice": stats.choice,
         "dyno.outcome": str(stats.outcome),
         "dyno.cached_tokens": stats.cached_tokens,
         "dyno.recomputed_tokens": stats.recomputed_tokens,

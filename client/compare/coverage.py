@@ -68,7 +68,7 @@ def rates(world: World, simulations: int, draws: int = 400) -> Rates:
     at_smallest = list(_simulated(world, typical, simulations, draws))
     return Rates(
         covered=_share(not one.ratio_interval.without(1.0) for one in same),
-        told_apart=_share(one.verdict != "no difference shown" for one in same),
+        told_apart=_share(one.told_apart for one in same),
         caught=_share(one.verdict.endswith("slower") for one in slower),
         missed_at_smallest=_share(not one.verdict.endswith("slower") for one in at_smallest),
         any_told_apart=_share(_any_told_apart(world, seed, draws) for seed in range(simulations // 4)),
@@ -79,7 +79,7 @@ def rates(world: World, simulations: int, draws: int = 400) -> Rates:
 def _any_told_apart(world: World, seed: int, draws: int) -> bool:
     rng = np.random.default_rng((seed, 2))
     found = corrected([compare("total", world.measure(1.0, rng), seed, draws) for _ in range(_COMPARISONS)])
-    return any(one.verdict != "no difference shown" for one in found)
+    return any(one.told_apart for one in found)
 
 
 def _percentiles(world: World, simulations: int) -> tuple[float, ...]:

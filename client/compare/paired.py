@@ -23,6 +23,8 @@ from client.load.record import Record
 LEVEL = 0.95
 POWER = 0.8
 MOST_LOST = 0.01  # of the pairs; the requests that are left are no fair sample of what was asked
+NO_VERDICT = "no verdict: requests failed"
+NOT_SHOWN = "no difference shown"
 _NEGLIGIBLE = 0.001  # a ratio as close to 1 as this is below what clocks and schedulers can carry
 
 # What is compared, each a number of one request of which less is better.
@@ -68,13 +70,18 @@ class Difference:
         """In words. With few rounds the rank test has no say yet, and the verdict only leans: by an interval as wide as
         the number of comparisons asks for."""
         if self.too_lossy:
-            return "no verdict: requests failed"
+            return NO_VERDICT
         if not self.shown:
-            return "no difference shown"
+            return NOT_SHOWN
         word = "faster" if self.ratio < 1 else "slower"
         if self.rounds < SURE_ROUNDS:
-            return f"seems {word}" if abs(log(self.ratio)) > self.reach else "no difference shown"
-        return word if self.adjusted < 1 - LEVEL else "no difference shown"
+            return f"seems {word}" if abs(log(self.ratio)) > self.reach else NOT_SHOWN
+        return word if self.adjusted < 1 - LEVEL else NOT_SHOWN
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the verdict is for one of the two, if only by leaning."""
+        return self.verdict not in (NO_VERDICT, NOT_SHOWN)
 
 
 @dataclass(frozen=True, slots=True)

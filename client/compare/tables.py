@@ -12,7 +12,7 @@ from client.compare.bootstrap import Interval
 from client.compare.brief import besides
 from client.compare.exactness import identical
 from client.compare.experiment import SURE_ROUNDS
-from client.compare.paired import Difference
+from client.compare.paired import NOT_SHOWN, Difference
 from client.compare.predicted import costs
 from client.compare.results import QUANTILES, Findings, Percentile, Results
 from client.compare.searching import bounds, in_words, outcomes
@@ -183,7 +183,7 @@ def _against(findings: Findings, i: int) -> str:
     shown = "; ".join(f"{word} in {text}" for word, text in kinds.items() if text)
     failed = "no verdict: too many requests failed" if any(one.too_lossy for one in found) else ""
     seen = [one.smallest for one in found if one.smallest < 100]
-    nothing = "no difference shown" + (f" ({_seen(max(seen))} would have shown)" if seen else "")
+    nothing = NOT_SHOWN + (f" ({_seen(max(seen))} would have shown)" if seen else "")
     noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
     doubt = " The machine was too noisy to rely on this." if noisy else ""
     verdict = "; ".join(filter(None, (shown, failed))) or nothing
@@ -245,7 +245,7 @@ def _sentence(name: str, base: str, load: str, one: Difference) -> str:
         return f"At {load}, nothing can be said of {metric}: no request was answered by both {name} and {base}."
     interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
     evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} pairs"
-    if one.verdict.startswith("no difference") and one.smallest < 100:
+    if one.verdict == NOT_SHOWN and one.smallest < 100:
         evidence += f"; {_seen(one.smallest)} would have shown"
     return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."
 

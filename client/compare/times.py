@@ -51,7 +51,7 @@ def _ratio(findings: Findings, i: int, level: int, one: Difference) -> Row:
     name, load, ends = names(findings.results)[i], loads(findings.results)[level], one.ratio_interval
     tip = f"{name}, {METRIC_NAMES[one.metric]}, {load}: {plain(one.ratio)} times as long "
     tip += f"({plain(ends.low)} to {plain(ends.high)}), {one.verdict}"
-    return Row(name, i, one.ratio, ends.low, ends.high, plain(one.ratio), tip, not one.verdict.startswith("no"))
+    return Row(name, i, one.ratio, ends.low, ends.high, plain(one.ratio), tip, one.told_apart)
 
 
 def throughput(findings: Findings) -> list[Figure]:

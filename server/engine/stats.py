@@ -131,6 +131,11 @@ class RequestStats:
         """The id of the call it belongs to, which its caller was told."""
         return self.id.rpartition("-")[0] or self.id
 
+    @property
+    def choice(self) -> int:
+        """Which of that call's answers it is."""
+        return int(self.id.rpartition("-")[2])
+
 
 @dataclass(frozen=True, slots=True)
 class GroupUse:

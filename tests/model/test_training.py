@@ -192,10 +192,11 @@ def test_the_command_trains_a_checkpoint_whose_card_has_the_curve(corpus: Path, 
     assert [row["step"] for row in card["curve"]] == [2, 4]
     assert card["seen_tokens"] == 4 * 2 * 16
     assert card["recipe"]["steps"] == 4 and card["recipe"]["rate"] == 0.002
-    again = CliRunner().invoke(
-        app, ["evaluate", str(tmp_path / "run" / "checkpoint"), "--text", str(corpus / "stories.valid.jsonl.gz"),
-              "--length", "16"],
-    )  # fmt: skip
+    evaluate = ["evaluate", str(tmp_path / "run" / "checkpoint"), "--text", str(corpus / "stories.valid.jsonl.gz")]
+    again = CliRunner().invoke(app, [*evaluate, "--length", "16"])
     assert again.exit_code == 0, again.output
     # The checkpoint is bf16, the figure in the card was taken from the float32 weights.
     assert json.loads(again.output)["bits_per_byte"] == pytest.approx(card["bits_per_byte"]["stories.valid"], rel=0.01)
+    for length in ("-1", "1000000"):
+        refused = CliRunner().invoke(app, [*evaluate, "--length", length])
+        assert isinstance(refused.exception, ValueError) and "length must be from 0 to" in str(refused.exception)
