@@ -209,9 +209,10 @@ class MoE(nn.Module):
             kept = drop_over_capacity(routing.experts, limit, loads.sequence, loads.prior[self.layer])
             routing = Routing(kept, routing.gates * (kept >= 0), routing.logits, routing.ranked)
         y = self.experts.mix(x, routing, self.value.weigh)
-        return (y if self.shared is None else y + self._shared(x)), routing
+        return (y if self.shared is None else y + self.share(x)), routing
 
-    def _shared(self, x: Tensor) -> Tensor:
+    def share(self, x: Tensor) -> Tensor:
+        """What the experts that every token has give."""
         assert self.shared is not None
         y: Tensor = self.shared(x)
         return y if self.shared_gate is None else y * torch.sigmoid(self.shared_gate(x))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model import config
 from model.attention import GroupedAttention, Surroundings
 from model.feedforward import FeedForward
-from model.kernels import native, panels
+from model.kernels import common, native, panels
 from model.kernels.attention import Scores
 from model.kernels.experts import ACTIVATIONS
 from model.kernels.native import address
@@ -78,7 +78,7 @@ class _Enter:
         rotary = position if isinstance(position, config.Rotary) else None
         self.heads, self.kv, self.dim = heads.query, heads.kv, heads.dim
         self.table = attention.table if rotary else None
-        self.kept = [_Norm(norm), *(_Norm(n) for n in _head_norms(attention))]
+        self.kept = [_Norm(norm), *(_Norm(n) for n in common.head_norms(attention))]
         self.qkv = panels.lay_out(attention.qkv.weight, attention.qkv.bias, int8=int8)
         self.struct = _AttentionStruct(
             self.kept[0].struct,
@@ -175,36 +175,23 @@ def fuse(model: Transformer, *, int8: bool = False) -> int:
 
 def fits(block: Block) -> bool:
     """Whether a block has the common shape and its weights can be laid out in panels."""
-    value = block.value
-    plain = value.placement == "pre" and not value.parallel and not value.shared_norm and not value.gated
-    if isinstance(block, FusedBlock) or not plain or value.residual_scale != 1 or len(block.branches) != 2:
+    if isinstance(block, FusedBlock) or not common.has_shape(block):
         return False
     attention, branch = block.branches
-    if not (isinstance(attention, GroupedAttention) and _fits_attention(attention)):
-        return False
-    if not all(isinstance(norm, Norm) and panels.supported(attention.qkv.weight) for norm in block.norms_before):
-        return False
-    return isinstance(branch, MoE) or (isinstance(branch, FeedForward) and _fits_feed_forward(branch))
+    assert isinstance(attention, GroupedAttention)
+    return _fits_attention(attention) and (isinstance(branch, MoE) or _fits_feed_forward(branch))
 
 
 def _fits_attention(attention: GroupedAttention) -> bool:
-    value, heads = attention.value, attention.heads
-    plain_heads = heads.clip is None and not heads.shared_value and heads.value_norm is None and heads.dim % 16 == 0
-    norm = heads.qk_norm
-    plain_norm = norm is None or (norm.over == "head" and not norm.after_rotation)
-    plain_output = value.gate is None and value.temperature is None and not isinstance(value.position, config.Buckets)
-    out = isinstance(attention.out, nn.Linear) and panels.supported(attention.out.weight)
-    return plain_heads and plain_norm and plain_output and out and attention.out.out_features % 16 == 0
+    projections = attention.qkv, attention.out
+    laid_out = all(isinstance(layer, nn.Linear) and panels.supported(layer.weight) for layer in projections)
+    return laid_out and attention.heads.dim % 16 == 0 and attention.out.out_features % 16 == 0
 
 
-def _fits_feed_forward(branch: FeedForward) -> bool:
+def _fits_feed_forward(branch: nn.Module) -> bool:
+    assert isinstance(branch, FeedForward)
     known = branch.value.activation in ACTIVATIONS
     return known and all(panels.supported(layer.weight) for layer in (branch.up, branch.down))
-
-
-def _head_norms(attention: GroupedAttention) -> list[Norm]:
-    norms = (attention.query_norm, attention.key_norm)
-    return [norm for norm in norms if isinstance(norm, Norm)]
 
 
 def _library() -> ctypes.CDLL:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.config import Span
-from model.kernels import flex, inplace
+from model.kernels import card, flex, inplace
 from model.kernels.attention import Scores, Sight, attend, make_sight
 
 
@@ -149,6 +149,12 @@ class Entries:
 
     def store(self, keys: Tensor, values: Tensor | None) -> None:
         """Write them into pools (pages, P, K, …)."""
+        if card.usable(self.key):
+            from model.kernels.card import attention as tiles
+
+            if tiles.lies_dense(self):
+                tiles.store(self, keys, values)
+                return
         keys.flatten(0, 1).index_copy_(0, self.slots, self.key)
         if values is not None:
             assert self.value is not None
@@ -171,6 +177,12 @@ def decode(
         return inplace.attend(pages.call, query, keys, values, value_dim, scores, fresh)
     if fresh is not None:
         fresh.store(keys, values)
+    if card.usable(query):
+        from model.kernels.card import attention as tiles
+
+        if tiles.fits(query, keys, values, value_dim, scores):
+            assert values is not None
+            return tiles.decode(query, keys, values, pages, scores)
     if query.is_cuda and flex.fits(query, keys, value_dim, scores):
         return flex.decode(query, keys, values, value_dim, pages, scores)
     if len(query) < len(pages.table):

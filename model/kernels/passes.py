@@ -5,7 +5,7 @@ Each is a room of its own in this folder, held to the plain model by tests, and 
 
 from __future__ import annotations
 
-from model.kernels import fused, grouped, packed
+from model.kernels import card, fused, grouped, packed
 from model.transformer import Transformer
 
 
@@ -17,5 +17,9 @@ def apply(model: Transformer, *, int8: bool = False) -> Transformer:
     """
     fused.fuse(model, int8=int8)
     packed.pack(model, int8=int8)
+    if card.usable(model.embedding.weight):
+        from model.kernels.card import blocks
+
+        blocks.build(model)
     grouped.group(model)
     return model.train(model.training)

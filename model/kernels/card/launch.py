@@ -1,0 +1,47 @@
+"""What every Triton kernel of this folder has in common: how it starts beside the one before, and how it is launched.
+
+A step of few tokens is a chain of short kernels, and a card spends as long between them as in them. On cards that can
+(Hopper and later) a kernel is let in while the one before still runs, asks for its first weights, and then waits.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+OVERLAPPING = 9  # compute capability from which kernels overlap
+LEAST = 16  # rows and columns of the smallest tile that tensor cores multiply
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on the processor, for tests
+
+
+@triton.jit
+def enter(EARLY: tl.constexpr):
+    """Let the next kernel in, then wait until what the one before wrote can be read."""
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+
+
+@functools.cache
+def overlaps(index: int) -> bool:
+    """Whether kernels overlap on a card."""
+    return not INTERPRETED and torch.cuda.get_device_capability(index)[0] >= OVERLAPPING
+
+
+def early(x: Tensor) -> dict[str, Any]:
+    """The launch arguments of a kernel that reads x: EARLY and what the driver is told of it."""
+    if not x.is_cuda or not overlaps(x.device.index):
+        return {"EARLY": False}
+    return {"EARLY": True, "launch_pdl": True}
+
+
+def tile(count: int) -> int:
+    """The side of a tile that holds `count` rows: a power of two that tensor cores take."""
+    return max(LEAST, triton.next_power_of_2(count))

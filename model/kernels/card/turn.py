@@ -1,0 +1,97 @@
+"""Norms of single heads and rotation of queries and keys, in one kernel.
+
+Shape letters: T tokens, H query heads, K key heads, D head dim, R turned pairs of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.kernels.card.launch import early, enter
+from model.kernels.card.linear import Gain
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What happens to the heads of one layer: query and key heads, their norms, and whether pairs are neighbours
+    instead of halves of a head apart."""
+
+    heads: int
+    kv_heads: int
+    dim: int
+    query_norm: Gain | None
+    key_norm: Gain | None
+    neighbours: bool
+
+
+@triton.jit
+def _turn(
+    x, cos, sin, query_gain, key_gain, query, key, stride, eps, offset,
+    H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, R: tl.constexpr, PAIRS: tl.constexpr, REST: tl.constexpr,
+    NEIGHBOURS: tl.constexpr, NORMED: tl.constexpr, GAINED: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    enter(EARLY)
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    pair, rest = tl.arange(0, PAIRS), 2 * R + tl.arange(0, REST)
+    turned, kept = pair < R, rest < D
+    first = pair * 2 if NEIGHBOURS else pair
+    second = first + 1 if NEIGHBOURS else first + R
+    start = x + row * stride + head * D
+    a = tl.load(start + first, turned, 0.0).to(tl.float32)
+    b = tl.load(start + second, turned, 0.0).to(tl.float32)
+    c = tl.load(start + rest, kept, 0.0).to(tl.float32)
+    if NORMED:
+        squares = tl.sum(a * a + b * b, 0) + tl.sum(c * c, 0)
+        scale = tl.rsqrt(squares / D + eps)
+        a, b, c = a * scale, b * scale, c * scale
+        if GAINED:
+            a *= gain_of(query_gain, key_gain, first, turned, head < H) + offset
+            b *= gain_of(query_gain, key_gain, second, turned, head < H) + offset
+            c *= gain_of(query_gain, key_gain, rest, kept, head < H) + offset
+    if R > 0:
+        across = tl.load(cos + row * R + pair, turned, 0.0).to(tl.float32)
+        up = tl.load(sin + row * R + pair, turned, 0.0).to(tl.float32)
+        a, b = a * across - b * up, b * across + a * up
+    put(query + (row * H + head) * D, a, b, c, first, second, rest, turned & (head < H), kept & (head < H))
+    put(key + (row * K + head - H) * D, a, b, c, first, second, rest, turned & (head >= H), kept & (head >= H))
+
+
+@triton.jit
+def gain_of(query_gain, key_gain, at, known, of_query):
+    """The weights of a head's norm, which has those of queries or those of keys."""
+    query = tl.load(query_gain + at, known & of_query, 0.0)
+    return query.to(tl.float32) + tl.load(key_gain + at, known & (of_query == 0), 0.0).to(tl.float32)
+
+
+@triton.jit
+def put(out, a, b, c, first, second, rest, turned, kept):
+    """Store the pairs and the rest of one head."""
+    tl.store(out + first, a.to(out.dtype.element_ty), turned)
+    tl.store(out + second, b.to(out.dtype.element_ty), turned)
+    tl.store(out + rest, c.to(out.dtype.element_ty), kept)
+
+
+def turn(x: Tensor, how: Turn, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    """x (T, (H + 2 K) D): queries, keys and values of tokens → queries (T, H, D), keys and values (T, K, D)."""
+    heads, kv_heads, dim = how.heads, how.kv_heads, how.dim
+    places = x.unflatten(-1, (-1, dim))
+    value = places[:, heads + kv_heads :]
+    norm = how.query_norm
+    if angles is None and norm is None:
+        return places[:, :heads], places[:, heads : heads + kv_heads], value
+    query, key = (x.new_empty(len(x), count, dim) for count in (heads, kv_heads))
+    pairs = 0 if angles is None else angles[0].shape[-1]
+    gains = (None, None) if norm is None or how.key_norm is None else (norm.weight, how.key_norm.weight)
+    _turn[len(x), heads + kv_heads](
+        x, *(angles or (None, None)), *gains, query, key, x.stride(0),
+        0.0 if norm is None else norm.eps, 0.0 if norm is None else norm.offset,
+        H=heads, K=kv_heads, D=dim, R=pairs, PAIRS=triton.next_power_of_2(max(pairs, 1)),
+        REST=triton.next_power_of_2(max(dim - 2 * pairs, 1)), NEIGHBOURS=how.neighbours,
+        NORMED=norm is not None, GAINED=gains[0] is not None, num_warps=1, **early(x),
+    )  # fmt: skip
+    return query, key, value

@@ -1,0 +1,28 @@
+"""Kernels for cards. Without a card Triton interprets them on the processor, where it can only float32."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import torch
+
+ON_CARD = torch.cuda.is_available()
+if not ON_CARD:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
+DEVICE = torch.device("cuda" if ON_CARD else "cpu")
+TYPES = [torch.float32, torch.bfloat16] if ON_CARD else [torch.float32]
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("needs Triton", allow_module_level=True)
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> torch.Tensor:
+    return (torch.randn(shape) * scale).to(DEVICE, dtype)
+
+
+def near(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether they are as close as rounding allows, against the largest number."""
+    tolerance = TOLERANCES[found.dtype] * float(expected.abs().max().clamp(min=1.0))
+    return bool((found.float() - expected.float()).abs().max() <= tolerance)

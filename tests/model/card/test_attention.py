@@ -1,0 +1,93 @@
+"""Attention over pages by kernels of our own against the plain path, however a row's pages are split."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.config import Chunk, Full, Span, Window
+from model.kernels import paged
+from model.kernels.attention import Scores, Selection
+from model.kernels.paged import Entries, Pages, Scratch
+from tests.model.card import DEVICE, TYPES, draw, near
+from tests.model.test_flex import LENGTHS, SCORES, pages, pools
+
+from model.kernels.card import attention  # isort: skip
+
+HEADS, DIM, VALUE_DIM = 6, 32, 16
+
+
+def there(seen: Pages) -> Pages:
+    return replace(seen, **{k: getattr(seen, k).to(DEVICE) for k in ("table", "starts", "first", "last")})
+
+
+def moved(scores: Scores) -> Scores:
+    tensors = {k: getattr(scores, k) for k in ("slopes", "sinks")}
+    return replace(scores, **{k: None if t is None else t.to(DEVICE) for k, t in tensors.items()})
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("programs", [1, 20, 264], ids=lambda n: f"{n} programs")
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES.keys())
+@pytest.mark.parametrize("kv_heads", [6, 2, 1])
+@pytest.mark.parametrize("span", [Full(), Window(20), Chunk(24)], ids=lambda s: type(s).__name__)
+def test_it_is_the_plain_path(
+    span: Span, kv_heads: int, scores: Scores, programs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(kv_heads)
+    monkeypatch.setattr(attention, "PROGRAMS", programs)
+    seen, query, (keys, values) = pages(span, padding=2), torch.randn(len(LENGTHS), HEADS, DIM), pools(kv_heads, DIM, VALUE_DIM)
+    expected = paged.plain(query, keys, values, VALUE_DIM, seen.part(len(query)), scores, Scratch())
+    query, keys, values = (x.to(DEVICE, dtype) for x in (query, keys, values))
+    assert attention.fits(query, keys, values, VALUE_DIM, scores)
+    assert near(attention.decode(query, keys, values, there(seen), moved(scores)), expected.to(DEVICE))
+
+
+def test_what_nobody_wrote_is_not_read() -> None:
+    seen, query, (keys, values) = pages(Full()), torch.randn(len(LENGTHS), HEADS, DIM), pools(2, DIM, VALUE_DIM)
+    expected = paged.plain(query, keys, values, VALUE_DIM, seen, SCORES["plain"], Scratch())
+    for row, last in enumerate(seen.last.tolist()):
+        page, slot = seen.table[row, last // seen.size], last % seen.size + 1
+        keys[page, slot:], values[page, slot:] = torch.nan, torch.nan
+    found = attention.decode(*(x.to(DEVICE) for x in (query, keys, values)), there(seen), SCORES["plain"])
+    assert near(found, expected.to(DEVICE))
+
+
+def test_a_row_that_sees_nothing_spoils_nobody() -> None:
+    seen = pages(Full(), padding=1)
+    keys, values = (x.to(DEVICE) for x in pools(2, DIM, VALUE_DIM))
+    query = draw(len(LENGTHS) + 1, HEADS, DIM)
+    found = attention.decode(query, keys, values, there(seen), SCORES["plain"])
+    alone = attention.decode(query[:-1], keys, values, there(seen.part(len(LENGTHS))), SCORES["plain"])
+    assert near(found[:-1], alone)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 80])
+def test_entries_are_stored_where_they_belong(kv_heads: int) -> None:
+    keys, values = (x.to(DEVICE) for x in pools(kv_heads, DIM, VALUE_DIM))
+    projected = draw(5, (kv_heads + 2) * DIM).view(5, kv_heads + 2, DIM)
+    slots = torch.tensor([16, 40, 41, 300, 17], device=DEVICE)
+    fresh = Entries(projected[:, 1:-1], draw(5, kv_heads, VALUE_DIM), slots)
+    expected = keys.clone(), values.clone()
+    for pool, new in zip(expected, (fresh.key, fresh.value), strict=True):
+        assert new is not None
+        pool.flatten(0, 1)[slots] = new
+    assert attention.lies_dense(fresh)
+    attention.store(fresh, keys, values)
+    assert torch.equal(keys, expected[0]) and torch.equal(values, expected[1])
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [Scores(1.0, bias=lambda x: x), Scores(1.0, selection=Selection(torch.empty(0), torch.empty(0), 1))],
+    ids=["bias", "selection"],
+)
+def test_what_it_leaves_to_others(scores: Scores) -> None:
+    query, (keys, values) = torch.randn(2, HEADS, DIM), pools(2, DIM, VALUE_DIM)
+    assert not attention.fits(query, keys, values, VALUE_DIM, scores)
+    assert not attention.fits(query, keys, None, VALUE_DIM, SCORES["plain"])
+    assert not attention.fits(torch.randn(2, HEADS, 20), keys, values, VALUE_DIM, SCORES["plain"])
+    assert not attention.fits(torch.randn(HEADS, 2, DIM).transpose(0, 1), keys, values, VALUE_DIM, SCORES["plain"])
+    assert not attention.lies_dense(Entries(torch.randn(3, DIM, 2).transpose(1, 2), None, torch.arange(3)))
