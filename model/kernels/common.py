@@ -1,5 +1,5 @@
-"""The shape that most blocks have, and that faster forms of whole blocks are built for: pre-norm, grouped-query attention
-and then a feed-forward or a mixture."""
+"""The shape that most blocks have, and that faster forms of whole blocks are built for: pre-norm, grouped-query
+attention and then a feed-forward or a mixture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.stack import Block
 
 
 def has_shape(block: Block) -> bool:
-    """Whether a block is attention and then a feed-forward or a mixture, in series, each behind a norm, without anything
+    """Whether a block is attention and then a feed-forward or a mixture, in series, each behind a norm, and has nothing
     that few architectures have."""
     value = block.value
     plain = value.placement == "pre" and not value.parallel and not value.shared_norm and not value.gated

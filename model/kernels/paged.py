@@ -23,7 +23,8 @@ class Pages:
     """Which cached positions each row sees.
 
     table (R, n) page ids, padded with page 0; starts (R,) position of each table's first entry, a multiple of P; first
-    and last (R,) the visible positions, `last` being the query's own.
+    and last (R,) the visible positions, `last` being the query's own; new (R,) the first position of the same sequence
+    that the step itself adds, those up to the query's own being the rows before it. None where rows add nothing.
     """
 
     span: Span
@@ -32,6 +33,7 @@ class Pages:
     starts: Tensor
     first: Tensor
     last: Tensor
+    new: Tensor | None = None
 
     @cached_property
     def _positions(self) -> tuple[Tensor, Tensor]:
@@ -56,8 +58,8 @@ class Pages:
 
     def part(self, rows: int) -> Pages:
         """The first rows alone: without those that only fill a step up to a size that kernels were built for."""
-        of = self.table, self.starts, self.first, self.last
-        return Pages(self.span, self.size, *(x[:rows] for x in of))
+        of = self.table, self.starts, self.first, self.last, self.new
+        return Pages(self.span, self.size, *(x if x is None else x[:rows] for x in of))  # type: ignore[arg-type]
 
     @cached_property
     def _blocks(self) -> dict[int, flex.Blocks]:
@@ -175,14 +177,17 @@ def decode(
     → (R, H, V). fresh: what the same rows add to the pools before."""
     if inplace.fits(query, value_dim, scores, stretches=False):
         return inplace.attend(pages.call, query, keys, values, value_dim, scores, fresh)
-    if fresh is not None:
-        fresh.store(keys, values)
     if card.usable(query):
         from model.kernels.card import attention as tiles
 
         if tiles.fits(query, keys, values, value_dim, scores):
             assert values is not None
-            return tiles.decode(query, keys, values, pages, scores)
+            if fresh is not None and (pages.new is None or not tiles.lies_dense(fresh)):
+                fresh.store(keys, values)
+                fresh = None
+            return tiles.decode(query, keys, values, pages, scores, fresh)
+    if fresh is not None:
+        fresh.store(keys, values)
     if query.is_cuda and flex.fits(query, keys, value_dim, scores):
         return flex.decode(query, keys, values, value_dim, pages, scores)
     if len(query) < len(pages.table):

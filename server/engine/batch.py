@@ -142,7 +142,7 @@ def _decode(
         row, positions, visible = row[tokens], positions[tokens], visible[tokens]
         width = (positions // page_size - lowest[row]).max() + 1  # rows with many tokens may have had more
         table = np.ascontiguousarray(table[row, :width])
-    places = (table, lowest[row] * page_size, visible, positions)
+    places = (table, lowest[row] * page_size, visible, positions, layout.first(layout.positions)[row])
     return Decode(torch.from_numpy(tokens), Pages(span, page_size, *map(torch.from_numpy, places)))
 
 
@@ -181,6 +181,12 @@ def draw_of(picks: Sequence[Pick]) -> Draw:
         [s.min_p for s in all_sampling],
         [uniform(s.seed, p.number) if s.temperature > 0 else 0.0 for s, p in zip(all_sampling, picks, strict=True)],
     )
+
+
+def only_likeliest(picks: Sequence[Pick]) -> bool:
+    """Whether every pick takes its likeliest token, whatever the step's other facts are."""
+    free = (pick.known is None and pick.request.constraint is None for pick in picks)
+    return all(p.request.sampling.temperature <= 0 for p in picks) and all(free) and not edits_of(picks)
 
 
 def edits_of(picks: Sequence[Pick]) -> Edits:

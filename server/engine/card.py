@@ -17,10 +17,11 @@ from model.cache import CacheEntry, cache_entries
 from model.config import Attention, Buckets
 from model.kernels import flex
 from model.kernels.paged import Pages
-from model.transformer import StepInput, StepOutput, Transformer
+from model.transformer import StepInput, Transformer
 from server.engine.graphs import Capture, CudaCapture, Graphs, Shape, Tokens, empty_tokens, padded_pages, size_of, sizes
 from server.engine.memory import Fresh, StepMemory
 from server.engine.paged import Decode, GroupView, PagedView
+from server.engine.results import Computed
 from server.engine.runner import ModelRunner, Room
 from server.engine.staging import is_fatal, place
 from server.engine.step import DeviceLost, Step, StepResult
@@ -42,7 +43,7 @@ class CardRunner(ModelRunner):
         self._shapes = tuple(Shape.of(g.span, longest, room.page_size, spare=g.num_blocks) for g in self.groups)
         self._sizes = sizes(room.rows)
         self._graphs = Graphs(
-            self._compute,
+            self._captured,
             lambda size: empty_tokens(size, self._shapes, self._spans, room.page_size),
             self._shapes,
             self.device,
@@ -71,21 +72,22 @@ class CardRunner(ModelRunner):
                 raise DeviceLost(f"{type(fault).__name__}: {fault}") from fault
             raise
 
-    def _forward(self, inputs: StepInput) -> StepOutput:
+    def _compute(self, inputs: StepInput) -> tuple[Computed, Any]:
         view = inputs.cache
         assert isinstance(view, PagedView)
         alone = inputs.loads is None and inputs.memory is None
+        done = None
         if alone and not any(group.stretches for group in view.groups):
-            out = self._graphs.run(Tokens(inputs.tokens, inputs.positions, view.groups))
-            if out is not None:
-                select = inputs.select
-                return out if select is None else StepOutput(out.logits[place(select, self.device)], out.routings)
-        return super()._forward(self._placed(inputs, view.groups))
+            done = self._graphs.run(Tokens(inputs.tokens, inputs.positions, view.groups))
+        if done is None:
+            done = Computed.of(self.model(self._placed(inputs, view.groups)), self.vocab, best=True)
+        elif inputs.select is not None:
+            done = done.of_rows(place(inputs.select, self.device))
+        return done, self._mark()
 
-    def _compute(self, tokens: Tokens) -> StepOutput:
+    def _captured(self, tokens: Tokens) -> Computed:
         view = PagedView(self.cache, tokens.groups, self.group_of)
-        out: StepOutput = self.model(StepInput(tokens.tokens, tokens.positions, view))
-        return out
+        return Computed.of(self.model(StepInput(tokens.tokens, tokens.positions, view)), self.vocab, best=True)
 
     def _placed(self, inputs: StepInput, groups: tuple[GroupView, ...]) -> StepInput:
         """Everything of a step on the card, and as many rows that read pages as there are kernels for."""

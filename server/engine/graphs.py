@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import Full, Span
 from model.kernels.paged import Pages
-from model.moe import Routing
-from model.transformer import StepOutput
 from server.engine.paged import Decode, GroupView
+from server.engine.results import Computed
 from server.engine.staging import Board, is_fatal, leaves, rebuilt
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ def padded_pages(pages: Pages, rows: int, shape: Shape) -> Pages:
     table = F.pad(pages.table, (0, narrow, 0, more))
     table[len(pages.table) :, 0] = shape.spare
     starts, first, last = (F.pad(x, (0, more)) for x in (pages.starts, pages.first, pages.last))
-    return replace(pages, table=table, starts=starts, first=first, last=last)
+    new = None if pages.new is None else F.pad(pages.new, (0, more))
+    return replace(pages, table=table, starts=starts, first=first, last=last, new=new)
 
 
 def padded_view(view: GroupView, tokens: int, shape: Shape) -> GroupView:
@@ -95,10 +96,8 @@ class Tokens:
 def empty_tokens(size: int, shapes: tuple[Shape, ...], spans: tuple[Span, ...], page_size: int) -> Tokens:
     """A step that only fills up: what a size is captured with."""
     zeros = torch.zeros(0, dtype=torch.long)
-    views = tuple(
-        GroupView(page_size, zeros, Decode(zeros, Pages(span, page_size, zeros.view(0, 1), zeros, zeros, zeros)))
-        for span in spans
-    )
+    none = zeros.view(0, 1), zeros, zeros, zeros, zeros
+    views = tuple(GroupView(page_size, zeros, Decode(zeros, Pages(span, page_size, *none))) for span in spans)
     return Tokens(zeros, zeros, views).padded(size, shapes)
 
 
@@ -108,15 +107,42 @@ class Graph(Protocol):
     def replay(self) -> None: ...
 
 
-Capture = Callable[[Callable[[], StepOutput]], tuple[Graph, StepOutput]]
+Capture = Callable[[Callable[[], Computed]], tuple[Graph, Computed]]
 """Runs a computation and captures it: the graph, and the output that every replay overwrites."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Captured:
-    board: Board[Tokens]
-    graph: Graph
-    output: StepOutput
+    """One size: where its inputs are written, what replays it, and what it leaves."""
+
+    def __init__(self, board: Board[Tokens], graph: Graph, output: Computed) -> None:
+        self._board, self._graph, self._output = board, graph, output
+        self._columns = _columns(board.host)
+        self._blanks = [column.copy() for column in self._columns]
+
+    def run(self, tokens: Tokens) -> Computed:
+        """Of a step of no more tokens than were captured. Columns of page tables behind those of the step keep what
+        earlier steps left there: rows look at as many as their positions need."""
+        count = len(tokens.tokens)
+        for there, blank, given in zip(self._columns, self._blanks, _columns(tokens), strict=True):
+            there[count:] = blank[count:]
+            if given.ndim == 1:
+                there[:count] = given
+            else:
+                there[:count, : given.shape[1]] = given
+        self._board.send()
+        self._graph.replay()
+        return self._output.first(count)
+
+
+def _columns(tokens: Tokens) -> list[np.ndarray]:
+    """What differs from step to step: numbers (T,) and page tables (T, n)."""
+    found = [tokens.tokens, tokens.positions]
+    for view in tokens.groups:
+        assert view.decode is not None
+        pages = view.decode.pages
+        assert pages.new is not None
+        found += (view.slots, pages.table, pages.starts, pages.first, pages.last, pages.new)
+    return [tensor.numpy() for tensor in found]
 
 
 class Graphs:
@@ -124,7 +150,7 @@ class Graphs:
 
     def __init__(
         self,
-        forward: Callable[[Tokens], StepOutput],
+        forward: Callable[[Tokens], Computed],
         empty: Callable[[int], Tokens],
         shapes: tuple[Shape, ...],
         device: torch.device,
@@ -152,16 +178,13 @@ class Graphs:
                 return
             yield done
 
-    def run(self, tokens: Tokens) -> StepOutput | None:
+    def run(self, tokens: Tokens) -> Computed | None:
         """The output of a step that lies on the host, good until the next one; None where no captured size fits."""
         count = len(tokens.tokens)
         size = next((size for size in self.sizes if size >= count), None)
         if size is None or not tokens.fit(self._shapes):
             return None
-        captured = self._captured[size]
-        captured.board.fill(tokens.padded(size, self._shapes))
-        captured.graph.replay()
-        return cut(captured.output, count)
+        return self._captured[size].run(tokens)
 
     @torch.inference_mode()
     def _one(self, size: int, capture: Capture) -> _Captured:
@@ -170,15 +193,6 @@ class Graphs:
         inputs = board.fill(empty)
         # What page tables derive from themselves they keep: made anew, so that it is computed within the graph.
         return _Captured(board, *capture(lambda: self._forward(rebuilt(inputs, leaves(inputs)))))
-
-
-def cut(output: StepOutput, count: int) -> StepOutput:
-    """The first tokens of an output."""
-    routings = tuple(
-        Routing(*(getattr(routing, name)[:count] for name in routing.__dataclass_fields__))
-        for routing in output.routings
-    )
-    return StepOutput(output.logits[:count], routings)
 
 
 class CudaCapture:
@@ -190,7 +204,7 @@ class CudaCapture:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, compute: Callable[[], StepOutput]) -> tuple[Graph, StepOutput]:
+    def __call__(self, compute: Callable[[], Computed]) -> tuple[Graph, Computed]:
         with torch.cuda.device(self._device):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())

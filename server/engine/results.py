@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import sampling
+from model.kernels import rows
 from model.moe import Routing
+from model.transformer import StepOutput
 from server.engine.request import Routes
 from server.engine.step import TokenLogprobs
 
@@ -41,8 +43,8 @@ class Drawn:
         found: list[TokenLogprobs | None] = [None] * len(counts)
         asked = iter([(i, count) for i, count in enumerate(counts) if count is not None])
         for some in self.scored:
-            rows = zip(some.own.tolist(), some.above.tolist(), some.ids.tolist(), some.values.tolist(), strict=True)
-            for own, likelier, best, logs in rows:
+            told = zip(some.own.tolist(), some.above.tolist(), some.ids.tolist(), some.values.tolist(), strict=True)
+            for own, likelier, best, logs in told:
                 i, count = next(asked)
                 found[i] = TokenLogprobs(own, tuple(zip(best[:count], logs[:count], strict=True)), likelier + 1)
         return tuple(self.tokens.tolist()), tuple(found)
@@ -56,8 +58,8 @@ def scored(logits: Tensor, tokens: Tensor, counts: Sequence[int | None]) -> tupl
 
 
 def _scored(logits: Tensor, tokens: Tensor, asked: list[tuple[int, int]]) -> Scored:
-    rows = sampling.beside(logits, torch.tensor([i for i, _ in asked]))
-    return Scored(*sampling.log_probabilities(logits[rows], tokens[rows], max(count for _, count in asked)))
+    index = sampling.beside(logits, torch.tensor([i for i, _ in asked]))
+    return Scored(*sampling.log_probabilities(logits[index], tokens[index], max(count for _, count in asked)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +88,42 @@ class Routed:
         margins = torch.stack([(r.ranked[:, -2] - r.ranked[:, -1]).float() for r in routings], dim=1)
         return cls(experts, gates, margins)
 
+    def first(self, count: int) -> Routed:
+        """Those of the first tokens."""
+        return Routed(self.experts[:count], self.gates[:count], self.margins[:count])
+
     def told(self) -> Routes:
         return Routes(self.experts.numpy(), self.gates.numpy(), self.margins.numpy())
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What every step wants of a forward pass: logits (R, vocab) of the tokens that have some, finite (R,) whether they
+    are numbers, best (R,) the likeliest tokens where they were looked for, and every token's routes."""
+
+    logits: Tensor
+    finite: Tensor
+    best: Tensor | None
+    routed: Routed | None
+
+    @classmethod
+    def of(cls, out: StepOutput, vocab: int, best: bool = False) -> Computed:
+        """vocab: how many of the logits have a token."""
+        logits = out.logits[:, :vocab]
+        likeliest = rows.argmax(logits) if best else None
+        return cls(logits, torch.isfinite(logits.sum(-1)), likeliest, Routed.of(out.routings))
+
+    def first(self, count: int) -> Computed:
+        """That of the first tokens, all of which have logits."""
+        best, routed = self.best, self.routed
+        return Computed(
+            self.logits[:count],
+            self.finite[:count],
+            None if best is None else best[:count],
+            None if routed is None else routed.first(count),
+        )
+
+    def of_rows(self, index: Tensor) -> Computed:
+        """With the logits of some tokens only."""
+        best = None if self.best is None else self.best[index]
+        return Computed(self.logits[index], self.finite[index], best, self.routed)

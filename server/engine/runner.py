@@ -17,7 +17,7 @@ from model.transformer import StepInput, StepOutput, Transformer
 from server.engine import batch
 from server.engine.memory import memory_entries, step_memory
 from server.engine.paged import PagedCache, PagedView
-from server.engine.results import Drawn, Routed, scored
+from server.engine.results import Computed, Drawn, scored
 from server.engine.staging import fetch
 from server.engine.step import CacheGroup, Failure, MixtureShape, Pick, Step, StepResult
 
@@ -80,17 +80,13 @@ class ModelRunner:
         with torch.inference_mode():
             inputs = self._inputs(step)
             began = self._mark()
-            out = self._forward(inputs)
-            ended = self._mark()
-            logits = out.logits[:, : self.vocab]
-            finite = torch.isfinite(logits.sum(-1))
-            good = not logits.is_cuda and bool(finite.all())  # of a card this is asked below
-            whole = logits if good else logits.nan_to_num()
+            done, ended = self._compute(inputs)
+            good = self.device.type == "cpu" and bool(done.finite.all())  # of a card this is asked below
             picks = [pick for row in step.rows for pick in row.picks]
             asked = [_asked(pick) for pick in picks]
-            drawn = self._sample(step, whole, picks, asked)
+            drawn = self._sample(step, done, picks, asked, good)
             # Up to here nothing has waited for a card.
-            results = finite, drawn, Routed.of(out.routings)
+            results = done.finite, drawn, done.routed
             finite, drawn, routed = results if self.device.type == "cpu" else fetch(results)
             failed = {} if good or bool(finite.all()) else _failures(step, (~finite).nonzero().flatten().tolist())
             for index, failure in failed.items():
@@ -99,9 +95,11 @@ class ModelRunner:
             routes = None if routed is None else routed.told()
             return StepResult(tokens, logprobs, routes, failed, self._seconds(began, ended))
 
-    def _forward(self, inputs: StepInput) -> StepOutput:
+    def _compute(self, inputs: StepInput) -> tuple[Computed, Any]:
+        """What comes of a step, and the moment at which the forward pass was over."""
         out: StepOutput = self.model(inputs)
-        return out
+        ended = self._mark()
+        return Computed.of(out, self.vocab), ended
 
     def _mark(self) -> Any:
         """A moment in the work of the device."""
@@ -138,23 +136,21 @@ class ModelRunner:
         positions = torch.from_numpy(layout.positions)
         return StepInput(batch.tokens_of(step), positions, view, batch.select(layout), loads, sources)
 
-    def _sample(self, step: Step, logits: Tensor, picks: list[Pick], asked: list[int | None]) -> Drawn:
-        """What follows each pick. logits: of every token that `batch.select` names."""
+    def _sample(self, step: Step, done: Computed, picks: list[Pick], asked: list[int | None], good: bool) -> Drawn:
+        """What follows each pick. done: with logits of every token that `batch.select` names; good: whether all of them
+        are known to be numbers."""
         if not picks:
             return Drawn()
-        if len(picks) < len(logits):
+        likeliest = done.best is not None and batch.only_likeliest(picks) and not any(n is not None for n in asked)
+        found = done.best if likeliest else done.logits if good else done.logits.nan_to_num()
+        assert found is not None
+        if len(picks) < len(found):
             wanted = [i for i, (row, at) in enumerate(batch.selected(step)) if at in step.rows[row].wanted]
-            logits = logits[sampling.beside(logits, torch.tensor(wanted))]
-        known = [pick.known for pick in picks]
-        drawn = [i for i, token in enumerate(known) if token is None]
-        if len(drawn) == len(picks):
-            tokens = _draw(logits, picks)
-        else:
-            tokens = sampling.beside(logits, torch.tensor([0 if token is None else token for token in known]))
-            if drawn:
-                at = sampling.beside(logits, torch.tensor(drawn))
-                tokens[at] = _draw(logits[at], [picks[i] for i in drawn])
-        return Drawn(tokens, scored(logits, tokens, asked))
+            found = found[sampling.beside(found, torch.tensor(wanted))]
+        if likeliest:
+            return Drawn(found)
+        tokens = _tokens(found, picks)
+        return Drawn(tokens, scored(found, tokens, asked))
 
     def _scrub(self, step: Step, index: int, position: int) -> None:
         """Zero what a failed row wrote in this step from `position` on, or all of it where nothing before was looked
@@ -176,6 +172,19 @@ def _failures(step: Step, bad: list[int]) -> dict[int, Failure]:
     for row, position in (places[index] for index in bad):
         failed.setdefault(row, Failure("the model's output is not a number", position))
     return failed
+
+
+def _tokens(logits: Tensor, picks: list[Pick]) -> Tensor:
+    """The known token of each pick, or one drawn from its row of logits."""
+    known = [pick.known for pick in picks]
+    drawn = [i for i, token in enumerate(known) if token is None]
+    if len(drawn) == len(picks):
+        return _draw(logits, picks)
+    tokens = sampling.beside(logits, torch.tensor([0 if token is None else token for token in known]))
+    if drawn:
+        at = sampling.beside(logits, torch.tensor(drawn))
+        tokens[at] = _draw(logits[at], [picks[i] for i in drawn])
+    return tokens
 
 
 def _draw(logits: Tensor, picks: list[Pick]) -> Tensor:

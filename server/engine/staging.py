@@ -18,7 +18,7 @@ ALIGNED = 16  # bytes; vector loads want it, and no type needs more
 
 class Board(Generic[Tree]):
     """Memory for a tree of one shape: its tensors lie behind each other on the host, pinned where the device is a card,
-    and in the same order on the device. `tree` is the one on the device; its tensors never move."""
+    and in the same order on the device. `host` and `tree` are the two; their tensors never move."""
 
     def __init__(self, example: Tree, device: torch.device) -> None:
         """example: shapes and types of the host's tensors; those that lie on the device already are left where they
@@ -31,13 +31,17 @@ class Board(Generic[Tree]):
             size += -(-tensor.nbytes // ALIGNED) * ALIGNED
         self._host = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
         self._there = torch.empty(size, dtype=torch.uint8, device=device)
-        self._views = self._cut(self._host, example)
-        self.tree = self._on_device(example)
+        self.host, self.tree = self._over(self._host, example), self._over(self._there, example)
+        self._views = list(self._down(self.host))
 
     def fill(self, tree: Tree) -> Tree:
         """Copy a tree of the same shape to the device, without waiting for it; returns `tree`."""
         for view, tensor in zip(self._views, self._down(tree), strict=True):
             view.copy_(tensor)
+        return self.send()
+
+    def send(self) -> Tree:
+        """Copy what the host's tree holds now to the device, without waiting for it; returns `tree`."""
         self._there.copy_(self._host, non_blocking=True)
         return self.tree
 
@@ -51,8 +55,9 @@ class Board(Generic[Tree]):
         pairs = zip(self._slices, self._down(example), strict=True)
         return [memory[begin:end].view(tensor.dtype).view(tensor.shape) for (begin, end), tensor in pairs]
 
-    def _on_device(self, example: Tree) -> Tree:
-        views = iter(self._cut(self._there, example))
+    def _over(self, memory: Tensor, example: Tree) -> Tree:
+        """The tree laid over one of both memories."""
+        views = iter(self._cut(memory, example))
         tree: Tree = rebuilt(example, (t if self._is_there(t) else next(views) for t in leaves(example)))
         return tree
 

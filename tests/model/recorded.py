@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from model.kernels import flex
-from model.transformer import StepOutput, Transformer
+from model.transformer import Transformer
 from server.engine.card import CardRunner
 from server.engine.graphs import Graph
+from server.engine.results import Computed
 from server.engine.runner import Room
 from server.engine.staging import leaves, rebuilt
 
@@ -17,9 +18,9 @@ from server.engine.staging import leaves, rebuilt
 class Recording:
     """`replays` counts. A graph's inputs and output are where they were when it was captured."""
 
-    def __init__(self, compute: Callable[[], StepOutput]) -> None:
+    def __init__(self, compute: Callable[[], Computed]) -> None:
         self.compute, self.replays = compute, 0
-        self.output: StepOutput = _copy(compute())
+        self.output: Computed = _copy(compute())
 
     def replay(self) -> None:
         self.replays += 1
@@ -27,9 +28,9 @@ class Recording:
             kept.copy_(fresh)
 
 
-def _copy(output: StepOutput) -> StepOutput:
+def _copy(output: Computed) -> Computed:
     copies: Iterator[Tensor] = iter([tensor.clone() for tensor in leaves(output)])
-    made: StepOutput = rebuilt(output, copies)
+    made: Computed = rebuilt(output, copies)
     return made
 
 
@@ -39,7 +40,7 @@ class Recorder:
     def __init__(self) -> None:
         self.recordings: list[Recording] = []
 
-    def __call__(self, compute: Callable[[], StepOutput]) -> tuple[Graph, StepOutput]:
+    def __call__(self, compute: Callable[[], Computed]) -> tuple[Graph, Computed]:
         self.recordings.append(Recording(compute))
         return self.recordings[-1], self.recordings[-1].output
 

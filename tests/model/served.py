@@ -39,6 +39,10 @@ class Text:
         return self.request.num_computed == len(self.tokens)
 
 
+def copy(routes: Routes) -> Routes:
+    return Routes(routes.experts.copy(), routes.gates.copy(), routes.margins.copy())
+
+
 class HandEngine:
     """`leftover` is written over every page before it is handed out, page 0 excepted."""
 
@@ -134,7 +138,7 @@ class HandEngine:
             text.logits.setdefault(start + count - 1, []).append(logits)
             for i in range(count if result.routes else 0):
                 assert result.routes is not None
-                routes = result.routes.part(offset + i, offset + i + 1)
+                routes = copy(result.routes.part(offset + i, offset + i + 1))  # a replay writes over them
                 text.routes.setdefault(start + i, []).append(routes)
                 self._count(text, routes)
             offset += count

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.config import Architecture
 from model.kernels import flex, native, paged
-from model.transformer import StepOutput
+from server.engine.results import Computed
 from server.engine.step import Step, StepResult
 from tests.model.cases import MIXED_CASES, MIXTURE_CASES, POSITION_CASES, SPAN_CASES
 from tests.model.parity import TEXTS, assert_text, assert_texts, prepared
@@ -41,18 +41,18 @@ class CardEngine(HandEngine):
 
     def _run(self, step: Step) -> tuple[Tensor, StepResult]:
         heard: list[Tensor] = []
-        forward = self.runner._forward
+        compute = self.runner._compute
 
-        def listen(inputs: Any) -> StepOutput:
-            out = forward(inputs)
-            heard.append(out.logits.clone())
-            return out
+        def listen(inputs: Any) -> tuple[Computed, Any]:
+            done, ended = compute(inputs)
+            heard.append(done.logits.clone())
+            return done, ended
 
-        self.runner._forward = listen  # type: ignore[method-assign]
+        self.runner._compute = listen  # type: ignore[method-assign]
         try:
             result = self.runner.run(step)
         finally:
-            del self.runner._forward
+            del self.runner._compute
         return heard[0], result
 
 

@@ -30,9 +30,10 @@ from model.kernels import flex, paged, passes
 from model.kernels.grouped import GroupedExperts
 from model.kernels.paged import Pages, Scratch
 from model.reference import logits_of
-from model.transformer import StepOutput, Transformer
+from model.transformer import Transformer
 from server.engine.card import CardRunner
 from server.engine.request import Request, Sampling
+from server.engine.results import Computed
 from server.engine.runner import Room
 from server.engine.step import Row, Step, StepResult
 from tests.model.cases import block
@@ -97,18 +98,18 @@ class CardEngine(HandEngine):
 
     def _run(self, step: Step) -> tuple[Tensor, StepResult]:
         heard: list[Tensor] = []
-        forward = self.runner._forward
+        compute = self.runner._compute
 
-        def listen(inputs: Any) -> StepOutput:
-            out = forward(inputs)
-            heard.append(out.logits.clone())
-            return out
+        def listen(inputs: Any) -> tuple[Computed, Any]:
+            done, ended = compute(inputs)
+            heard.append(done.logits.clone())
+            return done, ended
 
-        self.runner._forward = listen  # type: ignore[method-assign]
+        self.runner._compute = listen  # type: ignore[method-assign]
         try:
             result = self.runner.run(step)
         finally:
-            del self.runner._forward
+            del self.runner._compute
         return heard[0].cpu(), result
 
 

@@ -1,5 +1,5 @@
-"""Triton kernels for CUDA cards. Only what `usable` says yes to may be handed to the modules of this folder, which import
-Triton: PyTorch for CUDA brings it where it runs, PyTorch for processors does not."""
+"""Triton kernels for CUDA cards. Only where `usable` says so may other modules of this folder be imported: they need
+Triton, which PyTorch for CUDA brings where it runs and PyTorch for processors does not."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Attention of single tokens over pages of cache, in three kernels: store what is new, attend to parts of a row's
-pages, add the parts up.
+"""Attention of single tokens over pages of cache in one kernel: it stores what a token adds, attends to parts of its
+pages, and whoever is done last with a token adds the parts up.
 
 Shape letters: T rows of one token, H query heads, K key heads, G = H / K heads of a group, n pages a row, P tokens a
 page, D key dim, V value dim, S parts that a row's pages are split into.
@@ -7,6 +7,7 @@ page, D key dim, V value dim, S parts that a row's pages are split into.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,10 +39,11 @@ def _store(key, value, slots, keys, values, key_stride, value_stride, K_WIDTH, V
 
 @triton.jit
 def _attend(
-    query, keys, values, table, starts, firsts, lasts, slopes, sinks, sums, peaks, weights, out,
-    query_stride, width, scale, softcap, K,
+    query, key, value, slots, keys, values, table, starts, firsts, lasts, news, slopes, sinks,
+    sums, peaks, weights, arrived, out,
+    query_stride, key_stride, value_stride, width, scale, softcap, K,
     GROUP: tl.constexpr, G: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
-    CAPPED: tl.constexpr, SLOPED: tl.constexpr, SUNK: tl.constexpr, EARLY: tl.constexpr,
+    CAPPED: tl.constexpr, SLOPED: tl.constexpr, SUNK: tl.constexpr, FRESH: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     enter(EARLY)
     row, head, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
@@ -54,6 +56,13 @@ def _attend(
     g, d, v, t = tl.arange(0, G), tl.arange(0, D), tl.arange(0, V), tl.arange(0, P)
     own = head * GROUP + g
     real = g < GROUP
+    new = last + 1
+    if FRESH:
+        new = tl.load(news + row)
+        if end == count:
+            slot = tl.load(slots + row) * K + head
+            tl.store(keys + slot * D + d, tl.load(key + row * key_stride + head * D + d))
+            tl.store(values + slot * V + v, tl.load(value + row * value_stride + head * V + v))
     q = tl.load(query + row * query_stride + own[:, None] * D + d[None, :], real[:, None], 0.0)
     total = tl.zeros((G, V), tl.float32)
     peak = tl.full((G,), float("-inf"), tl.float32)
@@ -62,8 +71,15 @@ def _attend(
         page = tl.load(table + row * width + i).to(tl.int64)
         position = start + i * P + t
         seen = (position >= first) & (position <= last)
+        old = seen & (position < new)
         token = (page * P + t) * K + head
-        k = tl.load(keys + token[:, None] * D + d[None, :], seen[:, None], 0.0)
+        k = tl.load(keys + token[:, None] * D + d[None, :], old[:, None], 0.0)
+        x = tl.load(values + token[:, None] * V + v[None, :], old[:, None], 0.0)
+        if FRESH:  # what the step itself adds is not yet where it will be
+            source = row - (last - position)
+            now = seen & (position >= new)
+            k += tl.load(key + source[:, None] * key_stride + head * D + d[None, :], now[:, None], 0.0)
+            x += tl.load(value + source[:, None] * value_stride + head * V + v[None, :], now[:, None], 0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         if CAPPED:
             scores = softcap * (2 * tl.sigmoid(2 * scores / softcap) - 1)
@@ -76,50 +92,34 @@ def _attend(
         shares = tl.exp(scores - base[:, None])
         kept = tl.exp(peak - base)
         weight = weight * kept + tl.sum(shares, 1)
-        x = tl.load(values + token[:, None] * V + v[None, :], seen[:, None], 0.0)
         total = tl.dot(shares.to(x.dtype), x, total * kept[:, None], input_precision="ieee")
         peak = higher
-    if S == 1:
-        if SUNK:
-            weight += tl.exp(tl.load(sinks + own, real, 0.0).to(tl.float32) - peak)
-        total = total / weight[:, None]
-        heads = row * K * GROUP + own
-        tl.store(out + heads[:, None] * V + v[None, :], total.to(out.dtype.element_ty), real[:, None])
-    else:
-        place = ((row * K + head) * S + part) * G + g
+    if S > 1:
+        group = row * K + head
+        place = (group * S + part) * G + g
         tl.store(sums + place[:, None] * V + v[None, :], total)
         tl.store(peaks + place, peak)
         tl.store(weights + place, weight)
-
-
-@triton.jit
-def _add_up(
-    sums, peaks, weights, starts, lasts, sinks, out, K,
-    GROUP: tl.constexpr, G: tl.constexpr, V: tl.constexpr, P: tl.constexpr, S: tl.constexpr, SUNK: tl.constexpr,
-    EARLY: tl.constexpr,
-):  # fmt: skip
-    enter(EARLY)
-    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    count = (tl.load(lasts + row) // P - tl.load(starts + row) // P + 1).to(tl.int32)
-    used = tl.cdiv(count, tl.cdiv(count, S))
-    g, v = tl.arange(0, G), tl.arange(0, V)
-    own = head * GROUP + g
-    real = g < GROUP
-    total = tl.zeros((G, V), tl.float32)
-    weight = tl.zeros((G,), tl.float32)
-    peak = tl.full((G,), float("-inf"), tl.float32)
+        tl.debug_barrier()
+        used = tl.cdiv(count, each)
+        if tl.atomic_add(arrived + group, 1) != used - 1:
+            return
+        tl.store(arrived + group, 0)
+        tl.debug_barrier()
+        total, weight = tl.zeros((G, V), tl.float32), tl.zeros((G,), tl.float32)
+        peak = tl.full((G,), float("-inf"), tl.float32)
+        for other in range(0, used):
+            place = (group * S + other) * G + g
+            theirs = tl.load(peaks + place, cache_modifier=".cg")
+            higher = tl.maximum(peak, theirs)
+            base = tl.where(higher == float("-inf"), 0.0, higher)
+            kept, more = tl.exp(peak - base), tl.exp(theirs - base)
+            weight = weight * kept + tl.load(weights + place, cache_modifier=".cg") * more
+            there = tl.load(sums + place[:, None] * V + v[None, :], cache_modifier=".cg")
+            total = total * kept[:, None] + there * more[:, None]
+            peak = higher
     if SUNK:
-        peak = tl.load(sinks + own, real, 0.0).to(tl.float32)
-        weight += 1.0
-    for part in range(0, used):
-        place = ((row * K + head) * S + part) * G + g
-        theirs = tl.load(peaks + place)
-        higher = tl.maximum(peak, theirs)
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        kept, new = tl.exp(peak - base), tl.exp(theirs - base)
-        weight = weight * kept + tl.load(weights + place) * new
-        total = total * kept[:, None] + tl.load(sums + place[:, None] * V + v[None, :]) * new[:, None]
-        peak = higher
+        weight += tl.exp(tl.load(sinks + own, real, 0.0).to(tl.float32) - peak)
     heads = row * K * GROUP + own
     tl.store(out + heads[:, None] * V + v[None, :], (total / weight[:, None]).to(out.dtype.element_ty), real[:, None])
 
@@ -129,7 +129,9 @@ def fits(query: Tensor, keys: Tensor, values: Tensor | None, value_dim: int, sco
     if scores.bias is not None or scores.selection is not None or values is None:
         return False
     sizes = query.shape[-1], value_dim, keys.shape[1]
-    return query.stride(1) == query.shape[-1] and all(LEAST <= size <= WIDEST and size & (size - 1) == 0 for size in sizes)
+    return query.stride(1) == query.shape[-1] and all(
+        LEAST <= size <= WIDEST and size & (size - 1) == 0 for size in sizes
+    )
 
 
 def lies_dense(fresh: Entries) -> bool:
@@ -150,24 +152,25 @@ def store(fresh: Entries, keys: Tensor, values: Tensor | None) -> None:
     )  # fmt: skip
 
 
-def decode(query: Tensor, keys: Tensor, values: Tensor, pages: Pages, scores: Scores) -> Tensor:
-    """query (T, H, D), keys (pages, P, K, D), values (pages, P, K, V) → (T, H, V). `pages` may have more rows than there
-    are queries."""
+def decode(
+    query: Tensor, keys: Tensor, values: Tensor, pages: Pages, scores: Scores, fresh: Entries | None = None
+) -> Tensor:
+    """query (T, H, D), keys (pages, P, K, D), values (pages, P, K, V) → (T, H, V). `pages` may have more rows than
+    there are queries. fresh: what the same rows add to the pools, and see of each other where pages say so."""
     rows, heads, dim = query.shape
     size, kv_heads, value_dim = keys.shape[1], keys.shape[2], values.shape[3]
     group, parts = heads // kv_heads, split(rows * kv_heads, pages.table.shape[1])
     out = query.new_empty(rows, heads, value_dim)
-    sums, peaks, weights = _parts(out, parts * kv_heads * tile(group), value_dim) if parts > 1 else (None,) * 3
-    form = {"GROUP": group, "G": tile(group), "V": value_dim, "P": size, "S": parts, "SUNK": scores.sinks is not None}
+    shared = _parts(out, parts * kv_heads * tile(group), value_dim) if parts > 1 else (None,) * 4
+    new = (None, None, None) if fresh is None else (fresh.key, fresh.value, fresh.slots)
+    strides = (0, 0) if fresh is None or fresh.value is None else (fresh.key.stride(0), fresh.value.stride(0))
     _attend[rows, kv_heads, parts](
-        query, keys, values, pages.table, pages.starts, pages.first, pages.last, scores.slopes, scores.sinks,
-        sums, peaks, weights, out, query.stride(0), pages.table.stride(0), scores.scale, scores.softcap or 0.0, kv_heads,
-        D=dim, CAPPED=scores.softcap is not None, SLOPED=scores.slopes is not None, **form, **early(query),
+        query, *new, keys, values, pages.table, pages.starts, pages.first, pages.last, pages.new,
+        scores.slopes, scores.sinks, *shared, out,
+        query.stride(0), *strides, pages.table.stride(0), scores.scale, scores.softcap or 0.0, kv_heads,
+        GROUP=group, G=tile(group), D=dim, V=value_dim, P=size, S=parts, CAPPED=scores.softcap is not None,
+        SLOPED=scores.slopes is not None, SUNK=scores.sinks is not None, FRESH=fresh is not None, **early(query),
     )  # fmt: skip
-    if parts > 1:
-        _add_up[rows, kv_heads](
-            sums, peaks, weights, pages.starts, pages.last, scores.sinks, out, kv_heads, **form, **early(query)
-        )
     return out
 
 
@@ -176,9 +179,15 @@ def split(programs: int, width: int) -> int:
     return max(1, min(width, PROGRAMS // programs))
 
 
-def _parts(out: Tensor, each: int, value_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Memory for the parts of every row: sums (T, each, V), and the highest scores and weights (T, each)."""
+def _parts(out: Tensor, each: int, value_dim: int) -> tuple[Tensor, ...]:
+    """Memory for the parts of every row: sums (T, each, V), the highest scores and weights (T, each); and how many of a
+    row's parts are done, always 0 between kernels."""
     rows = len(out)
     shapes = (rows, each, value_dim), (rows, each), (rows, each)
-    sums, peaks, weights = (torch.empty(shape, dtype=torch.float32, device=out.device) for shape in shapes)
-    return sums, peaks, weights
+    made = (torch.empty(shape, dtype=torch.float32, device=out.device) for shape in shapes)
+    return *made, _arrived(out.device)
+
+
+@functools.cache
+def _arrived(device: torch.device) -> Tensor:
+    return torch.zeros(PROGRAMS, dtype=torch.int32, device=device)

@@ -1,5 +1,5 @@
-"""Blocks of the common shape on a CUDA card: with few tokens a dense one is seven kernels, where PyTorch's own are about
-twenty. Many tokens go through the plain block, whose products are then large.
+"""Blocks of the common shape on a CUDA card: with few tokens a dense one is six to nine kernels, where PyTorch's own
+are about twenty. Many tokens go through the plain block, whose products are then large.
 
 A pass over a built model: `build(model)` replaces what lies on a card and has the shape.
 """
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from model import config
 from model.attention import GroupedAttention, Surroundings
-from model.feedforward import FeedForward
+from model.feedforward import FeedForward, activate
 from model.kernels import common
 from model.kernels.attention import Scores
 from model.kernels.card import experts
-from model.kernels.card.linear import ACTIVATIONS, Gain, linear
+from model.kernels.card.linear import ACTIVATIONS, Gain, gated, normed, vector
 from model.kernels.card.turn import Turn, turn
-from model.moe import Experts, Loads, MoE, Routing
+from model.moe import Loads, MoE, Routing
 from model.norm import Norm
 from model.stack import Block
 from model.transformer import Transformer
@@ -30,45 +30,65 @@ class CardBlock(Block):
     def __init__(self, plain: Block) -> None:
         nn.Module.__init__(self)
         self.value, self.plain = plain.value, plain
-        attention, branch = plain.branches
+        self.attention, self.branch = parts(plain)
         before, after = plain.norms_before
-        assert isinstance(attention, GroupedAttention) and isinstance(before, Norm) and isinstance(after, Norm)
-        value, heads = attention.value, attention.heads
-        norms = [_gain(norm) for norm in common.head_norms(attention)] or [None, None]
-        rotary = value.position if isinstance(value.position, config.Rotary) else None
-        self.scores = Scores(value.softmax_scale, value.softcap, attention.slopes, attention.sinks)
-        self.turn = Turn(heads.query, heads.kv, heads.dim, *norms, rotary is not None and rotary.layout != "half")
-        self.table = attention.table if rotary else None
+        assert isinstance(before, Norm) and isinstance(after, Norm)
         self.before, self.after = _gain(before), _gain(after)
-        self.experts = branch.experts if isinstance(branch, MoE) else None  # as they were before they were grouped
+        value, heads, branch = self.attention.value, self.attention.heads, self.branch
+        norms = [_gain(norm) for norm in common.head_norms(self.attention)]
+        rotary = value.position if isinstance(value.position, config.Rotary) else None
+        self.scores = Scores(value.softmax_scale, value.softcap, self.attention.slopes, self.attention.sinks)
+        self.turn = Turn(heads.query, heads.kv, heads.dim, tuple(norms), rotary is not None and rotary.layout != "half")
+        self.table = self.attention.table if rotary else None
+        self.experts = (branch.experts if isinstance(branch, MoE) else None,)  # no child: those get grouped
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
+        """What it adds up may lie in x's own memory: a step hands x on from block to block, and nobody else has it."""
         if len(x) > MOST:
             found: tuple[Tensor, list[Routing]] = self.plain(x, around, loads)
             return found
-        x = self._attend(x, around)
-        branch = self.plain.branches[1]
+        x, branch = self._attend(x, around), self.branch
         return self._mix(x, branch) if isinstance(branch, MoE) else (self._feed(x, branch), [])
 
     def _attend(self, x: Tensor, around: Surroundings) -> Tensor:
-        attention = self.plain.branches[0]
-        projected = linear(x, attention.qkv.weight, attention.qkv.bias, norm=self.before)
+        attention = self.attention
+        projected = _normed_linear(x, self.before, attention.qkv)
         placed = turn(projected, self.turn, None if self.table is None else around.turn(self.table))
         attended = around.cache.attend(attention.layer, *placed, self.scores)
-        return linear(attended.flatten(1), attention.out.weight, attention.out.bias, added=x)
+        return _added_linear(attended.flatten(1), attention.out, x)
 
     def _feed(self, x: Tensor, branch: FeedForward) -> Tensor:
-        how = branch.value
-        hidden = linear(
-            x, branch.up.weight, branch.up.bias, norm=self.after, activation=str(how.activation), gated=how.gated
-        )
-        return linear(hidden, branch.down.weight, branch.down.bias, added=x)
+        how, up = branch.value, branch.up
+        kind = str(how.activation)
+        if len(x) == 1:
+            hidden = vector(x, up.weight, up.bias, norm=self.after, activation=kind, gated=how.gated)
+        else:
+            hidden = up(normed(x, self.after))
+            hidden = gated(hidden, kind) if how.gated else activate(how, hidden)
+        return _added_linear(hidden, branch.down, x)
 
     def _mix(self, x: Tensor, branch: MoE) -> tuple[Tensor, list[Routing]]:
-        normed, routing = experts.choose(x, branch.router, self.after)
-        assert self.experts is not None
-        y = experts.mix(normed, self.experts, routing, x)
-        return (y if branch.shared is None else y + branch.share(normed)), [routing]
+        seen, routing = experts.choose(x, branch.router, self.after)
+        (stack,) = self.experts
+        assert stack is not None
+        y = experts.mix(seen, stack, routing, x)
+        return (y if branch.shared is None else y + branch.share(seen)), [routing]
+
+
+def _normed_linear(x: Tensor, norm: Gain, layer: nn.Linear) -> Tensor:
+    if len(x) == 1:
+        return vector(x, layer.weight, layer.bias, norm=norm)
+    y: Tensor = layer(normed(x, norm))
+    return y
+
+
+def _added_linear(x: Tensor, layer: nn.Linear, added: Tensor) -> Tensor:
+    """x through a layer, with `added` added: of many tokens in place, which the library's product does on its way."""
+    if len(x) == 1:
+        return vector(x, layer.weight, layer.bias, added=added)
+    if layer.bias is not None:
+        added += layer.bias
+    return added.addmm_(x, layer.weight.t())
 
 
 def build(model: Transformer) -> int:
@@ -85,13 +105,18 @@ def fits(block: Block) -> bool:
     """Whether a block has the common shape and the kernels compute what its parts do."""
     if isinstance(block, CardBlock) or not common.has_shape(block):
         return False
-    attention, branch = block.branches
+    attention, branch = parts(block)
     norms = *block.norms_before, *common.head_norms(attention)
-    if not all(norm.value.kind == "rms" and norm.bias is None for norm in norms):
+    if not all(isinstance(norm, Norm) and norm.value.kind == "rms" and norm.bias is None for norm in norms):
         return False
-    if isinstance(branch, MoE):
-        return experts.fits(branch)
-    return isinstance(branch, FeedForward) and branch.value.activation in ACTIVATIONS
+    return experts.fits(branch) if isinstance(branch, MoE) else branch.value.activation in ACTIVATIONS
+
+
+def parts(block: Block) -> tuple[GroupedAttention, FeedForward | MoE]:
+    """The two branches of a block of the common shape."""
+    attention, branch = block.branches
+    assert isinstance(attention, GroupedAttention) and isinstance(branch, FeedForward | MoE)
+    return attention, branch
 
 
 def _gain(norm: Norm) -> Gain:

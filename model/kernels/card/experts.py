@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from model.kernels.card.launch import early, enter, tile
-from model.kernels.card.linear import ACTIVATIONS, Gain, Tiles, activate
+from model.kernels.card.linear import ACTIVATIONS, Gain, Tiles, activate, vector
 from model.moe import Experts, MoE, Router, Routing
 
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus")
@@ -40,16 +40,16 @@ def _choose(
         factor = tl.rsqrt(tl.sum(whole * whole, 0) / width + eps)
     found = tl.zeros((BLOCK,), tl.float32)
     for begin in range(0, width, CHUNK):
-        w = begin + tl.arange(0, CHUNK)
-        part = tl.load(x + row * width + w, w < width, 0.0)
+        c = begin + tl.arange(0, CHUNK)
+        there = c < width
+        part = tl.load(x + row * width + c, there, 0.0)
         if NORMED:
             scaled = part.to(tl.float32) * factor
             if GAINED:
-                scaled *= tl.load(gain + w, w < width, 0.0).to(tl.float32) + offset
+                scaled *= tl.load(gain + c, there, 0.0).to(tl.float32) + offset
             part = scaled.to(part.dtype)
-            tl.store(normed + row * width + w, part, w < width)
-        known = real[:, None] & (w < width)[None, :]
-        rows = tl.load(weight + e[:, None] * width + w[None, :], known, 0.0).to(tl.float32)
+            tl.store(normed + row * width + c, part, there)
+        rows = tl.load(weight + e[:, None] * width + c[None, :], real[:, None] & there[None, :], 0.0).to(tl.float32)
         found += tl.sum(rows * part.to(tl.float32)[None, :], 1)
     if BIASED:
         found += tl.load(bias + e, real, 0.0).to(tl.float32)
@@ -131,9 +131,7 @@ def _expert(
     sums = activate(sums, KIND)
     if GATED:
         sums *= gates
-    tl.store(
-        out + place[:, None] * columns + n[None, :], sums.to(out.dtype.element_ty), mine[:, None] & named[None, :]
-    )
+    tl.store(out + place[:, None] * columns + n[None, :], sums.to(out.dtype.element_ty), mine[:, None] & named[None, :])
 
 
 @triton.jit
@@ -183,10 +181,14 @@ def choose(x: Tensor, router: Router, norm: Gain | None) -> tuple[Tensor, Routin
 def mix(x: Tensor, stack: Experts, routing: Routing, added: Tensor) -> Tensor:
     """x (T, W) through the experts that `routing` chose, weighed, with `added` (T, W) added."""
     value, (tokens, width), active = stack.value, x.shape, routing.experts.shape[1]
-    hidden = x.new_empty(tokens * active, value.hidden)
-    _run(x, stack.up, stack.up_bias, routing.experts, hidden, value.activation, value.gated, spread=False)
-    parts = x.new_empty(tokens * active, width)
-    _run(hidden, stack.down, stack.down_bias, routing.experts, parts, "", False, spread=True)
+    chosen, kind = routing.experts, str(value.activation)
+    if tokens == 1:
+        hidden = vector(x, stack.up, stack.up_bias, activation=kind, gated=value.gated, experts=chosen)
+        parts = vector(hidden, stack.down, stack.down_bias, experts=chosen)
+    else:
+        hidden, parts = x.new_empty(tokens * active, value.hidden), x.new_empty(tokens * active, width)
+        _run(x, stack.up, stack.up_bias, chosen, hidden, kind, value.gated, spread=False)
+        _run(hidden, stack.down, stack.down_bias, chosen, parts, "", False, spread=True)
     out = torch.empty_like(x)
     _sum[tokens, triton.cdiv(width, SUMMED)](
         parts, routing.gates, routing.experts, added, out, width, A=active, BLOCK=SUMMED, **early(x)
@@ -195,15 +197,16 @@ def mix(x: Tensor, stack: Experts, routing: Routing, added: Tensor) -> Tensor:
 
 
 def _run(
-    x: Tensor, weight: Tensor, bias: Tensor | None, experts: Tensor, out: Tensor, kind: object, gated: bool, spread: bool
+    x: Tensor, weight: Tensor, bias: Tensor | None, experts: Tensor, out: Tensor, kind: str, gated: bool, spread: bool
 ) -> None:
-    """One layer of every chosen expert, into `out` (T A, columns). spread: x has a row for each choice of each token."""
+    """One layer of every chosen expert, into `out` (T A, columns). spread: x has a row for each choice of a token."""
     tokens, active = experts.shape
     cut = tiles_of()
     _expert[triton.cdiv(out.shape[1], cut.columns), len(weight)](
         x, weight, bias, experts, out, tokens, x.shape[1], out.shape[1],
         A=active, BIASED=bias is not None, GATED=gated, KIND=kind, SPREAD=spread,
-        M=tile(tokens), N=cut.columns, D=cut.depth * 2 // weight.itemsize, num_warps=cut.warps, num_stages=cut.stages, **early(x),
+        M=tile(tokens), N=cut.columns, D=cut.depth * 2 // weight.itemsize,
+        num_warps=cut.warps, num_stages=cut.stages, **early(x),
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """What every Triton kernel of this folder has in common: how it starts beside the one before, and how it is launched.
 
 A step of few tokens is a chain of short kernels, and a card spends as long between them as in them. On cards that can
-(Hopper and later) a kernel is let in while the one before still runs, asks for its first weights, and then waits.
+(Hopper and later) a kernel is let in while the one before still runs, and waits inside.
 """
 
 from __future__ import annotations
@@ -44,4 +44,5 @@ def early(x: Tensor) -> dict[str, Any]:
 
 def tile(count: int) -> int:
     """The side of a tile that holds `count` rows: a power of two that tensor cores take."""
-    return max(LEAST, triton.next_power_of_2(count))
+    side: int = triton.next_power_of_2(count)
+    return max(LEAST, side)

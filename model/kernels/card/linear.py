@@ -1,8 +1,9 @@
-"""A linear layer of few tokens in one kernel: RMS norm before it, bias, activation, gate and residual behind it.
+"""A linear layer of one token in one kernel: RMS norm before it, bias, activation, gate and residual behind it. More
+tokens go through the library's product, and what surrounds it through kernels of its own.
 
-Such a layer costs the reading of its weights. Each program reads some rows of them once, for all tokens.
+Such a layer costs the reading of its weights. Each program reads a few rows of them, straight into registers.
 
-Shape letters: T tokens, D depth (numbers of an input), N columns (numbers of an output).
+Shape letters: T tokens, D depth (numbers of an input), N columns (numbers of an output), W width, A chosen experts.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from model.kernels.card.launch import early, tile
+from model.kernels.card.launch import early, enter
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
-LINE = 128  # bytes that the memory of a card moves at once
-AHEAD = 1024  # numbers of each row of weights that are asked for before the kernel before has ended
+GATED = 1024  # numbers that one program gates
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +32,13 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """How a layer is cut: columns and depth (of numbers of 16 bits) of a tile of weights, warps of a program, tiles on
-    their way at once."""
+    """How weights are cut: rows and numbers of a row that a program reads at once, its warps, and how many tiles are on
+    their way at once where they pass through shared memory."""
 
     columns: int
     depth: int
     warps: int
-    stages: int
+    stages: int = 1
 
 
 @triton.jit
@@ -60,73 +59,82 @@ def activate(x, KIND: tl.constexpr):
 
 
 @triton.jit
-def ask(weight, n, columns, depth, AHEAD: tl.constexpr, PER_LINE: tl.constexpr):
-    """Ask for the beginning of rows n of a matrix, to be near when they are read."""
-    column = tl.arange(0, AHEAD // PER_LINE) * PER_LINE
-    lines = weight + tl.minimum(n, columns - 1).to(tl.int64)[:, None] * depth + tl.minimum(column, depth - 1)[None, :]
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [lines.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1
-    )
-
-
-@triton.jit(do_not_specialize=["tokens"])
-def _linear(
-    x, weight, bias, gain, added, out,
-    tokens, depth, columns, eps, offset,
+def _vector(
+    x, weight, bias, gain, added, experts, out,
+    depth, columns, eps, offset,
     NORMED: tl.constexpr, GAINED: tl.constexpr, BIASED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
-    KIND: tl.constexpr, M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WHOLE: tl.constexpr,
-    AHEAD: tl.constexpr, PER_LINE: tl.constexpr, EARLY: tl.constexpr,
+    CHOSEN: tl.constexpr, SPREAD: tl.constexpr, KIND: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+    WHOLE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    enter(EARLY)
     n = tl.program_id(0) * N + tl.arange(0, N)
-    m = tl.program_id(1) * M + tl.arange(0, M)
-    if EARLY:
-        gdc_launch_dependents()
-        if AHEAD > 0:
-            ask(weight, n, columns, depth, AHEAD, PER_LINE)
-            if GATED:
-                ask(weight + columns.to(tl.int64) * depth, n, columns, depth, AHEAD, PER_LINE)
-        gdc_wait()
-    inside, named = m < tokens, n < columns
+    height = columns * 2 if GATED else columns
+    if CHOSEN:
+        turn = tl.program_id(1)
+        expert = tl.load(experts + turn)
+        weight += expert * height * depth
+        out += turn * columns
+        if BIASED:
+            bias += expert * height
+        if SPREAD:
+            x += turn * depth
+    named = n < columns
     rows = weight + n.to(tl.int64)[:, None] * depth
     more = rows + columns.to(tl.int64) * depth
-    sums = tl.zeros((M, N), tl.float32)
-    gates = tl.zeros((M, N), tl.float32)
-    squares = tl.zeros((M,), tl.float32)
+    sums = tl.zeros((N, D), tl.float32)
+    gates = tl.zeros((N, D), tl.float32)
+    squares = tl.zeros((D,), tl.float32)
     for start in range(0, depth, D):
         d = start + tl.arange(0, D)
         known = d < depth
-        a = tl.load(x + m[:, None] * depth + d[None, :], inside[:, None] & known[None, :], 0.0)
         there = named[:, None] if WHOLE else named[:, None] & known[None, :]
-        b = tl.load(rows + d[None, :], there, 0.0)
+        b = tl.load(rows + d[None, :], there, 0.0).to(tl.float32)
+        a = tl.load(x + d, known, 0.0).to(tl.float32)
         if NORMED:
-            wide = a.to(tl.float32)
-            squares += tl.sum(wide * wide, 1)
+            squares += a * a
             if GAINED:
-                factor = tl.load(gain + d, known, 0.0).to(tl.float32) + offset
-                a = (wide * factor[None, :]).to(b.dtype)
-        sums = tl.dot(a, tl.trans(b), sums, input_precision="ieee")
+                a *= tl.load(gain + d, known, 0.0).to(tl.float32) + offset
+        sums += a[None, :] * b
         if GATED:
-            b = tl.load(more + d[None, :], there, 0.0)
-            gates = tl.dot(a, tl.trans(b), gates, input_precision="ieee")
+            gates += a[None, :] * tl.load(more + d[None, :], there, 0.0).to(tl.float32)
+    y, gate = tl.sum(sums, 1), tl.sum(gates, 1)
     if NORMED:
-        scale = tl.rsqrt(squares / depth + eps)
-        sums *= scale[:, None]
-        gates *= scale[:, None]
+        scale = tl.rsqrt(tl.sum(squares, 0) / depth + eps)
+        y, gate = y * scale, gate * scale
     if BIASED:
-        sums += tl.load(bias + n, named, 0.0).to(tl.float32)[None, :]
+        y += tl.load(bias + n, named, 0.0).to(tl.float32)
         if GATED:
-            gates += tl.load(bias + columns + n, named, 0.0).to(tl.float32)[None, :]
-    sums = activate(sums, KIND)
+            gate += tl.load(bias + columns + n, named, 0.0).to(tl.float32)
+    y = activate(y, KIND)
     if GATED:
-        sums *= gates
-    place = m.to(tl.int64)[:, None] * columns + n[None, :]
-    wanted = inside[:, None] & named[None, :]
+        y *= gate
     if ADDED:
-        sums += tl.load(added + place, wanted, 0.0).to(tl.float32)
-    tl.store(out + place, sums.to(out.dtype.element_ty), wanted)
+        y += tl.load(added + n, named, 0.0).to(tl.float32)
+    tl.store(out + n, y.to(out.dtype.element_ty), named)
 
 
-def linear(
+@triton.jit
+def _norm(x, gain, out, width, eps, offset, W: tl.constexpr, GAINED: tl.constexpr, EARLY: tl.constexpr):
+    enter(EARLY)
+    w = tl.arange(0, W)
+    place = tl.program_id(0).to(tl.int64) * width + w
+    y = tl.load(x + place, w < width, 0.0).to(tl.float32)
+    y *= tl.rsqrt(tl.sum(y * y, 0) / width + eps)
+    if GAINED:
+        y *= tl.load(gain + w, w < width, 0.0).to(tl.float32) + offset
+    tl.store(out + place, y.to(out.dtype.element_ty), w < width)
+
+
+@triton.jit
+def _gate(x, out, columns, KIND: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    enter(EARLY)
+    row, n = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    gate = tl.load(x + row * 2 * columns + n, n < columns, 0.0).to(tl.float32)
+    y = activate(gate, KIND) * tl.load(x + (row * 2 + 1) * columns + n, n < columns, 0.0).to(tl.float32)
+    tl.store(out + row * columns + n, y.to(out.dtype.element_ty), n < columns)
+
+
+def vector(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -135,29 +143,47 @@ def linear(
     activation: str = "",
     gated: bool = False,
     added: Tensor | None = None,
+    experts: Tensor | None = None,
     tiles: Tiles | None = None,
 ) -> Tensor:
-    """x (T, D), weight (N, D), or (2 N, D) with the gate's rows first when gated → (T, N), with `added` (T, N) added.
+    """One token x (1, D) through weight (N, D), or (2 N, D) with the gate's rows first when gated → (1, N), with
+    `added` (1, N) added. All lie dense.
 
-    Both x and weight lie dense.
+    experts (1, A): through those of a stack (E, N, D) or (E, 2 N, D), or of x (A, D) each row through its own → (A, N).
     """
-    tokens, depth = x.shape
-    columns = len(weight) // (2 if gated else 1)
-    out = torch.empty(tokens, columns, dtype=x.dtype, device=x.device)
-    rows = min(tile(tokens), 64)
+    depth = x.shape[1]
+    columns = weight.shape[-2] // (2 if gated else 1)
+    choices = 1 if experts is None else experts.shape[1]
+    out = torch.empty(choices, columns, dtype=x.dtype, device=x.device)
     cut = tiles or tiles_of(columns, depth, gated)
-    across, per_line = cut.depth * 2 // weight.itemsize, LINE // weight.itemsize
-    _linear[triton.cdiv(columns, cut.columns), triton.cdiv(tokens, rows)](
-        x, weight, bias, None if norm is None else norm.weight, added, out,
-        tokens, depth, columns, 0.0 if norm is None else norm.eps, 0.0 if norm is None else norm.offset,
+    _vector[triton.cdiv(columns, cut.columns), choices](
+        x, weight, bias, None if norm is None else norm.weight, added, experts, out,
+        depth, columns, 0.0 if norm is None else norm.eps, 0.0 if norm is None else norm.offset,
         NORMED=norm is not None, GAINED=norm is not None and norm.weight is not None, BIASED=bias is not None,
-        GATED=gated, ADDED=added is not None, KIND=activation, M=rows, N=cut.columns, D=across,
-        WHOLE=depth % across == 0, AHEAD=AHEAD, PER_LINE=per_line,
-        num_warps=cut.warps, num_stages=cut.stages, **early(x),
+        GATED=gated, ADDED=added is not None, CHOSEN=experts is not None, SPREAD=len(x) > 1, KIND=activation,
+        N=cut.columns, D=cut.depth, WHOLE=depth % cut.depth == 0, num_warps=cut.warps, **early(x),
     )  # fmt: skip
+    return out
+
+
+def normed(x: Tensor, norm: Gain) -> Tensor:
+    """x (T, W), each token normed."""
+    out, width = torch.empty_like(x), x.shape[1]
+    _norm[(len(x),)](
+        x, norm.weight, out, width, norm.eps, norm.offset,
+        W=triton.next_power_of_2(width), GAINED=norm.weight is not None, **early(x),
+    )  # fmt: skip
+    return out
+
+
+def gated(x: Tensor, activation: str) -> Tensor:
+    """x (T, 2 N), the gate first → (T, N)."""
+    columns = x.shape[1] // 2
+    out = x.new_empty(len(x), columns)
+    _gate[len(x), triton.cdiv(columns, GATED)](x, out, columns, KIND=activation, BLOCK=GATED, **early(x))
     return out
 
 
 def tiles_of(columns: int, depth: int, gated: bool) -> Tiles:
     """The cut that was fastest on an H100."""
-    return Tiles(16, 256, 2, 4)
+    return Tiles(4, 1024, 4)

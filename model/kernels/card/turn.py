@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -18,14 +17,13 @@ from model.kernels.card.linear import Gain
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What happens to the heads of one layer: query and key heads, their norms, and whether pairs are neighbours
-    instead of halves of a head apart."""
+    """What happens to the heads of one layer: query and key heads, the norms of both (or none), and whether pairs are
+    neighbours instead of halves of a head apart."""
 
     heads: int
     kv_heads: int
     dim: int
-    query_norm: Gain | None
-    key_norm: Gain | None
+    norms: tuple[Gain, ...]
     neighbours: bool
 
 
@@ -50,22 +48,23 @@ def _turn(
         scale = tl.rsqrt(squares / D + eps)
         a, b, c = a * scale, b * scale, c * scale
         if GAINED:
-            a *= gain_of(query_gain, key_gain, first, turned, head < H) + offset
-            b *= gain_of(query_gain, key_gain, second, turned, head < H) + offset
-            c *= gain_of(query_gain, key_gain, rest, kept, head < H) + offset
+            a *= gain_of(query_gain, key_gain, first, pair, head, H, R) + offset
+            b *= gain_of(query_gain, key_gain, second, pair, head, H, R) + offset
+            c *= gain_of(query_gain, key_gain, rest, rest, head, H, D) + offset
     if R > 0:
         across = tl.load(cos + row * R + pair, turned, 0.0).to(tl.float32)
         up = tl.load(sin + row * R + pair, turned, 0.0).to(tl.float32)
         a, b = a * across - b * up, b * across + a * up
-    put(query + (row * H + head) * D, a, b, c, first, second, rest, turned & (head < H), kept & (head < H))
-    put(key + (row * K + head - H) * D, a, b, c, first, second, rest, turned & (head >= H), kept & (head >= H))
+    queries, keys = tl.where(head < H, D, 0), tl.where(head < H, 0, D)  # which of both this head is one of
+    put(query + (row * H + head) * D, a, b, c, first, second, rest, pair < tl.minimum(queries, R), rest < queries)
+    put(key + (row * K + head - H) * D, a, b, c, first, second, rest, pair < tl.minimum(keys, R), rest < keys)
 
 
 @triton.jit
-def gain_of(query_gain, key_gain, at, known, of_query):
-    """The weights of a head's norm, which has those of queries or those of keys."""
-    query = tl.load(query_gain + at, known & of_query, 0.0)
-    return query.to(tl.float32) + tl.load(key_gain + at, known & (of_query == 0), 0.0).to(tl.float32)
+def gain_of(query_gain, key_gain, at, index, head, H: tl.constexpr, COUNT: tl.constexpr):
+    """The weights of a head's norm at the first COUNT of some places: those of queries or those of keys."""
+    query = tl.load(query_gain + at, index < tl.where(head < H, COUNT, 0), 0.0).to(tl.float32)
+    return query + tl.load(key_gain + at, index < tl.where(head < H, 0, COUNT), 0.0).to(tl.float32)
 
 
 @triton.jit
@@ -81,17 +80,16 @@ def turn(x: Tensor, how: Turn, angles: tuple[Tensor, Tensor] | None) -> tuple[Te
     heads, kv_heads, dim = how.heads, how.kv_heads, how.dim
     places = x.unflatten(-1, (-1, dim))
     value = places[:, heads + kv_heads :]
-    norm = how.query_norm
-    if angles is None and norm is None:
+    if angles is None and not how.norms:
         return places[:, :heads], places[:, heads : heads + kv_heads], value
     query, key = (x.new_empty(len(x), count, dim) for count in (heads, kv_heads))
     pairs = 0 if angles is None else angles[0].shape[-1]
-    gains = (None, None) if norm is None or how.key_norm is None else (norm.weight, how.key_norm.weight)
+    norm = how.norms[0] if how.norms else Gain(None, 0.0, 0.0)
+    gains = [gain.weight for gain in how.norms] or [None, None]
     _turn[len(x), heads + kv_heads](
-        x, *(angles or (None, None)), *gains, query, key, x.stride(0),
-        0.0 if norm is None else norm.eps, 0.0 if norm is None else norm.offset,
+        x, *(angles or (None, None)), *gains, query, key, x.stride(0), norm.eps, norm.offset,
         H=heads, K=kv_heads, D=dim, R=pairs, PAIRS=triton.next_power_of_2(max(pairs, 1)),
         REST=triton.next_power_of_2(max(dim - 2 * pairs, 1)), NEIGHBOURS=how.neighbours,
-        NORMED=norm is not None, GAINED=gains[0] is not None, num_warps=1, **early(x),
+        NORMED=bool(how.norms), GAINED=gains[0] is not None, num_warps=1, **early(x),
     )  # fmt: skip
     return query, key, value

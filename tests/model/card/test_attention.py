@@ -12,7 +12,7 @@ from model.kernels import paged
 from model.kernels.attention import Scores, Selection
 from model.kernels.paged import Entries, Pages, Scratch
 from tests.model.card import DEVICE, TYPES, draw, near
-from tests.model.test_flex import LENGTHS, SCORES, pages, pools
+from tests.model.test_flex import LENGTHS, SCORES, SIZE, pages, pools
 
 from model.kernels.card import attention  # isort: skip
 
@@ -20,7 +20,8 @@ HEADS, DIM, VALUE_DIM = 6, 32, 16
 
 
 def there(seen: Pages) -> Pages:
-    return replace(seen, **{k: getattr(seen, k).to(DEVICE) for k in ("table", "starts", "first", "last")})
+    tensors = {k: getattr(seen, k) for k in ("table", "starts", "first", "last", "new")}
+    return replace(seen, **{k: None if t is None else t.to(DEVICE) for k, t in tensors.items()})
 
 
 def moved(scores: Scores) -> Scores:
@@ -38,11 +39,40 @@ def test_it_is_the_plain_path(
 ) -> None:
     torch.manual_seed(kv_heads)
     monkeypatch.setattr(attention, "PROGRAMS", programs)
-    seen, query, (keys, values) = pages(span, padding=2), torch.randn(len(LENGTHS), HEADS, DIM), pools(kv_heads, DIM, VALUE_DIM)
+    seen, query = pages(span, padding=2), torch.randn(len(LENGTHS), HEADS, DIM)
+    keys, values = pools(kv_heads, DIM, VALUE_DIM)
     expected = paged.plain(query, keys, values, VALUE_DIM, seen.part(len(query)), scores, Scratch())
     query, keys, values = (x.to(DEVICE, dtype) for x in (query, keys, values))
     assert attention.fits(query, keys, values, VALUE_DIM, scores)
     assert near(attention.decode(query, keys, values, there(seen), moved(scores)), expected.to(DEVICE))
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("programs", [1, 264], ids=lambda n: f"{n} programs")
+@pytest.mark.parametrize("span", [Full(), Window(20), Chunk(24)], ids=lambda s: type(s).__name__)
+def test_what_a_step_adds_is_stored_and_seen(
+    span: Span, programs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last sequence adds four tokens over the border of a page, each a row that sees those before it."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(attention, "PROGRAMS", programs)
+    alone = pages(span)
+    last = torch.cat((alone.last[:-1], torch.arange(30, 34)))
+    first = torch.tensor([span.first_visible(position) for position in last.tolist()])
+    new = torch.cat((alone.last[:-1], torch.full((4,), 30)))
+    table, starts = (torch.cat((x[:-1], x[-1:].expand(4, *x.shape[1:]))) for x in (alone.table, alone.starts))
+    seen = Pages(span, SIZE, table, starts, torch.maximum(first, starts), last, new)
+    page = table.gather(1, ((last - starts) // SIZE)[:, None])[:, 0]
+    rows = len(last)
+    projected = draw(rows, 4 * DIM, dtype=dtype).view(rows, 4, DIM)
+    fresh = Entries(projected[:, 1:3], draw(rows, 2, VALUE_DIM, dtype=dtype), (page * SIZE + last % SIZE).to(DEVICE))
+    query, stored = draw(rows, HEADS, DIM, dtype=dtype), [x.to(DEVICE, dtype) for x in pools(2, DIM, VALUE_DIM)]
+    found_in = [pool.clone() for pool in stored]
+    fresh.store(*stored)
+    scores = SCORES["plain"]
+    expected = attention.decode(query, *stored, there(replace(seen, new=None)), scores)
+    assert near(attention.decode(query, *found_in, there(seen), scores, fresh), expected)
+    assert all(torch.equal(*pair) for pair in zip(found_in, stored, strict=True))
 
 
 def test_what_nobody_wrote_is_not_read() -> None:

@@ -73,23 +73,26 @@ SHAPES = {
 }
 
 
-def pair(branches: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, Any, tuple[tuple[Tensor, Tensor], ...]]:
-    """A block, what stands in for it, and what its tables say of seven positions."""
+def pair(
+    branches: tuple[Any, ...], dtype: torch.dtype, tokens: int = 7
+) -> tuple[Any, Any, tuple[tuple[Tensor, Tensor], ...]]:
+    """A block, what stands in for it, and what its tables say of the first positions."""
     model = random_model(Architecture(32, WIDTH, 64, (block(*branches),))).to(DEVICE)
-    positions = torch.arange(3, 10, device=DEVICE)
+    positions = torch.arange(3, 3 + tokens, device=DEVICE)
     turns = tuple(table(positions, dtype) for table in model.tables)
     plain = model.blocks[0].to(dtype)
     return plain, CardBlock(plain), turns
 
 
+@pytest.mark.parametrize("tokens", [1, 7])
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("branches", SHAPES.values(), ids=SHAPES.keys())
-def test_a_block_is_the_plain_one(branches: tuple[Any, ...], dtype: torch.dtype) -> None:
+def test_a_block_is_the_plain_one(branches: tuple[Any, ...], dtype: torch.dtype, tokens: int) -> None:
     torch.manual_seed(0)
-    plain, fast, turns = pair(branches, dtype)
+    plain, fast, turns = pair(branches, dtype, tokens)
     assert blocks.fits(plain) and not blocks.fits(fast)
-    around = Surroundings(torch.arange(3, 10, device=DEVICE), Looks(), turns)  # type: ignore[arg-type]
-    x = draw(7, WIDTH, dtype=dtype)
+    around = Surroundings(torch.arange(tokens, device=DEVICE), Looks(), turns)  # type: ignore[arg-type]
+    x = draw(tokens, WIDTH, dtype=dtype)
     with torch.inference_mode():
         (expected, routings), (found, again) = plain(x, around, None), fast(x, around, None)
     if dtype == torch.float32 or not routings:  # rounded, some choices turn around
@@ -109,7 +112,8 @@ def test_many_tokens_take_the_plain_block(monkeypatch: pytest.MonkeyPatch) -> No
     plain, fast, turns = pair(SHAPES["dense"], torch.float32)
     around = Surroundings(torch.arange(3, 10, device=DEVICE), Looks(), turns)  # type: ignore[arg-type]
     x = draw(7, WIDTH)
-    assert torch.equal(fast(x, around, None)[0], plain(x, around, None)[0])
+    with torch.inference_mode():
+        assert torch.equal(fast(x, around, None)[0], plain(x, around, None)[0])
 
 
 @pytest.mark.parametrize(

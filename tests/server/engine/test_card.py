@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from model.kernels import flex
-from model.transformer import StepOutput
 from server.engine.card import CardRunner
 from server.engine.request import Request, Sampling
 from server.engine.runner import Room
@@ -72,10 +71,10 @@ def test_what_a_card_does_not_recover_from_is_lost(
 ) -> None:
     runner = CardRunner(random_model(WINDOWS), Room(200, 3, 21))
 
-    def fail(inputs: Any) -> StepOutput:
+    def fail(inputs: Any) -> Any:
         raise fault
 
-    monkeypatch.setattr(runner, "_forward", fail)
+    monkeypatch.setattr(runner, "_compute", fail)
     with pytest.raises(DeviceLost if lost else type(fault)) as raised:
         runner.run(one_row(runner))
     assert str(fault) in str(raised.value)
