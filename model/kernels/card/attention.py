@@ -15,13 +15,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.card.launch import LEAST, early, enter, tile
+from model.kernels.card.launch import LEAST, early, let_in, tile, wait
 
 if TYPE_CHECKING:
     from model.kernels.attention import Scores
     from model.kernels.paged import Entries, Pages
 
-WIDEST = 256  # numbers of a head: more do not fit into a program's registers
+WIDEST = 512  # bytes of a head: keys and values of a page on their way twice must fit into a program's memory
 PROGRAMS = 264  # that keep a card busy: two for each multiprocessor of an H100
 STORED = 1024  # numbers that one program stores
 
@@ -29,7 +29,8 @@ STORED = 1024  # numbers that one program stores
 @triton.jit
 def _store(key, value, slots, keys, values, key_stride, value_stride, K_WIDTH, V_WIDTH, BLOCK: tl.constexpr,
            PAIRED: tl.constexpr, EARLY: tl.constexpr):  # fmt: skip
-    enter(EARLY)
+    let_in(EARLY)
+    wait(EARLY)
     row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     slot = tl.load(slots + row)
     tl.store(keys + slot * K_WIDTH + at, tl.load(key + row * key_stride + at, at < K_WIDTH), at < K_WIDTH)
@@ -45,7 +46,7 @@ def _attend(
     GROUP: tl.constexpr, G: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
     CAPPED: tl.constexpr, SLOPED: tl.constexpr, SUNK: tl.constexpr, FRESH: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    enter(EARLY)
+    let_in(EARLY)
     row, head, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     start, first, last = tl.load(starts + row), tl.load(firsts + row), tl.load(lasts + row)
     count = (last // P - start // P + 1).to(tl.int32)
@@ -53,6 +54,7 @@ def _attend(
     begin, end = part * each, tl.minimum(count, part * each + each)
     if begin >= end:
         return
+    wait(EARLY)
     g, d, v, t = tl.arange(0, G), tl.arange(0, D), tl.arange(0, V), tl.arange(0, P)
     own = head * GROUP + g
     real = g < GROUP
@@ -129,9 +131,9 @@ def fits(query: Tensor, keys: Tensor, values: Tensor | None, value_dim: int, sco
     if scores.bias is not None or scores.selection is not None or values is None:
         return False
     sizes = query.shape[-1], value_dim, keys.shape[1]
-    return query.stride(1) == query.shape[-1] and all(
-        LEAST <= size <= WIDEST and size & (size - 1) == 0 for size in sizes
-    )
+    narrow = max(sizes[:2]) * query.itemsize <= WIDEST
+    dense = query.stride(1) == query.shape[-1]
+    return narrow and dense and all(size >= LEAST and size & (size - 1) == 0 for size in sizes)
 
 
 def lies_dense(fresh: Entries) -> bool:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.card.launch import early, enter, tile
+from model.kernels.card.launch import LEAST, early, let_in, tile, wait
 from model.kernels.card.linear import ACTIVATIONS, Gain, Tiles, activate, vector
 from model.moe import Experts, MoE, Router, Routing
 
@@ -29,7 +29,8 @@ def _choose(
     KEPT: tl.constexpr, SCORE: tl.constexpr, NORMED: tl.constexpr, GAINED: tl.constexpr, BIASED: tl.constexpr,
     CORRECTED: tl.constexpr, SHARED_OUT: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    enter(EARLY)
+    let_in(EARLY)
+    wait(EARLY)
     row = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK)
     real = e < E
@@ -101,7 +102,8 @@ def _expert(
     A: tl.constexpr, BIASED: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr, SPREAD: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    enter(EARLY)
+    let_in(EARLY)
+    wait(EARLY)
     expert = tl.program_id(1)
     n, m = tl.program_id(0) * N + tl.arange(0, N), tl.arange(0, M)
     slot = slots_of(experts, m, tokens, expert, A)
@@ -136,7 +138,8 @@ def _expert(
 
 @triton.jit
 def _sum(x, gates, experts, added, out, width, A: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
-    enter(EARLY)
+    let_in(EARLY)
+    wait(EARLY)
     row, w = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     total = tl.load(added + row * width + w, w < width, 0.0).to(tl.float32)
     for turn in tl.static_range(0, A):
@@ -201,7 +204,7 @@ def _run(
 ) -> None:
     """One layer of every chosen expert, into `out` (T A, columns). spread: x has a row for each choice of a token."""
     tokens, active = experts.shape
-    cut = tiles_of()
+    cut = tiles_of(tokens, gated)
     _expert[triton.cdiv(out.shape[1], cut.columns), len(weight)](
         x, weight, bias, experts, out, tokens, x.shape[1], out.shape[1],
         A=active, BIASED=bias is not None, GATED=gated, KIND=kind, SPREAD=spread,
@@ -210,6 +213,8 @@ def _run(
     )  # fmt: skip
 
 
-def tiles_of() -> Tiles:
-    """The cut that was fastest on an H100."""
-    return Tiles(32, 128, 4, 4)
+def tiles_of(tokens: int, gated: bool) -> Tiles:
+    """The cuts that were fastest on an H100."""
+    if gated:
+        return Tiles(32, 128, 4, 4) if tokens <= LEAST else Tiles(64, 128, 4, 3)
+    return Tiles(16, 128, 2, 6) if tokens <= LEAST else Tiles(16, 256, 4, 3)

@@ -1,7 +1,7 @@
 """What every Triton kernel of this folder has in common: how it starts beside the one before, and how it is launched.
 
 A step of few tokens is a chain of short kernels, and a card spends as long between them as in them. On cards that can
-(Hopper and later) a kernel is let in while the one before still runs, and waits inside.
+(Hopper and later) a kernel is let in while the one before still runs, asks for its first weights, and then waits.
 """
 
 from __future__ import annotations
@@ -22,10 +22,17 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on the processor, for
 
 
 @triton.jit
-def enter(EARLY: tl.constexpr):
-    """Let the next kernel in, then wait until what the one before wrote can be read."""
+def let_in(EARLY: tl.constexpr):
+    """Let the next kernel in, as soon as all programs of this one are."""
     if EARLY:
         gdc_launch_dependents()
+
+
+@triton.jit
+def wait(EARLY: tl.constexpr):
+    """Until what kernels before wrote can be read. Before it only weights and what a step was given may be. One program
+    of every kernel at least has to wait, or those behind would no longer know of those before."""
+    if EARLY:
         gdc_wait()
 
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.card.launch import early, enter
+from model.kernels.card.launch import early, let_in, wait
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
 GATED = 1024  # numbers that one program gates
@@ -64,9 +64,11 @@ def _vector(
     depth, columns, eps, offset,
     NORMED: tl.constexpr, GAINED: tl.constexpr, BIASED: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
     CHOSEN: tl.constexpr, SPREAD: tl.constexpr, KIND: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
-    WHOLE: tl.constexpr, EARLY: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
-    enter(EARLY)
+    let_in(EARLY)
+    if CHOSEN:
+        wait(EARLY)
     n = tl.program_id(0) * N + tl.arange(0, N)
     height = columns * 2 if GATED else columns
     if CHOSEN:
@@ -78,25 +80,36 @@ def _vector(
             bias += expert * height
         if SPREAD:
             x += turn * depth
-    named = n < columns
+    d, named = tl.arange(0, D), n < columns
     rows = weight + n.to(tl.int64)[:, None] * depth
     more = rows + columns.to(tl.int64) * depth
+    there = named[:, None] & (d < depth)[None, :]
+    b = tl.load(rows + d[None, :], there, 0.0)
+    c = b
+    if GATED:
+        c = tl.load(more + d[None, :], there, 0.0)
+    if not CHOSEN:
+        wait(EARLY)
     sums = tl.zeros((N, D), tl.float32)
     gates = tl.zeros((N, D), tl.float32)
     squares = tl.zeros((D,), tl.float32)
     for start in range(0, depth, D):
-        d = start + tl.arange(0, D)
-        known = d < depth
-        there = named[:, None] if WHOLE else named[:, None] & known[None, :]
-        b = tl.load(rows + d[None, :], there, 0.0).to(tl.float32)
-        a = tl.load(x + d, known, 0.0).to(tl.float32)
+        at, ahead = start + d, start + D + d
+        there = named[:, None] & (ahead < depth)[None, :]
+        next_b = tl.load(rows + ahead[None, :], there, 0.0)
+        next_c = next_b
+        if GATED:
+            next_c = tl.load(more + ahead[None, :], there, 0.0)
+        known = at < depth
+        a = tl.load(x + at, known, 0.0).to(tl.float32)
         if NORMED:
             squares += a * a
             if GAINED:
-                a *= tl.load(gain + d, known, 0.0).to(tl.float32) + offset
-        sums += a[None, :] * b
+                a *= tl.load(gain + at, known, 0.0).to(tl.float32) + offset
+        sums += a[None, :] * b.to(tl.float32)
         if GATED:
-            gates += a[None, :] * tl.load(more + d[None, :], there, 0.0).to(tl.float32)
+            gates += a[None, :] * c.to(tl.float32)
+        b, c = next_b, next_c
     y, gate = tl.sum(sums, 1), tl.sum(gates, 1)
     if NORMED:
         scale = tl.rsqrt(tl.sum(squares, 0) / depth + eps)
@@ -115,7 +128,8 @@ def _vector(
 
 @triton.jit
 def _norm(x, gain, out, width, eps, offset, W: tl.constexpr, GAINED: tl.constexpr, EARLY: tl.constexpr):
-    enter(EARLY)
+    let_in(EARLY)
+    wait(EARLY)
     w = tl.arange(0, W)
     place = tl.program_id(0).to(tl.int64) * width + w
     y = tl.load(x + place, w < width, 0.0).to(tl.float32)
@@ -127,7 +141,8 @@ def _norm(x, gain, out, width, eps, offset, W: tl.constexpr, GAINED: tl.constexp
 
 @triton.jit
 def _gate(x, out, columns, KIND: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
-    enter(EARLY)
+    let_in(EARLY)
+    wait(EARLY)
     row, n = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     gate = tl.load(x + row * 2 * columns + n, n < columns, 0.0).to(tl.float32)
     y = activate(gate, KIND) * tl.load(x + (row * 2 + 1) * columns + n, n < columns, 0.0).to(tl.float32)
@@ -155,13 +170,13 @@ def vector(
     columns = weight.shape[-2] // (2 if gated else 1)
     choices = 1 if experts is None else experts.shape[1]
     out = torch.empty(choices, columns, dtype=x.dtype, device=x.device)
-    cut = tiles or tiles_of(columns, depth, gated)
+    cut = tiles or tiles_of(columns, gated)
     _vector[triton.cdiv(columns, cut.columns), choices](
         x, weight, bias, None if norm is None else norm.weight, added, experts, out,
         depth, columns, 0.0 if norm is None else norm.eps, 0.0 if norm is None else norm.offset,
         NORMED=norm is not None, GAINED=norm is not None and norm.weight is not None, BIASED=bias is not None,
         GATED=gated, ADDED=added is not None, CHOSEN=experts is not None, SPREAD=len(x) > 1, KIND=activation,
-        N=cut.columns, D=cut.depth, WHOLE=depth % cut.depth == 0, num_warps=cut.warps, **early(x),
+        N=cut.columns, D=cut.depth, num_warps=cut.warps, **early(x),
     )  # fmt: skip
     return out
 
@@ -184,6 +199,8 @@ def gated(x: Tensor, activation: str) -> Tensor:
     return out
 
 
-def tiles_of(columns: int, depth: int, gated: bool) -> Tiles:
-    """The cut that was fastest on an H100."""
-    return Tiles(4, 1024, 4)
+def tiles_of(columns: int, gated: bool) -> Tiles:
+    """The cuts that were fastest on an H100."""
+    if gated:
+        return Tiles(4, 512, 4)
+    return Tiles(4, 1024, 8) if columns <= 2048 else Tiles(2, 1024, 4)

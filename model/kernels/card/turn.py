@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.card.launch import early, enter
+from model.kernels.card.launch import early, let_in, wait
 from model.kernels.card.linear import Gain
 
 
@@ -33,7 +33,8 @@ def _turn(
     H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, R: tl.constexpr, PAIRS: tl.constexpr, REST: tl.constexpr,
     NEIGHBOURS: tl.constexpr, NORMED: tl.constexpr, GAINED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    enter(EARLY)
+    let_in(EARLY)
+    wait(EARLY)
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     pair, rest = tl.arange(0, PAIRS), 2 * R + tl.arange(0, REST)
     turned, kept = pair < R, rest < D
