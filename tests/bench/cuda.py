@@ -4,9 +4,10 @@
 
 A dense model of 1.0 B parameters and one of 1.1 B with 8 experts of which 2 are active, the same random bfloat16
 weights for both sides; 128 tokens in, 128 out, greedy. Transformers runs a static batch; the service a closed loop,
-telemetry on. The roofline is the least a decode step can take with the card's bandwidth, measured by a copy. Prints a
-Markdown table for docs/performance.md. `--rehearse` runs all of it with tiny models on the processor: those figures say
-nothing.
+telemetry on. The roofline is the least a decode step can take with the card's bandwidth, measured by reading. `forward`
+is the time the card takes for a captured step of as many rows of 192 tokens, in process, with our kernels and with
+PyTorch's alone. Prints two Markdown tables for docs/performance.md. `--rehearse` runs all of it with tiny models on the
+processor: those figures say nothing.
 """
 
 from __future__ import annotations
@@ -18,21 +19,33 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import torch
 
 from client.launch import ServerProcess
 from client.load.statistics import Summary
-from model.checkpoint.loading import read_architecture
+from model.checkpoint.loading import load_any, read_architecture
+from model.kernels import card, passes
 from model.roofline import Machine, roofline
-from tests.bench.closed import Case, measure
+from server.engine.card import PAGE_SIZE, CardRunner
+from server.engine.request import Request, Sampling
+from server.engine.runner import Room
+from server.engine.step import Row as StepRow
+from server.engine.step import Step
+from tests.bench import closed
+from tests.bench.closed import FIRST_ID, Case
 
 VOCAB, CONTEXT, PROMPT, OUTPUT = 8192, 4096, 128, 128
-LARGE, SQUARE = 1 << 30, 8192  # bytes of the copy, side of the product
-HEAD = "| model | streams | Transformers, tokens/s | Dyno, tokens/s | ratio | step, ms | least, ms | of the roofline |"
+LARGE, SQUARE = 1 << 30, 8192  # bytes that are read, side of the product
+LENGTH = PROMPT + OUTPUT // 2  # tokens of a row, on the average of an answer
+HEAD = "| model | streams | Transformers, tokens/s | Dyno, tokens/s | ratio | between tokens, ms | of the roofline |"
+STEPS = "| model | rows | least, ms | forward, ms | of the roofline | PyTorch's kernels, ms | ratio |"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +59,8 @@ class Shape:
     hidden: int
     experts: int = 0
 
-    def write(self, folder: Path) -> None:
-        """Random weights in Hugging Face's layout."""
+    def write(self, folder: Path, device: torch.device) -> None:
+        """Random weights in Hugging Face's layout, drawn on a device."""
         from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
         common: dict[str, Any] = {
@@ -56,11 +69,12 @@ class Shape:
             "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
         }  # fmt: skip
         torch.manual_seed(1234)
-        model = (
-            MixtralForCausalLM(MixtralConfig(**common, num_local_experts=self.experts, num_experts_per_tok=2))
-            if self.experts
-            else LlamaForCausalLM(LlamaConfig(**common))
-        )
+        with device:
+            model = (
+                MixtralForCausalLM(MixtralConfig(**common, num_local_experts=self.experts, num_experts_per_tok=2))
+                if self.experts
+                else LlamaForCausalLM(LlamaConfig(**common))
+            )
         model.to(torch.bfloat16).save_pretrained(folder)
 
 
@@ -70,7 +84,7 @@ TINY = {"dense": Shape(2, 128, 4, 2, 256), "experts": Shape(2, 128, 4, 2, 128, e
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. `step` and `least` in seconds."""
+    """One line of the service's table. `step` and `least` in seconds."""
 
     model: str
     streams: int
@@ -85,10 +99,25 @@ class Row:
             f"{self.ours:,.1f}",
             f"{self.ours / self.theirs:.2f}",
             f"{self.step * 1e3:.2f}",
-            f"{self.least * 1e3:.2f}",
             f"{self.least / self.step:.0%}",
         )
         return f"| {self.model} | {self.streams} | {' | '.join(cells)} |"
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """One line of the table of steps, in seconds."""
+
+    model: str
+    rows: int
+    least: float
+    ours: float
+    library: float
+
+    def __str__(self) -> str:
+        least, ours, library = (f"{seconds * 1e3:.2f}" for seconds in (self.least, self.ours, self.library))
+        share, ratio = f"{self.least / self.ours:.0%}", f"{self.library / self.ours:.2f}"
+        return f"| {self.model} | {self.rows} | {least} | {ours} | {share} | {library} | {ratio} |"
 
 
 def seconds(call: Callable[[], object], device: torch.device, times: int = 20) -> float:
@@ -109,15 +138,14 @@ def _wait(device: torch.device) -> None:
 
 
 def measure_machine(device: torch.device, scale: int = 1) -> Machine:
-    """Bytes a second of a copy, read and written, and operations a second of a bfloat16 product."""
-    source = torch.zeros(LARGE // scale, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    copied = 2 * source.numel() / seconds(lambda: target.copy_(source), device)
+    """Bytes a second of a sum, which reads and writes nothing, and operations a second of a bfloat16 product."""
+    source = torch.ones(LARGE // scale // 4, device=device)
+    read = source.nbytes / seconds(source.sum, device)
     side = SQUARE // scale
     left, right = (torch.randn(side, side, device=device).to(torch.bfloat16) for _ in range(2))
     multiplied = 2 * side**3 / seconds(lambda: left @ right, device, 5)
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 1 << 33
-    return Machine(memory, copied, multiplied)
+    return Machine(memory, read, multiplied)
 
 
 def measure_generate(folder: Path, device: torch.device, streams: int, rounds: int) -> float:
@@ -151,28 +179,51 @@ def measure_service(folder: Path, device: str, streams: list[int], rounds: int) 
     """Runs of one server at every number of streams."""
     most = max(64, *streams)
     flags = ["--model", f"m={folder}", "--device", device, "--dtype", "bfloat16", "--max-rows", str(most)]
+    flags += ["--no-measure-machine"]
     flags += ["--cache-tokens", str(2 * most * (PROMPT + OUTPUT))]
     with ServerProcess(flags, ready_seconds=900) as server:
         return {
-            n: [measure(server.http, "m", Case(n, PROMPT, OUTPUT), (number, n), VOCAB) for number in range(rounds)]
+            n: [
+                closed.measure(server.http, "m", Case(n, PROMPT, OUTPUT), (number, n), VOCAB)
+                for number in range(rounds)
+            ]
             for n in streams
         }
 
 
-def rows(name: str, shape: Shape, options: argparse.Namespace, machine: Machine, scratch: Path) -> list[Row]:
-    folder = scratch / name
-    shape.write(folder)
+def measure_forward(folder: Path, device: torch.device, streams: list[int], plain: bool) -> dict[int, float]:
+    """The card's seconds for a step of each number of rows. plain: with none of our kernels."""
+    with mock.patch.object(card, "usable", lambda x: False) if plain else nullcontext():
+        model = passes.apply(load_any(folder, torch.bfloat16).model.requires_grad_(False).to(device))
+        runner = CardRunner(model, Room(max(streams) * 2 * LENGTH, max(streams), PROMPT, PAGE_SIZE))
+        if device.type == "cuda":
+            list(runner.capture())
+        return {rows: _forward_seconds(runner, rows) for rows in streams}
+
+
+def _forward_seconds(runner: CardRunner, rows: int) -> float:
+    pages = -(-LENGTH // PAGE_SIZE)
+    made = []
+    for i in range(rows):
+        prompt = tuple(torch.randint(FIRST_ID, runner.vocab, (LENGTH - 1,)).tolist())
+        asked = Request(str(i), prompt, Sampling(9, temperature=0.0), 0.0, outputs=[FIRST_ID + i])
+        made.append(StepRow(asked, LENGTH - 1, 1, (np.arange(1 + i * pages, 1 + (i + 1) * pages),)))
+    taken = [runner.run(Step(number, tuple(made))).forward_seconds for number in range(60)]
+    return statistics.median(taken[10:])
+
+
+def measure(name: str, folder: Path, options: argparse.Namespace, machine: Machine) -> tuple[list[Row], list[Forward]]:
     architecture, device = read_architecture(folder), torch.device(options.device)
+    least = {n: roofline(architecture, machine, n, LENGTH).seconds for n in options.streams}
+    ours, library = (measure_forward(folder, device, options.streams, plain) for plain in (False, True))
+    steps = [Forward(name, n, least[n], ours[n], library[n]) for n in options.streams]
     runs = measure_service(folder, options.device, options.streams, options.rounds)
-    found = []
-    for streams in options.streams:
-        least = roofline(architecture, machine, streams, PROMPT + OUTPUT // 2).seconds
-        ours = statistics.median(run.output_rate for run in runs[streams])
-        step = statistics.median(run.per_token.p50 for run in runs[streams])
-        theirs = measure_generate(folder, device, streams, options.rounds)
-        found.append(Row(name, streams, theirs, ours, step, least))
-        print(found[-1], flush=True)
-    return found
+    served = []
+    for n in options.streams:
+        rate = statistics.median(run.output_rate for run in runs[n])
+        between = statistics.median(run.per_token.p50 for run in runs[n])
+        served.append(Row(name, n, measure_generate(folder, device, n, options.rounds), rate, between, least[n]))
+    return served, steps
 
 
 def main() -> int:
@@ -185,11 +236,18 @@ def main() -> int:
     machine = measure_machine(device, 32 if options.rehearse else 1)
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "no card: a rehearsal"
     print(f"{card}, torch {torch.__version__}: {machine.bandwidth / 1e12:.2f} TB/s, {machine.flops / 1e12:.0f} TFLOP/s")
-    print(f"\n{HEAD}\n|---|--:|--:|--:|--:|--:|--:|--:|")
+    served: list[Row] = []
+    steps: list[Forward] = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.models:
-            rows(name, (TINY if options.rehearse else SHAPES)[name], options, machine, Path(scratch))
+            folder = Path(scratch) / name
+            (TINY if options.rehearse else SHAPES)[name].write(folder, device)
+            for lines, more in zip((served, steps), measure(name, folder, options, machine), strict=True):
+                lines += more  # type: ignore[arg-type]
+                print(*more, sep="\n", flush=True)
     print("\n`python -m tests.bench.cuda`")
+    for head, lines in ((HEAD, served), (STEPS, steps)):
+        print(f"\n{head}\n|---|" + "--:|" * (head.count("|") - 2), *lines, sep="\n")
     return 0
 
 

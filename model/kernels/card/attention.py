@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WIDEST = 512  # bytes of a head: keys and values of a page on their way twice must fit into a program's memory
 PROGRAMS = 264  # that keep a card busy: two for each multiprocessor of an H100
+FEW = tl.constexpr(16)  # tokens a step adds to a sequence, looked at at once: more than one where some are guessed
 STORED = 1024  # numbers that one program stores
 
 
@@ -36,6 +37,46 @@ def _store(key, value, slots, keys, values, key_stride, value_stride, K_WIDTH, V
     tl.store(keys + slot * K_WIDTH + at, tl.load(key + row * key_stride + at, at < K_WIDTH), at < K_WIDTH)
     if PAIRED:
         tl.store(values + slot * V_WIDTH + at, tl.load(value + row * value_stride + at, at < V_WIDTH), at < V_WIDTH)
+
+
+@triton.jit
+def score(q, k, scale, softcap, slope, distance, seen, CAPPED: tl.constexpr, SLOPED: tl.constexpr):
+    """q (G, D), k (n, D), what is seen of them (n,) and how far it is → scores (G, n)."""
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    if CAPPED:
+        scores = softcap * (2 * tl.sigmoid(2 * scores / softcap) - 1)
+    if SLOPED:
+        scores -= slope[:, None] * distance.to(tl.float32)[None, :]
+    return tl.where(seen[None, :], scores, float("-inf"))
+
+
+@triton.jit
+def weigh(scores, x, total, peak, weight):
+    """Take values x (n, V) of scores (G, n) into the weighted total (G, V), the highest score and the weight (G,)."""
+    higher = tl.maximum(peak, tl.max(scores, 1))
+    base = tl.where(higher == float("-inf"), 0.0, higher)
+    shares, kept = tl.exp(scores - base[:, None]), tl.exp(peak - base)
+    total = tl.dot(shares.to(x.dtype), x, total * kept[:, None], input_precision="ieee")
+    return total, higher, weight * kept + tl.sum(shares, 1)
+
+
+@triton.jit
+def add_up(sums, peaks, weights, first, count, G: tl.constexpr, V: tl.constexpr):
+    """The weighted total (G, V), the highest score and the weight (G,) of `count` parts."""
+    g, v = tl.arange(0, G), tl.arange(0, V)
+    total, weight = tl.zeros((G, V), tl.float32), tl.zeros((G,), tl.float32)
+    peak = tl.full((G,), float("-inf"), tl.float32)
+    for part in range(0, count):
+        place = (first + part) * G + g
+        theirs = tl.load(peaks + place, cache_modifier=".cg")  # other programs wrote it
+        higher = tl.maximum(peak, theirs)
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        kept, more = tl.exp(peak - base), tl.exp(theirs - base)
+        weight = weight * kept + tl.load(weights + place, cache_modifier=".cg") * more
+        there = tl.load(sums + place[:, None] * V + v[None, :], cache_modifier=".cg")
+        total = total * kept[:, None] + there * more[:, None]
+        peak = higher
+    return total, peak, weight
 
 
 @triton.jit
@@ -69,33 +110,27 @@ def _attend(
     total = tl.zeros((G, V), tl.float32)
     peak = tl.full((G,), float("-inf"), tl.float32)
     weight = tl.zeros((G,), tl.float32)
+    slope = tl.load(slopes + own, real, 0.0).to(tl.float32) if SLOPED else weight
     for i in range(begin, end):
         page = tl.load(table + row * width + i).to(tl.int64)
         position = start + i * P + t
-        seen = (position >= first) & (position <= last)
-        old = seen & (position < new)
+        seen = (position >= first) & (position < new)
         token = (page * P + t) * K + head
-        k = tl.load(keys + token[:, None] * D + d[None, :], old[:, None], 0.0)
-        x = tl.load(values + token[:, None] * V + v[None, :], old[:, None], 0.0)
-        if FRESH:  # what the step itself adds is not yet where it will be
-            source = row - (last - position)
-            now = seen & (position >= new)
-            k += tl.load(key + source[:, None] * key_stride + head * D + d[None, :], now[:, None], 0.0)
-            x += tl.load(value + source[:, None] * value_stride + head * V + v[None, :], now[:, None], 0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        if CAPPED:
-            scores = softcap * (2 * tl.sigmoid(2 * scores / softcap) - 1)
-        if SLOPED:
-            slope = tl.load(slopes + own, real, 0.0).to(tl.float32)
-            scores -= slope[:, None] * (last - position).to(tl.float32)[None, :]
-        scores = tl.where(seen[None, :], scores, float("-inf"))
-        higher = tl.maximum(peak, tl.max(scores, 1))
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        shares = tl.exp(scores - base[:, None])
-        kept = tl.exp(peak - base)
-        weight = weight * kept + tl.sum(shares, 1)
-        total = tl.dot(shares.to(x.dtype), x, total * kept[:, None], input_precision="ieee")
-        peak = higher
+        k = tl.load(keys + token[:, None] * D + d[None, :], seen[:, None], 0.0)
+        x = tl.load(values + token[:, None] * V + v[None, :], seen[:, None], 0.0)
+        scores = score(q, k, scale, softcap, slope, last - position, seen, CAPPED, SLOPED)
+        total, peak, weight = weigh(scores, x, total, peak, weight)
+    if FRESH:  # noqa: SIM102  # decided when the kernel is built
+        if end == count:  # what the step itself adds is not where it will be before all have looked
+            f = tl.arange(0, FEW)
+            for begin_new in range(tl.maximum(new, first), last + 1, FEW):
+                position = begin_new + f
+                seen = position <= last
+                source = row - (last - position)
+                k = tl.load(key + source[:, None] * key_stride + head * D + d[None, :], seen[:, None], 0.0)
+                x = tl.load(value + source[:, None] * value_stride + head * V + v[None, :], seen[:, None], 0.0)
+                scores = score(q, k, scale, softcap, slope, last - position, seen, CAPPED, SLOPED)
+                total, peak, weight = weigh(scores, x, total, peak, weight)
     if S > 1:
         group = row * K + head
         place = (group * S + part) * G + g
@@ -108,18 +143,7 @@ def _attend(
             return
         tl.store(arrived + group, 0)
         tl.debug_barrier()
-        total, weight = tl.zeros((G, V), tl.float32), tl.zeros((G,), tl.float32)
-        peak = tl.full((G,), float("-inf"), tl.float32)
-        for other in range(0, used):
-            place = (group * S + other) * G + g
-            theirs = tl.load(peaks + place, cache_modifier=".cg")
-            higher = tl.maximum(peak, theirs)
-            base = tl.where(higher == float("-inf"), 0.0, higher)
-            kept, more = tl.exp(peak - base), tl.exp(theirs - base)
-            weight = weight * kept + tl.load(weights + place, cache_modifier=".cg") * more
-            there = tl.load(sums + place[:, None] * V + v[None, :], cache_modifier=".cg")
-            total = total * kept[:, None] + there * more[:, None]
-            peak = higher
+        total, peak, weight = add_up(sums, peaks, weights, group * S, used, G, V)
     if SUNK:
         weight += tl.exp(tl.load(sinks + own, real, 0.0).to(tl.float32) - peak)
     heads = row * K * GROUP + own
