@@ -54,14 +54,15 @@ class CardRunner(ModelRunner):
         """The numbers of tokens whose steps are replayed."""
         return self._graphs.sizes
 
-    def capture(self, capture: Capture | None = None) -> Iterator[float]:
-        """Capture every size, as far as this architecture can be; tells the share that is done."""
+    def capture(self, capture: Capture | None = None, wanted: tuple[int, ...] = ()) -> Iterator[float]:
+        """Capture every size, or those wanted, as far as this architecture can be; tells the share that is done."""
         why = self._uncapturable()
         if why:
             log.info("steps are not captured: %s", why)
             return
-        for done in self._graphs.capture(self._sizes, capture or CudaCapture(self.device)):
-            yield done / len(self._sizes)
+        wanted = wanted or self._sizes
+        for done in self._graphs.capture(wanted, capture or CudaCapture(self.device)):
+            yield done / len(wanted)
 
     def run(self, step: Step) -> StepResult:
         """As its base does. Raises DeviceLost when the card can run nothing any more."""

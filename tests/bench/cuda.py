@@ -197,7 +197,7 @@ def measure_forward(folder: Path, device: torch.device, streams: list[int], plai
         model = passes.apply(load_any(folder, torch.bfloat16).model.requires_grad_(False).to(device))
         runner = CardRunner(model, Room(max(streams) * 2 * LENGTH, max(streams), PROMPT, PAGE_SIZE))
         if device.type == "cuda":
-            list(runner.capture())
+            list(runner.capture(wanted=tuple(streams)))
         return {rows: _forward_seconds(runner, rows) for rows in streams}
 
 
@@ -217,12 +217,14 @@ def measure(name: str, folder: Path, options: argparse.Namespace, machine: Machi
     least = {n: roofline(architecture, machine, n, LENGTH).seconds for n in options.streams}
     ours, library = (measure_forward(folder, device, options.streams, plain) for plain in (False, True))
     steps = [Forward(name, n, least[n], ours[n], library[n]) for n in options.streams]
+    print(*steps, sep="\n", flush=True)
     runs = measure_service(folder, options.device, options.streams, options.rounds)
     served = []
     for n in options.streams:
         rate = statistics.median(run.output_rate for run in runs[n])
         between = statistics.median(run.per_token.p50 for run in runs[n])
         served.append(Row(name, n, measure_generate(folder, device, n, options.rounds), rate, between, least[n]))
+        print(served[-1], flush=True)
     return served, steps
 
 
@@ -244,7 +246,6 @@ def main() -> int:
             (TINY if options.rehearse else SHAPES)[name].write(folder, device)
             for lines, more in zip((served, steps), measure(name, folder, options, machine), strict=True):
                 lines += more  # type: ignore[arg-type]
-                print(*more, sep="\n", flush=True)
     print("\n`python -m tests.bench.cuda`")
     for head, lines in ((HEAD, served), (STEPS, steps)):
         print(f"\n{head}\n|---|" + "--:|" * (head.count("|") - 2), *lines, sep="\n")
