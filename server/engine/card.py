@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from model.cache import CacheEntry, cache_entries
@@ -21,13 +22,15 @@ from model.transformer import StepInput, Transformer
 from server.engine.graphs import Capture, CudaCapture, Graphs, Shape, Tokens, empty_tokens, padded_pages, size_of, sizes
 from server.engine.memory import Fresh, StepMemory
 from server.engine.paged import Decode, GroupView, PagedView
+from server.engine.request import Request, Sampling
 from server.engine.results import Computed
 from server.engine.runner import ModelRunner, Room
 from server.engine.staging import is_fatal, place
-from server.engine.step import DeviceLost, Step, StepResult
+from server.engine.step import DeviceLost, Row, Step, StepResult
 
 log = logging.getLogger(__name__)
 
+REHEARSED = 128  # tokens of the prompt that a card is tried with: more than go through kernels for few
 PAGE_SIZE = 64  # what FlexAttention reads at once; smaller pages leave its tensor cores half empty
 
 
@@ -38,7 +41,7 @@ class CardRunner(ModelRunner):
 
     def __init__(self, model: Transformer, room: Room, vocab: int | None = None) -> None:
         super().__init__(model, room, vocab)
-        longest = min(model.architecture.context, room.tokens)
+        longest = self._longest = min(model.architecture.context, room.tokens)
         self._spans = tuple(group.span for group in self.groups)
         self._shapes = tuple(Shape.of(g.span, longest, room.page_size, spare=g.num_blocks) for g in self.groups)
         self._sizes = sizes(room.rows)
@@ -63,6 +66,17 @@ class CardRunner(ModelRunner):
         wanted = wanted or self._sizes
         for done in self._graphs.capture(wanted, capture or CudaCapture(self.device)):
             yield done / len(wanted)
+        self._rehearse()
+
+    def _rehearse(self) -> None:
+        """A step that is not captured, a prompt beside a token, on pages that nobody has: what is built or laid out at
+        first use is there before the first request."""
+        length = min(REHEARSED, self._longest)
+        pages = [np.full(-(-length // self.room.page_size), shape.spare) for shape in self._shapes]
+        how = Sampling(max_tokens=1, temperature=0.0)
+        prompt = Row(Request("", (0,) * length, how, 0.0), 0, length, tuple(pages))
+        token = Row(Request("", (0,), how, 0.0, outputs=[0]), 1, 1, tuple(pages))
+        self.run(Step(0, (prompt, token) if length > 1 else (prompt,)))
 
     def run(self, step: Step) -> StepResult:
         """As its base does. Raises DeviceLost when the card can run nothing any more."""

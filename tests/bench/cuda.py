@@ -44,7 +44,7 @@ from tests.bench.closed import FIRST_ID, Case
 VOCAB, CONTEXT, PROMPT, OUTPUT = 8192, 4096, 128, 128
 LARGE, SQUARE = 1 << 30, 8192  # bytes that are read, side of the product
 LENGTH = PROMPT + OUTPUT // 2  # tokens of a row, on the average of an answer
-HEAD = "| model | streams | Transformers, tokens/s | Dyno, tokens/s | ratio | between tokens, ms | of the roofline |"
+HEAD = "| model | streams | Transformers, tokens/s | Dyno, tokens/s | ratio |"
 STEPS = "| model | rows | least, ms | forward, ms | of the roofline | PyTorch's kernels, ms | ratio |"
 
 
@@ -84,24 +84,17 @@ TINY = {"dense": Shape(2, 128, 4, 2, 256), "experts": Shape(2, 128, 4, 2, 128, e
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the service's table. `step` and `least` in seconds."""
+    """One line of the service's table, in tokens a second."""
 
     model: str
     streams: int
     theirs: float
     ours: float
-    step: float
-    least: float
 
     def __str__(self) -> str:
-        cells = (
-            f"{self.theirs:,.1f}",
-            f"{self.ours:,.1f}",
-            f"{self.ours / self.theirs:.2f}",
-            f"{self.step * 1e3:.2f}",
-            f"{self.least / self.step:.0%}",
+        return (
+            f"| {self.model} | {self.streams} | {self.theirs:,.1f} | {self.ours:,.1f} | {self.ours / self.theirs:.2f} |"
         )
-        return f"| {self.model} | {self.streams} | {' | '.join(cells)} |"
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +215,7 @@ def measure(name: str, folder: Path, options: argparse.Namespace, machine: Machi
     served = []
     for n in options.streams:
         rate = statistics.median(run.output_rate for run in runs[n])
-        between = statistics.median(run.per_token.p50 for run in runs[n])
-        served.append(Row(name, n, measure_generate(folder, device, n, options.rounds), rate, between, least[n]))
+        served.append(Row(name, n, measure_generate(folder, device, n, options.rounds), rate))
         print(served[-1], flush=True)
     return served, steps
 

@@ -79,13 +79,13 @@ def add_up(sums, peaks, weights, first, count, G: tl.constexpr, V: tl.constexpr)
     return total, peak, weight
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["adds"])
 def _attend(
     query, key, value, slots, keys, values, table, starts, firsts, lasts, news, slopes, sinks,
     sums, peaks, weights, arrived, out,
-    query_stride, key_stride, value_stride, width, scale, softcap, K,
+    query_stride, key_stride, value_stride, width, scale, softcap, K, adds,
     GROUP: tl.constexpr, G: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr, S: tl.constexpr,
-    CAPPED: tl.constexpr, SLOPED: tl.constexpr, SUNK: tl.constexpr, FRESH: tl.constexpr, EARLY: tl.constexpr,
+    CAPPED: tl.constexpr, SLOPED: tl.constexpr, SUNK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     let_in(EARLY)
     row, head, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
@@ -100,7 +100,7 @@ def _attend(
     own = head * GROUP + g
     real = g < GROUP
     new = last + 1
-    if FRESH:
+    if adds:
         new = tl.load(news + row)
         if end == count:
             slot = tl.load(slots + row) * K + head
@@ -120,17 +120,16 @@ def _attend(
         x = tl.load(values + token[:, None] * V + v[None, :], seen[:, None], 0.0)
         scores = score(q, k, scale, softcap, slope, last - position, seen, CAPPED, SLOPED)
         total, peak, weight = weigh(scores, x, total, peak, weight)
-    if FRESH:  # noqa: SIM102  # decided when the kernel is built
-        if end == count:  # what the step itself adds is not where it will be before all have looked
-            f = tl.arange(0, FEW)
-            for begin_new in range(tl.maximum(new, first), last + 1, FEW):
-                position = begin_new + f
-                seen = position <= last
-                source = row - (last - position)
-                k = tl.load(key + source[:, None] * key_stride + head * D + d[None, :], seen[:, None], 0.0)
-                x = tl.load(value + source[:, None] * value_stride + head * V + v[None, :], seen[:, None], 0.0)
-                scores = score(q, k, scale, softcap, slope, last - position, seen, CAPPED, SLOPED)
-                total, peak, weight = weigh(scores, x, total, peak, weight)
+    if end == count:  # what the step itself adds is not where it will be before all have looked
+        f = tl.arange(0, FEW)
+        for begin_new in range(tl.maximum(new, first), last + 1, FEW):
+            position = begin_new + f
+            seen = position <= last
+            source = row - (last - position)
+            k = tl.load(key + source[:, None] * key_stride + head * D + d[None, :], seen[:, None], 0.0)
+            x = tl.load(value + source[:, None] * value_stride + head * V + v[None, :], seen[:, None], 0.0)
+            scores = score(q, k, scale, softcap, slope, last - position, seen, CAPPED, SLOPED)
+            total, peak, weight = weigh(scores, x, total, peak, weight)
     if S > 1:
         group = row * K + head
         place = (group * S + part) * G + g
@@ -147,7 +146,8 @@ def _attend(
     if SUNK:
         weight += tl.exp(tl.load(sinks + own, real, 0.0).to(tl.float32) - peak)
     heads = row * K * GROUP + own
-    tl.store(out + heads[:, None] * V + v[None, :], (total / weight[:, None]).to(out.dtype.element_ty), real[:, None])
+    total = total / tl.where(weight > 0, weight, 1.0)[:, None]  # a row that sees nothing gets nothing
+    tl.store(out + heads[:, None] * V + v[None, :], total.to(out.dtype.element_ty), real[:, None])
 
 
 def fits(query: Tensor, keys: Tensor, values: Tensor | None, value_dim: int, scores: Scores) -> bool:
@@ -182,20 +182,26 @@ def decode(
     query: Tensor, keys: Tensor, values: Tensor, pages: Pages, scores: Scores, fresh: Entries | None = None
 ) -> Tensor:
     """query (T, H, D), keys (pages, P, K, D), values (pages, P, K, V) → (T, H, V). `pages` may have more rows than
-    there are queries. fresh: what the same rows add to the pools, and see of each other where pages say so."""
+    there are queries. fresh: what the same rows add to the pools, and see of each other where pages say so.
+
+    One kernel serves steps with and without `fresh`, and one each number of rows that pages are filled up to, so that
+    none is built while requests wait.
+    """
     rows, heads, dim = query.shape
     size, kv_heads, value_dim = keys.shape[1], keys.shape[2], values.shape[3]
-    group, parts = heads // kv_heads, split(rows * kv_heads, pages.table.shape[1])
+    group, parts = heads // kv_heads, split(len(pages.table) * kv_heads, pages.table.shape[1])
     out = query.new_empty(rows, heads, value_dim)
     shared = _parts(out, parts * kv_heads * tile(group), value_dim) if parts > 1 else (None,) * 4
-    new = (None, None, None) if fresh is None else (fresh.key, fresh.value, fresh.slots)
-    strides = (0, 0) if fresh is None or fresh.value is None else (fresh.key.stride(0), fresh.value.stride(0))
+    key, value, slots = (keys, values, pages.starts) if fresh is None else (fresh.key, fresh.value, fresh.slots)
+    assert value is not None
+    news = pages.starts if pages.new is None else pages.new  # nobody looks at what stands in where there is nothing new
     _attend[rows, kv_heads, parts](
-        query, *new, keys, values, pages.table, pages.starts, pages.first, pages.last, pages.new,
+        query, key, value, slots, keys, values, pages.table, pages.starts, pages.first, pages.last, news,
         scores.slopes, scores.sinks, *shared, out,
-        query.stride(0), *strides, pages.table.stride(0), scores.scale, scores.softcap or 0.0, kv_heads,
+        query.stride(0), key.stride(0), value.stride(0), pages.table.stride(0), scores.scale, scores.softcap or 0.0,
+        kv_heads, int(fresh is not None),
         GROUP=group, G=tile(group), D=dim, V=value_dim, P=size, S=parts, CAPPED=scores.softcap is not None,
-        SLOPED=scores.slopes is not None, SUNK=scores.sinks is not None, FRESH=fresh is not None, **early(query),
+        SLOPED=scores.slopes is not None, SUNK=scores.sinks is not None, **early(query),
     )  # fmt: skip
     return out
 

@@ -85,13 +85,14 @@ def test_what_nobody_wrote_is_not_read() -> None:
     assert near(found, expected.to(DEVICE))
 
 
-def test_a_row_that_sees_nothing_spoils_nobody() -> None:
+def test_a_row_that_sees_nothing_gets_nothing() -> None:
     seen = pages(Full(), padding=1)
     keys, values = (x.to(DEVICE) for x in pools(2, DIM, VALUE_DIM))
     query = draw(len(LENGTHS) + 1, HEADS, DIM)
     found = attention.decode(query, keys, values, there(seen), SCORES["plain"])
     alone = attention.decode(query[:-1], keys, values, there(seen.part(len(LENGTHS))), SCORES["plain"])
     assert near(found[:-1], alone)
+    assert not found[-1].any()
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 80])
