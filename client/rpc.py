@@ -38,6 +38,7 @@ from client.facts import (
     Usage,
 )
 from client.live import LayerLoad, RoutingLoad
+from client.patience import patient_threads
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 
@@ -156,10 +157,11 @@ class _Channel:
 
     def __init__(self, target: str, access: Access) -> None:
         scheme, _, address = target.partition("://")
-        if scheme == "grpcs":
-            self.connection = grpc.aio.secure_channel(address, access.credentials(), options=_OPTIONS)
-        else:
-            self.connection = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        with patient_threads():  # those of the library, of which several wake for every message
+            if scheme == "grpcs":
+                self.connection = grpc.aio.secure_channel(address, access.credentials(), options=_OPTIONS)
+            else:
+                self.connection = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self.stub = InferenceServiceStub(self.connection)
         self.streams = 0
 

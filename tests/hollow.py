@@ -3,7 +3,7 @@
     --forward-ms 25    what the hollow forward takes, in small operations of torch on --threads (1) threads
     --experts 8        16 mixture layers of so many experts, two active; 0 for a dense model
     --observer off     nobody hears of steps and requests
-    --tuning off       the interpreter stays as it is by default
+    --tuning off       the interpreter and the threads of libraries stay as they are by default
     --switch-ms 5      how long a thread may keep the others waiting for the interpreter
 
 Everything else is the real server: engine, runner, batches, sampling, both transports. On SIGUSR1 it prints one line,
@@ -13,6 +13,7 @@ Everything else is the real server: engine, runner, batches, sampling, both tran
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
 import json
@@ -185,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, flags = parser.parse_known_args(arguments)
     if options.tuning == "off":
         process.tune = process.settle = lambda: None  # type: ignore[assignment]
+        process.patient_threads = contextlib.nullcontext  # type: ignore[assignment]
     phases = Phases()
     signal.signal(signal.SIGUSR1, lambda number, frame: phases.tell())
 

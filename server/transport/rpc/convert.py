@@ -89,14 +89,18 @@ def model_name(name: str) -> str | None:
 
 
 def stream_response(id: str, piece: Piece, wishes: FactWishes) -> pb.StreamGenerateResponse:
-    return pb.StreamGenerateResponse(
-        id=id,
-        index=piece.index,
-        text=piece.text,
-        tokens=_tokens(piece.tokens, piece.logprobs),
-        prompt=_prompt_tokens(piece.prompt),
-        finished=None if piece.finished is None else finished_message(piece.finished, wishes),
-    )
+    """Made for every token of every stream: what is not there costs nothing."""
+    message = pb.StreamGenerateResponse(id=id, index=piece.index, text=piece.text)
+    for token, logprob in zip(piece.tokens, piece.logprobs, strict=True):
+        if logprob is None:
+            message.tokens.add(id=token)
+        else:
+            message.tokens.append(_token(token, logprob))
+    if piece.prompt is not None:
+        message.prompt.extend(_prompt_tokens(piece.prompt))
+    if piece.finished is not None:
+        message.finished.CopyFrom(finished_message(piece.finished, wishes))
+    return message
 
 
 def generate_response(id: str, model: str, choices: Sequence[WholeChoice], wishes: FactWishes) -> pb.GenerateResponse:

@@ -14,6 +14,7 @@ from dyno.admin.v1 import admin_pb2
 from dyno.admin.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from server import process
 from server.administration.administration import Administration
 from server.limits import Limits
 from server.service import GenerationService
@@ -50,11 +51,12 @@ class RpcListener:
     ) -> None:
         """`connection_seconds`: age at which a connection is asked to be made anew; `identity` None: in the clear."""
         self._identity = identity
-        self._server = grpc.aio.server(
-            interceptors=(Authorisation(authoriser, observer), Gate(observer)),
-            options=channel_options(service.limits, connection_seconds),
-            compression=grpc.Compression.NoCompression,
-        )
+        with process.patient_threads():  # those of the library, which wake for every message that the event loop writes
+            self._server = grpc.aio.server(
+                interceptors=(Authorisation(authoriser, observer), Gate(observer)),
+                options=channel_options(service.limits, connection_seconds),
+                compression=grpc.Compression.NoCompression,
+            )
         self._health = HealthServicer([SERVICE, ADMIN])
         add_InferenceServiceServicer_to_server(Servicer(service, observer), self._server)
         add_AdminServiceServicer_to_server(AdminServicer(administration, observer), self._server)
