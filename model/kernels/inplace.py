@@ -76,6 +76,12 @@ class Call(ctypes.Structure):
         self.stretches = ctypes.cast(self._listed, ctypes.c_void_p)
         self._kept = pages, tokens, stretches, firsts  # their memory
 
+    def take(self, slots: Tensor) -> None:
+        """All tokens of the step are asked about, and stored at their slots (T,) before."""
+        if not self.count:
+            self.rows = len(slots)
+        self.slots, self.fresh = address(slots), len(slots)
+
 
 def fits(query: Tensor, value_dim: int, scores: Scores, stretches: bool) -> bool:
     """Whether the compiled kernel takes such heads."""

@@ -5,7 +5,7 @@ Each is a room of its own in this folder, held to the plain model by tests, and 
 
 from __future__ import annotations
 
-from model.kernels import card, fused, grouped, packed
+from model.kernels import card, fused, grouped, layers, packed
 from model.transformer import Transformer
 
 
@@ -16,6 +16,7 @@ def apply(model: Transformer, *, int8: bool = False) -> Transformer:
     int8: round the weights of linear layers to 8 bits, one scale an output; less exact, and half the bytes to read.
     """
     fused.fuse(model, int8=int8)
+    layers.join(model)
     packed.pack(model, int8=int8)
     if card.usable(model.embedding.weight):
         from model.kernels.card import blocks

@@ -109,6 +109,13 @@ class PagedView:
             out[part.start : part.stop] = self._attend(layer, query, key, value, part, scores)
         return out
 
+    def lying(self, layer: int) -> tuple[inplace.Call, Tensor, Tensor | None]:
+        """For kernels that attend by themselves (model/kernels/layers.py): of all tokens of the step, which are stored
+        first."""
+        group = self.groups[self.group_of[layer]]
+        group.call.take(group.slots)
+        return group.call, self.cache.keys[layer], self.cache.values[layer]
+
     def _decode(self, layer: int, query: Tensor, part: Decode, scores: Scores, fresh: Entries | None = None) -> Tensor:
         cache, dim = self.cache, self.cache.entries[layer].value_dim
         return decode(query, cache.keys[layer], cache.values[layer], dim, part.pages, scores, cache.scratch, fresh)

@@ -87,4 +87,24 @@ void attend_step(const Step<T>& s, int threads) {
   share_out<T, PlainChunk<T>>(s, threads);
 }
 
+// The same as it comes through the door, of either type.
+struct AttendCall {
+  Paged paged;
+  const void *query, *key, *value;
+  int64_t key_stride, value_stride;
+  const int64_t* slots;
+  int64_t fresh;
+  void *keys, *values, *out;
+  const Stretch* stretches;
+  int64_t count;
+  const int64_t* firsts;
+};
+
+template <typename T>
+void attend_as(const AttendCall& c, int threads) {
+  const Entries<T> fresh{(const T*)c.key, (const T*)c.value, c.key_stride, c.value_stride, c.slots, c.fresh};
+  attend_step(Step<T>{c.paged, fresh, (const T*)c.query, (T*)c.keys, (T*)c.values, (T*)c.out, c.stretches, c.count, c.firsts},
+              threads);
+}
+
 }  // namespace dyno

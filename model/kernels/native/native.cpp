@@ -1,33 +1,15 @@
-// The doors of the compiled kernels. native.py builds this file and loads it; fused.py, experts.py, panels.py and paged.py mirror the structs.
+// The doors of the compiled kernels. native.py builds this file and loads it; fused.py, layers.py, experts.py, panels.py and inplace.py mirror the structs.
 
 #include "attend.h"
 
 #ifdef __AVX512F__
 #include "experts.h"
+#include "layers.h"
 #endif
 
 using namespace dyno;
 
 namespace {
-
-struct AttendCall {
-  Paged paged;
-  const void *query, *key, *value;
-  int64_t key_stride, value_stride;
-  const int64_t* slots;
-  int64_t fresh;
-  void *keys, *values, *out;
-  const Stretch* stretches;
-  int64_t count;
-  const int64_t* firsts;
-};
-
-template <typename T>
-void attend_as(const AttendCall& c, int threads) {
-  const Entries<T> fresh{(const T*)c.key, (const T*)c.value, c.key_stride, c.value_stride, c.slots, c.fresh};
-  attend_step(Step<T>{c.paged, fresh, (const T*)c.query, (T*)c.keys, (T*)c.values, (T*)c.out, c.stretches, c.count, c.firsts},
-              threads);
-}
 
 #ifdef __AVX512F__
 template <typename X, typename Y>
@@ -92,6 +74,12 @@ void dyno_leave(int narrow, const Weight* projection, const FeedForward* ff, con
                 const void* x, const void* attended, void* out, void* normed, int threads) {
   EITHER(leave(*projection, ff, norm, rows, (const bf16*)x, (const bf16*)attended, (bf16*)out, (bf16*)normed, threads),
          leave(*projection, ff, norm, rows, (const float*)x, (const float*)attended, (float*)out, (float*)normed, threads));
+}
+
+void dyno_layers(int narrow, int64_t count, const Layer* layers, const Lying* places, int64_t rows, void* x, void* placed,
+                 void* attended, int threads) {
+  EITHER(run(count, layers, places, rows, (bf16*)x, (bf16*)placed, (bf16*)attended, threads),
+         run(count, layers, places, rows, (float*)x, (float*)placed, (float*)attended, threads));
 }
 
 void dyno_mix(int narrow, const Experts* experts, int64_t tokens, const void* x, const int64_t* chosen, const float* gates,
