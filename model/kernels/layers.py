@@ -52,7 +52,8 @@ class Layers(Block):
 
     def __init__(self, blocks: list[FusedBlock]) -> None:
         nn.Module.__init__(self)
-        self.value, self.blocks = blocks[0].value, tuple(blocks)
+        self.value, self.blocks = blocks[0].value, nn.ModuleList(blocks)
+        self._blocks = tuple(blocks)
         self._layers = (_LayerStruct * len(blocks))(*map(_layer, blocks))
         self._lying = (_LyingStruct * len(blocks))()
         self._placed = max((block.enter.heads + 2 * block.enter.kv) * block.enter.dim for block in blocks)
@@ -60,10 +61,10 @@ class Layers(Block):
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
         if not isinstance(around.cache, Lying):
-            for block in self.blocks:
+            for block in self._blocks:
                 x, _ = block(x, around, loads)
             return x, []
-        for block, there in zip(self.blocks, self._lying, strict=True):
+        for block, there in zip(self._blocks, self._lying, strict=True):
             call, keys, values = around.cache.lying(block.layer)
             there.call, there.keys, there.values = ctypes.addressof(call), keys.data_ptr(), address(values)
             if block.enter.table is not None:
@@ -74,7 +75,7 @@ class Layers(Block):
         assert library is not None
         library.dyno_layers(
             int(x.dtype == torch.bfloat16),
-            ctypes.c_int64(len(self.blocks)),
+            ctypes.c_int64(len(self._blocks)),
             self._layers,
             self._lying,
             ctypes.c_int64(rows),

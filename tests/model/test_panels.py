@@ -16,6 +16,7 @@ from model import config, presets
 from model.dense import dense_input, dense_memory
 from model.initialise import random_model
 from model.kernels import experts, fused, native, panels, passes
+from model.kernels.layers import Layers
 from model.moe import Experts, Routing
 from model.transformer import Transformer
 
@@ -121,7 +122,9 @@ def test_a_model_made_fast_gives_the_same_logits(name: str) -> None:
 @pytest.mark.parametrize("name", WHOLE + PARTS)
 def test_blocks_of_the_common_shape_are_fused(name: str) -> None:
     model = passes.apply(random_model(presets.scaled(presets.load(name), "tiny"), 0))
-    assert all(isinstance(block, fused.FusedBlock) for block in model.blocks) == (name in WHOLE)
+    blocks = [block for module in model.blocks for block in (module.blocks if isinstance(module, Layers) else [module])]
+    assert len(blocks) == len(model.architecture.blocks)
+    assert all(isinstance(block, fused.FusedBlock) for block in blocks) == (name in WHOLE)
 
 
 @pytest.mark.skipif(torch.bfloat16 not in TYPES, reason="no bfloat16 vector units here")
