@@ -38,7 +38,7 @@ from client.facts import (
     Usage,
 )
 from client.live import LayerLoad, RoutingLoad
-from client.patience import patient_threads
+from client.threads import patient_threads
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 

@@ -1,11 +1,12 @@
 """What one token stores in each attention layer, and the one method attention calls to use it: of the cache for what
-came before, of the memory for what an encoder read. No torch at run time."""
+came before, of the memory for what an encoder read. Kernels for several layers ask an open view once for the same. No
+torch at run time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from model.config import Architecture, Attention, Latent, Span
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from model.kernels.attention import Scores
+    from model.kernels.inplace import Call
 
 Projection: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor]]"
 
@@ -74,4 +76,15 @@ class CacheView(Protocol):
         (tokens, heads, value_dim), or None where the entry keeps it in the key. Returns (tokens, query heads,
         value_dim).
         """
+        ...
+
+
+@runtime_checkable
+class OpenCacheView(CacheView, Protocol):
+    """A view whose pages a kernel may read and write by itself, so that several layers need only one call of it. What
+    comes of it is what `attend` gives, layer by layer."""
+
+    def place(self, layer: int) -> tuple[Call, Tensor, Tensor | None]:
+        """How all tokens of the step are stored and attended to in the pages of this layer, and its pools of keys and
+        values."""
         ...

@@ -44,6 +44,13 @@ class SteadyView:
         fresh = Entries(key, value, self._slots[entry.span])
         return decode(query, keys, values, entry.value_dim, self.pages(entry.span), scores, self.scratch, fresh)
 
+    def place(self, layer: int) -> tuple[inplace.Call, Tensor, Tensor | None]:
+        """As an OpenCacheView."""
+        span = self.entries[layer].span
+        call = self.pages(span).call
+        call.take(self._slots[span])
+        return call, self.keys[layer], self.values[layer]
+
     def pages(self, span: Span) -> Pages:
         """What every row sees through layers of this span; page 0 stays unused, as in a served cache."""
         if span not in self._pages:
@@ -52,7 +59,8 @@ class SteadyView:
             table = 1 + torch.arange(self.rows * count, device=self.device).view(self.rows, count)
             self._slots[span] = table[:, -1] * PAGE + last % PAGE
             whole = torch.zeros(self.rows, dtype=torch.long, device=self.device)
-            self._pages[span] = Pages(span, PAGE, table, whole + first // PAGE * PAGE, whole + first, whole + last)
+            places = (whole + first // PAGE * PAGE, whole + first, whole + last, whole + last)
+            self._pages[span] = Pages(span, PAGE, table, *places)
         return self._pages[span]
 
     def _pool(self, entry: CacheEntry, dim: int, weight: Tensor) -> Tensor:
@@ -79,6 +87,12 @@ class PromptView:
             return self._plain.attend(layer, query, key, value, scores)
         call, fresh = self._call(entry.span, query.dtype), Entries(key, value, self._slots)
         return inplace.attend(call, query, self._keys[layer], self._values[layer], entry.value_dim, scores, fresh)
+
+    def place(self, layer: int) -> tuple[inplace.Call, Tensor, Tensor | None]:
+        """As an OpenCacheView."""
+        call = self._call(self.entries[layer].span, self._keys[layer].dtype)
+        call.take(self._slots)
+        return call, self._keys[layer], self._values[layer]
 
     def _call(self, span: Span, dtype: torch.dtype) -> inplace.Call:
         if span not in self._calls:

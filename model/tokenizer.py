@@ -37,6 +37,8 @@ class Tokenizer:
         every = set(backend.get_vocab(with_added_tokens=True).values())
         self.vocab_size: int = max(every, default=-1) + 1  # ids may have gaps
         self.highest_text_id: int = max(every - self._special_ids, default=-1)
+        self._before = [] if self._pieces is not None else backend.encode("a", add_special_tokens=False).ids[-1:]
+        self._text_of_before = self.decode(self._before)
         self._template = ChatTemplate(template, special or {}) if template else None
         # A second one for what templates write: one whose setting changes would be for a moment open to other threads.
         self._markup = tokenizers.Tokenizer.from_str(backend.to_str()) if template else backend
@@ -76,11 +78,17 @@ class Tokenizer:
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
     def token_bytes(self, token: int) -> bytes:
-        """What an id stands for alone; of a piece of a character its own bytes, which are not UTF-8."""
+        """What an id stands for within a text; of a piece of a character its own bytes, which are not UTF-8."""
         if self._pieces is not None:
             return self._pieces[token]
-        text, byte = self.decode([token]), BYTE_TOKEN.fullmatch(self._backend.id_to_token(token) or "")
+        text, byte = self.text_of(token), BYTE_TOKEN.fullmatch(self._backend.id_to_token(token) or "")
         return bytes.fromhex(byte[1]) if byte and text == "�" else text.encode()
+
+    def text_of(self, token: int) -> str:
+        """The text of one id within a text: with its space, which decoders take off where a text begins."""
+        if self._pieces is not None:
+            return self.decode([token])
+        return self.decode([*self._before, token])[len(self._text_of_before) :]
 
     def stream(self, after: Sequence[int] = ()) -> TokenStream:
         """What turns the ids that come after these into the text that comes after `text_before` of these."""

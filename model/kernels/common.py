@@ -14,6 +14,8 @@ from model.stack import Block
 def has_shape(block: Block) -> bool:
     """Whether a block is attention and then a feed-forward or a mixture, in series, each behind a norm, and has nothing
     that few architectures have."""
+    if type(block) is not Block:  # another form already
+        return False
     value = block.value
     plain = value.placement == "pre" and not value.parallel and not value.shared_norm and not value.gated
     if not plain or value.residual_scale != 1 or len(block.branches) != 2:

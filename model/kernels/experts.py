@@ -7,10 +7,13 @@ import ctypes
 import torch
 from torch import Tensor
 
+from model import config
 from model.kernels import native, panels
+from model.kernels.native import address
 from model.kernels.panels import PanelWeight, WeightStruct
 from model.moe import Experts, ExpertStack, Router, Routing
 
+SCORES = ("softmax", "sigmoid", "sqrtsoftplus")  # in the order of native/router.h
 ACTIVATIONS = ("relu", "relu2", "gelu_tanh", "silu")  # that the kernels have, in the order of native/vector.h
 
 
@@ -22,6 +25,23 @@ class _ExpertsStruct(ctypes.Structure):
         ("down", ctypes.POINTER(WeightStruct)),
         *((name, ctypes.c_int64) for name in ("count", "active", "activation", "gated", "hidden", "weigh_input")),
     )
+
+
+class _RouterStruct(ctypes.Structure):
+    """native/router.h: Router."""
+
+    _fields_ = (
+        ("weight", WeightStruct),
+        ("correction", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("score", "normalise", "experts", "active")),
+        ("scale", ctypes.c_float),
+    )
+
+
+class RoutingStruct(ctypes.Structure):
+    """native/router.h: Routing."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("experts", "gates", "logits", "ranked"))
 
 
 class PanelExperts(ExpertStack):
@@ -42,15 +62,19 @@ class PanelExperts(ExpertStack):
             hidden=value.hidden,
         )
 
+    def choosing(self, active: int, weigh: str) -> _ExpertsStruct:
+        """As a kernel takes it that mixes so many choices of every token."""
+        self.struct.active, self.struct.weigh_input = active, int(weigh == "input")
+        return self.struct
+
     def mix(self, x: Tensor, routing: Routing, weigh: str) -> Tensor:
         library = native.library()
         assert library is not None
         x, experts, gates = x.contiguous(), routing.experts.contiguous(), routing.gates.float().contiguous()
         out = torch.empty_like(x)
-        self.struct.active, self.struct.weigh_input = experts.shape[1], int(weigh == "input")
         library.dyno_mix(
             int(x.dtype == torch.bfloat16),
-            ctypes.byref(self.struct),
+            ctypes.byref(self.choosing(experts.shape[1], weigh)),
             ctypes.c_int64(len(x)),
             *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, experts, gates, out)),
             torch.get_num_threads(),
@@ -59,17 +83,67 @@ class PanelExperts(ExpertStack):
 
 
 class PanelRouter(Router):
-    """Stands in for a Router; its weight is widened once, and a token's scores never depend on the tokens beside it."""
+    """Stands in for a Router; its weight is widened once, and a token's scores never depend on the tokens beside it.
+
+    `struct` is None where experts are chosen in a way that the kernel does not know.
+    """
 
     def __init__(self, plain: Router) -> None:
         super().__init__(plain.value, plain.weight.shape[1])
         bias = None if plain.bias is None else plain.bias.detach()
         self.laid = panels.lay_out(plain.weight.detach().float(), bias)
         self.bias, self.gain, self.correction, self.norm = plain.bias, plain.gain, plain.correction, plain.norm
+        self.struct = self._struct() if self._is_known() else None
         del self.weight
+
+    def forward(self, x: Tensor) -> Routing:
+        if self.struct is None or self.training:
+            return super().forward(x)
+        library = native.library()
+        assert library is not None
+        x, routing = x.contiguous(), empty_routing(len(x), self.value)
+        library.dyno_route(
+            int(x.dtype == torch.bfloat16),
+            ctypes.byref(self.struct),
+            ctypes.c_int64(len(x)),
+            ctypes.c_void_p(x.data_ptr()),
+            ctypes.byref(pointers(routing)),
+            torch.get_num_threads(),
+        )
+        return routing
 
     def scores(self, x: Tensor) -> Tensor:
         return panels.linear(x, self.laid)
+
+    def _is_known(self) -> bool:
+        how = self.value.router
+        plain = how.groups is None and how.norm is None and self.gain is None
+        return plain and how.score in SCORES and self.laid.dtype in native.linear_types()
+
+    def _struct(self) -> _RouterStruct:
+        value, how = self.value, self.value.router
+        self._correction = None if self.correction is None else self.correction.float().contiguous()
+        return _RouterStruct(
+            self.laid.struct,
+            address(self._correction),
+            score=SCORES.index(str(how.score)),
+            normalise=int(how.normalise),
+            experts=value.experts,
+            active=value.active,
+            scale=how.scale,
+        )
+
+
+def empty_routing(tokens: int, value: config.MoE) -> Routing:
+    """Room for what a router decides of so many tokens."""
+    widths = value.active, value.experts, value.active + 1
+    gates, logits, ranked = (torch.empty(tokens, width, dtype=torch.float32) for width in widths)
+    return Routing(torch.empty(tokens, value.active, dtype=torch.int64), gates, logits, ranked)
+
+
+def pointers(routing: Routing) -> RoutingStruct:
+    """Where a routing's numbers are; it has to live as long as they are used."""
+    return RoutingStruct(*map(address, (routing.experts, routing.gates, routing.logits, routing.ranked)))
 
 
 def fits(experts: Experts) -> bool:

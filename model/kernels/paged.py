@@ -119,10 +119,18 @@ class Stretch:
 
 
 class Scratch:
-    """Memory that copies of pages take turns in: fresh memory for every copy would cost more than the copy."""
+    """Memory that copies of pages take turns in: fresh memory for every copy would cost more than the copy. And what
+    kernels that share out a row's pages among programs count in; nobody else may run on it at the same time."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._counters: Tensor | None = None
+
+    def counters(self, count: int, device: torch.device) -> Tensor:
+        """At least so many int32, all 0: whoever counts leaves them so."""
+        if self._counters is None or len(self._counters) < count:
+            self._counters = torch.zeros(count, dtype=torch.int32, device=device)
+        return self._counters
 
     def gather(self, name: str, pool: Tensor, table: Tensor) -> Tensor:
         """pool (pages, P, K, D), table (R, n) → (R, K, n * P, D), good until the next call with this name."""
@@ -185,7 +193,7 @@ def decode(
             if fresh is not None and (pages.new is None or not tiles.lies_dense(fresh)):
                 fresh.store(keys, values)
                 fresh = None
-            return tiles.decode(query, keys, values, pages, scores, fresh)
+            return tiles.decode(query, keys, values, pages, scores, scratch, fresh)
     if fresh is not None:
         fresh.store(keys, values)
     if query.is_cuda and flex.fits(query, keys, value_dim, scores):

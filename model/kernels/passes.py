@@ -16,8 +16,8 @@ def apply(model: Transformer, *, int8: bool = False) -> Transformer:
     int8: round the weights of linear layers to 8 bits, one scale an output; less exact, and half the bytes to read.
     """
     fused.fuse(model, int8=int8)
-    layers.join(model)
     packed.pack(model, int8=int8)
+    layers.join(model)
     if card.usable(model.embedding.weight):
         from model.kernels.card import blocks
 

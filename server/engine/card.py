@@ -6,6 +6,7 @@ All of it but the capture itself also runs on the processor, where the tests hol
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ import torch
 from model.cache import CacheEntry, cache_entries
 from model.config import Attention, Buckets
 from model.kernels import flex
+from model.kernels.card import FEW
 from model.kernels.paged import Pages
 from model.transformer import StepInput, Transformer
 from server.engine.graphs import Capture, CudaCapture, Graphs, Shape, Tokens, empty_tokens, padded_pages, size_of, sizes
@@ -30,7 +32,7 @@ from server.engine.step import DeviceLost, Row, Step, StepResult
 
 log = logging.getLogger(__name__)
 
-REHEARSED = 128  # tokens of the prompt that a card is tried with: more than go through kernels for few
+REHEARSED = 2 * FEW  # tokens of the prompt that a card is tried with: more than go through kernels for few
 PAGE_SIZE = 64  # what FlexAttention reads at once; smaller pages leave its tensor cores half empty
 
 
@@ -66,7 +68,12 @@ class CardRunner(ModelRunner):
         wanted = wanted or self._sizes
         for done in self._graphs.capture(wanted, capture or CudaCapture(self.device)):
             yield done / len(wanted)
-        self._rehearse()
+        try:
+            self._rehearse()
+        except Exception as fault:
+            if isinstance(fault, DeviceLost):
+                raise
+            log.warning("the first prompt will have to wait: %s: %s", type(fault).__name__, fault)
 
     def _rehearse(self) -> None:
         """A step that is not captured, a prompt beside a token, on pages that nobody has: what is built or laid out at
@@ -81,7 +88,8 @@ class CardRunner(ModelRunner):
     def run(self, step: Step) -> StepResult:
         """As its base does. Raises DeviceLost when the card can run nothing any more."""
         try:
-            return super().run(step)
+            with torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext():
+                return super().run(step)
         except RuntimeError as fault:
             if is_fatal(fault):
                 raise DeviceLost(f"{type(fault).__name__}: {fault}") from fault

@@ -109,9 +109,8 @@ class PagedView:
             out[part.start : part.stop] = self._attend(layer, query, key, value, part, scores)
         return out
 
-    def lying(self, layer: int) -> tuple[inplace.Call, Tensor, Tensor | None]:
-        """For kernels that attend by themselves (model/kernels/layers.py): of all tokens of the step, which are stored
-        first."""
+    def place(self, layer: int) -> tuple[inplace.Call, Tensor, Tensor | None]:
+        """As an OpenCacheView."""
         group = self.groups[self.group_of[layer]]
         group.call.take(group.slots)
         return group.call, self.cache.keys[layer], self.cache.values[layer]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -75,8 +76,11 @@ async def measure(server: Server, transport: str, case: Case, seed: int) -> Cost
 
 def _threads() -> Mapping[str, float]:
     """Processor seconds of this process by thread."""
-    tasks = Path("/proc/self/task").iterdir()
-    return {task.name: int((task / "schedstat").read_text().split()[0]) / 1e9 for task in tasks}
+    spent: dict[str, float] = {}
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            spent[task.name] = int((task / "schedstat").read_text().split()[0]) / 1e9
+    return spent
 
 
 HEAD = ("streams", "transport", "tok/s", "msg/tok", "loop", "library", "client", "c.others", "us/tok", "foreign")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from model import moe as modules
 from model.config import (
     Alibi,
     Architecture,
@@ -15,16 +16,18 @@ from model.config import (
     Block,
     Chunk,
     FeedForward,
-    Full,
     Grouped,
+    Groups,
     MoE,
     Norm,
     QKNorm,
     Rotary,
+    Router,
     Window,
 )
 from model.dense import dense_input
-from model.kernels import fused, layers, native, passes
+from model.kernels import fused, layers, native, packed, passes
+from model.kernels.experts import PanelRouter
 from model.kernels.layers import Layers
 from model.transformer import Transformer
 from tests.model.cases import block
@@ -45,6 +48,10 @@ def attending(**more: Any) -> Block:
     return block(replace(ATTENTION, **more), FEED)
 
 
+def mixing(**more: Any) -> Block:
+    return block(ATTENTION, replace(MIXTURE, **more))
+
+
 PLAIN = attending()
 CASES = {
     "dense": stack(PLAIN, PLAIN, PLAIN),
@@ -57,14 +64,36 @@ CASES = {
         attending(heads=replace(ATTENTION.heads, qk_norm=QKNorm(Norm()), bias=True), out_bias=True),
         block(ATTENTION, FeedForward(80, "relu2", gated=False, bias=True)),
     ),
-    "mixtures between": stack(PLAIN, PLAIN, block(ATTENTION, MIXTURE), PLAIN, block(ATTENTION, MIXTURE), PLAIN, PLAIN),
+    "mixtures": stack(PLAIN, mixing(), mixing(expert=FeedForward(32, "relu2", gated=False, bias=True)), PLAIN),
+    "routers of every kind": stack(
+        mixing(router=Router("sigmoid", correction=True, scale=2.5)),
+        mixing(router=Router("sqrtsoftplus", bias=True, normalise=False), weigh="input"),
+        mixing(experts=7, active=3),
+        mixing(experts=2),
+    ),
+    "mixtures that stay alone": stack(
+        PLAIN,
+        PLAIN,
+        mixing(shared=FeedForward(32)),
+        PLAIN,
+        mixing(router=Router(groups=Groups(2, 1))),
+        PLAIN,
+        mixing(),
+    ),
 }
-JOINED = {"dense": [3], "mixtures between": [2, 2]}
+JOINED = {"dense": [3], "mixtures": [4], "routers of every kind": [4], "mixtures that stay alone": [2, 2]}
 ARCHITECTURES = pytest.mark.parametrize("architecture", CASES.values(), ids=CASES.keys())
 
 
 def runs(model: Transformer) -> list[int]:
     return [len(module.blocks) for module in model.blocks if isinstance(module, Layers)]
+
+
+def rounded(model: Transformer, dtype: torch.dtype) -> Transformer:
+    """Its parameters in another type; what is no parameter stays exact, as in a loaded model."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def serve(model: Transformer, architecture: Architecture) -> HandEngine:
@@ -87,9 +116,9 @@ def test_served_they_are_the_reference(architecture: Architecture) -> None:
 def test_joined_or_not_is_the_same_to_the_bit(
     architecture: Architecture, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    joined = passes.apply(random_model(architecture).to(dtype))
+    joined = passes.apply(rounded(random_model(architecture), dtype))
     monkeypatch.setattr(layers, "join", lambda model: 0)
-    apart = passes.apply(random_model(architecture).to(dtype))
+    apart = passes.apply(rounded(random_model(architecture), dtype))
     assert runs(joined) and not runs(apart)
     found, expected = (serve(model, architecture) for model in (joined, apart))
     for text, other in zip(found.texts, expected.texts, strict=True):
@@ -99,9 +128,10 @@ def test_joined_or_not_is_the_same_to_the_bit(
 
 
 @pytest.mark.parametrize("name", JOINED)
-def test_only_dense_neighbours_are_joined(name: str) -> None:
+def test_neighbours_are_joined(name: str) -> None:
     model = random_model(CASES[name])
     assert fused.fuse(model) == len(CASES[name].blocks)
+    packed.pack(model)
     assert layers.join(model) == sum(JOINED[name]) and runs(model) == JOINED[name]
     alone = random_model(CASES[name])
     assert layers.join(alone) == 0 and len(alone.blocks) == len(CASES[name].blocks)
@@ -116,6 +146,41 @@ def test_a_cache_that_tells_no_places_is_asked_layer_by_layer() -> None:
     assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_a_model_of_full_spans_needs_one_call() -> None:
-    model = passes.apply(random_model(CASES["dense"]))
-    assert len(model.blocks) == 1 and all(isinstance(a.span, Full) for a in CASES["dense"].attentions)
+def test_what_is_fast_already_is_left_alone() -> None:
+    model = passes.apply(random_model(CASES["mixtures"]))
+    before = list(model.blocks)
+    assert list(passes.apply(model).blocks) == before
+
+
+ROUTERS = {
+    "softmax": Router(),
+    "softmax, not normalised": Router(normalise=False, scale=0.5),
+    "sigmoid, corrected": Router("sigmoid", correction=True, scale=2.5),
+    "square root of softplus": Router("sqrtsoftplus", bias=True),
+}
+
+
+@pytest.mark.parametrize("active", [1, 3, 40])
+@pytest.mark.parametrize("value", ROUTERS.values(), ids=ROUTERS.keys())
+def test_a_router_decides_as_the_plain_one(value: Router, active: int) -> None:
+    torch.manual_seed(0)
+    plain = modules.Router(MoE(40, active, FeedForward(32), value), 64).eval().requires_grad_(False)
+    for tensor in plain.state_dict().values():
+        tensor.normal_()
+    x = torch.randn(33, 64)
+    fast = PanelRouter(plain).eval()
+    assert fast.struct is not None
+    found, expected = fast(x), plain(x)
+    assert torch.equal(found.experts, expected.experts) and found.experts.dtype == torch.int64
+    for name in ("gates", "logits", "ranked"):
+        assert torch.allclose(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
+    assert all(torch.equal(fast(row[None]).gates[0], gates) for row, gates in zip(x, found.gates, strict=True))
+
+
+def test_a_router_of_numbers_that_are_none_chooses_experts_that_are_there() -> None:
+    plain = modules.Router(MoE(5, 2, FeedForward(32)), 64).eval().requires_grad_(False)
+    x = torch.randn(3, 64)
+    x[1, 7] = torch.nan
+    found = PanelRouter(plain).eval()(x)
+    assert ((found.experts >= 0) & (found.experts < 5)).all() and (found.experts[:, 0] != found.experts[:, 1]).all()
+    assert found.gates[1].isnan().all() and found.gates[[0, 2]].isfinite().all()

@@ -16,6 +16,7 @@ TESTS = (
     "tests/model/test_kernels.py",
     "tests/model/test_panels.py",
     "tests/model/test_card_parity.py",
+    "tests/model/test_layers.py",
     "tests/server/engine/test_attending.py",
 )
 WATCHED = """

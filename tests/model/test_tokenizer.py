@@ -136,6 +136,15 @@ def test_a_token_has_its_own_bytes(words: Tokenizer, pieces: Tokenizer) -> None:
     assert words.token_bytes(0) == pieces.token_bytes(1) == b""
 
 
+def test_a_token_within_a_text_has_its_space(words: Tokenizer, pieces: Tokenizer) -> None:
+    once, upon = (2 + 256 + i for i in (1, 2))
+    assert [pieces.text_of(i) for i in (once, upon)] == [" Once", " upon"] and pieces.decode([upon]) == "upon"
+    assert pieces.token_bytes(upon) == b" upon" and pieces.text_of(1) == "" and pieces.text_of(2 + 0xE6) == "�"
+    assert [words.text_of(i) for i in words.encode("Once upon")] == [
+        words.decode([i]) for i in words.encode("Once upon")
+    ]
+
+
 def test_a_window_stream_gives_up_on_bytes_that_never_make_a_character(pieces: Tokenizer) -> None:
     """Four bytes at most are held back: a model that says nothing else still streams."""
     parts = streamed(pieces, [2 + 0xFF] * 9)

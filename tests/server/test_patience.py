@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from client.access import Access
-from client.patience import patient_threads as of_the_client
 from client.rpc import RpcClient
+from client.threads import patient_threads as of_the_client
 from server.process import patient_threads as of_the_server
 from tests.server.test_process import serving
 

@@ -8,6 +8,8 @@ import importlib.util
 
 from torch import Tensor
 
+FEW = 64  # tokens that blocks' own kernels take: with more, arithmetic binds and the library's products are faster
+
 
 def usable(x: Tensor) -> bool:
     """Whether a tensor lies on a card that kernels can be built for."""

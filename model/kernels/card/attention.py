@@ -7,7 +7,6 @@ page, D key dim, V value dim, S parts that a row's pages are split into.
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,11 +18,12 @@ from model.kernels.card.launch import LEAST, early, let_in, tile, wait
 
 if TYPE_CHECKING:
     from model.kernels.attention import Scores
-    from model.kernels.paged import Entries, Pages
+    from model.kernels.paged import Entries, Pages, Scratch
 
 WIDEST = 512  # bytes of a head: keys and values of a page on their way twice must fit into a program's memory
 PROGRAMS = 264  # that keep a card busy: two for each multiprocessor of an H100
 FEW = tl.constexpr(16)  # tokens a step adds to a sequence, looked at at once: more than one where some are guessed
+WIDEST_GROUP = 64  # query heads of a key head
 STORED = 1024  # numbers that one program stores
 
 
@@ -58,6 +58,24 @@ def weigh(scores, x, total, peak, weight):
     shares, kept = tl.exp(scores - base[:, None]), tl.exp(peak - base)
     total = tl.dot(shares.to(x.dtype), x, total * kept[:, None], input_precision="ieee")
     return total, higher, weight * kept + tl.sum(shares, 1)
+
+
+@triton.jit
+def copy(source, target, COUNT: tl.constexpr):
+    """So many numbers that lie behind each other."""
+    i = tl.arange(0, COUNT)
+    tl.store(target + i, tl.load(source + i))
+
+
+@triton.jit
+def leave_part(sums, peaks, weights, part, total, peak, weight, G: tl.constexpr, V: tl.constexpr):
+    """What one program found, for whoever adds the parts up, seen by all before anything that comes after."""
+    g, v = tl.arange(0, G), tl.arange(0, V)
+    place = part * G + g
+    tl.store(sums + place[:, None] * V + v[None, :], total)
+    tl.store(peaks + place, peak)
+    tl.store(weights + place, weight)
+    tl.debug_barrier()
 
 
 @triton.jit
@@ -104,8 +122,8 @@ def _attend(
         new = tl.load(news + row)
         if end == count:
             slot = tl.load(slots + row) * K + head
-            tl.store(keys + slot * D + d, tl.load(key + row * key_stride + head * D + d))
-            tl.store(values + slot * V + v, tl.load(value + row * value_stride + head * V + v))
+            copy(key + row * key_stride + head * D, keys + slot * D, D)
+            copy(value + row * value_stride + head * V, values + slot * V, V)
     q = tl.load(query + row * query_stride + own[:, None] * D + d[None, :], real[:, None], 0.0)
     total = tl.zeros((G, V), tl.float32)
     peak = tl.full((G,), float("-inf"), tl.float32)
@@ -131,13 +149,8 @@ def _attend(
             scores = score(q, k, scale, softcap, slope, last - position, seen, CAPPED, SLOPED)
             total, peak, weight = weigh(scores, x, total, peak, weight)
     if S > 1:
-        group = row * K + head
-        place = (group * S + part) * G + g
-        tl.store(sums + place[:, None] * V + v[None, :], total)
-        tl.store(peaks + place, peak)
-        tl.store(weights + place, weight)
-        tl.debug_barrier()
-        used = tl.cdiv(count, each)
+        group, used = row * K + head, tl.cdiv(count, each)
+        leave_part(sums, peaks, weights, group * S + part, total, peak, weight, G, V)
         if tl.atomic_add(arrived + group, 1) != used - 1:
             return
         tl.store(arrived + group, 0)
@@ -154,10 +167,10 @@ def fits(query: Tensor, keys: Tensor, values: Tensor | None, value_dim: int, sco
     """Whether there is a kernel for query (T, H, D) over keys (pages, P, K, D) and values of their own, scored so."""
     if scores.bias is not None or scores.selection is not None or values is None:
         return False
-    sizes = query.shape[-1], value_dim, keys.shape[1]
+    sizes, group = (query.shape[-1], value_dim, keys.shape[1]), query.shape[1] // keys.shape[2]
     narrow = max(sizes[:2]) * query.itemsize <= WIDEST
-    dense = query.stride(1) == query.shape[-1]
-    return narrow and dense and all(size >= LEAST and size & (size - 1) == 0 for size in sizes)
+    fit = narrow and group <= WIDEST_GROUP and query.stride(1) == query.shape[-1]
+    return fit and all(size >= LEAST and size & (size - 1) == 0 for size in sizes)
 
 
 def lies_dense(fresh: Entries) -> bool:
@@ -179,19 +192,27 @@ def store(fresh: Entries, keys: Tensor, values: Tensor | None) -> None:
 
 
 def decode(
-    query: Tensor, keys: Tensor, values: Tensor, pages: Pages, scores: Scores, fresh: Entries | None = None
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    pages: Pages,
+    scores: Scores,
+    scratch: Scratch,
+    fresh: Entries | None = None,
 ) -> Tensor:
     """query (T, H, D), keys (pages, P, K, D), values (pages, P, K, V) → (T, H, V). `pages` may have more rows than
     there are queries. fresh: what the same rows add to the pools, and see of each other where pages say so.
 
-    One kernel serves steps with and without `fresh`, and one each number of rows that pages are filled up to, so that
-    none is built while requests wait.
+    One kernel serves steps with and without `fresh`, and all numbers of rows that pages are filled up to alike.
     """
     rows, heads, dim = query.shape
     size, kv_heads, value_dim = keys.shape[1], keys.shape[2], values.shape[3]
     group, parts = heads // kv_heads, split(len(pages.table) * kv_heads, pages.table.shape[1])
     out = query.new_empty(rows, heads, value_dim)
-    shared = _parts(out, parts * kv_heads * tile(group), value_dim) if parts > 1 else (None,) * 4
+    shared: tuple[Tensor | None, ...] = (None,) * 4
+    if parts > 1:
+        sums = _parts(out, parts * kv_heads * tile(group), value_dim)
+        shared = *sums, scratch.counters(PROGRAMS, query.device)
     key, value, slots = (keys, values, pages.starts) if fresh is None else (fresh.key, fresh.value, fresh.slots)
     assert value is not None
     news = pages.starts if pages.new is None else pages.new  # nobody looks at what stands in where there is nothing new
@@ -212,14 +233,7 @@ def split(programs: int, width: int) -> int:
 
 
 def _parts(out: Tensor, each: int, value_dim: int) -> tuple[Tensor, ...]:
-    """Memory for the parts of every row: sums (T, each, V), the highest scores and weights (T, each); and how many of a
-    row's parts are done, always 0 between kernels."""
+    """Memory for the parts of every row: sums (T, each, V), the highest scores and weights (T, each)."""
     rows = len(out)
     shapes = (rows, each, value_dim), (rows, each), (rows, each)
-    made = (torch.empty(shape, dtype=torch.float32, device=out.device) for shape in shapes)
-    return *made, _arrived(out.device)
-
-
-@functools.cache
-def _arrived(device: torch.device) -> Tensor:
-    return torch.zeros(PROGRAMS, dtype=torch.int32, device=device)
+    return tuple(torch.empty(shape, dtype=torch.float32, device=out.device) for shape in shapes)

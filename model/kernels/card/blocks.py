@@ -13,15 +13,13 @@ from model.attention import GroupedAttention, Surroundings
 from model.feedforward import FeedForward, activate
 from model.kernels import common
 from model.kernels.attention import Scores
-from model.kernels.card import experts
+from model.kernels.card import FEW, experts
 from model.kernels.card.linear import ACTIVATIONS, Gain, gated, normed, vector
 from model.kernels.card.turn import Turn, turn
 from model.moe import Loads, MoE, Routing
 from model.norm import Norm
 from model.stack import Block
 from model.transformer import Transformer
-
-MOST = 64  # tokens: with more, a layer is bound by arithmetic and the library's products are faster
 
 
 class CardBlock(Block):
@@ -44,7 +42,7 @@ class CardBlock(Block):
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
         """What it adds up may lie in x's own memory: a step hands x on from block to block, and nobody else has it."""
-        if len(x) > MOST:
+        if len(x) > FEW:
             found: tuple[Tensor, list[Routing]] = self.plain(x, around, loads)
             return found
         x, branch = self._attend(x, around), self.branch

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.card.launch import LEAST, early, let_in, tile, wait
+from model.kernels.card.launch import LEAST, early, let_in, shared_bytes, tile, wait
 from model.kernels.card.linear import ACTIVATIONS, Gain, Tiles, activate, vector
 from model.moe import Experts, MoE, Router, Routing
 
@@ -26,30 +26,27 @@ def _choose(
     x, weight, bias, correction, gain, normed, experts, gates, logits, ranked,
     width, eps, offset, scale,
     E: tl.constexpr, A: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
-    KEPT: tl.constexpr, SCORE: tl.constexpr, NORMED: tl.constexpr, GAINED: tl.constexpr, BIASED: tl.constexpr,
-    CORRECTED: tl.constexpr, SHARED_OUT: tl.constexpr, EARLY: tl.constexpr,
+    KEPT: tl.constexpr, SCORE: tl.constexpr, GAINED: tl.constexpr, BIASED: tl.constexpr,
+    CORRECTED: tl.constexpr, NORMALISED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     let_in(EARLY)
     wait(EARLY)
     row = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK)
     real = e < E
-    factor = 1.0
-    if NORMED:
-        w = tl.arange(0, WIDE)
-        whole = tl.load(x + row * width + w, w < width, 0.0).to(tl.float32)
-        factor = tl.rsqrt(tl.sum(whole * whole, 0) / width + eps)
+    w = tl.arange(0, WIDE)
+    whole = tl.load(x + row * width + w, w < width, 0.0).to(tl.float32)
+    factor = tl.rsqrt(tl.sum(whole * whole, 0) / width + eps)
     found = tl.zeros((BLOCK,), tl.float32)
     for begin in range(0, width, CHUNK):
         c = begin + tl.arange(0, CHUNK)
         there = c < width
         part = tl.load(x + row * width + c, there, 0.0)
-        if NORMED:
-            scaled = part.to(tl.float32) * factor
-            if GAINED:
-                scaled *= tl.load(gain + c, there, 0.0).to(tl.float32) + offset
-            part = scaled.to(part.dtype)
-            tl.store(normed + row * width + c, part, there)
+        scaled = part.to(tl.float32) * factor
+        if GAINED:
+            scaled *= tl.load(gain + c, there, 0.0).to(tl.float32) + offset
+        part = scaled.to(part.dtype)
+        tl.store(normed + row * width + c, part, there)
         rows = tl.load(weight + e[:, None] * width + c[None, :], real[:, None] & there[None, :], 0.0).to(tl.float32)
         found += tl.sum(rows * part.to(tl.float32)[None, :], 1)
     if BIASED:
@@ -66,25 +63,33 @@ def _choose(
     choice = scores
     if CORRECTED:
         choice += tl.load(correction + e, real, 0.0).to(tl.float32)
+    choice = tl.where(choice != choice, 3e38, choice)  # what is no number is chosen, and its row found out by that
     choice = tl.where(real, choice, float("-inf"))
+    ids, chosen = take_best(choice, scores, ranked + row * (A + 1), E, A, BLOCK, KEPT)
+    if NORMALISED:
+        chosen = chosen / (tl.sum(chosen, 0) + 1e-20)
     a = tl.arange(0, KEPT)
+    tl.store(experts + row * A + a, ids.to(tl.int64), a < A)
+    tl.store(gates + row * A + a, chosen * scale, a < A)
+
+
+@triton.jit
+def take_best(choice, scores, ranked, E: tl.constexpr, A: tl.constexpr, BLOCK: tl.constexpr, KEPT: tl.constexpr):
+    """The best A of E experts by `choice` and their scores, in order; `ranked` gets what they and the next one have."""
+    e, a = tl.arange(0, BLOCK), tl.arange(0, KEPT)
     ids = tl.zeros((KEPT,), tl.int32)
     chosen = tl.zeros((KEPT,), tl.float32)
     for turn in tl.static_range(0, A + 1):
-        best = tl.max(choice, 0)
         if turn < E:
-            tl.store(ranked + row * (A + 1) + turn, best)
+            tl.store(ranked + turn, tl.max(choice, 0))
         else:
-            tl.store(ranked + row * (A + 1) + turn, 0.0)
+            tl.store(ranked + turn, 0.0)
         if turn < A:
-            expert = tl.argmax(choice, 0)
+            expert = tl.minimum(tl.argmax(choice, 0), E - 1)
             ids = tl.where(a == turn, expert, ids)
             chosen = tl.where(a == turn, tl.sum(tl.where(e == expert, scores, 0.0), 0), chosen)
             choice = tl.where(e == expert, float("-inf"), choice)
-    if SHARED_OUT:
-        chosen = chosen / (tl.sum(chosen, 0) + 1e-20)
-    tl.store(experts + row * A + a, ids.to(tl.int64), a < A)
-    tl.store(gates + row * A + a, chosen * scale, a < A)
+    return ids, chosen
 
 
 @triton.jit
@@ -159,24 +164,24 @@ def fits(mixture: MoE) -> bool:
     return known and alike and kind and value.experts <= MOST
 
 
-def choose(x: Tensor, router: Router, norm: Gain | None) -> tuple[Tensor, Routing]:
+def choose(x: Tensor, router: Router, norm: Gain) -> tuple[Tensor, Routing]:
     """x (T, W) → x normed, and what the router decides of it."""
     value, (tokens, width) = router.value, x.shape
     count, active, how = value.experts, value.active, router.value.router
-    normed = x if norm is None else torch.empty_like(x)
+    normed = torch.empty_like(x)
     experts = torch.empty(tokens, active, dtype=torch.long, device=x.device)
     gates, logits, ranked = (
         torch.empty(tokens, n, dtype=torch.float32, device=x.device) for n in (active, count, active + 1)
     )
     block = triton.next_power_of_2(count)
     _choose[(tokens,)](
-        x, router.weight, router.bias, router.correction, None if norm is None else norm.weight, normed,
+        x, router.weight, router.bias, router.correction, norm.weight, normed,
         experts, gates, logits, ranked,
-        width, 0.0 if norm is None else norm.eps, 0.0 if norm is None else norm.offset, how.scale,
+        width, norm.eps, norm.offset, how.scale,
         E=count, A=active, WIDE=triton.next_power_of_2(width), BLOCK=block, CHUNK=max(16, ROUTED // block),
-        KEPT=triton.next_power_of_2(active), SCORE=how.score, NORMED=norm is not None,
-        GAINED=norm is not None and norm.weight is not None, BIASED=router.bias is not None,
-        CORRECTED=router.correction is not None, SHARED_OUT=how.normalise, **early(x),
+        KEPT=triton.next_power_of_2(active), SCORE=how.score,
+        GAINED=norm.weight is not None, BIASED=router.bias is not None,
+        CORRECTED=router.correction is not None, NORMALISED=how.normalise, **early(x),
     )  # fmt: skip
     return normed, Routing(experts, gates, logits, ranked)
 
@@ -204,12 +209,14 @@ def _run(
 ) -> None:
     """One layer of every chosen expert, into `out` (T A, columns). spread: x has a row for each choice of a token."""
     tokens, active = experts.shape
-    cut = tiles_of(tokens, gated)
+    cut, item = tiles_of(tokens, gated), weight.itemsize
+    depth = cut.depth * 2 // item
+    staged = (tile(tokens) + cut.columns * (2 if gated else 1)) * depth * item
+    stages = max(1, min(cut.stages, shared_bytes(x) // staged))
     _expert[triton.cdiv(out.shape[1], cut.columns), len(weight)](
         x, weight, bias, experts, out, tokens, x.shape[1], out.shape[1],
         A=active, BIASED=bias is not None, GATED=gated, KIND=kind, SPREAD=spread,
-        M=tile(tokens), N=cut.columns, D=cut.depth * 2 // weight.itemsize,
-        num_warps=cut.warps, num_stages=cut.stages, **early(x),
+        M=tile(tokens), N=cut.columns, D=depth, num_warps=cut.warps, num_stages=stages, **early(x),
     )  # fmt: skip
 
 

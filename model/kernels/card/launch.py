@@ -18,6 +18,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 OVERLAPPING = 9  # compute capability from which kernels overlap
 LEAST = 16  # rows and columns of the smallest tile that tensor cores multiply
+SHARED, RESERVED = 227 << 10, 8 << 10  # bytes of shared memory of an H100, and what is kept back of any card's
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on the processor, for tests
 
 
@@ -40,6 +41,16 @@ def wait(EARLY: tl.constexpr):
 def overlaps(index: int) -> bool:
     """Whether kernels overlap on a card."""
     return not INTERPRETED and torch.cuda.get_device_capability(index)[0] >= OVERLAPPING
+
+
+def shared_bytes(x: Tensor) -> int:
+    """What tiles of one program can take of the memory of a multiprocessor where x lies; a little is the compiler's."""
+    return (_shared_bytes(x.device.index) if x.is_cuda else SHARED) - RESERVED
+
+
+@functools.cache
+def _shared_bytes(index: int) -> int:
+    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 
 def early(x: Tensor) -> dict[str, Any]:

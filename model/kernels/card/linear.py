@@ -110,16 +110,15 @@ def _vector(
         if GATED:
             gates += a[None, :] * c.to(tl.float32)
         b, c = next_b, next_c
-    y, gate = tl.sum(sums, 1), tl.sum(gates, 1)
-    if NORMED:
-        scale = tl.rsqrt(tl.sum(squares, 0) / depth + eps)
-        y, gate = y * scale, gate * scale
+    scale = tl.rsqrt(tl.sum(squares, 0) / depth + eps) if NORMED else 1.0
+    y = tl.sum(sums, 1) * scale
     if BIASED:
         y += tl.load(bias + n, named, 0.0).to(tl.float32)
-        if GATED:
-            gate += tl.load(bias + columns + n, named, 0.0).to(tl.float32)
     y = activate(y, KIND)
     if GATED:
+        gate = tl.sum(gates, 1) * scale
+        if BIASED:
+            gate += tl.load(bias + columns + n, named, 0.0).to(tl.float32)
         y *= gate
     if ADDED:
         y += tl.load(added + n, named, 0.0).to(tl.float32)

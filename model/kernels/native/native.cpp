@@ -76,10 +76,15 @@ void dyno_leave(int narrow, const Weight* projection, const FeedForward* ff, con
          leave(*projection, ff, norm, rows, (const float*)x, (const float*)attended, (float*)out, (float*)normed, threads));
 }
 
-void dyno_layers(int narrow, int64_t count, const Layer* layers, const Lying* places, int64_t rows, void* x, void* placed,
-                 void* attended, int threads) {
-  EITHER(run(count, layers, places, rows, (bf16*)x, (bf16*)placed, (bf16*)attended, threads),
-         run(count, layers, places, rows, (float*)x, (float*)placed, (float*)attended, threads));
+void dyno_layers(int narrow, int64_t count, const Layer* layers, const LayerPlace* places, int64_t rows, void* x, const void* rooms,
+                 int threads) {
+  EITHER(run(count, layers, places, rows, (bf16*)x, *(const Rooms<bf16>*)rooms, threads),
+         run(count, layers, places, rows, (float*)x, *(const Rooms<float>*)rooms, threads));
+}
+
+void dyno_route(int narrow, const Router* router, int64_t rows, const void* x, const Routing* routing, int threads) {
+  if (narrow) return route(*router, rows, (const bf16*)x, *routing, threads);  // in float: any of these processors can
+  route(*router, rows, (const float*)x, *routing, threads);
 }
 
 void dyno_mix(int narrow, const Experts* experts, int64_t tokens, const void* x, const int64_t* chosen, const float* gates,

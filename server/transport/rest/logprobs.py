@@ -38,7 +38,7 @@ def completion_logprobs(
     """The parallel lists of /v1/completions. The chosen token is always among the top ones."""
     pairs = list(zip(tokens, logprobs, strict=True))
     return {
-        "tokens": [tokenizer.decode([token]) for token in tokens],
+        "tokens": [tokenizer.text_of(token) for token in tokens],
         "token_logprobs": [None if logprob is None else logprob.chosen for logprob in logprobs],
         "top_logprobs": [None if logprob is None else _by_text(tokenizer, token, logprob) for token, logprob in pairs],
         "text_offset": places,
@@ -71,20 +71,20 @@ def _by_id(tokenizer: Tokenizer, token: int, logprob: TokenLogprobs) -> dict[str
     ranked = [(token, logprob.chosen, logprob.rank)]
     ranked += [(other, value, rank) for rank, (other, value) in enumerate(logprob.top, 1) if other != token]
     return {
-        str(other): {"logprob": value, "rank": rank, "decoded_token": tokenizer.decode([other])}
+        str(other): {"logprob": value, "rank": rank, "decoded_token": tokenizer.text_of(other)}
         for other, value, rank in ranked
     }
 
 
 def _by_text(tokenizer: Tokenizer, token: int, logprob: TokenLogprobs) -> dict[str, float]:
     """Of tokens with the same text the chosen or the likeliest goes by it, the others by their ids."""
-    best = {tokenizer.decode([token]): logprob.chosen}
+    best = {tokenizer.text_of(token): logprob.chosen}
     for other, value in logprob.top:
         if other != token:
-            text = tokenizer.decode([other])
+            text = tokenizer.text_of(other)
             best[f"token_id:{other}" if text in best else text] = value
     return best
 
 
 def _entry(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
-    return {"token": tokenizer.decode([token]), "logprob": logprob, "bytes": list(tokenizer.token_bytes(token))}
+    return {"token": tokenizer.text_of(token), "logprob": logprob, "bytes": list(tokenizer.token_bytes(token))}

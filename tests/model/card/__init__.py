@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 
 import pytest
 import torch
 
 ON_CARD = torch.cuda.is_available()
-if not ON_CARD:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 DEVICE = torch.device("cuda" if ON_CARD else "cpu")
 TYPES = [torch.float32, torch.bfloat16] if ON_CARD else [torch.float32]
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 if importlib.util.find_spec("triton") is None:
     pytest.skip("needs Triton", allow_module_level=True)
+with pytest.MonkeyPatch.context() as _patch:
+    if not ON_CARD:
+        _patch.setenv("TRITON_INTERPRET", "1")  # read where a kernel is defined
+    from model.kernels.card import attention, blocks, experts, linear, turn  # noqa: F401
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> torch.Tensor:

@@ -10,11 +10,10 @@ import torch
 from model.config import Chunk, Full, Span, Window
 from model.kernels import paged
 from model.kernels.attention import Scores, Selection
+from model.kernels.card import attention
 from model.kernels.paged import Entries, Pages, Scratch
 from tests.model.card import DEVICE, TYPES, draw, near
-from tests.model.test_flex import LENGTHS, SCORES, SIZE, pages, pools
-
-from model.kernels.card import attention  # isort: skip
+from tests.model.test_flex import LENGTHS, SCORES, SIZE, TOTAL, pages, pools
 
 HEADS, DIM, VALUE_DIM = 6, 32, 16
 
@@ -44,24 +43,39 @@ def test_it_is_the_plain_path(
     expected = paged.plain(query, keys, values, VALUE_DIM, seen.part(len(query)), scores, Scratch())
     query, keys, values = (x.to(DEVICE, dtype) for x in (query, keys, values))
     assert attention.fits(query, keys, values, VALUE_DIM, scores)
-    assert near(attention.decode(query, keys, values, there(seen), moved(scores)), expected.to(DEVICE))
+    assert near(attention.decode(query, keys, values, there(seen), moved(scores), Scratch()), expected.to(DEVICE))
+
+
+@pytest.mark.parametrize("heads", [20, 64])
+def test_groups_of_many_heads(heads: int) -> None:
+    seen, query, (keys, values) = pages(Full()), torch.randn(len(LENGTHS), heads, DIM), pools(1, DIM, VALUE_DIM)
+    expected = paged.plain(query, keys, values, VALUE_DIM, seen, SCORES["plain"], Scratch())
+    query, keys, values = (x.to(DEVICE) for x in (query, keys, values))
+    assert attention.fits(query, keys, values, VALUE_DIM, SCORES["plain"])
+    found = attention.decode(query, keys, values, there(seen), SCORES["plain"], Scratch())
+    assert near(found, expected.to(DEVICE))
+    assert not attention.fits(torch.randn(2, 65, DIM), keys, values, VALUE_DIM, SCORES["plain"])
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("programs", [1, 264], ids=lambda n: f"{n} programs")
+@pytest.mark.parametrize("added", [4, 21])
 @pytest.mark.parametrize("span", [Full(), Window(20), Chunk(24)], ids=lambda s: type(s).__name__)
 def test_what_a_step_adds_is_stored_and_seen(
-    span: Span, programs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    span: Span, added: int, programs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last sequence adds four tokens over the border of a page, each a row that sees those before it."""
+    """The last sequence adds some tokens over the border of a page, each a row that sees those before it."""
     torch.manual_seed(0)
     monkeypatch.setattr(attention, "PROGRAMS", programs)
     alone = pages(span)
-    last = torch.cat((alone.last[:-1], torch.arange(30, 34)))
+    begin = 34 - added
+    last = torch.cat((alone.last[:-1], torch.arange(begin, 34)))
     first = torch.tensor([span.first_visible(position) for position in last.tolist()])
-    new = torch.cat((alone.last[:-1], torch.full((4,), 30)))
-    table, starts = (torch.cat((x[:-1], x[-1:].expand(4, *x.shape[1:]))) for x in (alone.table, alone.starts))
-    seen = Pages(span, SIZE, table, starts, torch.maximum(first, starts), last, new)
+    new = torch.cat((alone.last[:-1], torch.full((added,), begin)))
+    table, starts = (torch.cat((x[:-1], x[-1:].expand(added, *x.shape[1:]))) for x in (alone.table, alone.starts))
+    free = sorted(set(range(1, TOTAL)) - set(alone.table.flatten().tolist()))
+    table[-added:], starts[-added:] = torch.tensor([*free[:3], 0, 0]), 0  # from the beginning, whatever the span
+    seen = Pages(span, SIZE, table, starts, first, last, new)
     page = table.gather(1, ((last - starts) // SIZE)[:, None])[:, 0]
     rows = len(last)
     projected = draw(rows, 4 * DIM, dtype=dtype).view(rows, 4, DIM)
@@ -70,8 +84,8 @@ def test_what_a_step_adds_is_stored_and_seen(
     found_in = [pool.clone() for pool in stored]
     fresh.store(*stored)
     scores = SCORES["plain"]
-    expected = attention.decode(query, *stored, there(replace(seen, new=None)), scores)
-    assert near(attention.decode(query, *found_in, there(seen), scores, fresh), expected)
+    expected = attention.decode(query, *stored, there(replace(seen, new=None)), scores, Scratch())
+    assert near(attention.decode(query, *found_in, there(seen), scores, Scratch(), fresh), expected)
     assert all(torch.equal(*pair) for pair in zip(found_in, stored, strict=True))
 
 
@@ -81,7 +95,7 @@ def test_what_nobody_wrote_is_not_read() -> None:
     for row, last in enumerate(seen.last.tolist()):
         page, slot = seen.table[row, last // seen.size], last % seen.size + 1
         keys[page, slot:], values[page, slot:] = torch.nan, torch.nan
-    found = attention.decode(*(x.to(DEVICE) for x in (query, keys, values)), there(seen), SCORES["plain"])
+    found = attention.decode(*(x.to(DEVICE) for x in (query, keys, values)), there(seen), SCORES["plain"], Scratch())
     assert near(found, expected.to(DEVICE))
 
 
@@ -89,8 +103,8 @@ def test_a_row_that_sees_nothing_gets_nothing() -> None:
     seen = pages(Full(), padding=1)
     keys, values = (x.to(DEVICE) for x in pools(2, DIM, VALUE_DIM))
     query = draw(len(LENGTHS) + 1, HEADS, DIM)
-    found = attention.decode(query, keys, values, there(seen), SCORES["plain"])
-    alone = attention.decode(query[:-1], keys, values, there(seen.part(len(LENGTHS))), SCORES["plain"])
+    found = attention.decode(query, keys, values, there(seen), SCORES["plain"], Scratch())
+    alone = attention.decode(query[:-1], keys, values, there(seen.part(len(LENGTHS))), SCORES["plain"], Scratch())
     assert near(found[:-1], alone)
     assert not found[-1].any()
 

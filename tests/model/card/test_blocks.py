@@ -25,12 +25,12 @@ from model.config import (
     Router,
 )
 from model.kernels.attention import Scores
+from model.kernels.card import blocks, experts
+from model.kernels.card.blocks import CardBlock
+from model.kernels.card.linear import Gain
 from tests.model.card import DEVICE, TYPES, draw, near
 from tests.model.cases import block
 from tests.model.randomise import random_model
-
-from model.kernels.card import blocks  # isort: skip
-from model.kernels.card.blocks import CardBlock  # isort: skip
 
 WIDTH = 64
 ATTENTION, FEED = Attention(Grouped(6, 2, 32), Rotary()), FeedForward(96)
@@ -108,7 +108,7 @@ def test_a_block_is_the_plain_one(branches: tuple[Any, ...], dtype: torch.dtype,
 
 
 def test_many_tokens_take_the_plain_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "MOST", 6)
+    monkeypatch.setattr(blocks, "FEW", 6)
     plain, fast, turns = pair(SHAPES["dense"], torch.float32)
     around = Surroundings(torch.arange(3, 10, device=DEVICE), Looks(), turns)  # type: ignore[arg-type]
     x = draw(7, WIDTH)
@@ -131,3 +131,14 @@ def test_other_blocks_are_left_alone(value: Block) -> None:
     model = random_model(Architecture(32, WIDTH, 64, (value,)))
     assert not blocks.fits(model.blocks[0])
     assert blocks.build(model) == 0
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter's numpy
+def test_a_row_of_numbers_that_are_none_chooses_experts_that_are_there() -> None:
+    model = random_model(Architecture(32, WIDTH, 64, (block(ATTENTION, MIXTURE),))).to(DEVICE)
+    mixture = model.blocks[0].branches[1]
+    x = draw(3, WIDTH)
+    x[1, 5] = torch.nan
+    _, routing = experts.choose(x, mixture.router, Gain(None, 0.0, 1e-6))
+    assert ((routing.experts >= 0) & (routing.experts < MIXTURE.experts)).all()
+    assert routing.gates[[0, 2]].isfinite().all() and routing.logits[1].isnan().all()

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from model.kernels import flex
+from model.kernels.card import FEW
 from server.engine.card import CardRunner
 from server.engine.request import Request, Sampling
 from server.engine.runner import Room
 from server.engine.step import DeviceLost, Row, Step
 from tests.model.cases import MIXED_CASES, SPAN_CASES
 from tests.model.randomise import random_model
+from tests.model.recorded import Recorder
 
 WINDOWS = SPAN_CASES["window, chunk and full layers"]
 
@@ -51,6 +53,36 @@ def test_an_architecture_without_kernels_says_why_it_is_not_captured(caplog: pyt
     with caplog.at_level(logging.INFO):
         assert list(runner.capture(lambda compute: pytest.fail("captured"))) == []
     assert caplog.messages == ["steps are not captured: a layer's attention copies its pages together"]
+
+
+def test_a_step_that_is_not_captured_is_tried_before_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flex, "has_kernel", lambda *_: True)
+    runner = CardRunner(random_model(WINDOWS), Room(200, 3, 21))
+    steps: list[Step] = []
+    run = runner.run
+    monkeypatch.setattr(runner, "run", lambda step: (steps.append(step), run(step)))
+    assert list(runner.capture(Recorder(), wanted=(1, 2))) == [0.5, 1.0] and runner.captured == (1, 2)
+    prompt, token = steps[0].rows
+    assert prompt.count == min(2 * FEW, runner.model.architecture.context) and token.count == 1
+    spare = [group.num_blocks for group in runner.groups]
+    assert all(set(pages) == {own} for row in steps[0].rows for pages, own in zip(row.tables, spare, strict=True))
+    for layer, own in enumerate(runner.group_of):
+        assert not runner.cache.keys[layer][: spare[own]].any(), "only a page that nobody has was written"
+
+
+def test_a_trial_that_fails_does_not_end_the_start(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flex, "has_kernel", lambda *_: True)
+    runner = CardRunner(random_model(WINDOWS), Room(200, 3, 21))
+
+    def fail(step: Step) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(runner, "run", fail)
+    list(runner.capture(Recorder()))
+    assert runner.captured == (1, 2, 3)
+    assert caplog.messages == ["the first prompt will have to wait: OutOfMemoryError: CUDA out of memory"]
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,12 @@ def test_how_wide_a_page_table_gets(span: Any, width: int) -> None:
 
 def test_rows_that_fill_up_see_one_slot_of_the_spare_page() -> None:
     three = torch.tensor([3, 4])
-    pages = Pages(Full(), 4, torch.tensor([[1, 2], [5, 0]]), three * 0, three, three + 1)
+    pages = Pages(Full(), 4, torch.tensor([[1, 2], [5, 0]]), three * 0, three, three + 1, three + 1)
     filled = padded_pages(pages, 4, Shape(width=3, spare=8))
     assert filled.table.tolist() == [[1, 2, 0], [5, 0, 0], [8, 0, 0], [8, 0, 0]]
     assert filled.first.tolist() == [3, 4, 0, 0] and filled.last.tolist() == [4, 5, 0, 0]
     assert filled.starts.tolist() == [0, 0, 0, 0] and filled.size == 4
+    assert filled.new is not None and filled.new.tolist() == [4, 5, 0, 0]
 
 
 def without_limits(architecture: Architecture) -> bool:

@@ -1,0 +1,13 @@
+"""Without a card Triton interprets the kernels; it asks again wherever it loads more of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.model.card import ON_CARD
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not ON_CARD:
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
