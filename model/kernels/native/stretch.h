@@ -161,8 +161,12 @@ struct StretchTask {
     const int64_t seen = std::min(position(stop - 1) + 1 - at, KEYS);
     panels<X, X>(0, (seen + PANEL - 1) / PANEL, Operand<X>(asked, p.key_dim, count), block.keys, keep);
     const Operand<X> weights(room<X>(Operand<X>::size(QUERIES, KEYS), 5), KEYS, count);
-    for (int64_t m = 0; m < count; ++m)
-      shrink[m] = soften(row + m, at, logits + m * KEYS, tops + 2 * (row + m), weights.pen(m));
+    const bool plain = p.softcap <= 0 && !p.slopes, whole = position(row) >= at + KEYS - 1 && firsts[token(stop - 1)] <= at;
+    for (int64_t m = 0; m < count; ++m) {
+      float* top = tops + 2 * (row + m);
+      shrink[m] = plain && whole ? soften_whole(logits + m * KEYS, top, weights.pen(m))
+                                 : soften(row + m, at, logits + m * KEYS, top, weights.pen(m));
+    }
     auto add = [&](int64_t m, int64_t panel, __m512 a, __m512 b) {
       float* mine = sums + (row + m) * V + panel * PANEL;
       const __m512 before = _mm512_set1_ps(shrink[m]);
@@ -170,6 +174,25 @@ struct StretchTask {
       if (panel * PANEL + 16 < V) store(mine + 16, _mm512_fmadd_ps(load(mine + 16), before, b));
     };
     panels<X, X>(0, (V + PANEL - 1) / PANEL, weights, block.values, add);
+  }
+
+  // The same of a row that sees the whole block, and whose logits are as they are.
+  template <typename Pen>
+  float soften_whole(const float* logits, float* top, const Pen& pen) const {
+    __m512 l[KEYS / 16];
+    for (int64_t j = 0; j < KEYS / 16; ++j) l[j] = load(logits + 16 * j);
+    const __m512 best = _mm512_max_ps(_mm512_max_ps(l[0], l[1]), _mm512_max_ps(l[2], l[3]));
+    const float before = top[0], now = std::max(before, _mm512_reduce_max_ps(best));
+    const float shrink = before == now ? 1.0f : std::exp(before - now);
+    __m512 total = _mm512_setzero_ps();
+    for (int64_t j = 0; j < KEYS / 16; ++j) {
+      const __m512 w = exponential(_mm512_sub_ps(l[j], _mm512_set1_ps(now)));
+      total = _mm512_add_ps(total, w);
+      pen.put(16 * j, w);
+    }
+    top[0] = now;
+    top[1] = top[1] * shrink + _mm512_reduce_add_ps(total);
+    return shrink;
   }
 
   // Logits of one row → weights e^(logit - top), the largest logit so far and the sum; returns what the sums before must
