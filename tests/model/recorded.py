@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import pytest
 from torch import Tensor
 
 from model.kernels import flex
-from model.transformer import Transformer
+from model.transformer import StepInput, Transformer
 from server.engine.card import CardRunner
 from server.engine.graphs import Graph
 from server.engine.results import Computed
 from server.engine.runner import Room
 from server.engine.staging import leaves, rebuilt
+from server.engine.step import Step, StepResult
 
 
 class Recording:
@@ -60,3 +63,19 @@ class RecordedRunner(CardRunner):
             self.shares = list(self.capture(self.recorder))
         finally:
             flex.has_kernel = kernel
+
+
+def overhear(runner: CardRunner, step: Step) -> tuple[Tensor, StepResult]:
+    """Run a step; the logits it computed, which a replay does not get from the model, and its result."""
+    heard: list[Tensor] = []
+    compute = runner._compute
+
+    def listen(inputs: StepInput) -> tuple[Computed, Any]:
+        done, ended = compute(inputs)
+        heard.append(done.logits.clone())
+        return done, ended
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "_compute", listen)
+        result = runner.run(step)
+    return heard[0], result

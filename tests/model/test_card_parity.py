@@ -10,12 +10,11 @@ from torch import Tensor
 
 from model.config import Architecture
 from model.kernels import flex, native, paged
-from server.engine.results import Computed
 from server.engine.step import Step, StepResult
 from tests.model.cases import MIXED_CASES, MIXTURE_CASES, POSITION_CASES, SPAN_CASES
 from tests.model.parity import TEXTS, assert_text, assert_texts, prepared
 from tests.model.randomise import random_model, random_tokens
-from tests.model.recorded import RecordedRunner
+from tests.model.recorded import RecordedRunner, overhear
 from tests.model.served import HandEngine
 from tests.server.engine import test_speculating_models as speculating
 from tests.server.engine.test_served_memory import tiny
@@ -40,20 +39,7 @@ class CardEngine(HandEngine):
             self.add(one, prompt)
 
     def _run(self, step: Step) -> tuple[Tensor, StepResult]:
-        heard: list[Tensor] = []
-        compute = self.runner._compute
-
-        def listen(inputs: Any) -> tuple[Computed, Any]:
-            done, ended = compute(inputs)
-            heard.append(done.logits.clone())
-            return done, ended
-
-        self.runner._compute = listen  # type: ignore[method-assign]
-        try:
-            result = self.runner.run(step)
-        finally:
-            del self.runner._compute
-        return heard[0], result
+        return overhear(self.runner, step)
 
 
 def limited(engine: CardEngine) -> bool:

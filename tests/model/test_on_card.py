@@ -33,11 +33,11 @@ from model.reference import logits_of
 from model.transformer import Transformer
 from server.engine.card import CardRunner
 from server.engine.request import Request, Sampling
-from server.engine.results import Computed
 from server.engine.runner import Room
 from server.engine.step import Row, Step, StepResult
 from tests.model.cases import block
 from tests.model.randomise import random_model, random_tokens
+from tests.model.recorded import overhear
 from tests.model.served import HandEngine, Text
 from tests.model.test_flex import SCORES, SIZE, TOTAL, pages, pools
 
@@ -97,20 +97,8 @@ class CardEngine(HandEngine):
             list(self.runner.capture())
 
     def _run(self, step: Step) -> tuple[Tensor, StepResult]:
-        heard: list[Tensor] = []
-        compute = self.runner._compute
-
-        def listen(inputs: Any) -> tuple[Computed, Any]:
-            done, ended = compute(inputs)
-            heard.append(done.logits.clone())
-            return done, ended
-
-        self.runner._compute = listen  # type: ignore[method-assign]
-        try:
-            result = self.runner.run(step)
-        finally:
-            del self.runner._compute
-        return heard[0].cpu(), result
+        logits, result = overhear(self.runner, step)
+        return logits.cpu(), result
 
 
 @functools.cache
