@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -37,7 +38,7 @@ class Tokenizer:
         every = set(backend.get_vocab(with_added_tokens=True).values())
         self.vocab_size: int = max(every, default=-1) + 1  # ids may have gaps
         self.highest_text_id: int = max(every - self._special_ids, default=-1)
-        self._before = [] if self._pieces is not None else backend.encode("a", add_special_tokens=False).ids[-1:]
+        self._before = _some_text(backend) if self._pieces is None else []
         self._text_of_before = self.decode(self._before)
         self._template = ChatTemplate(template, special or {}) if template else None
         # A second one for what templates write: one whose setting changes would be for a moment open to other threads.
@@ -154,6 +155,13 @@ class ByteTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8", "replace"))
+
+
+def _some_text(backend: tokenizers.Tokenizer) -> list[int]:
+    """An id with text, for others to stand behind; none where the vocabulary has no letters."""
+    with contextlib.suppress(Exception):  # the library has no other for a text that it cannot write
+        return list(backend.encode("a", add_special_tokens=False).ids[-1:])
+    return []
 
 
 def _default_template(said: Any) -> str | None:

@@ -167,7 +167,7 @@ def test_every_dependency_is_pinned() -> None:
     ]
     pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     names = {re.split(r"[<>=\[; ]", requirement)[0].lower().replace("_", "-") for requirement in asked}
-    assert names - pinned == set()
+    assert names - pinned == {"triton"}, "all but what PyTorch for CUDA brings in a version of its own"
 
 
 def test_nothing_pinned_belongs_to_one_machine() -> None:

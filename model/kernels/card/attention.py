@@ -115,9 +115,7 @@ def _attend(
         return
     wait(EARLY)
     g, d, v, t = tl.arange(0, G), tl.arange(0, D), tl.arange(0, V), tl.arange(0, P)
-    own = head * GROUP + g
-    real = g < GROUP
-    new = last + 1
+    own, real, new = head * GROUP + g, g < GROUP, last + 1
     if adds:
         new = tl.load(news + row)
         if end == count:
@@ -125,9 +123,8 @@ def _attend(
             copy(key + row * key_stride + head * D, keys + slot * D, D)
             copy(value + row * value_stride + head * V, values + slot * V, V)
     q = tl.load(query + row * query_stride + own[:, None] * D + d[None, :], real[:, None], 0.0)
-    total = tl.zeros((G, V), tl.float32)
+    total, weight = tl.zeros((G, V), tl.float32), tl.zeros((G,), tl.float32)
     peak = tl.full((G,), float("-inf"), tl.float32)
-    weight = tl.zeros((G,), tl.float32)
     slope = tl.load(slopes + own, real, 0.0).to(tl.float32) if SLOPED else weight
     for i in range(begin, end):
         page = tl.load(table + row * width + i).to(tl.int64)

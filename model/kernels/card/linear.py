@@ -72,8 +72,7 @@ def _vector(
     n = tl.program_id(0) * N + tl.arange(0, N)
     height = columns * 2 if GATED else columns
     if CHOSEN:
-        turn = tl.program_id(1)
-        expert = tl.load(experts + turn)
+        turn, expert = tl.program_id(1), tl.load(experts + tl.program_id(1))
         weight += expert * height * depth
         out += turn * columns
         if BIASED:
@@ -90,9 +89,7 @@ def _vector(
         c = tl.load(more + d[None, :], there, 0.0)
     if not CHOSEN:
         wait(EARLY)
-    sums = tl.zeros((N, D), tl.float32)
-    gates = tl.zeros((N, D), tl.float32)
-    squares = tl.zeros((D,), tl.float32)
+    sums, gates, squares = tl.zeros((N, D), tl.float32), tl.zeros((N, D), tl.float32), tl.zeros((D,), tl.float32)
     for start in range(0, depth, D):
         at, ahead = start + d, start + D + d
         there = named[:, None] & (ahead < depth)[None, :]
@@ -100,12 +97,11 @@ def _vector(
         next_c = next_b
         if GATED:
             next_c = tl.load(more + ahead[None, :], there, 0.0)
-        known = at < depth
-        a = tl.load(x + at, known, 0.0).to(tl.float32)
+        a = tl.load(x + at, at < depth, 0.0).to(tl.float32)
         if NORMED:
             squares += a * a
             if GAINED:
-                a *= tl.load(gain + at, known, 0.0).to(tl.float32) + offset
+                a *= tl.load(gain + at, at < depth, 0.0).to(tl.float32) + offset
         sums += a[None, :] * b.to(tl.float32)
         if GATED:
             gates += a[None, :] * c.to(tl.float32)
