@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model import config
 from model.checkpoint import native
+from model.codec import architecture_from_dict, architecture_to_dict
 from model.corpus import Tokens
 from model.dense import dense_input
 from model.evaluation import bits_per_byte
@@ -134,6 +135,7 @@ class Trainer:
             "seconds": self.seconds,
             "curve": self.curve,
             "recipe": dataclasses.asdict(self.recipe),
+            "architecture": architecture_to_dict(self.model.architecture),
         }
         native.write_json(self.folder / "state.json", facts)
         for old in self.folder.glob("state-*.safetensors"):
@@ -147,6 +149,8 @@ class Trainer:
         facts: dict[str, Any] = json.loads(path.read_text())
         if facts["recipe"] != dataclasses.asdict(self.recipe):
             raise ValueError(f"{path} was begun with another recipe: {facts['recipe']}")
+        if "architecture" in facts and architecture_from_dict(facts["architecture"]) != self.model.architecture:
+            raise ValueError(f"{path} was begun with another architecture: go on with that, or train in another folder")
         self.step, self.seconds, self.curve = facts["step"], facts["seconds"], facts["curve"]
         tensors = load_file(self.folder / f"state-{self.step}.safetensors")
         self.model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})

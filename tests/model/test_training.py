@@ -69,8 +69,10 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(architecture: A
     assert [{**row, "seconds": 0} for row in cut.curve] == [{**row, "seconds": 0} for row in whole.curve]
 
 
-def test_a_run_goes_on_only_with_its_own_recipe(tmp_path: Path) -> None:
+def test_a_run_goes_on_only_with_its_own_recipe_and_architecture(tmp_path: Path) -> None:
     trained(DENSE, tmp_path, 2)
+    with pytest.raises(ValueError, match="another architecture"):
+        Trainer(replace(DENSE, context=2 * DENSE.context), RECIPE, counting(), counting(), tmp_path)
     with pytest.raises(ValueError, match="another recipe"):
         Trainer(DENSE, replace(RECIPE, rate=0.5), counting(), counting(), tmp_path)
 
