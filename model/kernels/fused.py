@@ -175,7 +175,7 @@ def fuse(model: Transformer, *, int8: bool = False) -> int:
 
 def fits(block: Block) -> bool:
     """Whether a block has the common shape and its weights can be laid out in panels."""
-    if isinstance(block, FusedBlock) or not common.has_shape(block):
+    if not common.has_shape(block):
         return False
     attention, branch = block.branches
     assert isinstance(attention, GroupedAttention)

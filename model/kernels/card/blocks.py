@@ -101,7 +101,7 @@ def build(model: Transformer) -> int:
 
 def fits(block: Block) -> bool:
     """Whether a block has the common shape and the kernels compute what its parts do."""
-    if isinstance(block, CardBlock) or not common.has_shape(block):
+    if not common.has_shape(block):
         return False
     attention, branch = parts(block)
     norms = *block.norms_before, *common.head_norms(attention)
