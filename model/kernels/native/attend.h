@@ -4,7 +4,7 @@
 
 #include "paged.h"
 
-#ifdef __AVX512F__
+#ifdef DYNO_VECTORS
 #include "stretch.h"
 #endif
 
@@ -23,18 +23,7 @@ struct Step {
   const int64_t* firsts;  // of every token of the step: the first position it sees
 };
 
-#ifdef __AVX512BF16__
-template <typename T>
-constexpr bool STRETCHES = true;
-#elif defined(__AVX512F__)
-template <typename T>
-constexpr bool STRETCHES = sizeof(T) == 4;
-#else
-template <typename T>
-constexpr bool STRETCHES = false;
-#endif
-
-#ifdef __AVX512F__
+#ifdef DYNO_VECTORS
 template <typename T>
 std::vector<StretchTask<T>> tasks_of(const Step<T>& s, int threads) {
   std::vector<StretchTask<T>> tasks;
@@ -51,9 +40,8 @@ std::vector<StretchTask<T>> tasks_of(const Step<T>& s, int threads) {
 template <typename T, typename Chunk>
 void share_out(const Step<T>& s, int threads) {
   const Paged& p = s.paged;
-#ifdef __AVX512F__
-  std::vector<StretchTask<T>> tasks;
-  if constexpr (STRETCHES<T>) tasks = tasks_of(s, threads);
+#ifdef DYNO_VECTORS
+  const std::vector<StretchTask<T>> tasks = tasks_of(s, threads);
 #endif
 #pragma omp parallel num_threads(threads)
   {
@@ -61,11 +49,9 @@ void share_out(const Step<T>& s, int threads) {
 #pragma omp for
       for (int64_t i = 0; i < s.fresh.count; ++i) s.fresh.store(p, i, s.keys, s.values);
     }
-#ifdef __AVX512F__
-    if constexpr (STRETCHES<T>) {
+#ifdef DYNO_VECTORS
 #pragma omp for schedule(dynamic, 1) nowait
-      for (size_t task = 0; task < tasks.size(); ++task) tasks[task].run();
-    }
+    for (size_t task = 0; task < tasks.size(); ++task) tasks[task].run();
 #endif
     // Whole rows where there are enough for all threads, else single heads.
     const int64_t parts = p.rows >= 4 * threads ? 1 : p.kv_heads, heads = p.kv_heads / parts;
@@ -80,9 +66,9 @@ void share_out(const Step<T>& s, int threads) {
 
 template <typename T>
 void attend_step(const Step<T>& s, int threads) {
-  const Paged& p = s.paged;
-#ifdef __AVX512F__
-  if (p.key_dim % 16 == 0 && p.value_dim % 16 == 0 && p.page_size % 16 == 0) return share_out<T, WideChunk<T>>(s, threads);
+#ifdef DYNO_VECTORS
+  if (const Paged& p = s.paged; p.key_dim % 16 == 0 && p.value_dim % 16 == 0 && p.page_size % 16 == 0)
+    return share_out<T, WideChunk<T>>(s, threads);
 #endif
   share_out<T, PlainChunk<T>>(s, threads);
 }

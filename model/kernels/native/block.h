@@ -18,20 +18,20 @@ struct Norm {
 // One row, `width` a multiple of 16, normalised; put(at, 16 numbers) takes the result.
 template <typename X, typename Put>
 inline void normalise(const Norm& norm, const X* x, int64_t width, Put put) {
-  __m512 total = _mm512_setzero_ps(), squares = total;
+  Vec total = zero(), squares = total;
   if (norm.centred) {
-    for (int64_t i = 0; i < width; i += 16) total = _mm512_add_ps(total, load(x + i));
+    for (int64_t i = 0; i < width; i += 16) total = total + load(x + i);
   }
-  const __m512 mean = _mm512_set1_ps(norm.centred ? _mm512_reduce_add_ps(total) / width : 0.0f);
+  const Vec mean = all(norm.centred ? sum_of(total) / width : 0.0f);
   for (int64_t i = 0; i < width; i += 16) {
-    const __m512 d = _mm512_sub_ps(load(x + i), mean);
-    squares = _mm512_fmadd_ps(d, d, squares);
+    const Vec d = load(x + i) - mean;
+    squares = fma(d, d, squares);
   }
-  const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / width + norm.eps));
+  const Vec scale = all(1.0f / std::sqrt(sum_of(squares) / width + norm.eps));
   for (int64_t i = 0; i < width; i += 16) {
-    __m512 y = _mm512_mul_ps(_mm512_sub_ps(load(x + i), mean), scale);
-    if (norm.weight) y = _mm512_mul_ps(y, _mm512_loadu_ps(norm.weight + i));
-    if (norm.bias) y = _mm512_add_ps(y, _mm512_loadu_ps(norm.bias + i));
+    Vec y = (load(x + i) - mean) * scale;
+    if (norm.weight) y = y * load(norm.weight + i);
+    if (norm.bias) y = y + load(norm.bias + i);
     put(i, y);
   }
 }
@@ -57,9 +57,9 @@ inline void rotate(X* head, const X* cos, const X* sin, int64_t turned, bool int
   const int64_t half = turned / 2, step = interleaved ? 2 : 1, other = interleaved ? 1 : half;
   int64_t i = 0;
   for (; !interleaved && i + 16 <= half; i += 16) {
-    const __m512 x = load(head + i), y = load(head + half + i), c = load(cos + i), s = load(sin + i);
-    store(head + i, _mm512_fmsub_ps(x, c, _mm512_mul_ps(y, s)));
-    store(head + half + i, _mm512_fmadd_ps(y, c, _mm512_mul_ps(x, s)));
+    const Vec x = load(head + i), y = load(head + half + i), c = load(cos + i), s = load(sin + i);
+    store(head + i, fms(x, c, y * s));
+    store(head + half + i, fma(y, c, x * s));
   }
   for (; i < half; ++i) {
     X *first = head + i * step, *second = first + other;
@@ -73,14 +73,14 @@ inline void rotate(X* head, const X* cos, const X* sin, int64_t turned, bool int
 template <typename X>
 void enter(const Attention& a, int64_t rows, const X* x, const X* cos, const X* sin, X* out, int threads) {
   const int64_t width = a.qkv.depth, placed = a.heads + a.kv_heads;
-  const Operand<X> normed(room<X>(Operand<X>::size(rows, width), 0), width, rows);
+  const auto normed = Operand<X>::in_room(0, width, rows);
   std::atomic<int64_t> turn{0};
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for
     for (int64_t row = 0; row < rows; ++row) {
       const auto pen = normed.pen(row);
-      normalise(a.before, x + row * width, width, [&](int64_t at, __m512 y) { pen.put(at, y); });
+      normalise(a.before, x + row * width, width, [&](int64_t at, Vec y) { pen.put(at, y); });
     }
     share(a.qkv, normed, turn, threads, Place<X>{out, a.qkv.columns});
     if (a.turned || a.query_norm) {
@@ -90,7 +90,7 @@ void enter(const Attention& a, int64_t rows, const X* x, const X* cos, const X* 
         for (int64_t h = 0; h < placed; ++h) {
           X* head = out + row * a.qkv.columns + h * a.dim;
           if (const Norm* norm = h < a.heads ? a.query_norm : a.key_norm)
-            normalise(*norm, head, a.dim, [&](int64_t at, __m512 y) { store(head + at, y); });
+            normalise(*norm, head, a.dim, [&](int64_t at, Vec y) { store(head + at, y); });
           if (a.turned)
             rotate(head, cos + row * a.turned / 2, sin + row * a.turned / 2, a.turned, a.interleaved != 0);
         }
@@ -102,8 +102,8 @@ template <typename X>
 struct Gate {  // activate(gate) * value, 16 numbers a panel
   const Operand<X>& hidden;
   int64_t activation;
-  inline void operator()(int64_t row, int64_t panel, __m512 gate, __m512 value) const {
-    hidden.pen(row).put(panel * 16, _mm512_mul_ps(activate(activation, gate), value));
+  inline void operator()(int64_t row, int64_t panel, Vec gate, Vec value) const {
+    hidden.pen(row).put(panel * 16, activate(activation, gate) * value);
   }
 };
 
@@ -111,7 +111,7 @@ template <typename X>
 struct Activate {
   const Operand<X>& hidden;
   int64_t activation;
-  inline void operator()(int64_t row, int64_t panel, __m512 a, __m512 b) const {
+  inline void operator()(int64_t row, int64_t panel, Vec a, Vec b) const {
     const auto pen = hidden.pen(row);
     const int64_t at = panel * PANEL;
     pen.put(at, activate(activation, a));
@@ -124,10 +124,10 @@ struct Residual {  // out = x + result
   const X* x;
   X* out;
   int64_t columns;
-  inline void operator()(int64_t row, int64_t panel, __m512 a, __m512 b) const {
+  inline void operator()(int64_t row, int64_t panel, Vec a, Vec b) const {
     const int64_t at = row * columns + panel * PANEL;
-    store(out + at, _mm512_add_ps(load(x + at), a));
-    if (panel * PANEL + 16 < columns) store(out + at + 16, _mm512_add_ps(load(x + at + 16), b));
+    store(out + at, load(x + at) + a);
+    if (panel * PANEL + 16 < columns) store(out + at + 16, load(x + at + 16) + b);
   }
 };
 
@@ -143,10 +143,8 @@ template <typename X>
 void leave(const Weight& projection, const FeedForward* ff, const Norm* norm, int64_t rows, const X* x,
            const X* attended, X* out, X* normed, int threads) {
   const int64_t inner = projection.depth, width = projection.columns;
-  const auto operand = [&](int64_t depth, int which) {
-    return Operand<X>(room<X>(Operand<X>::size(rows, depth), which), depth, rows);
-  };
-  const Operand<X> taken = operand(inner, 0), seen = operand(width, 1), hidden = operand(ff ? ff->hidden : 0, 2);
+  const auto taken = Operand<X>::in_room(0, inner, rows), seen = Operand<X>::in_room(1, width, rows);
+  const auto hidden = Operand<X>::in_room(2, ff ? ff->hidden : 0, rows);
   std::atomic<int64_t> turns[3] = {};
 #pragma omp parallel num_threads(threads)
   {
@@ -159,9 +157,9 @@ void leave(const Weight& projection, const FeedForward* ff, const Norm* norm, in
       const X* own = out + row * width;
       if (ff) {
         const auto pen = seen.pen(row);
-        normalise(ff->before, own, width, [&](int64_t at, __m512 y) { pen.put(at, y); });
+        normalise(ff->before, own, width, [&](int64_t at, Vec y) { pen.put(at, y); });
       } else {
-        normalise(*norm, own, width, [&](int64_t at, __m512 y) { store(normed + row * width + at, y); });
+        normalise(*norm, own, width, [&](int64_t at, Vec y) { store(normed + row * width + at, y); });
       }
     }
     if (ff) {

@@ -31,15 +31,15 @@ struct Groups {
   int64_t size(int64_t expert) const { return starts[expert + 1] - starts[expert]; }
 
   template <typename X>
-  Operand<X> operand(X* data, int64_t depth, int64_t expert) const {
+  Operand<X> operand(typename Operand<X>::Number* data, int64_t depth, int64_t expert) const {
     return {data + rooms[expert] * depth, depth, size(expert)};
   }
 };
 
 // A thread's share of one layer of all touched experts; `end` makes the ending for an expert.
 template <typename X, typename End>
-void share_all(const Groups& groups, const Weight* weights, X* rows, int64_t depth, std::atomic<int64_t>& turn, int threads,
-               End end) {
+void share_all(const Groups& groups, const Weight* weights, typename Operand<X>::Number* rows, int64_t depth,
+               std::atomic<int64_t>& turn, int threads, End end) {
   const int64_t count = weights[0].count();
   const int64_t chunk = std::max<int64_t>(count * int64_t(groups.touched.size()) / (threads * 8) / 4, 1) * 4;
   const int64_t chunks = (count + chunk - 1) / chunk, tasks = chunks * groups.touched.size();
@@ -50,7 +50,7 @@ void share_all(const Groups& groups, const Weight* weights, X* rows, int64_t dep
   for (int64_t task = take(), next; task < tasks; task = next) {
     next = take();
     const int64_t expert = groups.touched[task / chunks], from = task % chunks * chunk;
-    const Operand<X> own = groups.operand(rows, depth, expert);
+    const Operand<X> own = groups.operand<X>(rows, depth, expert);
     share_part<X>(weights[expert], own, from, std::min(from + chunk, count), ahead(next), end(expert));
   }
 }
@@ -60,8 +60,9 @@ template <typename X>
 void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, const float* gates, X* out, int threads) {
   const int64_t width = e.up[0].depth, choices = tokens * e.active;
   const Groups groups(e, tokens, chosen);
-  X* taken = room<X>(groups.rooms.back() * width, 0);
-  X* hidden = room<X>(groups.rooms.back() * e.hidden, 1);
+  using Number = typename Operand<X>::Number;
+  Number* taken = room<Number>(groups.rooms.back() * width, 0);
+  Number* hidden = room<Number>(groups.rooms.back() * e.hidden, 1);
   float* results = room<float>(choices * width, 2);
   std::atomic<int64_t> turns[2] = {};
 #pragma omp parallel num_threads(threads)
@@ -69,28 +70,28 @@ void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, co
 #pragma omp for
     for (int64_t c = 0; c < choices; ++c) {
       if (chosen[c] < 0) continue;
-      const auto pen = groups.operand(taken, width, chosen[c]).pen(groups.place[c]);
-      const __m512 scale = _mm512_set1_ps(e.weigh_input ? gates[c] : 1.0f);
-      for (int64_t i = 0; i < width; i += 16) pen.put(i, _mm512_mul_ps(scale, load(x + c / e.active * width + i)));
+      const auto pen = groups.operand<X>(taken, width, chosen[c]).pen(groups.place[c]);
+      const Vec scale = all(e.weigh_input ? gates[c] : 1.0f);
+      for (int64_t i = 0; i < width; i += 16) pen.put(i, scale * load(x + c / e.active * width + i));
     }
-    share_all(groups, e.up, taken, width, turns[0], threads, [&](int64_t expert) {
-      return [&e, into = groups.operand(hidden, e.hidden, expert)](int64_t row, int64_t panel, __m512 a, __m512 b) {
+    share_all<X>(groups, e.up, taken, width, turns[0], threads, [&](int64_t expert) {
+      return [&e, into = groups.operand<X>(hidden, e.hidden, expert)](int64_t row, int64_t panel, Vec a, Vec b) {
         e.gated ? Gate<X>{into, e.activation}(row, panel, a, b) : Activate<X>{into, e.activation}(row, panel, a, b);
       };
     });
 #pragma omp barrier
-    share_all(groups, e.down, hidden, e.hidden, turns[1], threads, [&](int64_t expert) {
+    share_all<X>(groups, e.down, hidden, e.hidden, turns[1], threads, [&](int64_t expert) {
       const int64_t* mine = groups.choices.data() + groups.starts[expert];
-      return [=](int64_t row, int64_t panel, __m512 a, __m512 b) { Place<float>{results, width}(mine[row], panel, a, b); };
+      return [=](int64_t row, int64_t panel, Vec a, Vec b) { Place<float>{results, width}(mine[row], panel, a, b); };
     });
 #pragma omp barrier
 #pragma omp for
     for (int64_t token = 0; token < tokens; ++token)
       for (int64_t i = 0; i < width; i += 16) {
-        __m512 sum = _mm512_setzero_ps();
+        Vec sum = zero();
         for (int64_t c = token * e.active; c < (token + 1) * e.active; ++c)
           if (chosen[c] >= 0)
-            sum = _mm512_fmadd_ps(_mm512_set1_ps(e.weigh_input ? 1.0f : gates[c]), load(results + c * width + i), sum);
+            sum = fma(all(e.weigh_input ? 1.0f : gates[c]), load(results + c * width + i), sum);
         store(out + token * width + i, sum);
       }
   }

@@ -34,7 +34,7 @@ struct Rooms {
 
 template <typename X>
 void add(int64_t count, const X* x, X* sum) {
-  for (int64_t i = 0; i < count; i += 16) store(sum + i, _mm512_add_ps(load(sum + i), load(x + i)));
+  for (int64_t i = 0; i < count; i += 16) store(sum + i, load(sum + i) + load(x + i));
 }
 
 // x (rows, width) is overwritten by the result.

@@ -1,6 +1,6 @@
 // y = x Wᵀ for weights laid out in panels, each 32 columns wide and as long as the rows of x are.
 //
-// A panel is read front to back once for every block of up to 12 rows: with few rows a step is bound by reading weights,
+// A panel is read front to back once for every block of up to MOST rows: with few rows a step is bound by reading weights,
 // with many by multiplying, and neither pays for the other. A number of y is one chain of additions in the order of the
 // columns of x, whatever rows stand beside it: the rows of a batch cannot change each other's results. Where the processor
 // has matrix tiles, bfloat16 goes through them from seven rows on, whose sums may round otherwise.
@@ -15,47 +15,66 @@
 
 namespace dyno {
 
-constexpr int64_t PANEL = 32, MOST = 12;  // columns of a panel; rows of a block: 24 of 32 registers hold sums
+constexpr int64_t PANEL = 32;  // columns of a panel
 
-// What one step along x multiplies: `depth` numbers of each row with as many of each of 16 columns.
+// bfloat16 rows stay what they are where the processor multiplies them or has tiles; else they are widened once.
+#if defined(__AVX512BF16__) || defined(DYNO_TILES)
+#define DYNO_NARROW_ROWS
+#endif
+
+// What one step along x multiplies: `depth` numbers of each row, kept as `Number`, with as many of each of 16 columns.
 template <typename X, typename W>
 struct Cell;
 
 template <>
 struct Cell<float, float> {
+  using Number = float;
   static constexpr int64_t depth = 1;
-  static inline __m512 weights(const float* w) { return _mm512_loadu_ps(w); }
-  static inline __m512 spread(const float* x) { return _mm512_set1_ps(*x); }
-  static inline __m512 add(__m512 sum, __m512 x, __m512 w) { return _mm512_fmadd_ps(x, w, sum); }
+  static inline Vec weights(const float* w) { return load(w); }
+  static inline Vec spread(const float* x) { return all(*x); }
+  static inline Vec add(Vec sum, Vec x, Vec w) { return fma(x, w, sum); }
 };
 
 template <>
 struct Cell<float, int8_t> : Cell<float, float> {
-  static inline __m512 weights(const int8_t* w) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)w)));
-  }
+  static inline Vec weights(const int8_t* w) { return load(w); }
 };
 
-#ifdef __AVX512BF16__
 template <>
 struct Cell<bf16, bf16> {
   static constexpr int64_t depth = 2;
-  static inline __m512i weights(const bf16* w) { return _mm512_loadu_si512(w); }
+  static inline auto weights(const bf16* w) { return Products<bf16>::take(w); }
+  template <typename Two>
+  static inline Vec add(Vec sum, const Two& x, const Two& w) {
+    return Products<bf16>::add(sum, x, w);
+  }
+#ifdef __AVX512BF16__
+  using Number = bf16;
   static inline __m512i spread(const bf16* x) {
     int32_t two;
     std::memcpy(&two, x, 4);
     return _mm512_set1_epi32(two);
   }
-  static inline __m512 add(__m512 sum, __m512i x, __m512i w) { return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w); }
+#else
+#ifdef DYNO_NARROW_ROWS
+  using Number = bf16;
+#else
+  using Number = float;
+#endif
+  static inline Pair spread(const Number* x) { return {all(widen(x[0])), all(widen(x[1]))}; }
+#endif
 };
 
 template <>
 struct Cell<bf16, int8_t> : Cell<bf16, bf16> {
+#ifdef __AVX512BF16__
   static inline __m512i weights(const int8_t* w) {  // whole numbers up to 256 are exact in bfloat16
-    return (__m512i)_mm512_cvtne2ps_pbh(Cell<float, int8_t>::weights(w + 16), Cell<float, int8_t>::weights(w));
+    return (__m512i)_mm512_cvtne2ps_pbh(load(w + 16), load(w));
   }
-};
+#else
+  static inline Pair weights(const int8_t* w) { return pair(w); }
 #endif
+};
 
 // Rows cut into blocks of the same size, at most MOST, the last one smaller.
 struct Blocks {
@@ -82,34 +101,50 @@ inline bool tiled(int64_t rows, int64_t depth) {
 #endif
 }
 
+// Memory of one thread, kept between calls.
+template <typename T>
+T* room(int64_t count, int which) {
+  thread_local std::unique_ptr<char[]> rooms[8];
+  thread_local int64_t sizes[8] = {};
+  const int64_t bytes = count * sizeof(T) + 64;
+  if (sizes[which] < bytes) {
+    rooms[which] = std::make_unique<char[]>(bytes);
+    sizes[which] = bytes;
+  }
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(rooms[which].get()) + 63) / 64 * 64);
+}
+
 // The rows a linear layer reads. For vectors they are interleaved within their block: cell s of row m lies at
 // (s * block size + m), so that a step reads one short run of memory and never strides over pages. For tiles every 16 rows
 // are cut into tiles, one after another.
 template <typename X>
 struct Operand {
-  X* data;
+  using Number = typename Cell<X, X>::Number;
+
+  Number* data;
   int64_t depth;
   Blocks blocks;
   bool tiles;
 
-  Operand(X* data, int64_t depth, int64_t rows) : data(data), depth(depth), blocks(rows), tiles(tiled<X>(rows, depth)) {}
+  Operand(Number* data, int64_t depth, int64_t rows) : data(data), depth(depth), blocks(rows), tiles(tiled<X>(rows, depth)) {}
 
   // Numbers that `rows` rows take.
   static int64_t size(int64_t rows, int64_t depth) { return (rows + TILE - 1) / TILE * TILE * depth; }
+  static Operand in_room(int which, int64_t depth, int64_t rows) { return {room<Number>(size(rows, depth), which), depth, rows}; }
 
-  const X* block(int64_t b) const { return data + blocks.start(b) * depth; }
+  const Number* block(int64_t b) const { return data + blocks.start(b) * depth; }
 
   // One row's pen: put() writes 16 numbers of the row, from column `at` (a multiple of 16) on.
   struct Pen {
-    X* row;
+    Number* row;
     int64_t stride;  // between cells, in cells; 0 for tiles
-    inline void put(int64_t at, __m512 x) const {
+    inline void put(int64_t at, Vec x) const {
       constexpr int64_t depth = Cell<X, X>::depth, cells = 16 / depth;
       if (!stride) return store(row + at / TILE_DEPTH * (TILE * TILE_DEPTH) + at % TILE_DEPTH, x);
-      alignas(64) X values[16];
+      alignas(64) Number values[16];
       store(values, x);
-      X* to = row + at * stride;
-      for (int64_t c = 0; c < cells; ++c) std::memcpy(to + c * stride * depth, values + c * depth, sizeof(X) * depth);
+      Number* to = row + at * stride;
+      for (int64_t c = 0; c < cells; ++c) std::memcpy(to + c * stride * depth, values + c * depth, sizeof(Number) * depth);
     }
   };
   Pen pen(int64_t row) const {
@@ -155,45 +190,58 @@ inline Ahead whole(const W* at, int64_t numbers) {
   return {(const char*)at, numbers * int64_t(sizeof(W)) / 64};
 }
 
-// M rows with P panels: M * 2P sums in registers, left in `sums` (M, P * 32).
-template <typename X, typename W, int M, int P>
-__attribute__((noinline)) void tile(const X* x, const W* w, int64_t stride, int64_t steps, Ahead ahead, float* sums) {
+// M rows with V times 16 columns: the sums in registers, then in `sums` at m * pitch.
+template <typename X, typename W, int M, int V>
+__attribute__((noinline)) void tile(const typename Cell<X, W>::Number* x, const W* w, int64_t stride, int64_t steps, Ahead ahead,
+                                    float* sums, int64_t pitch) {
   using C = Cell<X, W>;
   constexpr int64_t cell = PANEL * C::depth;
-  __m512 sum[M][2 * P];
+  Vec sum[M][V];
 #pragma GCC unroll 12
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int p = 0; p < 2 * P; ++p) sum[m][p] = _mm512_setzero_ps();
+    for (int v = 0; v < V; ++v) sum[m][v] = zero();
   for (int64_t s = 0, due = 0; s < steps; ++s) {
-    decltype(C::weights(w)) weights[2 * P];
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) {
-      weights[2 * p] = C::weights(w + p * stride + s * cell);
-      weights[2 * p + 1] = C::weights(w + p * stride + s * cell + cell / 2);
-    }
+    const auto weights = [&](int v) { return C::weights(w + v / 2 * stride + s * cell + v % 2 * cell / 2); };
+    const auto spread = [&](int m) { return C::spread(x + (s * M + m) * C::depth); };
     for (due += ahead.lines; due >= steps; due -= steps, ahead.at += 64) _mm_prefetch(ahead.at, _MM_HINT_T1);
+    if constexpr (M < V) {  // the fewer stay in registers
+      decltype(spread(0)) rows[M];
 #pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) {
-      const auto spread = C::spread(x + (s * M + m) * C::depth);
+      for (int m = 0; m < M; ++m) rows[m] = spread(m);
 #pragma GCC unroll 8
-      for (int p = 0; p < 2 * P; ++p) sum[m][p] = C::add(sum[m][p], spread, weights[p]);
+      for (int v = 0; v < V; ++v) {
+        const auto column = weights(v);
+#pragma GCC unroll 12
+        for (int m = 0; m < M; ++m) sum[m][v] = C::add(sum[m][v], rows[m], column);
+      }
+    } else {
+      decltype(weights(0)) columns[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) columns[v] = weights(v);
+#pragma GCC unroll 12
+      for (int m = 0; m < M; ++m) {
+        const auto row = spread(m);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[m][v] = C::add(sum[m][v], row, columns[v]);
+      }
     }
   }
 #pragma GCC unroll 12
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int p = 0; p < 2 * P; ++p) store(sums + (m * 2 * P + p) * 16, sum[m][p]);
+    for (int v = 0; v < V; ++v) store(sums + m * pitch + 16 * v, sum[m][v]);
 }
 
 // The tile for a number of rows, at most M, known only now.
-template <typename X, typename W, int P, int M>
-inline void tile_of(int64_t rows, const X* x, const W* w, int64_t stride, int64_t steps, Ahead ahead, float* sums) {
+template <typename X, typename W, int V, int M>
+inline void tile_of(int64_t rows, const typename Cell<X, W>::Number* x, const W* w, int64_t stride, int64_t steps, Ahead ahead,
+                    float* sums, int64_t pitch) {
   if constexpr (M > 0) {
     if (rows == M)
-      tile<X, W, M, P>(x, w, stride, steps, ahead, sums);
+      tile<X, W, M, V>(x, w, stride, steps, ahead, sums, pitch);
     else
-      tile_of<X, W, P, M - 1>(rows, x, w, stride, steps, ahead, sums);
+      tile_of<X, W, V, M - 1>(rows, x, w, stride, steps, ahead, sums, pitch);
   }
 }
 
@@ -246,6 +294,7 @@ void panels(int64_t from, int64_t to, const Operand<X>& x, const W* w, End& end,
   if constexpr (sizeof(X) == 2 && sizeof(W) == 2)
     if (x.tiles) return matrices(from, to, x, w, end);
 #endif
+  constexpr int64_t cell = PANEL * Cell<X, W>::depth;
   const int64_t stride = x.depth * PANEL, steps = x.depth / Cell<X, W>::depth, rows = x.blocks.rows;
   alignas(64) float sums[MOST * PANEL];
   auto finish = [&](int64_t row, int64_t count, int64_t panel, int64_t together) {
@@ -254,35 +303,29 @@ void panels(int64_t from, int64_t to, const Operand<X>& x, const W* w, End& end,
       for (int64_t i = 0; i < together; ++i, sum += PANEL) end(row + m, panel + i, load(sum), load(sum + 16));
   };
   int64_t p = from;
-  for (; rows <= 3 && p + 4 <= to; p += 4) {
-    tile_of<X, W, 4, 3>(rows, x.data, w + p * stride, stride, steps, {}, sums);
+  for (; rows <= SUMS / 8 && p + 4 <= to; p += 4) {
+    tile_of<X, W, 8, SUMS / 8>(rows, x.data, w + p * stride, stride, steps, {}, sums, 4 * PANEL);
     finish(0, rows, p, 4);
   }
-  for (; rows <= 6 && p + 2 <= to; p += 2) {
-    tile_of<X, W, 2, 6>(rows, x.data, w + p * stride, stride, steps, {}, sums);
+  for (; rows <= SUMS / 4 && p + 2 <= to; p += 2) {
+    tile_of<X, W, 4, SUMS / 4>(rows, x.data, w + p * stride, stride, steps, {}, sums, 2 * PANEL);
     finish(0, rows, p, 2);
   }
   for (; p < to; ++p) {
-    const Ahead next = p + 1 < to ? whole(w + (p + 1) * stride, stride) : then;
+    const W* own = w + p * stride;
+    const Ahead next = p + 1 < to ? whole(own + stride, stride) : then;
     for (int64_t b = 0; b < x.blocks.count; ++b) {
       const Ahead ahead = next.share(b, x.blocks.count);
-      tile_of<X, W, 1, MOST>(x.blocks.size(b), x.block(b), w + p * stride, stride, steps, ahead, sums);
-      finish(x.blocks.start(b), x.blocks.size(b), p, 1);
+      const int64_t size = x.blocks.size(b);
+      if (size <= SUMS / 2) {
+        tile_of<X, W, 2, SUMS / 2>(size, x.block(b), own, stride, steps, ahead, sums, PANEL);
+      } else {
+        tile_of<X, W, 1, MOST>(size, x.block(b), own, stride, steps, ahead, sums, PANEL);
+        tile_of<X, W, 1, MOST>(size, x.block(b), own + cell / 2, stride, steps, {}, sums + 16, PANEL);
+      }
+      finish(x.blocks.start(b), size, p, 1);
     }
   }
-}
-
-// Memory of one thread, kept between calls.
-template <typename T>
-T* room(int64_t count, int which) {
-  thread_local std::unique_ptr<char[]> rooms[8];
-  thread_local int64_t sizes[8] = {};
-  const int64_t bytes = count * sizeof(T) + 64;
-  if (sizes[which] < bytes) {
-    rooms[which] = std::make_unique<char[]>(bytes);
-    sizes[which] = bytes;
-  }
-  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(rooms[which].get()) + 63) / 64 * 64);
 }
 
 constexpr int WIDENED = 7;  // the room of panels() over int8
@@ -294,8 +337,8 @@ void widened(int64_t from, int64_t to, const Operand<X>& x, const int8_t* w, End
   if (x.blocks.count == 1 && !x.tiles) return panels<X, int8_t>(from, to, x, w, end, then);
   X* wide = room<X>(stride, WIDENED);
   for (int64_t p = from; p < to; ++p) {
-    for (int64_t i = 0; i < stride; i += 16) store(wide + i, Cell<float, int8_t>::weights(w + p * stride + i));
-    auto shifted = [&](int64_t row, int64_t, __m512 a, __m512 b) { end(row, p, a, b); };
+    for (int64_t i = 0; i < stride; i += 16) store(wide + i, load(w + p * stride + i));
+    auto shifted = [&](int64_t row, int64_t, Vec a, Vec b) { end(row, p, a, b); };
     panels<X, X>(0, 1, x, wide, shifted, p + 1 < to ? whole(w + (p + 1) * stride, stride) : then);
   }
 }
@@ -304,15 +347,15 @@ void widened(int64_t from, int64_t to, const Operand<X>& x, const int8_t* w, End
 // sums, scaled and with the bias.
 template <typename X, typename End>
 void share_part(const Weight& weight, const Operand<X>& x, int64_t from, int64_t to, Ahead then, End end) {
-  auto finish = [&](int64_t row, int64_t panel, __m512 a, __m512 b) {
+  auto finish = [&](int64_t row, int64_t panel, Vec a, Vec b) {
     const int64_t column = panel * PANEL;
     if (weight.scales) {
-      a = _mm512_mul_ps(a, _mm512_loadu_ps(weight.scales + column));
-      b = _mm512_mul_ps(b, _mm512_loadu_ps(weight.scales + column + 16));
+      a = a * load(weight.scales + column);
+      b = b * load(weight.scales + column + 16);
     }
     if (weight.bias) {
-      a = _mm512_add_ps(a, _mm512_loadu_ps(weight.bias + column));
-      b = _mm512_add_ps(b, _mm512_loadu_ps(weight.bias + column + 16));
+      a = a + load(weight.bias + column);
+      b = b + load(weight.bias + column + 16);
     }
     end(row, panel, a, b);
   };
@@ -325,7 +368,7 @@ void share_part(const Weight& weight, const Operand<X>& x, int64_t from, int64_t
 // A thread's share of one linear layer: it takes turns with the others until no panel is left.
 template <typename X, typename End>
 void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn, int threads, End end) {
-  const int64_t count = weight.count(), group = x.blocks.rows <= 3 ? 4 : 2;
+  const int64_t count = weight.count(), group = x.blocks.rows <= SUMS / 8 ? 4 : 2;
   const int64_t chunk = std::max<int64_t>(count / (threads * 8) / group, 1) * group;
   const auto take = [&] { return turn.fetch_add(chunk, std::memory_order_relaxed); };
   for (int64_t from = take(), next; from < count; from = next) {  // the next part is taken early, to be fetched
@@ -339,7 +382,7 @@ template <typename Y>
 struct Place {
   Y* out;
   int64_t columns;
-  inline void operator()(int64_t row, int64_t panel, __m512 a, __m512 b) const {
+  inline void operator()(int64_t row, int64_t panel, Vec a, Vec b) const {
     const int64_t at = panel * PANEL;
     Y* to = out + row * columns + at;
     if (at + PANEL <= columns) {

@@ -2,7 +2,7 @@
 
 #include "attend.h"
 
-#ifdef __AVX512F__
+#ifdef DYNO_VECTORS
 #include "experts.h"
 #include "layers.h"
 #endif
@@ -11,10 +11,10 @@ using namespace dyno;
 
 namespace {
 
-#ifdef __AVX512F__
+#ifdef DYNO_VECTORS
 template <typename X, typename Y>
 void linear(const Weight& weight, int64_t rows, const X* x, Y* out, int threads) {
-  const Operand<X> taken(room<X>(Operand<X>::size(rows, weight.depth), 0), weight.depth, rows);
+  const auto taken = Operand<X>::in_room(0, weight.depth, rows);
   std::atomic<int64_t> turn{0};
 #pragma omp parallel num_threads(threads)
   {
@@ -32,11 +32,8 @@ extern "C" {
 // What this build can do: 1 linear layers in float, 2 in bfloat16, 4 by matrix tiles.
 int dyno_features() {
   int features = 0;
-#ifdef __AVX512F__
-  features |= 1;
-#endif
-#ifdef __AVX512BF16__
-  features |= 2;
+#ifdef DYNO_VECTORS
+  features |= 1 | 2;
 #endif
 #ifdef DYNO_TILES
   features |= tiles_allowed() ? 4 : 0;
@@ -49,18 +46,12 @@ void dyno_attend(int narrow, const void* call, int threads) {
   narrow ? attend_as<bf16>(c, threads) : attend_as<float>(c, threads);
 }
 
-#ifdef __AVX512BF16__
+#ifdef DYNO_VECTORS
 #define EITHER(call_bf16, call_float) (narrow ? call_bf16 : call_float)
-#else
-#define EITHER(call_bf16, call_float) (call_float)
-#endif
 
-#ifdef __AVX512F__
 void dyno_linear(int narrow, int wide_out, const Weight* weight, int64_t rows, const void* x, void* out, int threads) {
-#ifdef __AVX512BF16__
   if (narrow && wide_out) return linear(*weight, rows, (const bf16*)x, (float*)out, threads);
   if (narrow) return linear(*weight, rows, (const bf16*)x, (bf16*)out, threads);
-#endif
   linear(*weight, rows, (const float*)x, (float*)out, threads);
 }
 
@@ -83,8 +74,7 @@ void dyno_layers(int narrow, int64_t count, const Layer* layers, const LayerPlac
 }
 
 void dyno_route(int narrow, const Router* router, int64_t rows, const void* x, const Routing* routing, int threads) {
-  if (narrow) return route(*router, rows, (const bf16*)x, *routing, threads);  // in float: any of these processors can
-  route(*router, rows, (const float*)x, *routing, threads);
+  EITHER(route(*router, rows, (const bf16*)x, *routing, threads), route(*router, rows, (const float*)x, *routing, threads));
 }
 
 void dyno_mix(int narrow, const Experts* experts, int64_t tokens, const void* x, const int64_t* chosen, const float* gates,

@@ -8,11 +8,7 @@
 #include <limits>
 #include <vector>
 
-#include "numbers.h"
-
-#ifdef __AVX512F__
 #include "vector.h"
-#endif
 
 namespace dyno {
 
@@ -84,43 +80,24 @@ struct PlainChunk {
   }
 };
 
-#ifdef __AVX512F__
-// The sums of 16 vectors, as one vector.
-inline __m512 sums_of(__m512* v) {
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i)
-    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i)
-    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 4], 0x88), _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd));
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i)
-    v[i] = _mm512_add_ps(_mm512_shuffle_ps(v[i], v[i + 2], 0x44), _mm512_shuffle_ps(v[i], v[i + 2], 0xee));
-  const __m512 mixed = _mm512_add_ps(_mm512_shuffle_ps(v[0], v[1], 0x88), _mm512_shuffle_ps(v[0], v[1], 0xdd));
-  const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
-  return _mm512_permutexvar_ps(order, mixed);
-}
-
+#ifdef DYNO_VECTORS
 // Dot products of a query with the keys of 16 tokens.
 template <typename T>
-inline __m512 dots(const T* query, const T* keys, int64_t stride, int64_t dim) {
-  __m512 sums[16];
+inline Vec dots(const T* query, const T* keys, int64_t stride, int64_t dim) {
+  using P = Products<T>;
+  Vec sums[16];
 #pragma GCC unroll 16
-  for (int t = 0; t < 16; ++t) sums[t] = _mm512_setzero_ps();
+  for (int t = 0; t < 16; ++t) sums[t] = zero();
   int64_t d = 0;
-#ifdef __AVX512BF16__
-  if constexpr (sizeof(T) == 2)
-    for (; d + 32 <= dim; d += 32) {
-      const __m512bh q = (__m512bh)_mm512_loadu_si512(query + d);
+  for (; d + P::width <= dim; d += P::width) {
+    const auto q = P::take(query + d);
 #pragma GCC unroll 16
-      for (int t = 0; t < 16; ++t)
-        sums[t] = _mm512_dpbf16_ps(sums[t], q, (__m512bh)_mm512_loadu_si512(keys + t * stride + d));
-    }
-#endif
+    for (int t = 0; t < 16; ++t) sums[t] = P::add(sums[t], q, P::take(keys + t * stride + d));
+  }
   for (; d < dim; d += 16) {
-    const __m512 q = load(query + d);
+    const Vec q = load(query + d);
 #pragma GCC unroll 16
-    for (int t = 0; t < 16; ++t) sums[t] = _mm512_fmadd_ps(q, load(keys + t * stride + d), sums[t]);
+    for (int t = 0; t < 16; ++t) sums[t] = fma(q, load(keys + t * stride + d), sums[t]);
   }
   return sums_of(sums);
 }
@@ -130,23 +107,22 @@ template <typename T>
 struct WideChunk {
   static float weigh(const Paged& p, int64_t head, const T* query, const T* keys, const Seen& seen, float* logits,
                      float& top, float& sum) {
-    const __mmask16 real = static_cast<__mmask16>((0xffffu >> (16 - seen.to)) & (0xffffu << seen.from));
-    __m512 l = _mm512_mul_ps(dots(query, keys, p.key_stride(), p.key_dim), _mm512_set1_ps(p.scale));
+    const Mask real = lanes((0xffffu >> (16 - seen.to)) & (0xffffu << seen.from));
+    Vec l = dots(query, keys, p.key_stride(), p.key_dim) * all(p.scale);
     if (p.softcap > 0) {
-      const __m512 cap = _mm512_set1_ps(p.softcap);
-      l = _mm512_mul_ps(cap, tangent(_mm512_div_ps(l, cap)));
+      const Vec cap = all(p.softcap);
+      l = cap * tangent(l / cap);
     }
     if (p.slopes) {
-      const __m512 places = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-      const __m512 distance = _mm512_sub_ps(_mm512_set1_ps(static_cast<float>(seen.ahead)), places);
-      l = _mm512_fnmadd_ps(_mm512_set1_ps(p.slopes[head]), distance, l);
+      const Vec distance = all(static_cast<float>(seen.ahead)) - places();
+      l = fnma(all(p.slopes[head]), distance, l);
     }
     const float before = top;
-    top = std::max(before, _mm512_mask_reduce_max_ps(real, l));
+    top = std::max(before, largest_of(pick(real, l, all(-std::numeric_limits<float>::infinity()))));
     const float shrink = before == top ? 1.0f : std::exp(before - top);
-    const __m512 weights = _mm512_maskz_mov_ps(real, exponential(_mm512_sub_ps(l, _mm512_set1_ps(top))));
+    const Vec weights = keep(real, exponential(l - all(top)));
     store(logits, weights);
-    sum = sum * shrink + _mm512_reduce_add_ps(weights);  // what is no number is none here either
+    sum = sum * shrink + sum_of(weights);  // what is no number is none here either
     return shrink;
   }
 
@@ -154,21 +130,21 @@ struct WideChunk {
   template <int G, int V>
   static inline void slice(const Paged& p, const T* values, const Seen& seen, const float* shrink, Running& run,
                            int64_t head, int64_t at) {
-    __m512 sums[G][V];
+    Vec sums[G][V];
 #pragma GCC unroll 4
     for (int g = 0; g < G; ++g)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v)
-        sums[g][v] = _mm512_mul_ps(load(run.values + (head + g) * p.value_dim + at + 16 * v), _mm512_set1_ps(shrink[head + g]));
+        sums[g][v] = load(run.values + (head + g) * p.value_dim + at + 16 * v) * all(shrink[head + g]);
     for (int64_t t = seen.from; t < seen.to; ++t) {
-      __m512 value[V];
+      Vec value[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) value[v] = load(values + t * p.value_step() + at + 16 * v);
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g) {
-        const __m512 weight = _mm512_set1_ps(run.logits[(head + g) * 16 + t]);
+        const Vec weight = all(run.logits[(head + g) * 16 + t]);
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) sums[g][v] = _mm512_fmadd_ps(weight, value[v], sums[g][v]);
+        for (int v = 0; v < V; ++v) sums[g][v] = fma(weight, value[v], sums[g][v]);
       }
     }
 #pragma GCC unroll 4

@@ -63,7 +63,7 @@ inline void choose(const Router& r, const Routing& out, int64_t row, float* scor
 template <typename X>
 void route(const Router& r, int64_t rows, const X* x, const Routing& out, int threads) {
   const int64_t width = r.weight.depth;
-  const Operand<float> taken(room<float>(Operand<float>::size(rows, width), 0), width, rows);
+  const auto taken = Operand<float>::in_room(0, width, rows);
   std::atomic<int64_t> turn{0};
 #pragma omp parallel num_threads(threads)
   {

@@ -19,31 +19,6 @@ struct Stretch {
   const int64_t* table;
 };
 
-// Turn 16 rows of 16 words each: word c of row r → to[c * step + r].
-inline void turn(const char* const* rows, int64_t at, uint32_t* to, int64_t step) {
-  __m512i a[16], b[16];
-  for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i] + at);
-  for (int i = 0; i < 16; i += 2) {
-    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-    b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {  // a[i + j], in lane l: words 4 l + j of rows i .. i + 3
-    a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
-    a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-    a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
-    a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-  }
-  for (int j = 0; j < 4; ++j) {
-    const __m512i even = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88), odd = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
-    const __m512i even2 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
-    const __m512i odd2 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
-    _mm512_storeu_si512(to + j * step, _mm512_shuffle_i32x4(even, even2, 0x88));
-    _mm512_storeu_si512(to + (4 + j) * step, _mm512_shuffle_i32x4(odd, odd2, 0x88));
-    _mm512_storeu_si512(to + (8 + j) * step, _mm512_shuffle_i32x4(even, even2, 0xdd));
-    _mm512_storeu_si512(to + (12 + j) * step, _mm512_shuffle_i32x4(odd, odd2, 0xdd));
-  }
-}
-
 // Rows of the pool as panels. Beyond `count` stand zeros: nobody has written there, or what is there is no number.
 template <typename X>
 struct KeyBlock {
@@ -63,18 +38,17 @@ struct KeyBlock {
 
   // columns of a panel are dimensions, steps are tokens.
   static void lay_values(const char* const* rows, int64_t dim, X* to) {
+    constexpr int64_t depth = Cell<X, X>::depth;
     for (int64_t d = 0; d < (dim + PANEL - 1) / PANEL * PANEL; d += 16) {
-      X* panel = to + d / PANEL * KEYS * PANEL + d % PANEL * Cell<X, X>::depth;
-      for (int64_t t = 0; t < KEYS; t += Cell<X, X>::depth, panel += PANEL * Cell<X, X>::depth) {
-        if constexpr (sizeof(X) == 4) {
-          _mm512_storeu_ps(panel, d < dim ? _mm512_loadu_ps((const float*)rows[t] + d) : _mm512_setzero_ps());
-        } else {
-          const auto wide = [&](int64_t row) {
-            return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)((const X*)rows[row] + d)));
-          };
-          const __m512i pair = d < dim ? _mm512_or_si512(wide(t), _mm512_slli_epi32(wide(t + 1), 16)) : _mm512_setzero_si512();
-          _mm512_storeu_si512(panel, pair);
-        }
+      X* panel = to + d / PANEL * KEYS * PANEL + d % PANEL * depth;
+      const auto row = [&](int64_t t) { return (const X*)rows[t] + d; };
+      for (int64_t t = 0; t < KEYS; t += depth, panel += PANEL * depth) {
+        if (d >= dim)
+          std::memset(panel, 0, 16 * depth * sizeof(X));
+        else if constexpr (depth == 1)
+          store(panel, load(row(t)));
+        else
+          interleave(row(t), row(t + 1), panel);
       }
     }
   }
@@ -83,6 +57,8 @@ struct KeyBlock {
 // One key head of a stretch: tokens [from, to) of the step, `group` queries each.
 template <typename X>
 struct StretchTask {
+  using Number = typename Operand<X>::Number;
+
   const Paged& p;
   const Stretch& s;
   const int64_t* firsts;  // of every token of the step: the first position it sees
@@ -101,7 +77,7 @@ struct StretchTask {
     const KeyBlock<X> block{room<X>(KEYS * D, 0), room<X>(KEYS * panels_of_value * PANEL, 1)};
     float* sums = room<float>(count * V, 2);
     float* tops = room<float>(count * 2, 3);
-    X* asked = room<X>(count * D + QUERIES * D, 4);
+    Number* asked = room<Number>(count * D + QUERIES * D, 4);
     begin(sums, tops, asked);
     const int64_t last = position(count - 1);
     for (int64_t at = firsts[from] / KEYS * KEYS; at <= last; at += KEYS) {
@@ -114,12 +90,12 @@ struct StretchTask {
     }
     for (int64_t row = 0; row < count; ++row) {
       X* mine = out + (token(row) * p.heads + head(row)) * V;
-      const __m512 sum = _mm512_set1_ps(tops[2 * row + 1]);
-      for (int64_t v = 0; v < V; v += 16) store(mine + v, _mm512_div_ps(load(sums + row * V + v), sum));
+      const Vec sum = all(tops[2 * row + 1]);
+      for (int64_t v = 0; v < V; v += 16) store(mine + v, load(sums + row * V + v) / sum);
     }
   }
 
-  void begin(float* sums, float* tops, X* asked) const {
+  void begin(float* sums, float* tops, Number* asked) const {
     const int64_t D = p.key_dim;
     std::fill(sums, sums + rows() * p.value_dim, 0.0f);
     for (int64_t row = 0; row < rows(); ++row) {
@@ -149,29 +125,29 @@ struct StretchTask {
   }
 
   // Rows [row, stop) look at the block at position `at`.
-  void weigh(const KeyBlock<X>& block, int64_t at, int64_t row, int64_t stop, X* asked, float* sums, float* tops) const {
+  void weigh(const KeyBlock<X>& block, int64_t at, int64_t row, int64_t stop, Number* asked, float* sums, float* tops) const {
     const int64_t V = p.value_dim, count = stop - row;
     alignas(64) float logits[QUERIES * KEYS];
     float shrink[QUERIES];
-    const __m512 scale = _mm512_set1_ps(p.scale);
-    auto keep = [&](int64_t m, int64_t panel, __m512 a, __m512 b) {
-      store(logits + m * KEYS + panel * PANEL, _mm512_mul_ps(a, scale));
-      store(logits + m * KEYS + panel * PANEL + 16, _mm512_mul_ps(b, scale));
+    const Vec scale = all(p.scale);
+    auto keep = [&](int64_t m, int64_t panel, Vec a, Vec b) {
+      store(logits + m * KEYS + panel * PANEL, a * scale);
+      store(logits + m * KEYS + panel * PANEL + 16, b * scale);
     };
     const int64_t seen = std::min(position(stop - 1) + 1 - at, KEYS);
     panels<X, X>(0, (seen + PANEL - 1) / PANEL, Operand<X>(asked, p.key_dim, count), block.keys, keep);
-    const Operand<X> weights(room<X>(Operand<X>::size(QUERIES, KEYS), 5), KEYS, count);
+    const Operand<X> weights(room<Number>(Operand<X>::size(QUERIES, KEYS), 5), KEYS, count);
     const bool plain = p.softcap <= 0 && !p.slopes, whole = position(row) >= at + KEYS - 1 && firsts[token(stop - 1)] <= at;
     for (int64_t m = 0; m < count; ++m) {
       float* top = tops + 2 * (row + m);
       shrink[m] = plain && whole ? soften_whole(logits + m * KEYS, top, weights.pen(m))
                                  : soften(row + m, at, logits + m * KEYS, top, weights.pen(m));
     }
-    auto add = [&](int64_t m, int64_t panel, __m512 a, __m512 b) {
+    auto add = [&](int64_t m, int64_t panel, Vec a, Vec b) {
       float* mine = sums + (row + m) * V + panel * PANEL;
-      const __m512 before = _mm512_set1_ps(shrink[m]);
-      store(mine, _mm512_fmadd_ps(load(mine), before, a));
-      if (panel * PANEL + 16 < V) store(mine + 16, _mm512_fmadd_ps(load(mine + 16), before, b));
+      const Vec before = all(shrink[m]);
+      store(mine, fma(load(mine), before, a));
+      if (panel * PANEL + 16 < V) store(mine + 16, fma(load(mine + 16), before, b));
     };
     panels<X, X>(0, (V + PANEL - 1) / PANEL, weights, block.values, add);
   }
@@ -179,19 +155,19 @@ struct StretchTask {
   // The same of a row that sees the whole block, and whose logits are as they are.
   template <typename Pen>
   float soften_whole(const float* logits, float* top, const Pen& pen) const {
-    __m512 l[KEYS / 16];
+    Vec l[KEYS / 16];
     for (int64_t j = 0; j < KEYS / 16; ++j) l[j] = load(logits + 16 * j);
-    const __m512 best = _mm512_max_ps(_mm512_max_ps(l[0], l[1]), _mm512_max_ps(l[2], l[3]));
-    const float before = top[0], now = std::max(before, _mm512_reduce_max_ps(best));
+    const Vec best = largest(largest(l[0], l[1]), largest(l[2], l[3]));
+    const float before = top[0], now = std::max(before, largest_of(best));
     const float shrink = before == now ? 1.0f : std::exp(before - now);
-    __m512 total = _mm512_setzero_ps();
+    Vec total = zero();
     for (int64_t j = 0; j < KEYS / 16; ++j) {
-      const __m512 w = exponential(_mm512_sub_ps(l[j], _mm512_set1_ps(now)));
-      total = _mm512_add_ps(total, w);
+      const Vec w = exponential(l[j] - all(now));
+      total = total + w;
       pen.put(16 * j, w);
     }
     top[0] = now;
-    top[1] = top[1] * shrink + _mm512_reduce_add_ps(total);
+    top[1] = top[1] * shrink + sum_of(total);
     return shrink;
   }
 
@@ -201,35 +177,34 @@ struct StretchTask {
   float soften(int64_t row, int64_t at, const float* logits, float* top, const Pen& pen) const {
     const int64_t from = std::max(firsts[token(row)] - at, int64_t(0)), own = position(row) - at;
     const int64_t to = std::min(own + 1, KEYS);
-    __m512 l[KEYS / 16], best = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    __mmask16 real[KEYS / 16];
-    const __m512 places = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    Vec l[KEYS / 16], best = all(-std::numeric_limits<float>::infinity());
+    Mask real[KEYS / 16];
     for (int64_t j = 0; j < KEYS / 16; ++j) {
       const auto below = [&](int64_t n) { return (1u << std::clamp(n - 16 * j, int64_t(0), int64_t(16))) - 1; };
-      real[j] = static_cast<__mmask16>(below(to) & ~below(from));
-      l[j] = _mm512_maskz_mov_ps(real[j], load(logits + 16 * j));
+      real[j] = lanes(below(to) & ~below(from));
+      l[j] = keep(real[j], load(logits + 16 * j));
       if (p.softcap > 0) {
-        const __m512 cap = _mm512_set1_ps(p.softcap);
-        l[j] = _mm512_mul_ps(cap, tangent(_mm512_div_ps(l[j], cap)));
+        const Vec cap = all(p.softcap);
+        l[j] = cap * tangent(l[j] / cap);
       }
       if (p.slopes) {
-        const __m512 distance = _mm512_sub_ps(_mm512_set1_ps(static_cast<float>(own - 16 * j)), places);
-        l[j] = _mm512_fnmadd_ps(_mm512_set1_ps(p.slopes[head(row)]), distance, l[j]);
+        const Vec distance = all(static_cast<float>(own - 16 * j)) - places();
+        l[j] = fnma(all(p.slopes[head(row)]), distance, l[j]);
       }
-      best = _mm512_mask_max_ps(best, real[j], best, l[j]);
+      best = pick(real[j], largest(best, l[j]), best);
     }
-    const float before = top[0], now = std::max(before, _mm512_reduce_max_ps(best));
+    const float before = top[0], now = std::max(before, largest_of(best));
     const bool nothing = to <= from;
     const float shrink = nothing || before == now ? 1.0f : std::exp(before - now);
-    __m512 total = _mm512_setzero_ps();
+    Vec total = zero();
     for (int64_t j = 0; j < KEYS / 16; ++j) {
-      const __m512 w = _mm512_maskz_mov_ps(real[j], exponential(_mm512_sub_ps(l[j], _mm512_set1_ps(now))));
-      total = _mm512_add_ps(total, w);
+      const Vec w = keep(real[j], exponential(l[j] - all(now)));
+      total = total + w;
       pen.put(16 * j, w);
     }
     if (!nothing) {
       top[0] = now;
-      top[1] = top[1] * shrink + _mm512_reduce_add_ps(total);
+      top[1] = top[1] * shrink + sum_of(total);
     }
     return shrink;
   }
