@@ -21,9 +21,10 @@ from model.checkpoint import convert as conversion
 from model.checkpoint import loading, native
 from model.evaluation import bits_per_byte
 from model.inspect import inspect
-from model.kernels import passes
+from model.kernels import panels, passes
+from model.kernels.panels import Form
 from model.tokenizer import Tokenizer
-from model.values.base import within
+from model.values.base import ConfigError, within
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -82,13 +83,15 @@ def evaluate(
     text: Annotated[Path, typer.Option(help="Stories as .jsonl or .jsonl.gz.", exists=True)],
     length: Annotated[int, typer.Option(help="Window in tokens, up to the model's context; 0: that.")] = 0,
     dtype: str = "float32",
-    int8: Annotated[bool, typer.Option("--int8", help="As `--weights int8` serves.")] = False,
+    weights: Annotated[Form, typer.Option(help="As a server with the same option.")] = "whole",
 ) -> None:
     """Bits per byte of a text, as JSON."""
     model = native.load(checkpoint, getattr(torch, dtype))
     within(0, model.architecture.context, length=length)
-    if int8:
-        passes.apply(model.eval().requires_grad_(False), int8=True)
+    if not panels.reads(weights, getattr(torch, dtype)):
+        raise ConfigError(f"weights: this machine has no kernels for {weights}")
+    if weights != "whole":
+        passes.apply(model.eval().requires_grad_(False), form=weights)
     tokens = corpus.tokenise(text, _tokenizer(checkpoint))
     quality = bits_per_byte(model, tokens, length or model.architecture.context)
     typer.echo(json.dumps({"bits_per_byte": quality, "tokens": len(tokens.ids) - 1, "bytes": tokens.text_bytes}))

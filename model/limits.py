@@ -7,6 +7,7 @@ threads; `python -m model roofline` measures anew.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import tempfile
@@ -16,9 +17,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from model import machine
 from model.kernels import packed, panels
+from model.kernels.panels import Form
 from model.roofline import Machine
 from model.timing import repeat
 
@@ -26,7 +29,8 @@ log = logging.getLogger(__name__)
 
 SMALLEST, LARGEST = 1 << 20, 1 << 30  # bytes that reading is measured with
 COLUMNS = 1 << 10
-SHAPES = ((1024, 768, 3072), (1024, 1024, 1024), (1024, 2048, 5632), (2048, 2048, 2048))  # rows, in, out
+Shapes = tuple[tuple[int, int, int], ...]  # rows, in, out
+SHAPES = ((1024, 768, 3072), (1024, 1024, 1024), (1024, 2048, 5632), (2048, 2048, 2048))
 BRIEF_SHAPES = ((512, 768, 3072),)
 
 
@@ -48,14 +52,15 @@ class Limits:
             wanted = min(wanted, size_class(4 * machine.last_cache()), LARGEST // 4)
         return self._measured("read", str(wanted), lambda: read_rate(wanted, 0.1 if self.brief else 0.5))
 
-    def rate(self, dtype: str) -> float:
-        """Operations a second of matrix products in this type, at the best of several sizes."""
+    def rate(self, dtype: str, weights: Form = "whole") -> float:
+        """Operations a second of matrix products in this type, at the best of several sizes; for w8a8, of bytes."""
         shapes, budget = (BRIEF_SHAPES, 0.05) if self.brief else (SHAPES, 1.2)
-        return self._measured("multiply", dtype, lambda: matrix_rate(getattr(torch, dtype), shapes, budget))
+        kind, measure = (weights, byte_rate) if weights == "w8a8" else (dtype, matrix_rate)
+        return self._measured("multiply", kind, lambda: measure(getattr(torch, dtype), shapes, budget))
 
-    def machine(self, size: float, dtype: str) -> Machine:
+    def machine(self, size: float, dtype: str, weights: Form = "whole") -> Machine:
         """The roofs over a model of so many bytes of weights."""
-        return Machine(machine.memory(), self.bandwidth(size), self.rate(dtype))
+        return Machine(machine.memory(), self.bandwidth(size), self.rate(dtype, weights))
 
     def _measured(self, kind: str, key: str, measure: Callable[[], float]) -> float:
         if key not in self._known[kind]:
@@ -92,27 +97,42 @@ def read_rate(size: int, budget: float) -> float:
         return size / min(repeat(reader, budget / len(readers)).best for reader in readers)
 
 
-def matrix_rate(dtype: torch.dtype, shapes: tuple[tuple[int, int, int], ...], budget: float) -> float:
-    """Operations a second of the best shape, with the weight as it is or laid out in any of our ways. Shapes for which
-    no time is left are passed over; the first one is always tried."""
-    ends, best = time.perf_counter() + budget, 0.0
+def matrix_rate(dtype: torch.dtype, shapes: Shapes, budget: float) -> float:
+    """Operations a second of the best shape, with the weight as it is or laid out in any of our ways."""
+    return _best(shapes, budget, functools.partial(_ways, dtype))
+
+
+def byte_rate(dtype: torch.dtype, shapes: Shapes, budget: float) -> float:
+    """The same where rows of this type and weights are rounded to 8 bits."""
+    return _best(shapes, budget, lambda x, weight: [_in_panels(x.to(dtype), weight.to(dtype), "w8a8")])
+
+
+def _best(shapes: Shapes, budget: float, ways: Callable[[Tensor, Tensor], list[Callable[[], object]]]) -> float:
+    """Shapes for which no time is left are passed over; the first one is always tried."""
+    ends, best, each = time.perf_counter() + budget, 0.0, budget / len(shapes)
     with torch.inference_mode():
-        for shape in shapes:
-            if not best or time.perf_counter() < ends:
-                best = max(best, _products(dtype, *shape, budget / len(shapes)))
+        for rows, width, out in shapes:
+            if best and time.perf_counter() >= ends:
+                break
+            ready = ways(torch.randn(rows, width), torch.randn(out, width))
+            best = max(best, 2 * rows * width * out / min(repeat(way, each / len(ready), least=2).best for way in ready))
     return best
 
 
-def _products(dtype: torch.dtype, rows: int, width: int, out: int, budget: float) -> float:
-    x, weight = torch.randn(rows, width).to(dtype), torch.randn(out, width).to(dtype)
+def _in_panels(x: Tensor, weight: Tensor, form: Form) -> Callable[[], object]:
+    laid = panels.lay_out(weight, form=form)
+    return lambda: panels.linear(x, laid)
+
+
+def _ways(dtype: torch.dtype, wide: Tensor, wide_weight: Tensor) -> list[Callable[[], object]]:
+    x, weight = wide.to(dtype), wide_weight.to(dtype)
     ways: list[Callable[[], object]] = [lambda: F.linear(x, weight)]
     if packed.supported(dtype):
         laid = packed.lay_out(weight)
         ways.append(lambda: packed.packed_linear(x, laid, None))
     if panels.supported(weight):
-        ours = panels.lay_out(weight)
-        ways.append(lambda: panels.linear(x, ours))
-    return 2 * rows * width * out / min(repeat(way, budget / len(ways), least=2).best for way in ways)
+        ways.append(_in_panels(x, weight, "whole"))
+    return ways
 
 
 def _load(path: Path) -> dict[str, dict[str, float]]:

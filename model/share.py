@@ -25,7 +25,8 @@ from model.checkpoint import loading
 from model.config import Architecture, ConfigError
 from model.initialise import random_model
 from model.inspect import find
-from model.kernels import passes
+from model.kernels import panels, passes
+from model.kernels.panels import Form
 from model.limits import LARGEST, Limits
 from model.timing import Timing
 from model.transformer import Transformer
@@ -42,12 +43,12 @@ class Plan:
     context: int = 256
     prompt: int = 1024
     dtype: str = "bfloat16"
-    int8: bool = False
+    weights: Form = "whole"
 
     @property
     def weight_size(self) -> int:
         """Bytes of a weight."""
-        return 1 if self.int8 else BYTES[self.dtype]
+        return BYTES[self.dtype] if self.weights == "whole" else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def measure(model: Transformer, steps: list[Reached], plan: Plan, seconds: float
     ]
 
 
-def build(name: str, architecture: Architecture, dtype: str, int8: bool = False) -> Transformer:
+def build(name: str, architecture: Architecture, dtype: str, weights: Form = "whole") -> Transformer:
     """The model a server would run: its checkpoint where there is one, else random weights; made fast the same way."""
     if architecture.encoder is not None:
         raise ConfigError(f"{name}: steps of encoder-decoders are only predicted, with --predict")
@@ -112,14 +113,14 @@ def build(name: str, architecture: Architecture, dtype: str, int8: bool = False)
     kind: torch.dtype = getattr(torch, dtype)
     whole = path.is_dir() and loading.read_architecture(path) == architecture
     model = loading.load_any(path, kind).model if whole else random_model(architecture, 0, kind)
-    return passes.apply(model.eval().requires_grad_(False), int8=int8)
+    return passes.apply(model.eval().requires_grad_(False), form=weights)
 
 
 def command(
     names: Annotated[list[str] | None, typer.Argument(help="Presets, zoo models, files or checkpoint folders.")] = None,
     scale: Annotated[str | None, typer.Option(help=f"A small model alike: {', '.join(presets.SCALES)}.")] = None,
     dtype: Annotated[str, typer.Option(help=f"Of weights and cache: {', '.join(TYPES)}.")] = "bfloat16",
-    int8: Annotated[bool, typer.Option("--int8", help="Weights of linear layers in 8 bits.")] = False,
+    weights: Annotated[Form, typer.Option(help="Of linear layers, as a server with the same option.")] = "whole",
     context: Annotated[int, typer.Option(min=1, help="Tokens of every stream, its newest included.")] = 256,
     streams: Annotated[list[int] | None, typer.Option(min=1, help="Decode so many at a time; may be repeated.")] = None,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")] = 1024,
@@ -130,7 +131,9 @@ def command(
     """Measure how fast this machine reads and multiplies, and the share of it that models reach."""
     if dtype not in TYPES:
         raise ConfigError(f"dtype: {dtype!r} is not one of {', '.join(TYPES)}")
-    plan = Plan(tuple(streams or STREAMS), context, prompt, dtype, int8)
+    if not panels.reads(weights, getattr(torch, dtype)):
+        raise ConfigError(f"weights: this machine has no kernels for {weights}")
+    plan = Plan(tuple(streams or STREAMS), context, prompt, dtype, weights)
     console = Console(highlight=False, quiet=as_json)
     limits, found = Limits(fresh=True), {}
     roofs = {"read": limits.bandwidth(LARGEST), **{kind: limits.rate(kind) for kind in TYPES}}
@@ -139,10 +142,10 @@ def command(
         architecture = find(name)[0]
         if scale is not None:
             architecture = presets.scaled(architecture, scale)
-        best = limits.machine(parameters(architecture).total * plan.weight_size, dtype)
+        best = limits.machine(parameters(architecture).total * plan.weight_size, dtype, weights)
         steps = predict(architecture, best, plan)
         if not only_predict:
-            steps = measure(build(name, architecture, dtype, int8), steps, plan, seconds)
+            steps = measure(build(name, architecture, dtype, weights), steps, plan, seconds)
         _print_steps(name, steps, best, console)
         found[name] = {"read": best.bandwidth, "steps": [step.document() for step in steps]}
     if as_json:

@@ -60,7 +60,7 @@ def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
 
     options = BuildOptions(
         dtype=settings.dtype,
-        int8=settings.weights == "int8",
+        weights=settings.weights,
         device=settings.device,
         cache_share=settings.cache_share,
         cache_tokens=settings.cache_tokens,

@@ -21,7 +21,8 @@ from model.checkpoint.loading import load_any
 from model.codec import load_architecture
 from model.config import Architecture, ConfigError
 from model.initialise import random_model
-from model.kernels import native, passes
+from model.kernels import panels, passes
+from model.kernels.panels import Form
 from model.limits import Limits
 from model.presets import Preset
 from model.roofline import Machine
@@ -51,16 +52,16 @@ class TooLarge(ValueError):
 
 
 class NoInt8(ValueError):
-    """Weights of 8 bits were asked for where no kernel reads them."""
+    """Weights in 8 bits were asked for where no kernel reads them."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     """How models are built. `cache_tokens` None: what max_rows full contexts need, up to 65,536 tokens or 1 GiB; on a
-    card up to `cache_share` of the memory that is free beside the weights. int8: weights of linear layers in 8 bits."""
+    card up to `cache_share` of the memory that is free beside the weights. weights: of linear layers."""
 
     dtype: str = "float32"
-    int8: bool = False
+    weights: Form = "whole"
     device: str = "cpu"
     cache_share: float = 0.85
     cache_tokens: int | None = None
@@ -96,11 +97,11 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     _tell(name, architecture)
     if not architecture.attentions:
         raise ConfigError(f"model {name!r}: none of its blocks has an attention, so no token would see another")
-    if options.int8 and (device.type != "cpu" or getattr(torch, options.dtype) not in native.linear_types()):
-        raise NoInt8(f"model {name!r}: weights=int8 needs a compiler and the vector units for {options.dtype} of a CPU")
+    if device.type != "cpu" or not panels.reads(options.weights, getattr(torch, options.dtype)):
+        _refuse_rounded(name, options.weights)
     if device.type != "cpu":
         _send(model, name, device)
-    passes.apply(model, int8=options.int8)
+    passes.apply(model, form=options.weights)
     roofs = _roofs(architecture, options) if options.measure_machine and device.type == "cpu" else None
     engine = Engine(
         name,
@@ -121,7 +122,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
         (counts.total, used.active),
         start,
         roofs,
-        "int8" if options.int8 else "whole",
+        options.weights,
         found.preset,
         found.scale,
     )
@@ -182,7 +183,7 @@ def _bytes(architecture: Architecture, what: str) -> ByteTokenizer:
 def _runner(model: Transformer, name: str, vocab: int, options: BuildOptions) -> ModelRunner:
     if model.embedding.weight.device.type == "cpu":
         room = Room(_cache_tokens(model.architecture, options), options.max_rows, options.max_batch_tokens)
-        return ModelRunner(model, room, vocab, weight_bytes=1 if options.int8 else None)
+        return ModelRunner(model, room, vocab, weight_bytes=None if options.weights == "whole" else 1)
     runner = CardRunner(model, _card_room(model, name, options), vocab)
     with _progress(f"capturing {name}") as progress:
         for share in runner.capture():
@@ -216,11 +217,17 @@ def _send(model: Transformer, name: str, device: torch.device) -> None:
     model.to(device)
 
 
+def _refuse_rounded(name: str, weights: Form) -> None:
+    if weights != "whole":
+        units = "products of bytes (VNNI)" if weights == "w8a8" else "vector units (AVX2 or AVX-512)"
+        raise NoInt8(f"model {name!r}: weights={weights} needs a compiler and the {units} of a CPU")
+
+
 def _roofs(architecture: Architecture, options: BuildOptions) -> Machine | None:
     """What this machine can do for a model of this size; not knowing it costs the metrics and nothing else."""
-    size = 1 if options.int8 else BYTES[options.dtype]
+    size = BYTES[options.dtype] if options.weights == "whole" else 1
     try:
-        roofs = Limits(brief=True).machine(parameters(architecture).total * size, options.dtype)
+        roofs = Limits(brief=True).machine(parameters(architecture).total * size, options.dtype, options.weights)
     except (RuntimeError, OSError, MemoryError) as error:
         log.warning("the machine was not measured", error=str(error))
         return None

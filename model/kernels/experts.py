@@ -10,7 +10,7 @@ from torch import Tensor
 from model import config
 from model.kernels import native, panels
 from model.kernels.native import address
-from model.kernels.panels import PanelWeight, WeightStruct
+from model.kernels.panels import Form, PanelWeight, WeightStruct
 from model.moe import Experts, ExpertStack, Router, Routing
 
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus")  # in the order of native/router.h
@@ -47,11 +47,11 @@ class RoutingStruct(ctypes.Structure):
 class PanelExperts(ExpertStack):
     """Stands in for Experts that `fits`."""
 
-    def __init__(self, plain: Experts, int8: bool) -> None:
+    def __init__(self, plain: Experts, form: Form) -> None:
         super().__init__(plain.value, plain.count)
         value = plain.value
-        self.up = _stack(plain.up, plain.up_bias, int8=int8, paired=value.gated)
-        self.down = _stack(plain.down, plain.down_bias, int8=int8)
+        self.up = _stack(plain.up, plain.up_bias, form=form, paired=value.gated)
+        self.down = _stack(plain.down, plain.down_bias, form=form)
         assert isinstance(value.activation, str)
         self.struct = _ExpertsStruct(
             _structs(self.up),
@@ -153,9 +153,9 @@ def fits(experts: Experts) -> bool:
     )
 
 
-def _stack(weights: Tensor, biases: Tensor | None, *, int8: bool, paired: bool = False) -> list[PanelWeight]:
+def _stack(weights: Tensor, biases: Tensor | None, *, form: Form, paired: bool = False) -> list[PanelWeight]:
     every = [None] * len(weights) if biases is None else list(biases)
-    return [panels.lay_out(w, b, int8=int8, paired=paired) for w, b in zip(weights, every, strict=True)]
+    return [panels.lay_out(w, b, form=form, paired=paired) for w, b in zip(weights, every, strict=True)]
 
 
 def _structs(weights: list[PanelWeight]) -> ctypes.Array[WeightStruct]:

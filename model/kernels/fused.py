@@ -19,7 +19,7 @@ from model.kernels import common, native, panels
 from model.kernels.attention import Scores
 from model.kernels.experts import ACTIVATIONS
 from model.kernels.native import address
-from model.kernels.panels import PanelWeight, WeightStruct
+from model.kernels.panels import Form, PanelWeight, WeightStruct
 from model.moe import Loads, MoE, Routing
 from model.norm import Norm
 from model.stack import Block
@@ -73,13 +73,13 @@ class _Norm:
 class _Enter:
     """What comes before attention: x (T, width) → queries, keys and values, normed and rotated."""
 
-    def __init__(self, norm: Norm, attention: GroupedAttention, int8: bool) -> None:
+    def __init__(self, norm: Norm, attention: GroupedAttention, form: Form) -> None:
         heads, position = attention.heads, attention.value.position
         rotary = position if isinstance(position, config.Rotary) else None
         self.heads, self.kv, self.dim = heads.query, heads.kv, heads.dim
         self.table = attention.table if rotary else None
         self.kept = [_Norm(norm), *(_Norm(n) for n in common.head_norms(attention))]
-        self.qkv = panels.lay_out(attention.qkv.weight, attention.qkv.bias, int8=int8)
+        self.qkv = panels.lay_out(attention.qkv.weight, attention.qkv.bias, form=form)
         self.struct = _AttentionStruct(
             self.kept[0].struct,
             self.qkv.struct,
@@ -104,15 +104,15 @@ class _Enter:
 class _Leave:
     """What comes after attention: its output and x → x + projection + feed-forward, or the first sum and its norm."""
 
-    def __init__(self, norm: Norm, attention: GroupedAttention, branch: FeedForward | None, int8: bool) -> None:
-        self.out = panels.lay_out(attention.out.weight, attention.out.bias, int8=int8)
+    def __init__(self, norm: Norm, attention: GroupedAttention, branch: FeedForward | None, form: Form) -> None:
+        self.out = panels.lay_out(attention.out.weight, attention.out.bias, form=form)
         self.norm = _Norm(norm)
         self.feed: _FeedForwardStruct | None = None
         self.weights: tuple[PanelWeight, ...] = ()
         if branch is not None:
             value = branch.value
-            up = panels.lay_out(branch.up.weight, branch.up.bias, int8=int8, paired=value.gated)
-            down = panels.lay_out(branch.down.weight, branch.down.bias, int8=int8)
+            up = panels.lay_out(branch.up.weight, branch.up.bias, form=form, paired=value.gated)
+            down = panels.lay_out(branch.down.weight, branch.down.bias, form=form)
             self.weights = up, down
             assert isinstance(value.activation, str)
             kind = ACTIVATIONS.index(value.activation)
@@ -138,7 +138,7 @@ class _Leave:
 class FusedBlock(Block):
     """Stands in for a block that `fits`."""
 
-    def __init__(self, plain: Block, int8: bool) -> None:
+    def __init__(self, plain: Block, form: Form) -> None:
         nn.Module.__init__(self)
         self.value = plain.value
         attention, branch = plain.branches
@@ -149,8 +149,8 @@ class FusedBlock(Block):
         value = attention.value
         sinks = None if attention.sinks is None else attention.sinks.detach().float()
         self.scores = Scores(value.softmax_scale, value.softcap, attention.slopes, sinks)
-        self.enter = _Enter(before, attention, int8)
-        self.leave = _Leave(after, attention, branch if isinstance(branch, FeedForward) else None, int8)
+        self.enter = _Enter(before, attention, form)
+        self.leave = _Leave(after, attention, branch if isinstance(branch, FeedForward) else None, form)
         self.mixture = branch if isinstance(branch, MoE) else None
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
@@ -163,12 +163,12 @@ class FusedBlock(Block):
         return out + y, [routing]
 
 
-def fuse(model: Transformer, *, int8: bool = False) -> int:
-    """Replace every block that fits; returns how many. int8: round their weights to 8 bits."""
+def fuse(model: Transformer, *, form: Form = "whole") -> int:
+    """Replace every block that fits; returns how many. form: of their weights."""
     count = 0
     for i, block in enumerate(model.blocks):
         if isinstance(block, Block) and fits(block):
-            model.blocks[i] = FusedBlock(block, int8)
+            model.blocks[i] = FusedBlock(block, form)
             count += 1
     return count
 

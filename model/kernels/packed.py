@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.feedforward import activate
 from model.kernels import experts, panels
+from model.kernels.panels import Form
 from model.moe import Experts, ExpertStack, Router
 from model.transformer import Transformer
 
@@ -52,12 +53,12 @@ class PackedLinear(nn.Module):
 class PanelLinear(nn.Module):
     """Stands in for a linear layer whose weight (out, in) can be laid out in panels.
 
-    int8: the weight is rounded to 8 bits. wide: results are float32, as those of the head that become logits.
+    form: of the weight. wide: results are float32, as those of the head that become logits.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, int8: bool, wide: bool = False) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, form: Form, wide: bool = False) -> None:
         super().__init__()
-        self.weight, self.wide = panels.lay_out(weight, bias, int8=int8), wide
+        self.weight, self.wide = panels.lay_out(weight, bias, form=form), wide
 
     def forward(self, x: Tensor) -> Tensor:
         return panels.linear(x, self.weight, wide=self.wide)
@@ -79,41 +80,41 @@ class PackedExperts(ExpertStack):
         return packed_linear(activate(self.value, hidden), self.down[expert], bias)
 
 
-def pack(model: Transformer, *, int8: bool = False) -> int:
+def pack(model: Transformer, *, form: Form = "whole") -> int:
     """Replace every linear layer and expert stack; returns how many. 0 where that is not supported.
 
-    int8: round their weights to 8 bits, one scale an output; for layers in panels only. The plain weights are gone, but
+    form: of the weights of layers in panels; others stay whole. The plain weights are gone, but
     for an embedding that also serves as the head.
     """
     count = 0
     if model.head is None and _fits(model.embedding.weight):
-        model.head = _linear(model.embedding.weight, model.head_bias, int8, wide=True)
+        model.head = _linear(model.embedding.weight, model.head_bias, form, wide=True)
         count += 1
     elif isinstance(model.head, nn.Linear) and _fits(model.head.weight):
-        model.head = _linear(model.head.weight, model.head.bias, int8, wide=True)
+        model.head = _linear(model.head.weight, model.head.bias, form, wide=True)
         count += 1
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            packed = _packed(child, int8)
+            packed = _packed(child, form)
             if packed is not None:
                 setattr(parent, name, packed)
                 count += 1
     return count
 
 
-def _packed(module: nn.Module, int8: bool) -> nn.Module | None:
+def _packed(module: nn.Module, form: Form) -> nn.Module | None:
     if isinstance(module, nn.Linear) and _fits(module.weight):
-        return _linear(module.weight, module.bias, int8)
+        return _linear(module.weight, module.bias, form)
     if type(module) is Router and _fits(module.weight) and panels.supported(module.weight.float()):
         return experts.PanelRouter(module)
     if not isinstance(module, Experts) or not _fits(module.up):
         return None
-    return experts.PanelExperts(module, int8) if experts.fits(module) else PackedExperts(module)
+    return experts.PanelExperts(module, form) if experts.fits(module) else PackedExperts(module)
 
 
-def _linear(weight: Tensor, bias: Tensor | None, int8: bool, *, wide: bool = False) -> nn.Module:
+def _linear(weight: Tensor, bias: Tensor | None, form: Form, *, wide: bool = False) -> nn.Module:
     if panels.supported(weight):
-        return PanelLinear(weight, bias, int8=int8, wide=wide)
+        return PanelLinear(weight, bias, form=form, wide=wide)
     return PackedLinear(weight, bias)
 
 

@@ -2,13 +2,14 @@
 read, with many at that of the vector units, and a row's result never depends on the rows beside it.
 
 Shape letters: N rows of y = x Wᵀ are `out` columns of W, K numbers each; d numbers of a row meet in one step (2 in
-bfloat16, 1 in float32).
+bfloat16, 1 in float32, 4 where both are of 8 bits).
 """
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,12 @@ from model.kernels import native
 from model.kernels.native import address
 
 PANEL = 32
+GROUP = 32  # numbers of a row that are rounded together
 DEPTH = {torch.float32: 1, torch.bfloat16: 2}
+
+# What a linear layer multiplies: its weight as it is; its weight rounded to 8 bits, one scale an output; the same with
+# rows that are rounded to 8 bits on the way, one scale for every 32 numbers, so that products are of whole numbers.
+Form = Literal["whole", "int8", "w8a8"]
 
 
 class WeightStruct(ctypes.Structure):
@@ -30,13 +36,14 @@ class WeightStruct(ctypes.Structure):
         ("bias", ctypes.c_void_p),
         ("depth", ctypes.c_int64),
         ("columns", ctypes.c_int64),
+        ("rounds", ctypes.c_int64),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class PanelWeight:
     """One layer's weight. numbers (panels, K / d, 32, d) of the layer's type, or int8 with scales (panels * 32,) in
-    float32; bias (panels * 32,) in float32 or None; `dtype` is the type of x."""
+    float32, or in uint8 the same and 128 more; bias (panels * 32,) in float32 or None; `dtype` is the type of x."""
 
     numbers: Tensor
     scales: Tensor | None
@@ -52,27 +59,34 @@ def supported(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype in native.linear_types() and weight.shape[-1] % 16 == 0
 
 
-def lay_out(weight: Tensor, bias: Tensor | None = None, *, int8: bool = False, paired: bool = False) -> PanelWeight:
+def reads(form: Form, dtype: torch.dtype) -> bool:
+    """Whether there are kernels here for layers of this form and type."""
+    return form == "whole" or (dtype in native.linear_types() and (form == "int8" or native.rounds_rows()))
+
+
+def lay_out(weight: Tensor, bias: Tensor | None = None, *, form: Form = "whole", paired: bool = False) -> PanelWeight:
     """A weight (out, in) with its bias (out,) in panels.
 
-    int8: rounded to 8 bits, one scale for each of its rows. paired: the first half of its rows are gates of the second
+    form: w8a8 becomes int8 where rows do not consist of whole groups. paired: the first half of its rows are gates of the second
     half; a panel then holds 16 gates and the 16 rows that they belong to.
     """
     weight = weight.detach()
     columns, depth = weight.shape
     order = _paired(columns) if paired else None
     scales = None
-    if int8:
+    rounds = form == "w8a8" and depth % GROUP == 0
+    if form != "whole":
         scales = weight.float().abs().amax(-1).clamp(min=1e-12) / 127
-        numbers = (weight.float() / scales[:, None]).round().to(torch.int8)
+        numbers = (weight.float() / scales[:, None]).round()
+        numbers = (numbers + 128).to(torch.uint8) if rounds else numbers.to(torch.int8)
     else:
         numbers = weight
-    step = DEPTH[weight.dtype]
+    step = 4 if rounds else DEPTH[weight.dtype]
     arranged, scales, wide_bias = (_arranged(part, order) for part in (numbers, scales, bias))
     assert arranged is not None
     laid = arranged.view(-1, PANEL, depth // step, step).permute(0, 2, 1, 3).contiguous()
     wide_bias = None if wide_bias is None else wide_bias.float().contiguous()
-    struct = WeightStruct(laid.data_ptr(), address(scales), address(wide_bias), depth, columns)
+    struct = WeightStruct(laid.data_ptr(), address(scales), address(wide_bias), depth, columns, rounds)
     return PanelWeight(laid, scales, wide_bias, weight.dtype, depth, columns, struct)
 
 

@@ -6,17 +6,18 @@ Each is a room of its own in this folder, held to the plain model by tests, and 
 from __future__ import annotations
 
 from model.kernels import card, fused, grouped, layers, packed
+from model.kernels.panels import Form
 from model.transformer import Transformer
 
 
-def apply(model: Transformer, *, int8: bool = False) -> Transformer:
+def apply(model: Transformer, *, form: Form = "whole") -> Transformer:
     """The same model, changed in place to the fastest form this machine has; it can no longer be trained or saved.
 
     What stands in for a module is new, and takes the model's mode: only in training do routers add noise.
-    int8: round the weights of linear layers to 8 bits, one scale an output; less exact, and half the bytes to read.
+    form: of linear layers, those of experts and the head included: in 8 bits they are less exact, and half the bytes to read.
     """
-    fused.fuse(model, int8=int8)
-    packed.pack(model, int8=int8)
+    fused.fuse(model, form=form)
+    packed.pack(model, form=form)
     layers.join(model)
     if card.usable(model.embedding.weight):
         from model.kernels.card import blocks

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -44,8 +44,9 @@ def linear(dtype: torch.dtype, rows: int, width: int, out: int, budget: float) -
         laid = [packed.lay_out(weight) for weight in weights]
         forms["packed"] = (laid, lambda w: packed.packed_linear(x, w, None))
     if panels.supported(weights[0]):
-        for name, int8 in (("panels", False), ("int8", True)):
-            forms[name] = ([panels.lay_out(w, int8=int8) for w in weights], lambda w: panels.linear(x, w))
+        for form in (form for form in get_args(panels.Form) if panels.reads(form, dtype)):
+            name = "panels" if form == "whole" else form
+            forms[name] = ([panels.lay_out(w, form=form) for w in weights], lambda w: panels.linear(x, w))
     for name, (kept, call) in forms.items():
         turn = itertools.cycle(kept)
         full = f"linear {_short(dtype)} {rows} x {width} -> {out}, {name}"

@@ -1,7 +1,7 @@
 """Which part of a forward pass takes how long on the processor: what comes before attention in a block, attention, what
 comes after it, and the rest.
 
-    python -m tests.bench.parts FOLDER [--rows 1 8 32] [--length 192] [--prompts 1024]
+    python -m tests.bench.parts FOLDER [--rows 1 8 32] [--length 192] [--prompts 1024] [--weights int8]
 
 FOLDER is a checkpoint of blocks that are fused (model/kernels/fused.py). Blocks are not joined here, so that each part
 is a call of its own: the whole takes a few hundredths longer than when served. Medians, in milliseconds, bfloat16.
@@ -14,13 +14,13 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import torch
 
 from model.checkpoint.loading import load_any
-from model.kernels import fused, inplace, layers, passes
+from model.kernels import fused, inplace, layers, panels, passes
 from model.steady import prompt_inputs, steady_inputs
 from model.transformer import StepInput, Transformer
 
@@ -57,12 +57,14 @@ def _timed(call: Callable[..., Any], part: str, spent: dict[str, float]) -> Call
 def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.bench.parts", description=__doc__.split("\n")[0])
     parser.add_argument("folder")
+    parser.add_argument("--weights", choices=get_args(panels.Form), default="whole")
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--length", type=int, default=192)
     parser.add_argument("--prompts", type=int, nargs="*", default=[1024])
     options = parser.parse_args()
     with mock.patch.object(layers, "join", lambda model: 0):
-        model = passes.apply(load_any(options.folder, torch.bfloat16).model.requires_grad_(False).eval())
+        model = load_any(options.folder, torch.bfloat16).model.requires_grad_(False).eval()
+        model = passes.apply(model, form=options.weights)
     print("".join(name.rjust(12) for name in ("step", *PARTS, "rest", "whole")))
     steps = [(f"{n} rows", lambda n=n: steady_inputs(model, n, options.length)) for n in options.rows]
     steps += [(f"prompt {n}", lambda n=n: prompt_inputs(model, n)) for n in options.prompts]

@@ -10,7 +10,7 @@ from server.build import BuildOptions, NoInt8, build_model
 from server.metrics import PrometheusObserver
 from server.transport.rpc.convert import model_message
 
-SMALL = BuildOptions(int8=True, scale="tiny", cache_tokens=256)
+SMALL = BuildOptions(weights="int8", scale="tiny", cache_tokens=256)
 readable = pytest.mark.skipif(torch.float32 not in native.linear_types(), reason="no vector units or no compiler here")
 
 

@@ -86,6 +86,7 @@ inline Mask lanes(uint32_t bits) {
   return {half(bits), half(bits >> 8)};
 }
 inline Mask no_number(Vec x) { return {_mm256_cmp_ps(x.low, x.low, _CMP_UNORD_Q), _mm256_cmp_ps(x.high, x.high, _CMP_UNORD_Q)}; }
+inline bool any(Mask which) { return _mm256_movemask_ps(which.low) || _mm256_movemask_ps(which.high); }
 inline Mask not_below(Vec x, Vec bound) {
   return {_mm256_cmp_ps(x.low, bound.low, _CMP_NLT_UQ), _mm256_cmp_ps(x.high, bound.high, _CMP_NLT_UQ)};
 }
@@ -119,6 +120,36 @@ inline void interleave(const bf16* first, const bf16* second, bf16* to) {
     _mm_storeu_si128((__m128i*)(to + 2 * i + 8), _mm_unpackhi_epi16(a, b));
   }
 }
+
+#ifdef __AVXVNNI__
+#define DYNO_ROUNDED
+struct Ints {  // 16 whole numbers, or 64 bytes
+  __m256i low, high;
+};
+
+inline Ints ints(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline Ints ints(const uint8_t* p) {
+  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
+}
+inline Ints add_products(Ints sum, Ints x, Ints y) {  // of four bytes each; y has signs
+  return {_mm256_dpbusd_avx_epi32(sum.low, x.low, y.low), _mm256_dpbusd_avx_epi32(sum.high, x.high, y.high)};
+}
+inline Vec floats(Ints x) { return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)}; }
+inline Vec size_of(Vec x) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, x.low), _mm256_andnot_ps(sign, x.high)};
+}
+
+// Rounded to the nearest; returns the sum. What is beyond a byte is anything.
+inline int32_t narrowed(Vec x, int8_t* to) {
+  alignas(32) int32_t whole[16];
+  _mm256_store_si256((__m256i*)whole, _mm256_cvtps_epi32(x.low));
+  _mm256_store_si256((__m256i*)(whole + 8), _mm256_cvtps_epi32(x.high));
+  int32_t sum = 0;
+  for (int i = 0; i < 16; ++i) sum += whole[i], to[i] = static_cast<int8_t>(whole[i]);
+  return sum;
+}
+#endif
 
 // Turn 8 registers of 8 words: word c of register r → word r of register c.
 inline void turn(__m256* v) {

@@ -49,6 +49,7 @@ inline float largest_of(Vec x) { return _mm512_reduce_max_ps(x); }
 
 inline Mask lanes(uint32_t bits) { return static_cast<Mask>(bits); }
 inline Mask no_number(Vec x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
+inline bool any(Mask which) { return which != 0; }
 inline Mask not_below(Vec x, Vec bound) { return _mm512_cmp_ps_mask(x, bound, _CMP_NLT_UQ); }
 inline Vec pick(Mask which, Vec yes, Vec no) { return _mm512_mask_mov_ps(no, which, yes); }
 
@@ -72,6 +73,24 @@ inline void interleave(const bf16* first, const bf16* second, bf16* to) {
   const auto wide = [](const bf16* row) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)row)); };
   _mm512_storeu_si512(to, _mm512_or_si512(wide(first), _mm512_slli_epi32(wide(second), 16)));
 }
+
+#ifdef __AVX512VNNI__
+#define DYNO_ROUNDED
+using Ints = __m512i;  // 16 whole numbers, or 64 bytes
+
+inline Ints ints(int32_t x) { return _mm512_set1_epi32(x); }
+inline Ints ints(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline Ints add_products(Ints sum, Ints x, Ints y) { return _mm512_dpbusd_epi32(sum, x, y); }  // of four bytes each; y has signs
+inline Vec floats(Ints x) { return _mm512_cvtepi32_ps(x); }
+inline Vec size_of(Vec x) { return _mm512_abs_ps(x); }
+
+// Rounded to the nearest; returns the sum. What is beyond a byte is anything.
+inline int32_t narrowed(Vec x, int8_t* to) {
+  const __m512i whole = _mm512_cvtps_epi32(x);
+  _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8(whole));
+  return _mm512_reduce_add_epi32(whole);
+}
+#endif
 
 // The sums of 16 vectors, as one vector.
 inline Vec sums_of(Vec* v) {

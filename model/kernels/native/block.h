@@ -73,7 +73,7 @@ inline void rotate(X* head, const X* cos, const X* sin, int64_t turned, bool int
 template <typename X>
 void enter(const Attention& a, int64_t rows, const X* x, const X* cos, const X* sin, X* out, int threads) {
   const int64_t width = a.qkv.depth, placed = a.heads + a.kv_heads;
-  const auto normed = Operand<X>::in_room(0, width, rows);
+  const auto normed = Operand<X>::in_room(0, width, rows, a.qkv.rounds);
   std::atomic<int64_t> turn{0};
 #pragma omp parallel num_threads(threads)
   {
@@ -143,8 +143,9 @@ template <typename X>
 void leave(const Weight& projection, const FeedForward* ff, const Norm* norm, int64_t rows, const X* x,
            const X* attended, X* out, X* normed, int threads) {
   const int64_t inner = projection.depth, width = projection.columns;
-  const auto taken = Operand<X>::in_room(0, inner, rows), seen = Operand<X>::in_room(1, width, rows);
-  const auto hidden = Operand<X>::in_room(2, ff ? ff->hidden : 0, rows);
+  const auto taken = Operand<X>::in_room(0, inner, rows, projection.rounds);
+  const auto seen = Operand<X>::in_room(1, width, rows, ff && ff->up.rounds);
+  const auto hidden = Operand<X>::in_room(2, ff ? ff->hidden : 0, rows, ff && ff->down.rounds);
   std::atomic<int64_t> turns[3] = {};
 #pragma omp parallel num_threads(threads)
   {

@@ -13,11 +13,12 @@ struct Experts {
 
 // Which choices fell on which expert, in order of the tokens. A choice is token * active + rank; negative experts are none.
 struct Groups {
+  const int64_t* chosen;
   std::vector<int64_t> choices, starts, touched, place;  // place: of a choice in its group; -1 for none
   std::vector<int64_t> rooms;                            // rows of operands before an expert's, and of all
 
   Groups(const Experts& e, int64_t tokens, const int64_t* chosen)
-      : choices(tokens * e.active), starts(e.count + 1), place(tokens * e.active, -1), rooms(e.count + 1) {
+      : chosen(chosen), choices(tokens * e.active), starts(e.count + 1), place(tokens * e.active, -1), rooms(e.count + 1) {
     for (int64_t c = 0; c < tokens * e.active; ++c)
       if (chosen[c] >= 0) place[c] = starts[chosen[c] + 1]++;
     for (int64_t i = 0; i < e.count; ++i) {
@@ -31,8 +32,8 @@ struct Groups {
   int64_t size(int64_t expert) const { return starts[expert + 1] - starts[expert]; }
 
   template <typename X>
-  Operand<X> operand(typename Operand<X>::Number* data, int64_t depth, int64_t expert) const {
-    return {data + rooms[expert] * depth, depth, size(expert)};
+  Operand<X> operand(typename Operand<X>::Number* data, int64_t depth, bool rounds, int64_t expert) const {
+    return {data + Operand<X>::size(rooms[expert], depth, rounds), depth, size(expert), rounds};
   }
 };
 
@@ -41,6 +42,14 @@ template <typename X, typename End>
 void share_all(const Groups& groups, const Weight* weights, typename Operand<X>::Number* rows, int64_t depth,
                std::atomic<int64_t>& turn, int threads, End end) {
   const int64_t count = weights[0].count();
+  const bool rounds = weights[0].rounds;
+#ifdef DYNO_ROUNDED
+  if (rounds) {
+#pragma omp for
+    for (size_t c = 0; c < groups.place.size(); ++c)
+      if (groups.place[c] >= 0) RoundedRows<X>{groups.operand<X>(rows, depth, true, groups.chosen[c])}.round(groups.place[c]);
+  }
+#endif
   const int64_t chunk = std::max<int64_t>(count * int64_t(groups.touched.size()) / (threads * 8) / 4, 1) * 4;
   const int64_t chunks = (count + chunk - 1) / chunk, tasks = chunks * groups.touched.size();
   const auto take = [&] { return turn.fetch_add(1, std::memory_order_relaxed); };
@@ -50,7 +59,7 @@ void share_all(const Groups& groups, const Weight* weights, typename Operand<X>:
   for (int64_t task = take(), next; task < tasks; task = next) {
     next = take();
     const int64_t expert = groups.touched[task / chunks], from = task % chunks * chunk;
-    const Operand<X> own = groups.operand<X>(rows, depth, expert);
+    const Operand<X> own = groups.operand<X>(rows, depth, rounds, expert);
     share_part<X>(weights[expert], own, from, std::min(from + chunk, count), ahead(next), end(expert));
   }
 }
@@ -61,8 +70,9 @@ void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, co
   const int64_t width = e.up[0].depth, choices = tokens * e.active;
   const Groups groups(e, tokens, chosen);
   using Number = typename Operand<X>::Number;
-  Number* taken = room<Number>(groups.rooms.back() * width, 0);
-  Number* hidden = room<Number>(groups.rooms.back() * e.hidden, 1);
+  const bool rounds = e.up[0].rounds, rounds_hidden = e.down[0].rounds;
+  Number* taken = room<Number>(Operand<X>::size(groups.rooms.back(), width, rounds), 0);
+  Number* hidden = room<Number>(Operand<X>::size(groups.rooms.back(), e.hidden, rounds_hidden), 1);
   float* results = room<float>(choices * width, 2);
   std::atomic<int64_t> turns[2] = {};
 #pragma omp parallel num_threads(threads)
@@ -70,12 +80,12 @@ void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, co
 #pragma omp for
     for (int64_t c = 0; c < choices; ++c) {
       if (chosen[c] < 0) continue;
-      const auto pen = groups.operand<X>(taken, width, chosen[c]).pen(groups.place[c]);
+      const auto pen = groups.operand<X>(taken, width, rounds, chosen[c]).pen(groups.place[c]);
       const Vec scale = all(e.weigh_input ? gates[c] : 1.0f);
       for (int64_t i = 0; i < width; i += 16) pen.put(i, scale * load(x + c / e.active * width + i));
     }
     share_all<X>(groups, e.up, taken, width, turns[0], threads, [&](int64_t expert) {
-      return [&e, into = groups.operand<X>(hidden, e.hidden, expert)](int64_t row, int64_t panel, Vec a, Vec b) {
+      return [&e, into = groups.operand<X>(hidden, e.hidden, rounds_hidden, expert)](int64_t row, int64_t panel, Vec a, Vec b) {
         e.gated ? Gate<X>{into, e.activation}(row, panel, a, b) : Activate<X>{into, e.activation}(row, panel, a, b);
       };
     });

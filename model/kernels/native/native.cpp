@@ -14,7 +14,7 @@ namespace {
 #ifdef DYNO_VECTORS
 template <typename X, typename Y>
 void linear(const Weight& weight, int64_t rows, const X* x, Y* out, int threads) {
-  const auto taken = Operand<X>::in_room(0, weight.depth, rows);
+  const auto taken = Operand<X>::in_room(0, weight.depth, rows, weight.rounds);
   std::atomic<int64_t> turn{0};
 #pragma omp parallel num_threads(threads)
   {
@@ -29,7 +29,7 @@ void linear(const Weight& weight, int64_t rows, const X* x, Y* out, int threads)
 
 extern "C" {
 
-// What this build can do: 1 linear layers in float, 2 in bfloat16, 4 by matrix tiles.
+// What this build can do: 1 linear layers in float, 2 in bfloat16, 4 by matrix tiles, 8 with rows rounded to 8 bits.
 int dyno_features() {
   int features = 0;
 #ifdef DYNO_VECTORS
@@ -37,6 +37,9 @@ int dyno_features() {
 #endif
 #ifdef DYNO_TILES
   features |= tiles_allowed() ? 4 : 0;
+#endif
+#ifdef DYNO_ROUNDED
+  features |= 8;
 #endif
   return features;
 }

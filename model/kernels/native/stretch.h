@@ -135,8 +135,8 @@ struct StretchTask {
       store(logits + m * KEYS + panel * PANEL + 16, b * scale);
     };
     const int64_t seen = std::min(position(stop - 1) + 1 - at, KEYS);
-    panels<X, X>(0, (seen + PANEL - 1) / PANEL, Operand<X>(asked, p.key_dim, count), block.keys, keep);
-    const Operand<X> weights(room<Number>(Operand<X>::size(QUERIES, KEYS), 5), KEYS, count);
+    whole_panels(0, (seen + PANEL - 1) / PANEL, Operand<X>(asked, p.key_dim, count), block.keys, keep);
+    const Operand<X> weights(room<Number>(Operand<X>::size(QUERIES, KEYS, false), 5), KEYS, count);
     const bool plain = p.softcap <= 0 && !p.slopes, whole = position(row) >= at + KEYS - 1 && firsts[token(stop - 1)] <= at;
     for (int64_t m = 0; m < count; ++m) {
       float* top = tops + 2 * (row + m);
@@ -149,7 +149,7 @@ struct StretchTask {
       store(mine, fma(load(mine), before, a));
       if (panel * PANEL + 16 < V) store(mine + 16, fma(load(mine + 16), before, b));
     };
-    panels<X, X>(0, (V + PANEL - 1) / PANEL, weights, block.values, add);
+    whole_panels(0, (V + PANEL - 1) / PANEL, weights, block.values, add);
   }
 
   // The same of a row that sees the whole block, and whose logits are as they are.
