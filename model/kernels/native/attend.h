@@ -2,6 +2,8 @@
 // tokens are shared out among the threads.
 #pragma once
 
+#include <atomic>
+
 #include "paged.h"
 
 #ifdef DYNO_VECTORS
@@ -37,12 +39,13 @@ std::vector<StretchTask<T>> tasks_of(const Step<T>& s, int threads) {
 }
 #endif
 
-template <typename T, typename Chunk>
+template <typename T, typename Way>
 void share_out(const Step<T>& s, int threads) {
   const Paged& p = s.paged;
 #ifdef DYNO_VECTORS
   const std::vector<StretchTask<T>> tasks = tasks_of(s, threads);
 #endif
+  std::atomic<int64_t> turn{0};
 #pragma omp parallel num_threads(threads)
   {
     if (s.fresh.slots) {
@@ -55,11 +58,16 @@ void share_out(const Step<T>& s, int threads) {
 #endif
     // Whole rows where there are enough for all threads, else single heads.
     const int64_t parts = p.rows >= 4 * threads ? 1 : p.kv_heads, heads = p.kv_heads / parts;
-    std::vector<float> scratch(heads * p.room() + p.group());
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < p.rows * parts; ++task) {
-      const int64_t from = task % parts * heads;
-      attend<T, Chunk>(p, task / parts, from, from + heads, s.query, s.keys, s.values, s.out, scratch.data());
+    std::vector<float> scratch(heads * (p.room() + p.group()));
+    const auto take = [&] { return turn.fetch_add(1, std::memory_order_relaxed); };
+    const auto task_at = [&](int64_t i) {
+      const int64_t from = i % parts * heads;
+      return Task<T>{p, s.keys, s.values, i / parts, from, from + heads};
+    };
+    for (int64_t i = take(), next; i < p.rows * parts; i = next) {  // the next one is taken early, to be fetched
+      next = take();
+      const Task<T> task = task_at(i), then = task_at(next);
+      attend<T, Way>(task, next < p.rows * parts ? &then : nullptr, s.query, s.out, scratch.data());
     }
   }
 }
@@ -68,9 +76,9 @@ template <typename T>
 void attend_step(const Step<T>& s, int threads) {
 #ifdef DYNO_VECTORS
   if (const Paged& p = s.paged; p.key_dim % 16 == 0 && p.value_dim % 16 == 0 && p.page_size % 16 == 0)
-    return share_out<T, WideChunk<T>>(s, threads);
+    return share_out<T, WideBlock<T>>(s, threads);
 #endif
-  share_out<T, PlainChunk<T>>(s, threads);
+  share_out<T, PlainBlock<T>>(s, threads);
 }
 
 // The same as it comes through the door, of either type.

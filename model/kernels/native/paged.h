@@ -1,6 +1,6 @@
 // Attention of one query over a paged cache, read in place; query heads share every key and value that is read. Softmax
-// runs online, 16 tokens at a time, in float, so that a row's result does not depend on the other rows or on how the work
-// is shared out.
+// runs online, in float, over blocks of 64 keys at fixed positions, so that a row's result does not depend on the other rows
+// or on how the work is shared out.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +11,8 @@
 #include "vector.h"
 
 namespace dyno {
+
+constexpr int64_t KEYS = 64, PIECES = 4;  // keys of a block; steps in which it is gone through
 
 struct Paged {
   int64_t rows, heads, kv_heads, key_dim, value_dim, page_size, table_width, value_stride, query_stride;
@@ -23,15 +25,15 @@ struct Paged {
   int64_t key_stride() const { return kv_heads * key_dim; }       // from token to token in the pool
   int64_t value_step() const { return kv_heads * value_stride; }
   int64_t token(int64_t row) const { return tokens ? tokens[row] : row; }
-  int64_t room() const { return group() * (value_dim + 16 + 2); }  // numbers that a task keeps
+  int64_t room() const { return group() * (value_dim + KEYS + 2); }  // numbers that a task keeps
 };
 
-// What one key head of a row keeps: sums of values, 16 logits, the largest logit and the sum of weights, for each of its
-// query heads.
+// What one key head of a row keeps: sums of values, the logits of a block, the largest logit and the sum of weights, for each
+// of its query heads.
 struct Running {
   float *values, *logits, *top, *sum;
   Running(const Paged& p, float* scratch)
-      : values(scratch), logits(values + p.group() * p.value_dim), top(logits + p.group() * 16), sum(top + p.group()) {}
+      : values(scratch), logits(values + p.group() * p.value_dim), top(logits + p.group() * KEYS), sum(top + p.group()) {}
 
   void begin(const Paged& p, int64_t kv) {
     std::fill(values, values + p.group() * p.value_dim, 0.0f);
@@ -42,22 +44,54 @@ struct Running {
   }
 };
 
-// A chunk: 16 tokens of a page, of which [from, to) are seen; `ahead` is how far its first token lies behind the query.
+// The keys of a block that a query sees are [from, to); its first one lies `ahead` before the query.
 struct Seen {
   int64_t from, to, ahead;
 };
 
-// How chunks are weighed and added, in plain C++: any dimension, any processor.
+// Where the keys and values of a block are: of every `size` tokens that lie beside each other.
+template <typename T, int64_t size>
+struct Places {
+  const T *keys[KEYS / size], *values[KEYS / size];
+
+  // Of the block at position `at`, as far as it is seen. entries: pages of the row from position `start` on.
+  Places(const Paged& p, const Seen& seen, int64_t at, const int64_t* entries, int64_t start, const T* all_keys,
+         const T* all_values) {
+    const int64_t first = seen.from / size * size;
+    int64_t page = (at + first - start) / p.page_size, offset = (at + first) % p.page_size;
+    for (int64_t t = first; t < seen.to; t += size) {
+      const int64_t token = entries[page] * p.page_size + offset;
+      keys[t / size] = all_keys + token * p.key_stride();
+      values[t / size] = all_values + token * p.value_step();
+      offset += size;
+      if (offset == p.page_size) offset = 0, ++page;
+    }
+  }
+};
+
+// How a block is weighed and added, in plain C++: any dimension, any page, any processor.
 template <typename T>
-struct PlainChunk {
+struct PlainBlock {
+  static constexpr int64_t size = 1;
+  using Block = Places<T, size>;
+
+  template <typename Then>
+  static void weigh(const Paged& p, int64_t kv, const T* query, const Block& block, const Seen& seen, Running& run, float* shrink,
+                    const Then& then) {
+    for (int64_t j = 0; j < PIECES; ++j) then(j);
+    for (int64_t g = 0; g < p.group(); ++g)
+      shrink[g] = weigh_head(p, kv * p.group() + g, query + g * p.key_dim, block, kv * p.key_dim, seen, run.logits + g * KEYS,
+                             run.top[g], run.sum[g]);
+  }
+
   // Logits of one head → weights e^(logit - top), the largest logit so far and the sum; returns what the sums before
   // must be multiplied by.
-  static float weigh(const Paged& p, int64_t head, const T* query, const T* keys, const Seen& seen, float* logits,
-                     float& top, float& sum) {
+  static float weigh_head(const Paged& p, int64_t head, const T* query, const Block& block, int64_t at, const Seen& seen,
+                          float* logits, float& top, float& sum) {
     const float before = top;
     for (int64_t t = seen.from; t < seen.to; ++t) {
       float l = 0.0f;
-      for (int64_t d = 0; d < p.key_dim; ++d) l += widen(query[d]) * widen(keys[t * p.key_stride() + d]);
+      for (int64_t d = 0; d < p.key_dim; ++d) l += widen(query[d]) * widen(block.keys[t][at + d]);
       l *= p.scale;
       if (p.softcap > 0) l = p.softcap * std::tanh(l / p.softcap);
       if (p.slopes) l -= p.slopes[head] * static_cast<float>(seen.ahead - t);
@@ -70,81 +104,170 @@ struct PlainChunk {
     return shrink;
   }
 
-  static void add(const Paged& p, const T* values, const Seen& seen, const float* shrink, Running& run) {
+  template <typename Then>
+  static void add(const Paged& p, int64_t kv, const Block& block, const Seen& seen, const float* shrink, Running& run,
+                  const Then& then) {
+    for (int64_t j = 0; j < PIECES; ++j) then(j);
     for (int64_t g = 0; g < p.group(); ++g) {
       float* sums = run.values + g * p.value_dim;
       for (int64_t v = 0; v < p.value_dim; ++v) sums[v] *= shrink[g];
       for (int64_t t = seen.from; t < seen.to; ++t)
-        for (int64_t v = 0; v < p.value_dim; ++v) sums[v] += run.logits[g * 16 + t] * widen(values[t * p.value_step() + v]);
+        for (int64_t v = 0; v < p.value_dim; ++v)
+          sums[v] += run.logits[g * KEYS + t] * widen(block.values[t][kv * p.value_stride + v]);
     }
   }
 };
 
 #ifdef DYNO_VECTORS
-// Dot products of a query with the keys of 16 tokens.
-template <typename T>
-inline Vec dots(const T* query, const T* keys, int64_t stride, int64_t dim) {
-  using P = Products<T>;
-  Vec sums[16];
-#pragma GCC unroll 16
-  for (int t = 0; t < 16; ++t) sums[t] = zero();
-  int64_t d = 0;
-  for (; d + P::width <= dim; d += P::width) {
-    const auto q = P::take(query + d);
-#pragma GCC unroll 16
-    for (int t = 0; t < 16; ++t) sums[t] = P::add(sums[t], q, P::take(keys + t * stride + d));
+// Logits of one query before scale → its weights e^(logit - top), given to put(at, 16 of them), zero where a key is not seen;
+// the largest logit so far and the sum; returns what the sums before must be multiplied by. plain: all keys are seen, and
+// nothing but the scale is between products and logits.
+template <bool plain, typename Put>
+inline float soften_as(const Paged& p, int64_t head, const Seen& seen, const float* logits, float& top, float& sum, const Put& put) {
+  constexpr int64_t VECTORS = KEYS / 16;
+  const Vec lowest = all(-std::numeric_limits<float>::infinity());
+  Vec l[VECTORS], best = lowest;
+  Mask real[VECTORS];
+#pragma GCC unroll 4
+  for (int64_t j = 0; j < VECTORS; ++j) {
+    l[j] = load(logits + 16 * j) * all(p.scale);
+    if constexpr (!plain) {
+      const auto below = [&](int64_t n) { return (1u << std::clamp(n - 16 * j, int64_t(0), int64_t(16))) - 1; };
+      real[j] = lanes(below(seen.to) & ~below(seen.from));
+      l[j] = keep(real[j], l[j]);
+      if (p.softcap > 0) l[j] = all(p.softcap) * tangent(l[j] / all(p.softcap));
+      if (p.slopes) l[j] = fnma(all(p.slopes[head]), all(static_cast<float>(seen.ahead - 16 * j)) - places(), l[j]);
+    }
+    best = largest(best, plain ? l[j] : pick(real[j], l[j], lowest));
   }
-  for (; d < dim; d += 16) {
-    const Vec q = load(query + d);
-#pragma GCC unroll 16
-    for (int t = 0; t < 16; ++t) sums[t] = fma(q, load(keys + t * stride + d), sums[t]);
+  const float before = top;
+  top = std::max(before, largest_of(best));
+  const float shrink = before == top ? 1.0f : std::exp(before - top);
+  Vec total = zero();
+#pragma GCC unroll 4
+  for (int64_t j = 0; j < VECTORS; ++j) {
+    const Vec raised = exponential(l[j] - all(top)), weights = plain ? raised : keep(real[j], raised);
+    total = total + weights;
+    put(16 * j, weights);
   }
-  return sums_of(sums);
+  sum = sum * shrink + sum_of(total);  // what is no number is none here either
+  return shrink;
+}
+
+template <typename Put>
+inline float soften(const Paged& p, int64_t head, const Seen& seen, const float* logits, float& top, float& sum, const Put& put) {
+  if (seen.to <= seen.from) {
+    for (int64_t at = 0; at < KEYS; at += 16) put(at, zero());
+    return 1.0f;
+  }
+  const bool plain = seen.from == 0 && seen.to == KEYS && p.softcap <= 0 && !p.slopes;
+  return plain ? soften_as<true>(p, head, seen, logits, top, sum, put) : soften_as<false>(p, head, seen, logits, top, sum, put);
+}
+
+// do(how many, from which on) for all of `count` heads, as many at a time as registers take.
+template <typename Do>
+inline void by_four(int64_t count, const Do& act) {
+  int64_t g = 0;
+  for (; g + 4 <= count; g += 4) act(std::integral_constant<int, 4>{}, g);
+  if (count - g == 3) act(std::integral_constant<int, 3>{}, g);
+  if (count - g == 2) act(std::integral_constant<int, 2>{}, g);
+  if (count - g == 1) act(std::integral_constant<int, 1>{}, g);
 }
 
 // The same with vectors: dimensions and pages are multiples of 16.
 template <typename T>
-struct WideChunk {
-  static float weigh(const Paged& p, int64_t head, const T* query, const T* keys, const Seen& seen, float* logits,
-                     float& top, float& sum) {
-    const Mask real = lanes((0xffffu >> (16 - seen.to)) & (0xffffu << seen.from));
-    Vec l = dots(query, keys, p.key_stride(), p.key_dim) * all(p.scale);
-    if (p.softcap > 0) {
-      const Vec cap = all(p.softcap);
-      l = cap * tangent(l / cap);
+struct WideBlock {
+  static constexpr int64_t size = 16;
+  static constexpr int MOST_VALUES = SUMS / 6;  // vectors of a value beside four heads
+  using Block = Places<T, size>;
+
+  template <typename Then>
+  static void weigh(const Paged& p, int64_t kv, const T* query, const Block& block, const Seen& seen, Running& run, float* shrink,
+                    const Then& then) {
+    by_four(p.group(), [&](auto G, int64_t g) {
+      const auto once = [&](int64_t j) { g == 0 ? then(j) : void(); };
+      dots<G>(p, kv, query + g * p.key_dim, block, seen, run.logits + g * KEYS, once);
+    });
+    for (int64_t g = 0; g < p.group(); ++g) {
+      float* logits = run.logits + g * KEYS;
+      shrink[g] = soften(p, kv * p.group() + g, seen, logits, run.top[g], run.sum[g], [&](int64_t at, Vec w) { store(logits + at, w); });
     }
-    if (p.slopes) {
-      const Vec distance = all(static_cast<float>(seen.ahead)) - places();
-      l = fnma(all(p.slopes[head]), distance, l);
+  }
+
+  // Products of G heads with the keys that are seen, 16 at a time: what is read of them serves all heads.
+  template <int G, typename Then>
+  static inline void dots(const Paged& p, int64_t kv, const T* query, const Block& block, const Seen& seen, float* logits,
+                          const Then& then) {
+    constexpr int TOGETHER = SUMS / 6;  // keys beside four heads
+    using Q = Products<T>;
+    const int64_t stride = p.key_stride(), dim = p.key_dim;
+    for (int64_t j = 0; j < PIECES; ++j) {
+      then(j);
+      if (16 * j + 16 <= seen.from || 16 * j >= seen.to) continue;
+      Vec products[G][16];
+#pragma GCC unroll 4
+      for (int t = 0; t < 16; t += TOGETHER) {
+        const T* keys = block.keys[j] + kv * dim + t * stride;
+        Vec sums[G][TOGETHER];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g)
+#pragma GCC unroll 4
+          for (int i = 0; i < TOGETHER; ++i) sums[g][i] = zero();
+        int64_t d = 0;
+        for (; d + Q::width <= dim; d += Q::width) {
+          decltype(Q::take(query)) asked[G];
+#pragma GCC unroll 4
+          for (int g = 0; g < G; ++g) asked[g] = Q::take(query + g * dim + d);
+#pragma GCC unroll 4
+          for (int i = 0; i < TOGETHER; ++i) {
+            const auto key = Q::take(keys + i * stride + d);
+#pragma GCC unroll 4
+            for (int g = 0; g < G; ++g) sums[g][i] = Q::add(sums[g][i], asked[g], key);
+          }
+        }
+        for (; d < dim; d += 16)
+#pragma GCC unroll 4
+          for (int i = 0; i < TOGETHER; ++i) {
+            const Vec key = load(keys + i * stride + d);
+#pragma GCC unroll 4
+            for (int g = 0; g < G; ++g) sums[g][i] = fma(load(query + g * dim + d), key, sums[g][i]);
+          }
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g)
+#pragma GCC unroll 4
+          for (int i = 0; i < TOGETHER; ++i) products[g][t + i] = sums[g][i];
+      }
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) store(logits + g * KEYS + 16 * j, sums_of(products[g]));
     }
-    const float before = top;
-    top = std::max(before, largest_of(pick(real, l, all(-std::numeric_limits<float>::infinity()))));
-    const float shrink = before == top ? 1.0f : std::exp(before - top);
-    const Vec weights = keep(real, exponential(l - all(top)));
-    store(logits, weights);
-    sum = sum * shrink + sum_of(weights);  // what is no number is none here either
-    return shrink;
   }
 
   // G heads from `head` on, V vectors of the value from `at` on.
-  template <int G, int V>
-  static inline void slice(const Paged& p, const T* values, const Seen& seen, const float* shrink, Running& run,
-                           int64_t head, int64_t at) {
+  template <int G, int V, typename Then>
+  static inline void slice(const Paged& p, int64_t kv, const Block& block, const Seen& seen, const float* shrink, Running& run,
+                           int64_t head, int64_t at, const Then& then) {
     Vec sums[G][V];
 #pragma GCC unroll 4
     for (int g = 0; g < G; ++g)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v)
         sums[g][v] = load(run.values + (head + g) * p.value_dim + at + 16 * v) * all(shrink[head + g]);
-    for (int64_t t = seen.from; t < seen.to; ++t) {
-      Vec value[V];
+    for (int64_t j = 0; j < PIECES; ++j) {
+      then(j);
+      if (16 * j + 16 <= seen.from || 16 * j >= seen.to) continue;
+      const T* values = block.values[j] + kv * p.value_stride + at;
+      const float* weights = run.logits + head * KEYS + 16 * j;
+      const int64_t from = std::max(seen.from - 16 * j, int64_t(0)), to = std::min(seen.to - 16 * j, int64_t(16));
+      for (int64_t t = from; t < to; ++t) {
+        Vec value[V];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) value[v] = load(values + t * p.value_step() + at + 16 * v);
+        for (int v = 0; v < V; ++v) value[v] = load(values + t * p.value_step() + 16 * v);
 #pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) {
-        const Vec weight = all(run.logits[(head + g) * 16 + t]);
+        for (int g = 0; g < G; ++g) {
+          const Vec weight = all(weights[g * KEYS + t]);
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) sums[g][v] = fma(weight, value[v], sums[g][v]);
+          for (int v = 0; v < V; ++v) sums[g][v] = fma(weight, value[v], sums[g][v]);
+        }
       }
     }
 #pragma GCC unroll 4
@@ -153,65 +276,91 @@ struct WideChunk {
       for (int v = 0; v < V; ++v) store(run.values + (head + g) * p.value_dim + at + 16 * v, sums[g][v]);
   }
 
-  template <int V>
-  static inline void heads(const Paged& p, const T* values, const Seen& seen, const float* shrink, Running& run, int64_t at) {
-    int64_t g = 0;
-    for (; g + 4 <= p.group(); g += 4) slice<4, V>(p, values, seen, shrink, run, g, at);
-    if (p.group() - g == 3) slice<3, V>(p, values, seen, shrink, run, g, at);
-    if (p.group() - g == 2) slice<2, V>(p, values, seen, shrink, run, g, at);
-    if (p.group() - g == 1) slice<1, V>(p, values, seen, shrink, run, g, at);
-  }
-
-  static void add(const Paged& p, const T* values, const Seen& seen, const float* shrink, Running& run) {
-    int64_t at = 0;
-    for (; at + 64 <= p.value_dim; at += 64) heads<4>(p, values, seen, shrink, run, at);
-    for (; at < p.value_dim; at += 16) heads<1>(p, values, seen, shrink, run, at);
+  template <typename Then>
+  static void add(const Paged& p, int64_t kv, const Block& block, const Seen& seen, const float* shrink, Running& run,
+                  const Then& then) {
+    by_four(p.group(), [&](auto G, int64_t g) {
+      for (int64_t at = 0; at < p.value_dim;) {
+        const auto once = [&](int64_t j) { g == 0 && at == 0 ? then(j) : void(); };
+        const bool wide = at + 16 * MOST_VALUES <= p.value_dim;
+        wide ? slice<G, MOST_VALUES>(p, kv, block, seen, shrink, run, g, at, once)
+             : slice<G, 1>(p, kv, block, seen, shrink, run, g, at, once);
+        at += wide ? 16 * MOST_VALUES : 16;
+      }
+    });
   }
 };
 #endif
 
-// Ask for one part of the next page while this one is worked on: pages lie anywhere, so the processor cannot guess it.
+// Some key heads of one row, which is a thread's to do.
 template <typename T>
-inline void fetch(const T* page, int64_t numbers, int64_t part, int64_t parts) {
-  const int64_t line = 64 / int64_t(sizeof(T)), lines = (numbers + line - 1) / line;
-  for (int64_t i = lines * part / parts; i < lines * (part + 1) / parts; ++i) __builtin_prefetch(page + i * line, 0, 2);
+struct Task {
+  const Paged& p;
+  const T *keys, *values;
+  int64_t row, from, to;  // key heads [from, to)
+
+  int64_t first() const { return p.firsts[row]; }
+  int64_t last() const { return p.lasts[row]; }
+  int64_t begin() const { return first() / KEYS * KEYS; }
+  Seen seen(int64_t at) const { return {std::max(first() - at, int64_t(0)), std::min(last() + 1 - at, KEYS), last() - at}; }
+
+  template <int64_t size>
+  Places<T, size> places(int64_t at) const {
+    return {p, seen(at), at, p.pages + row * p.table_width, p.table_starts[row], keys, values};
+  }
+};
+
+// Ask for part `part` of `parts` of what a task will read of a block while another is worked on: pages lie anywhere, so the
+// processor cannot guess it, and all at once would be in the way of what is read now. tokens: keys or values of the block; `width` numbers of a head, `stride` from token to token.
+template <int64_t size, typename T>
+inline void fetch(const Task<T>& task, const T* const* tokens, const Seen& seen, int64_t width, int64_t stride, int64_t part,
+                  int64_t parts) {
+  __asm__ volatile("");  // a function that does nothing but this would be left out by the compiler
+  const int64_t bytes = (task.to - task.from) * width * int64_t(sizeof(T)), stop = std::min(KEYS * (part + 1) / parts, seen.to);
+  for (int64_t t = std::max(KEYS * part / parts, seen.from); t < stop; ++t) {
+    const char* line = (const char*)(tokens[t / size] + t % size * stride + task.from * width);
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i, 0, 2);
+  }
 }
 
-// One row's key heads [from, to), page by page: what the heads have in a page lies side by side.
-template <typename T, typename Chunk>
-void attend(const Paged& p, int64_t row, int64_t from, int64_t to, const T* query, const T* keys, const T* values, T* out,
-            float* scratch) {
-  const int64_t G = p.group(), P = p.page_size, first = p.firsts[row], last = p.lasts[row];
-  float* shrink = scratch + (to - from) * p.room();
-  for (int64_t kv = from; kv < to; ++kv) Running(p, scratch + (kv - from) * p.room()).begin(p, kv);
-  for (int64_t page = first / P * P; page <= last; page += P) {
-    const int64_t* entry = p.pages + row * p.table_width + (page - p.table_starts[row]) / P;
-    const int64_t token = entry[0] * P;
-    const int64_t ahead = std::clamp(last + 1 - page - P, int64_t(0), P), next = ahead ? entry[1] * P : 0;
-    for (int64_t c = 0; c < P && page + c <= last; c += 16) {
-      const int64_t at = page + c;
-      const Seen seen{std::max(first - at, int64_t(0)), std::min({last + 1 - at, P - c, int64_t(16)}), last - at};
-      if (seen.from >= seen.to) continue;
-      for (int64_t kv = from; kv < to; ++kv) {
-        if (c == 0) {  // in as many parts as there are heads: all at once would wait for each other
-          const int64_t share = kv - from, parts = to - from;
-          fetch(keys + next * p.key_stride(), p.key_stride() * ahead, share, parts);
-          if (values != keys) fetch(values + next * p.value_step(), p.value_step() * ahead, share, parts);
-        }
-        Running run(p, scratch + (kv - from) * p.room());
-        const T* chunk_keys = keys + (token + c) * p.key_stride() + kv * p.key_dim;
-        const T* own = query + p.token(row) * p.query_stride + kv * G * p.key_dim;
-        for (int64_t g = 0; g < G; ++g)
-          shrink[g] = Chunk::weigh(p, kv * G + g, own + g * p.key_dim, chunk_keys, seen, run.logits + g * 16, run.top[g], run.sum[g]);
-        Chunk::add(p, values + (token + c) * p.value_step() + kv * p.value_stride, seen, shrink, run);
-      }
+// One task, block by block: all heads weigh its keys, then add its values, and meanwhile what comes next is asked for: the
+// values, the keys of the next block, or of the task that this thread has next (none: null).
+template <typename T, typename Way>
+void attend(const Task<T>& task, const Task<T>* then, const T* query, T* out, float* scratch) {
+  constexpr int64_t size = Way::size;
+  const Paged& p = task.p;
+  const int64_t G = p.group(), from = task.from, heads = task.to - from;
+  float* shrink = scratch + heads * p.room();
+  const auto run = [&](int64_t h) { return Running(p, scratch + h * p.room()); };
+  for (int64_t h = 0; h < heads; ++h) run(h).begin(p, from + h);
+  const T* asked = query + p.token(task.row) * p.query_stride + from * G * p.key_dim;
+  auto block = task.template places<size>(task.begin());
+  for (int64_t at = task.begin(); at <= task.last(); at += KEYS) {
+    const Task<T>* owner = at + KEYS <= task.last() ? &task : then;
+    const int64_t next_at = owner == &task ? at + KEYS : owner ? owner->begin() : 0;
+    const Seen seen = task.seen(at), next_seen = owner ? owner->seen(next_at) : Seen{};
+    const auto next = owner ? owner->template places<size>(next_at) : block;
+    for (int64_t h = 0; h < heads; ++h) {
+      const auto values = [&](int64_t j) {
+        if (task.values != task.keys)
+          fetch<size>(task, block.values, seen, p.value_stride, p.value_step(), h * PIECES + j, heads * PIECES);
+      };
+      Running mine = run(h);
+      Way::weigh(p, from + h, asked + h * G * p.key_dim, block, seen, mine, shrink + h * G, values);
     }
+    for (int64_t h = 0; h < heads; ++h) {
+      const auto keys = [&](int64_t j) {
+        if (owner) fetch<size>(*owner, next.keys, next_seen, p.key_dim, p.key_stride(), h * PIECES + j, heads * PIECES);
+      };
+      Running mine = run(h);
+      Way::add(p, from + h, block, seen, shrink + h * G, mine, keys);
+    }
+    block = next;
   }
-  for (int64_t kv = from; kv < to; ++kv) {
-    const Running run(p, scratch + (kv - from) * p.room());
-    T* mine = out + (p.token(row) * p.heads + kv * G) * p.value_dim;
+  for (int64_t h = 0; h < heads; ++h) {
+    T* mine = out + (p.token(task.row) * p.heads + (from + h) * G) * p.value_dim;
     for (int64_t g = 0; g < G; ++g)
-      for (int64_t v = 0; v < p.value_dim; ++v) narrow(run.values[g * p.value_dim + v] / run.sum[g], mine + g * p.value_dim + v);
+      for (int64_t v = 0; v < p.value_dim; ++v) narrow(run(h).values[g * p.value_dim + v] / run(h).sum[g], mine + g * p.value_dim + v);
   }
 }
 

@@ -10,7 +10,7 @@
 
 namespace dyno {
 
-constexpr int64_t KEYS = 64, QUERIES = 48;  // keys of a block; queries that are weighed together
+constexpr int64_t QUERIES = 48;  // that are weighed together
 
 // Neighbouring tokens [start, stop) of a step that belong to one sequence.
 struct Stretch {
@@ -129,19 +129,19 @@ struct StretchTask {
     const int64_t V = p.value_dim, count = stop - row;
     alignas(64) float logits[QUERIES * KEYS];
     float shrink[QUERIES];
-    const Vec scale = all(p.scale);
     auto keep = [&](int64_t m, int64_t panel, Vec a, Vec b) {
-      store(logits + m * KEYS + panel * PANEL, a * scale);
-      store(logits + m * KEYS + panel * PANEL + 16, b * scale);
+      store(logits + m * KEYS + panel * PANEL, a);
+      store(logits + m * KEYS + panel * PANEL + 16, b);
     };
     const int64_t seen = std::min(position(stop - 1) + 1 - at, KEYS);
     whole_panels(0, (seen + PANEL - 1) / PANEL, Operand<X>(asked, p.key_dim, count), block.keys, keep);
     const Operand<X> weights(room<Number>(Operand<X>::size(QUERIES, KEYS, false), 5), KEYS, count);
-    const bool plain = p.softcap <= 0 && !p.slopes, whole = position(row) >= at + KEYS - 1 && firsts[token(stop - 1)] <= at;
     for (int64_t m = 0; m < count; ++m) {
+      const int64_t own = position(row + m) - at;
+      const Seen keys_seen{std::max(firsts[token(row + m)] - at, int64_t(0)), std::min(own + 1, KEYS), own};
+      const auto pen = weights.pen(m);
       float* top = tops + 2 * (row + m);
-      shrink[m] = plain && whole ? soften_whole(logits + m * KEYS, top, weights.pen(m))
-                                 : soften(row + m, at, logits + m * KEYS, top, weights.pen(m));
+      shrink[m] = soften(p, head(row + m), keys_seen, logits + m * KEYS, top[0], top[1], [&](int64_t i, Vec w) { pen.put(i, w); });
     }
     auto add = [&](int64_t m, int64_t panel, Vec a, Vec b) {
       float* mine = sums + (row + m) * V + panel * PANEL;
@@ -150,63 +150,6 @@ struct StretchTask {
       if (panel * PANEL + 16 < V) store(mine + 16, fma(load(mine + 16), before, b));
     };
     whole_panels(0, (V + PANEL - 1) / PANEL, weights, block.values, add);
-  }
-
-  // The same of a row that sees the whole block, and whose logits are as they are.
-  template <typename Pen>
-  float soften_whole(const float* logits, float* top, const Pen& pen) const {
-    Vec l[KEYS / 16];
-    for (int64_t j = 0; j < KEYS / 16; ++j) l[j] = load(logits + 16 * j);
-    const Vec best = largest(largest(l[0], l[1]), largest(l[2], l[3]));
-    const float before = top[0], now = std::max(before, largest_of(best));
-    const float shrink = before == now ? 1.0f : std::exp(before - now);
-    Vec total = zero();
-    for (int64_t j = 0; j < KEYS / 16; ++j) {
-      const Vec w = exponential(l[j] - all(now));
-      total = total + w;
-      pen.put(16 * j, w);
-    }
-    top[0] = now;
-    top[1] = top[1] * shrink + sum_of(total);
-    return shrink;
-  }
-
-  // Logits of one row → weights e^(logit - top), the largest logit so far and the sum; returns what the sums before must
-  // be multiplied by.
-  template <typename Pen>
-  float soften(int64_t row, int64_t at, const float* logits, float* top, const Pen& pen) const {
-    const int64_t from = std::max(firsts[token(row)] - at, int64_t(0)), own = position(row) - at;
-    const int64_t to = std::min(own + 1, KEYS);
-    Vec l[KEYS / 16], best = all(-std::numeric_limits<float>::infinity());
-    Mask real[KEYS / 16];
-    for (int64_t j = 0; j < KEYS / 16; ++j) {
-      const auto below = [&](int64_t n) { return (1u << std::clamp(n - 16 * j, int64_t(0), int64_t(16))) - 1; };
-      real[j] = lanes(below(to) & ~below(from));
-      l[j] = keep(real[j], load(logits + 16 * j));
-      if (p.softcap > 0) {
-        const Vec cap = all(p.softcap);
-        l[j] = cap * tangent(l[j] / cap);
-      }
-      if (p.slopes) {
-        const Vec distance = all(static_cast<float>(own - 16 * j)) - places();
-        l[j] = fnma(all(p.slopes[head(row)]), distance, l[j]);
-      }
-      best = pick(real[j], largest(best, l[j]), best);
-    }
-    const float before = top[0], now = std::max(before, largest_of(best));
-    const bool nothing = to <= from;
-    const float shrink = nothing || before == now ? 1.0f : std::exp(before - now);
-    Vec total = zero();
-    for (int64_t j = 0; j < KEYS / 16; ++j) {
-      const Vec w = keep(real[j], exponential(l[j] - all(now)));
-      total = total + w;
-      pen.put(16 * j, w);
-    }
-    if (!nothing) {
-      top[0] = now;
-      top[1] = top[1] * shrink + sum_of(total);
-    }
-    return shrink;
   }
 };
 
