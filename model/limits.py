@@ -115,7 +115,8 @@ def _best(shapes: Shapes, budget: float, ways: Callable[[Tensor, Tensor], list[C
             if best and time.perf_counter() >= ends:
                 break
             ready = ways(torch.randn(rows, width), torch.randn(out, width))
-            best = max(best, 2 * rows * width * out / min(repeat(way, each / len(ready), least=2).best for way in ready))
+            fastest = min(repeat(way, each / len(ready), least=2).best for way in ready)
+            best = max(best, 2 * rows * width * out / fastest)
     return best
 
 

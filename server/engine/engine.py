@@ -216,17 +216,19 @@ class Engine:
             right = row.count - len(row.drafts) + answer.accepted
             if right < row.count:
                 wrong += range(at + right, at + row.count)
-            self._record_routes(seat, result.routes, at, right)
+            if not self._guard(self._record_routes, seat, result.routes, at, right):
+                answer = answer._replace(outcome=Outcome.ERROR, error="its routes could not be kept")
             self._give(seat, answer, right, tally)
             at += row.count
         self._guard(self._ledger.take_back, result.routes, wrong, tally)
 
-    def _record_routes(self, seat: Seat, routes: Routes | None, at: int, count: int) -> None:
-        """Note how a seat's tokens, `count` from `at` on among those of the step, were routed."""
+    def _record_routes(self, seat: Seat, routes: Routes | None, at: int, count: int) -> bool:
+        """Note how a seat's tokens, `count` from `at` on among those of the step, were routed. True, once it is done."""
         notes = seat.entry.account.routes
         if routes is not None and notes is not None:
             own = slice(at, at + count)
             notes.write(seat.row.start, routes.experts[own], routes.gates[own], routes.margins[own])
+        return True
 
     def _give(self, seat: Seat, answer: Answer, right: int, tally: Tally) -> None:
         """Enter what a step gave a request: `right` of the seat's tokens are computed and confirmed."""

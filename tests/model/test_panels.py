@@ -200,7 +200,7 @@ class ReadsBytes(torch.nn.Module):
 
 
 @pytest.mark.skipif("w8a8" not in FORMS, reason="no products of bytes here")
-@pytest.mark.parametrize("name", ["tinyllama-1.1b", "gpt2-small", "gemma-3-1b", "deepseek-v2-lite"])
+@pytest.mark.parametrize("name", ["tinyllama-1.1b", "pythia-70m", "olmo-2-7b"])
 def test_eight_bits_on_both_sides_are_what_rounding_both_gives(name: str) -> None:
     """Numbers that lie between two whole ones may fall to either, so that the results are near and not the same."""
     architecture = presets.scaled(presets.load(name), "tiny")
@@ -212,9 +212,8 @@ def test_eight_bits_on_both_sides_are_what_rounding_both_gives(name: str) -> Non
             if isinstance(child, torch.nn.Linear):
                 setattr(parent, child_name, ReadsBytes(child))
     found, expected = logits(passes.apply(model, form="w8a8"), tokens), logits(reference, tokens)
-    assert (found - whole).abs().mean() < 0.02 * whole.abs().max()
-    if reference.head is not None and not any(isinstance(module, Experts) for module in reference.modules()):
-        assert (found - expected).abs().mean() < 0.3 * (whole - expected).abs().mean()
+    assert (found - expected).abs().mean() < 0.3 * (whole - expected).abs().mean()
+    assert (whole - expected).abs().mean() < 0.02 * whole.abs().max()
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from server.transport.watch import TransportObserver
 SERVICE: str = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 ADMIN: str = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+MOST_PENDING = 1 << 30  # calls that the library holds before we see them: what connections and their streams allow
 IDLE_MS = 300_000  # a connection without calls is closed; its client opens another when it has one
 IDENTITY_ONLY = 1  # bit set of the compressions that are understood
 
@@ -130,6 +131,8 @@ def channel_options(limits: Limits, connection_seconds: float | None = None) -> 
         ("grpc.max_metadata_size", limits.metadata_bytes),
         ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
+        ("grpc.server.max_pending_requests", MOST_PENDING),  # the queue refuses, with a reason, and never by chance
+        ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
         ("grpc.http.overload_protection", 0),  # else the stream above fails, where it should wait for one that ends
         ("grpc.compression_enabled_algorithms_bitset", IDENTITY_ONLY),
         ("grpc.keepalive_time_ms", 30_000),  # notices peers that vanished

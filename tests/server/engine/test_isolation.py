@@ -10,6 +10,7 @@ import pytest
 from model.config import Full
 from server.engine.blocks import OutOfBlocks
 from server.engine.isolation import NoProgress
+from server.engine.routes import RouteLog
 from server.engine.request import Outcome, Request
 from server.engine.stats import GroupUse
 from server.engine.step import CacheGroup, DeviceLost, MixtureShape, Row, Step
@@ -186,6 +187,25 @@ class TestObservers:
         r.finish()
         assert r.said("a") == continuation([1], 3, 257)
         assert r.stats("a").routing == () and r.engine.observer_failures == 4
+
+    def test_routes_that_cannot_be_kept_end_their_request_and_no_other(
+        self, rig: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write = RouteLog.write
+
+        def full(log: RouteLog, start: int, *columns: Any) -> None:
+            if start == 6:  # only "b" comes so far
+                raise MemoryError
+            write(log, start, *columns)
+
+        monkeypatch.setattr(RouteLog, "write", full)
+        r = rig(mixtures=MIXTURES)
+        r.add(make_request([1], 3, id="a"))
+        r.add(make_request(range(5), 4, id="b"))
+        r.finish()
+        r.engine.check()
+        assert r.said("a") == continuation([1], 3, 257) and r.stats("a").outcome is Outcome.LENGTH
+        assert (r.stats("b").outcome, r.last("b").error) == (Outcome.ERROR, "its routes could not be kept")
 
 
 class TestProgress:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -119,6 +120,20 @@ async def test_more_streams_than_a_connection_has_wait_their_turn() -> None:
         stub = InferenceServiceStub(channel)
         streams = await asyncio.gather(*(_read(stub.StreamGenerate(request)) for _ in range(130)))
         assert [stream[-1].finished.usage.completion_tokens for stream in streams] == [5] * 130
+
+
+async def test_a_burst_waits_and_none_of_it_is_refused_by_chance() -> None:
+    """The library would refuse some of those beyond a thousand that nobody has looked at yet, at random."""
+    async with running(fake_model()) as server, AsyncExitStack() as open_channels:
+        options = [("grpc.use_local_subchannel_pool", 1)]  # each a connection of its own
+        channels = [
+            await open_channels.enter_async_context(grpc.aio.insecure_channel(server.target, options=options))
+            for _ in range(40)
+        ]
+        await asyncio.gather(*(channel.channel_ready() for channel in channels))
+        calls = [InferenceServiceStub(channel).ListModels(pb.ListModelsRequest()) for channel in channels * 90]
+        time.sleep(1)  # nobody looks
+        assert len(await asyncio.gather(*calls)) == 3600
 
 
 # ---------------------------------------------------------------------------------------------- details of errors
