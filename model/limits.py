@@ -55,7 +55,7 @@ class Limits:
     def rate(self, dtype: str, weights: Form = "whole") -> float:
         """Operations a second of matrix products in this type, at the best of several sizes; for w8a8, of bytes."""
         shapes, budget = (BRIEF_SHAPES, 0.05) if self.brief else (SHAPES, 1.2)
-        kind, measure = (weights, byte_rate) if weights == "w8a8" else (dtype, matrix_rate)
+        kind, measure = (f"w8a8 {dtype}", byte_rate) if weights == "w8a8" else (dtype, matrix_rate)
         return self._measured("multiply", kind, lambda: measure(getattr(torch, dtype), shapes, budget))
 
     def machine(self, size: float, dtype: str, weights: Form = "whole") -> Machine:

@@ -219,8 +219,8 @@ def _send(model: Transformer, name: str, device: torch.device) -> None:
 
 def _refuse_rounded(name: str, weights: Form) -> None:
     if weights != "whole":
-        units = "products of bytes (VNNI)" if weights == "w8a8" else "vector units (AVX2 or AVX-512)"
-        raise NoInt8(f"model {name!r}: weights={weights} needs a compiler and the {units} of a CPU")
+        needed = "a compiler and the vector units of a CPU (AVX2 or AVX-512)"
+        raise NoInt8(f"model {name!r}: weights={weights} needs {needed}")
 
 
 def _roofs(architecture: Architecture, options: BuildOptions) -> Machine | None:

@@ -55,13 +55,6 @@ def linear_types() -> frozenset[torch.dtype]:
     return frozenset(dtype for bit, dtype in ((1, torch.float32), (2, torch.bfloat16)) if features & bit)
 
 
-@functools.cache
-def rounds_rows() -> bool:
-    """Whether the library multiplies rows that are rounded to 8 bits: the processor has products of bytes (VNNI)."""
-    built = library()
-    return built is not None and bool(built.dyno_features() & 8)
-
-
 def address(tensor: Tensor | None) -> int | None:
     """Where a tensor's numbers begin; None for no tensor."""
     return None if tensor is None else tensor.data_ptr()

@@ -61,14 +61,14 @@ def supported(weight: Tensor) -> bool:
 
 def reads(form: Form, dtype: torch.dtype) -> bool:
     """Whether there are kernels here for layers of this form and type."""
-    return form == "whole" or (dtype in native.linear_types() and (form == "int8" or native.rounds_rows()))
+    return form == "whole" or dtype in native.linear_types()
 
 
 def lay_out(weight: Tensor, bias: Tensor | None = None, *, form: Form = "whole", paired: bool = False) -> PanelWeight:
     """A weight (out, in) with its bias (out,) in panels.
 
-    form: w8a8 becomes int8 where rows do not consist of whole groups. paired: the first half of its rows are gates of the second
-    half; a panel then holds 16 gates and the 16 rows that they belong to.
+    form: w8a8 becomes int8 where rows do not consist of whole groups. paired: the first half of its rows are gates of
+    the second half; a panel then holds 16 gates and the 16 rows that they belong to.
     """
     weight = weight.detach()
     columns, depth = weight.shape

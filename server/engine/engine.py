@@ -223,7 +223,7 @@ class Engine:
         self._guard(self._ledger.take_back, result.routes, wrong, tally)
 
     def _record_routes(self, seat: Seat, routes: Routes | None, at: int, count: int) -> bool:
-        """Note how a seat's tokens, `count` from `at` on among those of the step, were routed. True, once it is done."""
+        """Note how a seat's tokens, `count` from `at` on among those of the step, were routed. True when done."""
         notes = seat.entry.account.routes
         if routes is not None and notes is not None:
             own = slice(at, at + count)

@@ -44,7 +44,7 @@ def linear(dtype: torch.dtype, rows: int, width: int, out: int, budget: float) -
         laid = [packed.lay_out(weight) for weight in weights]
         forms["packed"] = (laid, lambda w: packed.packed_linear(x, w, None))
     if panels.supported(weights[0]):
-        for form in (form for form in get_args(panels.Form) if panels.reads(form, dtype)):
+        for form in get_args(panels.Form):
             name = "panels" if form == "whole" else form
             forms[name] = ([panels.lay_out(w, form=form) for w in weights], lambda w: panels.linear(x, w))
     for name, (kept, call) in forms.items():

@@ -21,7 +21,7 @@ from model.transformer import Transformer
 from tests.model.cases import MIXED_CASES
 from tests.model.randomise import random_model, random_tokens
 
-SIZES = 4, 16, 32  # tokens a page: fewer than the vector units take at once, as many, twice
+SIZES = 4, 16, 32, 48  # tokens a page: fewer than the vector units take at once, as many, twice, no part of a block
 SPANS: list[Span] = [Full(), Window(1), Window(6), Chunk(5), Window(37)]
 compiled = pytest.mark.skipif(native.library() is None, reason="no compiler here")
 

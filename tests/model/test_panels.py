@@ -30,7 +30,7 @@ def drawn(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-FORMS = [form for form in get_args(panels.Form) if panels.reads(form, torch.float32)]
+FORMS = get_args(panels.Form)
 
 
 def rounded(weight: Tensor) -> Tensor:
@@ -76,7 +76,6 @@ def test_a_row_alone_is_the_row_among_others_to_the_bit(dtype: torch.dtype, form
         assert torch.equal(panels.linear(x[:rows], laid), alone[:rows])
 
 
-@pytest.mark.skipif("w8a8" not in FORMS, reason="no products of bytes here")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_number_is_not_rounded_away(bad: float) -> None:
     """Not even where all others of its group are nothing; other rows keep theirs."""
@@ -112,12 +111,11 @@ def test_experts_in_one_call_equal_one_after_another(activation: str, gated: boo
     assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
     few = Routing(*(part[:5] for part in (routing.experts, routing.gates, routing.logits, routing.ranked)))
     assert torch.equal(experts.PanelExperts(plain, "whole").mix(x[:5], few, weigh), found[:5])
-    if "w8a8" in FORMS:
-        fast = experts.PanelExperts(plain, "w8a8")
-        assert [laid.numbers.dtype for laid in (fast.up[0], fast.down[0])] == [torch.uint8, torch.int8]
-        found = fast.mix(x, routing, weigh)
-        assert (found - expected).abs().max() < 0.03 * expected.abs().max()
-        assert torch.equal(fast.mix(x[:5], few, weigh), found[:5])
+    fast = experts.PanelExperts(plain, "w8a8")
+    assert [laid.numbers.dtype for laid in (fast.up[0], fast.down[0])] == [torch.uint8, torch.int8]
+    found = fast.mix(x, routing, weigh)
+    assert (found - expected).abs().max() < 0.03 * expected.abs().max()
+    assert torch.equal(fast.mix(x[:5], few, weigh), found[:5])
 
 
 WHOLE = [
@@ -199,7 +197,6 @@ class ReadsBytes(torch.nn.Module):
         return torch.nn.functional.linear(read(x, "w8a8").float(), self.weight, self.bias)
 
 
-@pytest.mark.skipif("w8a8" not in FORMS, reason="no products of bytes here")
 @pytest.mark.parametrize("name", ["tinyllama-1.1b", "pythia-70m", "olmo-2-7b"])
 def test_eight_bits_on_both_sides_are_what_rounding_both_gives(name: str) -> None:
     """Numbers that lie between two whole ones may fall to either, so that the results are near and not the same."""
@@ -234,9 +231,9 @@ def test_matrix_tiles_take_rows_and_panels_as_the_vector_units_do(tiles: None) -
     assert library is not None and library.dyno_features() & 4
     for rows, columns, depth in ((9, 33, 32), (16, 64, 96), (17, 100, 64), (40, 32, 160), (77, 96, 48)):
         weight, x = (drawn(n, depth, seed=n, dtype=torch.bfloat16) for n in (columns, rows))
-        for form in ("whole", "int8"):
+        for form in FORMS:
             laid = panels.lay_out(weight, form=form)
-            expected = x.double() @ (weight if form == "whole" else rounded(weight)).double().T
+            expected = read(x, form).double() @ (weight if form == "whole" else rounded(weight)).double().T
             found = panels.linear(x, laid, wide=True)
             assert (found.double() - expected).abs().max() < 1e-5 * expected.abs().max()
             assert torch.equal(panels.linear(x[:-1], laid, wide=True), found[:-1])

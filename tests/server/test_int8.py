@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from model.kernels import native
+from model.kernels.panels import Form
 from server.build import BuildOptions, NoInt8, build_model
 from server.metrics import PrometheusObserver
 from server.transport.rpc.convert import model_message
 
-SMALL = BuildOptions(weights="int8", scale="tiny", cache_tokens=256)
+FORMS: tuple[Form, ...] = ("int8", "w8a8")
+SMALL = BuildOptions(scale="tiny", cache_tokens=256)
 readable = pytest.mark.skipif(torch.float32 not in native.linear_types(), reason="no vector units or no compiler here")
 
 
 @readable
-def test_the_card_tells_that_weights_are_rounded_and_their_bytes_are_counted_so() -> None:
-    served = build_model("llama-3.2-1b", SMALL, PrometheusObserver())
-    whole = build_model("llama-3.2-1b", BuildOptions(scale="tiny", cache_tokens=256), PrometheusObserver())
-    assert (served.card.weights, whole.card.weights) == ("int8", "whole")
-    assert model_message(served.card).weights == "int8"
+@pytest.mark.parametrize("form", FORMS)
+def test_the_card_tells_that_weights_are_rounded_and_their_bytes_are_counted_so(form: Form) -> None:
+    served = build_model("llama-3.2-1b", replace(SMALL, weights=form), PrometheusObserver())
+    whole = build_model("llama-3.2-1b", SMALL, PrometheusObserver())
+    assert (served.card.weights, whole.card.weights) == (form, "whole")
+    assert model_message(served.card).weights == form
     rounded, full = (model.engine._runner.costs.weight_bytes(1, ()) for model in (served, whole))  # type: ignore[attr-defined]
     assert full == 4 * rounded
 
 
-def test_without_a_kernel_for_them_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_without_a_kernel_for_them_they_are_refused(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "linear_types", frozenset)
-    with pytest.raises(NoInt8, match=r"'llama-3\.2-1b': weights=int8 needs"):
-        build_model("llama-3.2-1b", SMALL, PrometheusObserver())
+    with pytest.raises(NoInt8, match=rf"'llama-3\.2-1b': weights={form} needs"):
+        build_model("llama-3.2-1b", replace(SMALL, weights=form), PrometheusObserver())

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <optional>
 
 #include "paged.h"
 
@@ -39,6 +40,18 @@ std::vector<StretchTask<T>> tasks_of(const Step<T>& s, int threads) {
 }
 #endif
 
+// Tasks of a row: one where there are rows enough for all threads and what its heads read of a block stays near the
+// processor, else more, down to single heads.
+template <typename T>
+int64_t parts_of(const Paged& p, int threads) {
+  constexpr int64_t NEAR = 1 << 18;
+  if (p.rows < 4 * threads) return p.kv_heads;
+  const int64_t bytes = KEYS * (p.key_dim + p.value_dim) * int64_t(sizeof(T));
+  int64_t parts = 1;
+  while (parts < p.kv_heads && (p.kv_heads % parts || p.kv_heads / parts * bytes > NEAR)) ++parts;
+  return parts;
+}
+
 template <typename T, typename Way>
 void share_out(const Step<T>& s, int threads) {
   const Paged& p = s.paged;
@@ -56,18 +69,19 @@ void share_out(const Step<T>& s, int threads) {
 #pragma omp for schedule(dynamic, 1) nowait
     for (size_t task = 0; task < tasks.size(); ++task) tasks[task].run();
 #endif
-    // Whole rows where there are enough for all threads, else single heads.
-    const int64_t parts = p.rows >= 4 * threads ? 1 : p.kv_heads, heads = p.kv_heads / parts;
+    const int64_t parts = parts_of<T>(p, threads), heads = p.kv_heads / parts;
     std::vector<float> scratch(heads * (p.room() + p.group()));
     const auto take = [&] { return turn.fetch_add(1, std::memory_order_relaxed); };
     const auto task_at = [&](int64_t i) {
       const int64_t from = i % parts * heads;
       return Task<T>{p, s.keys, s.values, i / parts, from, from + heads};
     };
-    for (int64_t i = take(), next; i < p.rows * parts; i = next) {  // the next one is taken early, to be fetched
-      next = take();
-      const Task<T> task = task_at(i), then = task_at(next);
-      attend<T, Way>(task, next < p.rows * parts ? &then : nullptr, s.query, s.out, scratch.data());
+    for (int64_t i = take(), next; i < p.rows * parts; i = next) {
+      const auto claim = [&] {
+        next = take();
+        return next < p.rows * parts ? std::optional(task_at(next)) : std::nullopt;
+      };
+      attend<T, Way>(task_at(i), claim, s.query, s.out, scratch.data());
     }
   }
 }

@@ -121,8 +121,6 @@ inline void interleave(const bf16* first, const bf16* second, bf16* to) {
   }
 }
 
-#ifdef __AVXVNNI__
-#define DYNO_ROUNDED
 struct Ints {  // 16 whole numbers, or 64 bytes
   __m256i low, high;
 };
@@ -131,8 +129,17 @@ inline Ints ints(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)
 inline Ints ints(const uint8_t* p) {
   return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
 }
+#ifdef __AVXVNNI__
+inline __m256i add_products(__m256i sum, __m256i x, __m256i y) { return _mm256_dpbusd_avx_epi32(sum, x, y); }
+#else
+inline __m256i add_products(__m256i sum, __m256i x, __m256i y) {
+  const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(y, 8), 8), odd = _mm256_srai_epi16(y, 8);
+  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_and_si256(x, _mm256_set1_epi16(0xff)), even));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_srli_epi16(x, 8), odd));
+}
+#endif
 inline Ints add_products(Ints sum, Ints x, Ints y) {  // of four bytes each; y has signs
-  return {_mm256_dpbusd_avx_epi32(sum.low, x.low, y.low), _mm256_dpbusd_avx_epi32(sum.high, x.high, y.high)};
+  return {add_products(sum.low, x.low, y.low), add_products(sum.high, x.high, y.high)};
 }
 inline Vec floats(Ints x) { return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)}; }
 inline Vec size_of(Vec x) {
@@ -140,7 +147,7 @@ inline Vec size_of(Vec x) {
   return {_mm256_andnot_ps(sign, x.low), _mm256_andnot_ps(sign, x.high)};
 }
 
-// Rounded to the nearest; returns the sum. What is beyond a byte is anything.
+// Rounded to the nearest whole number, which fits a byte; returns the sum.
 inline int32_t narrowed(Vec x, int8_t* to) {
   alignas(32) int32_t whole[16];
   _mm256_store_si256((__m256i*)whole, _mm256_cvtps_epi32(x.low));
@@ -149,7 +156,6 @@ inline int32_t narrowed(Vec x, int8_t* to) {
   for (int i = 0; i < 16; ++i) sum += whole[i], to[i] = static_cast<int8_t>(whole[i]);
   return sum;
 }
-#endif
 
 // Turn 8 registers of 8 words: word c of register r → word r of register c.
 inline void turn(__m256* v) {

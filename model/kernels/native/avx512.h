@@ -74,23 +74,28 @@ inline void interleave(const bf16* first, const bf16* second, bf16* to) {
   _mm512_storeu_si512(to, _mm512_or_si512(wide(first), _mm512_slli_epi32(wide(second), 16)));
 }
 
-#ifdef __AVX512VNNI__
-#define DYNO_ROUNDED
 using Ints = __m512i;  // 16 whole numbers, or 64 bytes
 
 inline Ints ints(int32_t x) { return _mm512_set1_epi32(x); }
 inline Ints ints(const uint8_t* p) { return _mm512_loadu_si512(p); }
+#ifdef __AVX512VNNI__
 inline Ints add_products(Ints sum, Ints x, Ints y) { return _mm512_dpbusd_epi32(sum, x, y); }  // of four bytes each; y has signs
+#else
+inline Ints add_products(Ints sum, Ints x, Ints y) {
+  const Ints even = _mm512_srai_epi16(_mm512_slli_epi16(y, 8), 8), odd = _mm512_srai_epi16(y, 8);
+  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_and_si512(x, _mm512_set1_epi16(0xff)), even));
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_srli_epi16(x, 8), odd));
+}
+#endif
 inline Vec floats(Ints x) { return _mm512_cvtepi32_ps(x); }
 inline Vec size_of(Vec x) { return _mm512_abs_ps(x); }
 
-// Rounded to the nearest; returns the sum. What is beyond a byte is anything.
+// Rounded to the nearest whole number, which fits a byte; returns the sum.
 inline int32_t narrowed(Vec x, int8_t* to) {
   const __m512i whole = _mm512_cvtps_epi32(x);
   _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8(whole));
   return _mm512_reduce_add_epi32(whole);
 }
-#endif
 
 // The sums of 16 vectors, as one vector.
 inline Vec sums_of(Vec* v) {

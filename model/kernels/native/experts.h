@@ -43,13 +43,15 @@ void share_all(const Groups& groups, const Weight* weights, typename Operand<X>:
                std::atomic<int64_t>& turn, int threads, End end) {
   const int64_t count = weights[0].count();
   const bool rounds = weights[0].rounds;
-#ifdef DYNO_ROUNDED
   if (rounds) {
-#pragma omp for
+#pragma omp for collapse(2)
     for (size_t c = 0; c < groups.place.size(); ++c)
-      if (groups.place[c] >= 0) RoundedRows<X>{groups.operand<X>(rows, depth, true, groups.chosen[c])}.round(groups.place[c]);
+      for (int64_t g = 0; g < depth / GROUP; ++g) {
+        if (groups.place[c] < 0) continue;
+        const Operand<X> own = groups.operand<X>(rows, depth, true, groups.chosen[c]);
+        RoundedRows<X>{own}.round(groups.place[c], g);
+      }
   }
-#endif
   const int64_t chunk = std::max<int64_t>(count * int64_t(groups.touched.size()) / (threads * 8) / 4, 1) * 4;
   const int64_t chunks = (count + chunk - 1) / chunk, tasks = chunks * groups.touched.size();
   const auto take = [&] { return turn.fetch_add(1, std::memory_order_relaxed); };

@@ -2,8 +2,9 @@
 //
 // A panel is read front to back once for every block of rows: with few rows a step is bound by reading weights,
 // with many by multiplying, and neither pays for the other. A number of y is one chain of additions in the order of the
-// columns of x, whatever rows stand beside it: the rows of a batch cannot change each other's results. Where the processor
-// has matrix tiles, bfloat16 goes through them from seven rows on, whose sums may round otherwise.
+// columns of x (of groups of them in rounded.h), whatever rows stand beside it: the rows of a batch cannot change each
+// other's results. Where the processor has matrix tiles, bfloat16 goes through them from MOST / 2 + 1 rows on, whose sums may
+// round otherwise.
 #pragma once
 
 #include <atomic>
@@ -218,11 +219,9 @@ void share_part(const Weight& weight, const Operand<X>& x, int64_t from, int64_t
     }
     end(row, panel, a, b);
   };
-#ifdef DYNO_ROUNDED
   if (weight.rounds)
-    return panels(from, to, RoundedRows<X>{x}, static_cast<const uint8_t*>(weight.panels), x.depth * PANEL, finish, then);
-#endif
-  if (weight.scales)
+    panels(from, to, RoundedRows<X>{x}, static_cast<const uint8_t*>(weight.panels), x.depth * PANEL, finish, then);
+  else if (weight.scales)
     widened<X>(from, to, x, static_cast<const int8_t*>(weight.panels), finish, then);
   else
     whole_panels(from, to, x, static_cast<const X*>(weight.panels), finish, then);
@@ -231,12 +230,12 @@ void share_part(const Weight& weight, const Operand<X>& x, int64_t from, int64_t
 // A thread's share of one linear layer: it takes turns with the others until no panel is left. All threads of a team come.
 template <typename X, typename End>
 void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn, int threads, End end) {
-#ifdef DYNO_ROUNDED
   if (weight.rounds) {
-#pragma omp for
-    for (int64_t row = 0; row < x.blocks.rows; ++row) RoundedRows<X>{x}.round(row);
+    const RoundedRows<X> rounded{x};
+#pragma omp for collapse(2)
+    for (int64_t row = 0; row < x.blocks.rows; ++row)
+      for (int64_t g = 0; g < rounded.groups(); ++g) rounded.round(row, g);
   }
-#endif
   const int64_t count = weight.count(), group = x.blocks.rows <= SUMS / 8 ? 4 : 2;
   const int64_t chunk = std::max<int64_t>(count / (threads * 8) / group, 1) * group;
   const auto take = [&] { return turn.fetch_add(chunk, std::memory_order_relaxed); };

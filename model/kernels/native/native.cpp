@@ -29,7 +29,7 @@ void linear(const Weight& weight, int64_t rows, const X* x, Y* out, int threads)
 
 extern "C" {
 
-// What this build can do: 1 linear layers in float, 2 in bfloat16, 4 by matrix tiles, 8 with rows rounded to 8 bits.
+// What this build can do: 1 linear layers in float, 2 in bfloat16, 4 by matrix tiles.
 int dyno_features() {
   int features = 0;
 #ifdef DYNO_VECTORS
@@ -37,9 +37,6 @@ int dyno_features() {
 #endif
 #ifdef DYNO_TILES
   features |= tiles_allowed() ? 4 : 0;
-#endif
-#ifdef DYNO_ROUNDED
-  features |= 8;
 #endif
   return features;
 }

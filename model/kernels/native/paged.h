@@ -1,11 +1,12 @@
-// Attention of one query over a paged cache, read in place; query heads share every key and value that is read. Softmax
-// runs online, in float, over blocks of 64 keys at fixed positions, so that a row's result does not depend on the other rows
+// Attention of one query over a paged cache, read in place; query heads share, by fours, every key and value that is read.
+// Softmax runs online, in float, over blocks of 64 keys at fixed positions, so that a row's result does not depend on the other rows
 // or on how the work is shared out.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "vector.h"
@@ -52,7 +53,7 @@ struct Seen {
 // Where the keys and values of a block are: of every `size` tokens that lie beside each other.
 template <typename T, int64_t size>
 struct Places {
-  const T *keys[KEYS / size], *values[KEYS / size];
+  const T *keys[KEYS / size] = {}, *values[KEYS / size] = {};
 
   // Of the block at position `at`, as far as it is seen. entries: pages of the row from position `start` on.
   Places(const Paged& p, const Seen& seen, int64_t at, const int64_t* entries, int64_t start, const T* all_keys,
@@ -184,62 +185,59 @@ struct WideBlock {
   template <typename Then>
   static void weigh(const Paged& p, int64_t kv, const T* query, const Block& block, const Seen& seen, Running& run, float* shrink,
                     const Then& then) {
-    by_four(p.group(), [&](auto G, int64_t g) {
-      const auto once = [&](int64_t j) { g == 0 ? then(j) : void(); };
-      dots<G>(p, kv, query + g * p.key_dim, block, seen, run.logits + g * KEYS, once);
-    });
+    for (int64_t j = 0; j < PIECES; ++j) {
+      then(j);
+      if (16 * j + 16 <= seen.from || 16 * j >= seen.to) continue;
+      const T* keys = block.keys[j] + kv * p.key_dim;
+      by_four(p.group(), [&](auto G, int64_t g) { dots<G>(p, query + g * p.key_dim, keys, run.logits + g * KEYS + 16 * j); });
+    }
     for (int64_t g = 0; g < p.group(); ++g) {
       float* logits = run.logits + g * KEYS;
       shrink[g] = soften(p, kv * p.group() + g, seen, logits, run.top[g], run.sum[g], [&](int64_t at, Vec w) { store(logits + at, w); });
     }
   }
 
-  // Products of G heads with the keys that are seen, 16 at a time: what is read of them serves all heads.
-  template <int G, typename Then>
-  static inline void dots(const Paged& p, int64_t kv, const T* query, const Block& block, const Seen& seen, float* logits,
-                          const Then& then) {
+  // Products of G heads with 16 keys: what is read of them serves all heads.
+  template <int G>
+  static inline void dots(const Paged& p, const T* query, const T* keys, float* logits) {
     constexpr int TOGETHER = SUMS / 6;  // keys beside four heads
     using Q = Products<T>;
     const int64_t stride = p.key_stride(), dim = p.key_dim;
-    for (int64_t j = 0; j < PIECES; ++j) {
-      then(j);
-      if (16 * j + 16 <= seen.from || 16 * j >= seen.to) continue;
-      Vec products[G][16];
+    Vec products[G][16];
 #pragma GCC unroll 4
-      for (int t = 0; t < 16; t += TOGETHER) {
-        const T* keys = block.keys[j] + kv * dim + t * stride;
-        Vec sums[G][TOGETHER];
+    for (int t = 0; t < 16; t += TOGETHER) {
+      const T* own = keys + t * stride;
+      Vec sums[G][TOGETHER];
 #pragma GCC unroll 4
-        for (int g = 0; g < G; ++g)
+      for (int g = 0; g < G; ++g)
 #pragma GCC unroll 4
-          for (int i = 0; i < TOGETHER; ++i) sums[g][i] = zero();
-        int64_t d = 0;
-        for (; d + Q::width <= dim; d += Q::width) {
-          decltype(Q::take(query)) asked[G];
+        for (int i = 0; i < TOGETHER; ++i) sums[g][i] = zero();
+      int64_t d = 0;
+      for (; d + Q::width <= dim; d += Q::width) {
+        decltype(Q::take(query)) asked[G];
 #pragma GCC unroll 4
-          for (int g = 0; g < G; ++g) asked[g] = Q::take(query + g * dim + d);
+        for (int g = 0; g < G; ++g) asked[g] = Q::take(query + g * dim + d);
 #pragma GCC unroll 4
-          for (int i = 0; i < TOGETHER; ++i) {
-            const auto key = Q::take(keys + i * stride + d);
+        for (int i = 0; i < TOGETHER; ++i) {
+          const auto key = Q::take(own + i * stride + d);
 #pragma GCC unroll 4
-            for (int g = 0; g < G; ++g) sums[g][i] = Q::add(sums[g][i], asked[g], key);
-          }
+          for (int g = 0; g < G; ++g) sums[g][i] = Q::add(sums[g][i], asked[g], key);
         }
-        for (; d < dim; d += 16)
-#pragma GCC unroll 4
-          for (int i = 0; i < TOGETHER; ++i) {
-            const Vec key = load(keys + i * stride + d);
-#pragma GCC unroll 4
-            for (int g = 0; g < G; ++g) sums[g][i] = fma(load(query + g * dim + d), key, sums[g][i]);
-          }
-#pragma GCC unroll 4
-        for (int g = 0; g < G; ++g)
-#pragma GCC unroll 4
-          for (int i = 0; i < TOGETHER; ++i) products[g][t + i] = sums[g][i];
       }
+      for (; d < dim; d += 16)
 #pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) store(logits + g * KEYS + 16 * j, sums_of(products[g]));
+        for (int i = 0; i < TOGETHER; ++i) {
+          const Vec key = load(own + i * stride + d);
+#pragma GCC unroll 4
+          for (int g = 0; g < G; ++g) sums[g][i] = fma(load(query + g * dim + d), key, sums[g][i]);
+        }
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g)
+#pragma GCC unroll 4
+        for (int i = 0; i < TOGETHER; ++i) products[g][t + i] = sums[g][i];
     }
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) store(logits + g * KEYS, sums_of(products[g]));
   }
 
   // G heads from `head` on, V vectors of the value from `at` on.
@@ -279,15 +277,15 @@ struct WideBlock {
   template <typename Then>
   static void add(const Paged& p, int64_t kv, const Block& block, const Seen& seen, const float* shrink, Running& run,
                   const Then& then) {
-    by_four(p.group(), [&](auto G, int64_t g) {
-      for (int64_t at = 0; at < p.value_dim;) {
+    for (int64_t at = 0; at < p.value_dim;) {
+      const bool wide = at + 16 * MOST_VALUES <= p.value_dim;
+      by_four(p.group(), [&](auto G, int64_t g) {
         const auto once = [&](int64_t j) { g == 0 && at == 0 ? then(j) : void(); };
-        const bool wide = at + 16 * MOST_VALUES <= p.value_dim;
         wide ? slice<G, MOST_VALUES>(p, kv, block, seen, shrink, run, g, at, once)
              : slice<G, 1>(p, kv, block, seen, shrink, run, g, at, once);
-        at += wide ? 16 * MOST_VALUES : 16;
-      }
-    });
+      });
+      at += wide ? 16 * MOST_VALUES : 16;
+    }
   }
 };
 #endif
@@ -318,15 +316,16 @@ inline void fetch(const Task<T>& task, const T* const* tokens, const Seen& seen,
   __asm__ volatile("");  // a function that does nothing but this would be left out by the compiler
   const int64_t bytes = (task.to - task.from) * width * int64_t(sizeof(T)), stop = std::min(KEYS * (part + 1) / parts, seen.to);
   for (int64_t t = std::max(KEYS * part / parts, seen.from); t < stop; ++t) {
-    const char* line = (const char*)(tokens[t / size] + t % size * stride + task.from * width);
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i, 0, 2);
+    const char* own = (const char*)(tokens[t / size] + t % size * stride + task.from * width);
+    for (const char* line = own - uintptr_t(own) % 64; line < own + bytes; line += 64) __builtin_prefetch(line, 0, 2);
   }
 }
 
 // One task, block by block: all heads weigh its keys, then add its values, and meanwhile what comes next is asked for: the
-// values, the keys of the next block, or of the task that this thread has next (none: null).
-template <typename T, typename Way>
-void attend(const Task<T>& task, const Task<T>* then, const T* query, T* out, float* scratch) {
+// values, then the keys of the next block. claim() gives the task that this thread has next, if there is one; it is called
+// as late as its first keys can still be asked for, so that no thread keeps a task that another could begin.
+template <typename T, typename Way, typename Claim>
+void attend(const Task<T>& task, const Claim& claim, const T* query, T* out, float* scratch) {
   constexpr int64_t size = Way::size;
   const Paged& p = task.p;
   const int64_t G = p.group(), from = task.from, heads = task.to - from;
@@ -335,11 +334,9 @@ void attend(const Task<T>& task, const Task<T>* then, const T* query, T* out, fl
   for (int64_t h = 0; h < heads; ++h) run(h).begin(p, from + h);
   const T* asked = query + p.token(task.row) * p.query_stride + from * G * p.key_dim;
   auto block = task.template places<size>(task.begin());
+  std::optional<Task<T>> then;
   for (int64_t at = task.begin(); at <= task.last(); at += KEYS) {
-    const Task<T>* owner = at + KEYS <= task.last() ? &task : then;
-    const int64_t next_at = owner == &task ? at + KEYS : owner ? owner->begin() : 0;
-    const Seen seen = task.seen(at), next_seen = owner ? owner->seen(next_at) : Seen{};
-    const auto next = owner ? owner->template places<size>(next_at) : block;
+    const Seen seen = task.seen(at);
     for (int64_t h = 0; h < heads; ++h) {
       const auto values = [&](int64_t j) {
         if (task.values != task.keys)
@@ -348,6 +345,13 @@ void attend(const Task<T>& task, const Task<T>* then, const T* query, T* out, fl
       Running mine = run(h);
       Way::weigh(p, from + h, asked + h * G * p.key_dim, block, seen, mine, shrink + h * G, values);
     }
+    const bool more = at + KEYS <= task.last();
+    if (!more)
+      if (const auto claimed = claim()) then.emplace(*claimed);
+    const Task<T>* owner = more ? &task : then ? &*then : nullptr;
+    const int64_t next_at = more ? at + KEYS : owner ? owner->begin() : 0;
+    const Seen next_seen = owner ? owner->seen(next_at) : Seen{};
+    const auto next = owner ? owner->template places<size>(next_at) : block;
     for (int64_t h = 0; h < heads; ++h) {
       const auto keys = [&](int64_t j) {
         if (owner) fetch<size>(*owner, next.keys, next_seen, p.key_dim, p.key_stride(), h * PIECES + j, heads * PIECES);
@@ -358,9 +362,10 @@ void attend(const Task<T>& task, const Task<T>* then, const T* query, T* out, fl
     block = next;
   }
   for (int64_t h = 0; h < heads; ++h) {
-    T* mine = out + (p.token(task.row) * p.heads + (from + h) * G) * p.value_dim;
+    const Running mine = run(h);
+    T* to = out + (p.token(task.row) * p.heads + (from + h) * G) * p.value_dim;
     for (int64_t g = 0; g < G; ++g)
-      for (int64_t v = 0; v < p.value_dim; ++v) narrow(run(h).values[g * p.value_dim + v] / run(h).sum[g], mine + g * p.value_dim + v);
+      for (int64_t v = 0; v < p.value_dim; ++v) narrow(mine.values[g * p.value_dim + v] / mine.sum[g], to + g * p.value_dim + v);
   }
 }
 

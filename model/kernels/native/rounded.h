@@ -8,8 +8,6 @@
 
 #include "operand.h"
 
-#ifdef DYNO_ROUNDED
-
 namespace dyno {
 
 constexpr int64_t GROUP = 32, FOUR = 4;  // numbers of a row that are rounded together; that meet in one step
@@ -73,24 +71,27 @@ struct RoundedRows {
   float* scales(int64_t block) const {
     return reinterpret_cast<float*>(bytes(0) + blocks.rows * x.depth) + blocks.start(block) * groups();
   }
-  int32_t* less(int64_t block) const { return reinterpret_cast<int32_t*>(scales(0) + blocks.rows * groups()) + blocks.start(block) * groups(); }
+  int32_t* less(int64_t block) const {
+    return reinterpret_cast<int32_t*>(scales(0) + blocks.rows * groups()) + blocks.start(block) * groups();
+  }
 
-  void round(int64_t row) const {
+  // Group g of a row.
+  void round(int64_t row, int64_t g) const {
     const int64_t b = blocks.of(row), M = blocks.size(b), m = row - blocks.start(b);
-    const auto* numbers = x.data + row * x.depth;
-    for (int64_t g = 0; g < groups(); ++g) {
-      alignas(64) int8_t whole[GROUP];
-      const Vec first = load(numbers + g * GROUP), second = load(numbers + g * GROUP + 16);
-      const Vec sizes = size_of(first), more = size_of(second), endless = all(std::numeric_limits<float>::infinity());
-      const float most = largest_of(largest(sizes, more));
-      const bool finite = !any(not_below(sizes, endless)) && !any(not_below(more, endless));
-      const Vec factor = all(most > 0 ? 127 / most : 0);
-      const int32_t sum = narrowed(first * factor, whole) + narrowed(second * factor, whole + 16);
-      for (int64_t c = 0; c < GROUP / FOUR; ++c)
-        std::memcpy(bytes(b) + ((g * GROUP / FOUR + c) * M + m) * FOUR, whole + c * FOUR, FOUR);
-      scales(b)[g * M + m] = finite ? most / 127 : std::numeric_limits<float>::quiet_NaN();
-      less(b)[g * M + m] = -128 * sum;
-    }
+    const auto* numbers = x.data + row * x.depth + g * GROUP;
+    alignas(64) int8_t whole[GROUP];
+    const Vec first = load(numbers), second = load(numbers + 16);
+    const Vec sizes = size_of(first), more = size_of(second), endless = all(std::numeric_limits<float>::infinity());
+    const bool finite = !any(not_below(sizes, endless)) && !any(not_below(more, endless));
+    const float most = finite ? largest_of(largest(sizes, more)) : std::numeric_limits<float>::quiet_NaN();
+    const bool some = most > 127 / std::numeric_limits<float>::max();  // else they are nothing, or no numbers
+    const Vec factor = all(some ? 127 / most : 0);
+    const auto scaled_to_bytes = [&](Vec part) { return some ? part * factor : zero(); };
+    const int32_t sum = narrowed(scaled_to_bytes(first), whole) + narrowed(scaled_to_bytes(second), whole + 16);
+    for (int64_t c = 0; c < GROUP / FOUR; ++c)
+      std::memcpy(bytes(b) + ((g * GROUP / FOUR + c) * M + m) * FOUR, whole + c * FOUR, FOUR);
+    scales(b)[g * M + m] = most / 127;
+    less(b)[g * M + m] = -128 * sum;
   }
 
   template <int M, int V>
@@ -100,4 +101,3 @@ struct RoundedRows {
 };
 
 }  // namespace dyno
-#endif

@@ -3,7 +3,7 @@
 
 #include "numbers.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__AVX512BW__)
 #define DYNO_VECTORS
 #include "avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__)

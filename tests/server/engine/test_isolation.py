@@ -10,8 +10,8 @@ import pytest
 from model.config import Full
 from server.engine.blocks import OutOfBlocks
 from server.engine.isolation import NoProgress
-from server.engine.routes import RouteLog
 from server.engine.request import Outcome, Request
+from server.engine.routes import RouteLog
 from server.engine.stats import GroupUse
 from server.engine.step import CacheGroup, DeviceLost, MixtureShape, Row, Step
 from tests.fakes import Recorder, continuation, expert_tokens, make_request
