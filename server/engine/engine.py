@@ -182,8 +182,7 @@ class Engine:
 
     def _expire(self, now: float) -> None:
         """End requests whose time ran out, and those whose constraint can say no more."""
-        late = [e for e in self._live.values() if e.request.deadline is not None and now >= e.request.deadline]
-        for entry in late:
+        for entry in [e for e in self._live.values() if e.request.deadline is not None and now >= e.request.deadline]:
             self._finish(entry, Answer(outcome=Outcome.DEADLINE), now)
         for entry in [e for e in self._live.values() if e.request.failure is not None]:
             self._finish(entry, Answer(outcome=Outcome.ERROR, error=entry.request.failure or ""), now)
@@ -224,10 +223,9 @@ class Engine:
 
     def _record_routes(self, seat: Seat, routes: Routes | None, at: int, count: int) -> bool:
         """Note how a seat's tokens, `count` from `at` on among those of the step, were routed. True when done."""
-        notes = seat.entry.account.routes
-        if routes is not None and notes is not None:
-            own = slice(at, at + count)
-            notes.write(seat.row.start, routes.experts[own], routes.gates[own], routes.margins[own])
+        if routes is not None and (notes := seat.entry.account.routes) is not None:
+            own = routes.part(at, at + count)
+            notes.write(seat.row.start, own.experts, own.gates, own.margins)
         return True
 
     def _give(self, seat: Seat, answer: Answer, right: int, tally: Tally) -> None:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("g++")
 TESTS = ("tests/model/test_kernels.py", "tests/model/test_panels.py", "tests/model/test_layers.py")
 ALL_TESTS = (*TESTS, "tests/model/test_card_parity.py", "tests/server/engine/test_attending.py")
-LESS = {"avx2": "-mno-avx512f -mno-avxvnni", "avx512 alone": "-mno-avx512bf16 -mno-avx512vnni -mno-amx-bf16"}
+AVX2, AVX512 = "-mno-avx512f -mno-avxvnni", "-mno-avx512bf16 -mno-avx512vnni -mno-amx-bf16"
 AGAIN = """
 import sys
 import pytest
@@ -45,7 +45,7 @@ def run_again(flags: str, tests: tuple[str, ...], cache: Path, **environment: st
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(COMPILER is None or platform.machine() != "x86_64", reason="no compiler for these processors here")
-@pytest.mark.parametrize("flags", LESS.values(), ids=LESS)
+@pytest.mark.parametrize("flags", [AVX2, pytest.param(AVX512, marks=pytest.mark.slow)], ids=["avx2", "avx512 alone"])
 def test_processors_with_less_give_the_same_results(flags: str, tmp_path: Path) -> None:
     run = run_again(flags, TESTS, tmp_path)
     assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-4000:] + run.stderr[-2000:]
@@ -63,7 +63,7 @@ def library(name: str) -> str:
 @pytest.mark.skipif(
     COMPILER is None or not Path(library("libasan.so")).is_absolute(), reason="no AddressSanitizer here"
 )
-@pytest.mark.parametrize("flags", ["", LESS["avx2"]], ids=["this processor", "avx2"])
+@pytest.mark.parametrize("flags", ["", AVX2], ids=["this processor", "avx2"])
 def test_every_access_of_the_kernels_is_within_bounds(flags: str, tmp_path: Path) -> None:
     run = run_again(
         f"-g -fsanitize=address {flags}",
