@@ -25,6 +25,7 @@ import pytest
 from model.kernels import native
 flags, *arguments = sys.argv[1:]
 native.FLAGS = ("-O1", *native.FLAGS[1:], *flags.split())
+native.SECONDS = 600  # a build that watches takes longer
 assert native.library() is not None and native.linear_types()
 options = ["-s", "-p", "no:cacheprovider", "-o", "timeout=600", "-k", "not library and not proof"]
 sys.exit(pytest.main([*arguments, *options]))
@@ -66,7 +67,7 @@ def library(name: str) -> str:
 @pytest.mark.parametrize("flags", ["", AVX2], ids=["this processor", "avx2"])
 def test_every_access_of_the_kernels_is_within_bounds(flags: str, tmp_path: Path) -> None:
     run = run_again(
-        f"-g -fsanitize=address {flags}",
+        f"-g1 -fsanitize=address {flags}",
         ALL_TESTS,
         tmp_path,
         LD_PRELOAD=f"{library('libasan.so')} {library('libstdc++.so')}",
