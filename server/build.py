@@ -97,8 +97,10 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     _tell(name, architecture)
     if not architecture.attentions:
         raise ConfigError(f"model {name!r}: none of its blocks has an attention, so no token would see another")
-    if device.type != "cpu" or not panels.reads(options.weights, getattr(torch, options.dtype)):
-        _refuse_rounded(name, options.weights)
+    readable = device.type == "cpu" and panels.reads(options.weights, getattr(torch, options.dtype))
+    if options.weights != "whole" and not readable:
+        needed = "a compiler and the vector units of a CPU (AVX2 or AVX-512)"
+        raise NoInt8(f"model {name!r}: weights={options.weights} needs {needed}")
     if device.type != "cpu":
         _send(model, name, device)
     passes.apply(model, form=options.weights)
@@ -215,12 +217,6 @@ def _send(model: Transformer, name: str, device: torch.device) -> None:
         sizes = f"{needed / 1e9:.1f} GB of weights, {device} has {free / 1e9:.1f} GB free"
         raise TooLarge(f"model {name}: {sizes}")
     model.to(device)
-
-
-def _refuse_rounded(name: str, weights: Form) -> None:
-    if weights != "whole":
-        needed = "a compiler and the vector units of a CPU (AVX2 or AVX-512)"
-        raise NoInt8(f"model {name!r}: weights={weights} needs {needed}")
 
 
 def _roofs(architecture: Architecture, options: BuildOptions) -> Machine | None:
