@@ -83,14 +83,14 @@ def evaluate(
     text: Annotated[Path, typer.Option(help="Stories as .jsonl or .jsonl.gz.", exists=True)],
     length: Annotated[int, typer.Option(help="Window in tokens, up to the model's context; 0: that.")] = 0,
     dtype: str = "float32",
-    weights: Annotated[Form, typer.Option(help="As a server with the same option.")] = "whole",
+    weights: Annotated[Form, typer.Option(help="As a server with the same option.")] = "lossless",
 ) -> None:
     """Bits per byte of a text, as JSON."""
     model = native.load(checkpoint, getattr(torch, dtype))
     within(0, model.architecture.context, length=length)
-    if not panels.reads(weights, getattr(torch, dtype)):
+    if panels.available(weights, getattr(torch, dtype)) is None:
         raise ConfigError(f"weights: this machine has no kernels for {weights}")
-    if weights != "whole":
+    if weights in ("int8", "w8a8"):
         passes.apply(model.eval().requires_grad_(False), form=weights)
     tokens = corpus.tokenise(text, _tokenizer(checkpoint))
     quality = bits_per_byte(model, tokens, length or model.architecture.context)

@@ -58,7 +58,7 @@ class Costs:
     architecture: Architecture | None = None
 
     @classmethod
-    def of(cls, architecture: Architecture, weight_bytes: int, cache_bytes: int) -> Costs:
+    def of(cls, architecture: Architecture, weight_bytes: float, cache_bytes: int) -> Costs:
         """`weight_bytes`, `cache_bytes`: bytes of one number of the weights and of the cache."""
         architecture = without_memory(architecture)
         width, alone = architecture.width, flops_per_token(architecture, 1, memory=0)
@@ -75,12 +75,12 @@ class Costs:
             scores=_score_prices(architecture),
             reads=tuple((span, None, size) for span, size in held.items()),
             entry=sum(held.values()),
-            weights=always * weight_bytes,
-            row=each * weight_bytes,
-            experts=tuple(size * weight_bytes for _, size in sizes),
+            weights=round(always * weight_bytes),
+            row=round(each * weight_bytes),
+            experts=tuple(round(size * weight_bytes) for _, size in sizes),
             state=memory_bytes(architecture, 1) // BYTES["bfloat16"] * cache_bytes,
             crossing=flops_per_token(architecture, 1, memory=1).scores - alone.scores,
-            encoder=(counted.encoder + memory_weights(architecture)) * weight_bytes,
+            encoder=round((counted.encoder + memory_weights(architecture)) * weight_bytes),
             parameters=counted.total,
             expert_parameters=sizes,
             architecture=architecture,

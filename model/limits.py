@@ -52,13 +52,13 @@ class Limits:
             wanted = min(wanted, size_class(4 * machine.last_cache()), LARGEST // 4)
         return self._measured("read", str(wanted), lambda: read_rate(wanted, 0.1 if self.brief else 0.5))
 
-    def rate(self, dtype: str, weights: Form = "whole") -> float:
+    def rate(self, dtype: str, weights: Form = "lossless") -> float:
         """Operations a second of matrix products in this type, at the best of several sizes; for w8a8, of bytes."""
         shapes, budget = (BRIEF_SHAPES, 0.05) if self.brief else (SHAPES, 1.2)
         kind, measure = (f"w8a8 {dtype}", byte_rate) if weights == "w8a8" else (dtype, matrix_rate)
         return self._measured("multiply", kind, lambda: measure(getattr(torch, dtype), shapes, budget))
 
-    def machine(self, size: float, dtype: str, weights: Form = "whole") -> Machine:
+    def machine(self, size: float, dtype: str, weights: Form = "lossless") -> Machine:
         """The roofs over a model of so many bytes of weights."""
         return Machine(machine.memory(), self.bandwidth(size), self.rate(dtype, weights))
 

@@ -58,7 +58,7 @@ def roofline(
     batch: int,
     length: int,
     dtype: str = "bfloat16",
-    weight_size: int | None = None,
+    weight_size: float | None = None,
 ) -> Roofline:
     """One decode step of `batch` requests that are `length` positions long; `weight_size` is the bytes of one weight,
     where that is not of `dtype`."""
@@ -70,7 +70,7 @@ def roofline(
 
 
 def prefill_roofline(
-    architecture: Architecture, machine: Machine, length: int, dtype: str = "bfloat16", weight_size: int | None = None
+    architecture: Architecture, machine: Machine, length: int, dtype: str = "bfloat16", weight_size: float | None = None
 ) -> Roofline:
     """A prompt of `length` tokens in one forward, of which only the last has its logits computed."""
     weights = weight_bytes_per_step(architecture, length, dtype) * (weight_size or BYTES[dtype]) / BYTES[dtype]

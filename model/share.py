@@ -43,12 +43,12 @@ class Plan:
     context: int = 256
     prompt: int = 1024
     dtype: str = "bfloat16"
-    weights: Form = "whole"
+    weights: Form = "lossless"
 
     @property
-    def weight_size(self) -> int:
+    def weight_size(self) -> float:
         """Bytes of a weight."""
-        return BYTES[self.dtype] if self.weights == "whole" else 1
+        return panels.weight_bytes(self.weights, getattr(torch, self.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def measure(model: Transformer, steps: list[Reached], plan: Plan, seconds: float
     ]
 
 
-def build(name: str, architecture: Architecture, dtype: str, weights: Form = "whole") -> Transformer:
+def build(name: str, architecture: Architecture, dtype: str, weights: Form = "lossless") -> Transformer:
     """The model a server would run: its checkpoint where there is one, else random weights; made fast the same way."""
     if architecture.encoder is not None:
         raise ConfigError(f"{name}: steps of encoder-decoders are only predicted, with --predict")
@@ -120,7 +120,7 @@ def command(
     names: Annotated[list[str] | None, typer.Argument(help="Presets, zoo models, files or checkpoint folders.")] = None,
     scale: Annotated[str | None, typer.Option(help=f"A small model alike: {', '.join(presets.SCALES)}.")] = None,
     dtype: Annotated[str, typer.Option(help=f"Of weights and cache: {', '.join(TYPES)}.")] = "bfloat16",
-    weights: Annotated[Form, typer.Option(help="Of linear layers, as a server with the same option.")] = "whole",
+    weights: Annotated[Form, typer.Option(help="Of linear layers, as a server with the same option.")] = "lossless",
     context: Annotated[int, typer.Option(min=1, help="Tokens of every stream, its newest included.")] = 256,
     streams: Annotated[list[int] | None, typer.Option(min=1, help="Decode so many at a time; may be repeated.")] = None,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")] = 1024,
@@ -131,7 +131,7 @@ def command(
     """Measure how fast this machine reads and multiplies, and the share of it that models reach."""
     if dtype not in TYPES:
         raise ConfigError(f"dtype: {dtype!r} is not one of {', '.join(TYPES)}")
-    if not panels.reads(weights, getattr(torch, dtype)):
+    if panels.available(weights, getattr(torch, dtype)) is None:
         raise ConfigError(f"weights: this machine has no kernels for {weights}")
     plan = Plan(tuple(streams or STREAMS), context, prompt, dtype, weights)
     console = Console(highlight=False, quiet=as_json)

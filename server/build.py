@@ -61,7 +61,7 @@ class BuildOptions:
     card up to `cache_share` of the memory that is free beside the weights. weights: of linear layers."""
 
     dtype: str = "float32"
-    weights: Form = "whole"
+    weights: Form = "lossless"
     device: str = "cpu"
     cache_share: float = 0.85
     cache_tokens: int | None = None
@@ -97,13 +97,10 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     _tell(name, architecture)
     if not architecture.attentions:
         raise ConfigError(f"model {name!r}: none of its blocks has an attention, so no token would see another")
-    readable = device.type == "cpu" and panels.reads(options.weights, getattr(torch, options.dtype))
-    if options.weights != "whole" and not readable:
-        needed = "a compiler and the vector units of a CPU (AVX2 or AVX-512)"
-        raise NoInt8(f"model {name!r}: weights={options.weights} needs {needed}")
+    form = _form(name, options, device)
     if device.type != "cpu":
         _send(model, name, device)
-    passes.apply(model, form=options.weights)
+    passes.apply(model, form=form)
     roofs = _roofs(architecture, options) if options.measure_machine and device.type == "cpu" else None
     engine = Engine(
         name,
@@ -124,10 +121,22 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
         (counts.total, used.active),
         start,
         roofs,
-        options.weights,
+        form,
         found.preset,
         found.scale,
     )
+
+
+def _form(name: str, options: BuildOptions, device: torch.device) -> Form:
+    """How linear layers are kept there."""
+    if device.type == "cpu":
+        found = panels.available(options.weights, getattr(torch, options.dtype))
+    else:
+        found = "whole" if options.weights in ("lossless", "whole") else None
+    if found is None:
+        needed = "a compiler and the vector units of a CPU (AVX2 or AVX-512)"
+        raise NoInt8(f"model {name!r}: weights={options.weights} needs {needed}")
+    return found
 
 
 @contextlib.contextmanager
@@ -185,7 +194,7 @@ def _bytes(architecture: Architecture, what: str) -> ByteTokenizer:
 def _runner(model: Transformer, name: str, vocab: int, options: BuildOptions) -> ModelRunner:
     if model.embedding.weight.device.type == "cpu":
         room = Room(_cache_tokens(model.architecture, options), options.max_rows, options.max_batch_tokens)
-        return ModelRunner(model, room, vocab, weight_bytes=None if options.weights == "whole" else 1)
+        return ModelRunner(model, room, vocab, weight_bytes=_weight_bytes(options))
     runner = CardRunner(model, _card_room(model, name, options), vocab)
     with _progress(f"capturing {name}") as progress:
         for share in runner.capture():
@@ -221,15 +230,19 @@ def _send(model: Transformer, name: str, device: torch.device) -> None:
 
 def _roofs(architecture: Architecture, options: BuildOptions) -> Machine | None:
     """What this machine can do for a model of this size; not knowing it costs the metrics and nothing else."""
-    size = BYTES[options.dtype] if options.weights == "whole" else 1
+    size = parameters(architecture).total * _weight_bytes(options)
     try:
-        roofs = Limits(brief=True).machine(parameters(architecture).total * size, options.dtype, options.weights)
+        roofs = Limits(brief=True).machine(size, options.dtype, options.weights)
     except (RuntimeError, OSError, MemoryError) as error:
         log.warning("the machine was not measured", error=str(error))
         return None
     rates = {"reads_gb_per_second": round(roofs.bandwidth / 1e9, 1), "multiplies_tflops": round(roofs.flops / 1e12, 3)}
     log.info("this machine", dtype=options.dtype, **rates)
     return roofs
+
+
+def _weight_bytes(options: BuildOptions) -> float:
+    return panels.weight_bytes(options.weights, getattr(torch, options.dtype))
 
 
 def _tell(name: str, architecture: Architecture) -> None:

@@ -45,9 +45,10 @@ class Settings(BaseSettings):
     port: Port = Field(8000, description="REST port; 0 takes a free one")
     grpc_port: Port = Field(50051, description="gRPC port; 0 takes a free one")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of weights and cache")
-    weights: Literal["whole", "int8", "w8a8"] = Field(
-        "whole",
-        description="int8: linear layers rounded to 8 bits, one scale an output: faster, and less exact; "
+    weights: Literal["lossless", "whole", "int8", "w8a8"] = Field(
+        "lossless",
+        description="of linear layers; lossless: bfloat16 kept in 12 bits that give back all 16; whole: kept as it is; "
+        "int8: rounded to 8 bits, one scale an output: faster, and less exact; "
         "w8a8: what they read too, one scale for 32 numbers",
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(

@@ -163,7 +163,7 @@ class FusedBlock(Block):
         return out + y, [routing]
 
 
-def fuse(model: Transformer, *, form: Form = "whole") -> int:
+def fuse(model: Transformer, *, form: Form = "lossless") -> int:
     """Replace every block that fits; returns how many. form: of their weights."""
     count = 0
     for i, block in enumerate(model.blocks):

@@ -80,10 +80,10 @@ class PackedExperts(ExpertStack):
         return packed_linear(activate(self.value, hidden), self.down[expert], bias)
 
 
-def pack(model: Transformer, *, form: Form = "whole") -> int:
+def pack(model: Transformer, *, form: Form = "lossless") -> int:
     """Replace every linear layer and expert stack; returns how many. 0 where that is not supported.
 
-    form: of the weights of layers in panels; others stay whole. The plain weights are gone, but
+    form: of the weights of layers in panels; others stay as they are. The plain weights are gone, but
     for an embedding that also serves as the head.
     """
     count = 0

@@ -15,16 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.kernels import native
+from model.kernels import lossless, native
+from model.kernels.lossless import UNIT, UNIT_BYTES, Lossless, LosslessStruct
 from model.kernels.native import address
 
 PANEL = 32
 GROUP = 32  # numbers of a row that are rounded together
 DEPTH = {torch.float32: 1, torch.bfloat16: 2}
 
-# What a linear layer multiplies: its weight as it is; its weight rounded to 8 bits, one scale an output; the same with
-# rows that are rounded to 8 bits on the way, one scale for every 32 numbers, so that products are of whole numbers.
-Form = Literal["whole", "int8", "w8a8"]
+# What a linear layer multiplies: its weight as it is, where it is bfloat16 kept in 12 bits that give back all 16; the
+# same kept as it is; its weight rounded to 8 bits, one scale an output; the same with rows that are rounded to 8 bits
+# on the way, one scale for every 32 numbers, so that products are of whole numbers.
+Form = Literal["lossless", "whole", "int8", "w8a8"]
 
 
 class WeightStruct(ctypes.Structure):
@@ -37,15 +39,18 @@ class WeightStruct(ctypes.Structure):
         ("depth", ctypes.c_int64),
         ("columns", ctypes.c_int64),
         ("rounds", ctypes.c_int64),
+        ("lossless", ctypes.POINTER(LosslessStruct)),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class PanelWeight:
     """One layer's weight. numbers (panels, K / d, 32, d) of the layer's type, or int8 with scales (panels * 32,) in
-    float32, or in uint8 the same and 128 more; bias (panels * 32,) in float32 or None; `dtype` is the type of x."""
+    float32, or in uint8 the same and 128 more; bias (panels * 32,) in float32 or None; `dtype` is the type of x. Where
+    `lossless` is set, numbers are its units."""
 
     numbers: Tensor
+    lossless: Lossless | None
     scales: Tensor | None
     bias: Tensor | None
     dtype: torch.dtype
@@ -59,23 +64,35 @@ def supported(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype in native.linear_types() and weight.shape[-1] % 16 == 0
 
 
-def reads(form: Form, dtype: torch.dtype) -> bool:
-    """Whether there are kernels here for layers of this form and type."""
-    return form == "whole" or dtype in native.linear_types()
+def available(form: Form, dtype: torch.dtype) -> Form | None:
+    """The form that layers of this type get here when this one is asked for: lossless is whole where nothing is to be
+    saved or there are no kernels; None where there are none for what was asked."""
+    kernels = dtype in native.linear_types()
+    if form == "lossless":
+        return form if kernels and dtype == torch.bfloat16 else "whole"
+    return form if kernels or form == "whole" else None
 
 
-def lay_out(weight: Tensor, bias: Tensor | None = None, *, form: Form = "whole", paired: bool = False) -> PanelWeight:
+def weight_bytes(form: Form, dtype: torch.dtype) -> float:
+    """What a weight takes in this form here; of lossless ones without what is kept beside them, about a hundredth."""
+    return {"lossless": UNIT_BYTES / UNIT, "whole": dtype.itemsize}.get(available(form, dtype) or form, 1)
+
+
+def lay_out(
+    weight: Tensor, bias: Tensor | None = None, *, form: Form = "lossless", paired: bool = False
+) -> PanelWeight:
     """A weight (out, in) with its bias (out,) in panels.
 
-    form: w8a8 becomes int8 where rows do not consist of whole groups. paired: the first half of its rows are gates of
-    the second half; a panel then holds 16 gates and the 16 rows that they belong to.
+    form: w8a8 becomes int8 where rows do not consist of whole groups, and lossless whole where it saves nothing.
+    paired: the first half of its rows are gates of the second half; a panel then holds 16 gates and the 16 rows that
+    they belong to.
     """
     weight = weight.detach()
     columns, depth = weight.shape
     order = _paired(columns) if paired else None
     scales = None
     rounds = form == "w8a8" and depth % GROUP == 0
-    if form != "whole":
+    if form in ("int8", "w8a8"):
         scales = weight.float().abs().amax(-1).clamp(min=1e-12) / 127
         numbers = (weight.float() / scales[:, None]).round()
         numbers = (numbers + 128).to(torch.uint8) if rounds else numbers.to(torch.int8)
@@ -85,9 +102,12 @@ def lay_out(weight: Tensor, bias: Tensor | None = None, *, form: Form = "whole",
     arranged, scales, wide_bias = (_arranged(part, order) for part in (numbers, scales, bias))
     assert arranged is not None
     laid = arranged.view(-1, PANEL, depth // step, step).permute(0, 2, 1, 3).contiguous()
+    packed = lossless.pack(laid) if form == "lossless" and weight.dtype == torch.bfloat16 else None
+    laid = laid if packed is None else packed.kept
     wide_bias = None if wide_bias is None else wide_bias.float().contiguous()
-    struct = WeightStruct(laid.data_ptr(), address(scales), address(wide_bias), depth, columns, rounds)
-    return PanelWeight(laid, scales, wide_bias, weight.dtype, depth, columns, struct)
+    saved = None if packed is None else ctypes.pointer(packed.struct)
+    struct = WeightStruct(laid.data_ptr(), address(scales), address(wide_bias), depth, columns, rounds, saved)
+    return PanelWeight(laid, packed, scales, wide_bias, weight.dtype, depth, columns, struct)
 
 
 def linear(x: Tensor, weight: PanelWeight, *, wide: bool = False) -> Tensor:

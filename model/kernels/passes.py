@@ -10,11 +10,11 @@ from model.kernels.panels import Form
 from model.transformer import Transformer
 
 
-def apply(model: Transformer, *, form: Form = "whole") -> Transformer:
+def apply(model: Transformer, *, form: Form = "lossless") -> Transformer:
     """The same model, changed in place to the fastest form this machine has; it can no longer be trained or saved.
 
     What stands in for a module is new, and takes the model's mode: only in training do routers add noise.
-    form: of linear layers, those of experts and the head included; in 8 bits they are less exact, and half the bytes.
+    form: of linear layers, those of experts and the head included; in 8 bits they are less exact.
     """
     fused.fuse(model, form=form)
     packed.pack(model, form=form)

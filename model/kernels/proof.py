@@ -15,11 +15,12 @@ COLUMNS, DEPTH = 96, 64
 ROWS = (1, 3, 6, 7, 12, 16, 17, 33, 48)
 
 
-def agrees(library: ctypes.CDLL, narrow: bool, rows: int, rounds: bool = False) -> bool:
+def agrees(library: ctypes.CDLL, narrow: bool, rows: int, form: str) -> bool:
     """Whether y = x Wᵀ with numbers of few bits, exact in every type, comes out to the last of them.
 
-    rounds: both sides are rounded to 8 bits, which changes nothing where every 32 numbers hold a 127.
+    w8a8: both sides are rounded to 8 bits, which changes nothing where every 32 numbers hold a 127.
     """
+    rounds = form == "w8a8"
     random = np.random.default_rng(rows)
     x, weight = (random.integers(-8, 9, (n, DEPTH)).astype(np.float32) for n in (rows, COLUMNS))
     x[:, ::32] = 127 if rounds else x[:, ::32]
@@ -32,17 +33,35 @@ def agrees(library: ctypes.CDLL, narrow: bool, rows: int, rounds: bool = False) 
         inputs[1] = (panels + 128).astype(np.uint8)
     out = np.zeros((rows, COLUMNS), np.float32)
     scaling = scales.ctypes.data if rounds else 0
-    layer = (ctypes.c_int64 * 6)(inputs[1].ctypes.data, scaling, 0, DEPTH, COLUMNS, rounds)
+    beside = packed(library, inputs[1]) if form == "lossless" else ()
+    kept = (ctypes.c_int64 * 4)(*(a.ctypes.data for a in beside[1:]))
+    inputs[1] = beside[0] if beside else inputs[1]
+    lossless = ctypes.addressof(kept) if beside else 0
+    layer = (ctypes.c_int64 * 7)(inputs[1].ctypes.data, scaling, 0, DEPTH, COLUMNS, rounds, lossless)
     pointers = (ctypes.c_void_p(a.ctypes.data) for a in (inputs[0], out))
     library.dyno_linear(int(narrow), 1, layer, ctypes.c_int64(rows), *pointers, 2)
     return bool(np.array_equal(out, x @ weight.T))
+
+
+def packed(library: ctypes.CDLL, panels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Panels of bfloat16 in 12 bits, and what Lossless (native/lossless.h) points to. One upper byte gets no code."""
+    upper = np.unique(panels >> 8)[1:17].astype(np.uint8)
+    codes, units = np.full(256, 16, np.uint8), panels.size // 128
+    codes[upper] = np.arange(len(upper))
+    kept, odd = np.zeros((units, 192), np.uint8), np.zeros(units, np.uint8)
+    library.dyno_pack(ctypes.c_int64(units), *(ctypes.c_void_p(a.ctypes.data) for a in (panels, codes, kept, odd)), 2)
+    each = odd.reshape(len(panels), -1)
+    starts = np.concatenate(([0], each.sum(1).cumsum())).astype(np.int64)
+    numbers = panels.reshape(units, 128)[odd.nonzero()[0]]
+    return kept, np.pad(upper, (0, 16 - len(upper))), starts, each.nonzero()[1].astype(np.int32), numbers
 
 
 def main() -> int:
     library = ctypes.CDLL(sys.argv[1])
     features = library.dyno_features()
     kinds = [narrow for bit, narrow in ((1, False), (2, True)) if features & bit]
-    tried = (agrees(library, narrow, rows, rounds) for narrow in kinds for rows in ROWS for rounds in (False, True))
+    forms = {False: ("whole", "w8a8"), True: ("whole", "w8a8", "lossless")}
+    tried = (agrees(library, narrow, rows, form) for narrow in kinds for rows in ROWS for form in forms[narrow])
     return 0 if all(tried) else 1
 
 

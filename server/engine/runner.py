@@ -47,7 +47,7 @@ class ModelRunner:
     SPARE_PAGES: ClassVar[int] = 0  # behind those that are handed out
 
     def __init__(
-        self, model: Transformer, room: Room, vocab: int | None = None, *, weight_bytes: int | None = None
+        self, model: Transformer, room: Room, vocab: int | None = None, *, weight_bytes: float | None = None
     ) -> None:
         """vocab: how many of the logits have a token; the padding behind them is never drawn. weight_bytes: of
         one weight, where weights are not kept in the model's type."""

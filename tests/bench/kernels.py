@@ -45,6 +45,8 @@ def linear(dtype: torch.dtype, rows: int, width: int, out: int, budget: float) -
         forms["packed"] = (laid, lambda w: packed.packed_linear(x, w, None))
     if panels.supported(weights[0]):
         for form in get_args(panels.Form):
+            if form == "lossless" and dtype != torch.bfloat16:
+                continue
             name = "panels" if form == "whole" else form
             forms[name] = ([panels.lay_out(w, form=form) for w in weights], lambda w: panels.linear(x, w))
     for name, (kept, call) in forms.items():

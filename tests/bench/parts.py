@@ -57,7 +57,7 @@ def _timed(call: Callable[..., Any], part: str, spent: dict[str, float]) -> Call
 def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.bench.parts", description=__doc__.split("\n")[0])
     parser.add_argument("folder")
-    parser.add_argument("--weights", choices=get_args(panels.Form), default="whole")
+    parser.add_argument("--weights", choices=get_args(panels.Form), default="lossless")
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--length", type=int, default=192)
     parser.add_argument("--prompts", type=int, nargs="*", default=[1024])

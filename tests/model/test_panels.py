@@ -33,6 +33,11 @@ def drawn(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
 FORMS = get_args(panels.Form)
 
 
+def kept(weight: Tensor, form: panels.Form) -> Tensor:
+    """What a form leaves of a weight."""
+    return weight if form in ("lossless", "whole") else rounded(weight)
+
+
 def rounded(weight: Tensor) -> Tensor:
     """What 8 bits leave of a weight, with one scale a row."""
     scale = weight.float().abs().amax(-1, keepdim=True) / 127
@@ -60,7 +65,7 @@ def test_a_layer_in_panels_equals_the_plain_one(data: st.DataObject) -> None:
     bias = drawn(columns, seed=2, dtype=dtype) if draw(st.booleans()) else None
     found = panels.linear(x, panels.lay_out(weight, bias, form=form), wide=wide)
     assert found.dtype == (torch.float32 if wide else dtype)
-    expected = read(x, form).double() @ (weight if form == "whole" else rounded(weight)).double().T
+    expected = read(x, form).double() @ kept(weight, form).double().T
     expected = expected if bias is None else expected + bias.double()
     exact = found.dtype == torch.float32
     assert (found.double() - expected).abs().max() < (1e-5 if exact else 5e-3) * expected.abs().max()
@@ -74,6 +79,47 @@ def test_a_row_alone_is_the_row_among_others_to_the_bit(dtype: torch.dtype, form
     alone = torch.cat([panels.linear(row[None], laid) for row in x])
     for rows in (2, 3, 4, 6, 7, 12, 13, 25, 61):
         assert torch.equal(panels.linear(x[:rows], laid), alone[:rows])
+
+
+@pytest.mark.skipif(torch.bfloat16 not in TYPES, reason="no bfloat16 vector units here")
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_weights_in_12_bits_give_what_they_give_in_16_to_the_bit(data: st.DataObject) -> None:
+    """Also where single weights are far from all others, nothing, or no number."""
+    rows, columns, depth = (data.draw(st.integers(1, most)) for most in (80, 200, 40))
+    weight, x = (drawn(n, 16 * depth, seed=n, dtype=torch.bfloat16) for n in (columns, rows))
+    strange = st.sampled_from([0.0, -0.0, 1e-30, -1e30, 1e-40, float("inf"), float("nan")])
+    for value in data.draw(st.lists(strange, max_size=6)):
+        weight[data.draw(st.integers(0, columns - 1)), data.draw(st.integers(0, 16 * depth - 1))] = value
+    laid = panels.lay_out(weight, form="lossless")
+    found, expected = panels.linear(x, laid), panels.linear(x, panels.lay_out(weight, form="whole"))
+    assert torch.equal(found.view(torch.int16), expected.view(torch.int16))
+
+
+@pytest.mark.skipif(torch.bfloat16 not in TYPES, reason="no bfloat16 vector units here")
+def test_weights_are_kept_in_12_bits_only_where_that_saves_memory() -> None:
+    usual = drawn(320, 256, seed=0, dtype=torch.bfloat16) / 50
+    wild = usual * 2.0 ** torch.randint(-60, 60, usual.shape, generator=torch.Generator().manual_seed(0))
+    laid, whole = panels.lay_out(usual), panels.lay_out(wild.bfloat16())
+    assert laid.lossless is not None and whole.lossless is None
+    size = sum(part.nbytes for part in (laid.numbers, *laid.lossless.parts))
+    assert size < 0.77 * usual.nbytes
+    assert panels.lay_out(usual.float()).lossless is None
+
+
+def test_what_is_not_there_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def available(dtype: torch.dtype) -> dict[str, panels.Form | None]:
+        return {form: panels.available(form, dtype) for form in FORMS}
+
+    as_asked = {form: form for form in FORMS}
+    assert available(torch.float32) == as_asked | {"lossless": "whole"}
+    assert panels.weight_bytes("lossless", torch.float32) == 4 and panels.weight_bytes("int8", torch.float32) == 1
+    if torch.bfloat16 in TYPES:
+        assert available(torch.bfloat16) == as_asked
+        assert panels.weight_bytes("lossless", torch.bfloat16) == 1.5
+    monkeypatch.setattr(native, "linear_types", frozenset)
+    assert available(torch.bfloat16) == {"lossless": "whole", "whole": "whole", "int8": None, "w8a8": None}
+    assert panels.weight_bytes("lossless", torch.bfloat16) == 2
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -233,7 +279,7 @@ def test_matrix_tiles_take_rows_and_panels_as_the_vector_units_do(tiles: None) -
         weight, x = (drawn(n, depth, seed=n, dtype=torch.bfloat16) for n in (columns, rows))
         for form in FORMS:
             laid = panels.lay_out(weight, form=form)
-            expected = read(x, form).double() @ (weight if form == "whole" else rounded(weight)).double().T
+            expected = read(x, form).double() @ kept(weight, form).double().T
             found = panels.linear(x, laid, wide=True)
             assert (found.double() - expected).abs().max() < 1e-5 * expected.abs().max()
             assert torch.equal(panels.linear(x[:-1], laid, wide=True), found[:-1])

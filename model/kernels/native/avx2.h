@@ -98,11 +98,13 @@ inline Vec pick(Mask which, Vec yes, Vec no) {
 struct Pair {
   Vec even, odd;
 };
-inline Pair pair(const bf16* p) {
-  const __m256i low = _mm256_loadu_si256((const __m256i*)p), high = _mm256_loadu_si256((const __m256i*)(p + 16));
+inline Pair pair(__m256i low, __m256i high) {
   const auto even = [](__m256i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); };
   const auto odd = [](__m256i x) { return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(int32_t(0xffff0000)))); };
   return {{even(low), even(high)}, {odd(low), odd(high)}};
+}
+inline Pair pair(const bf16* p) {
+  return pair(_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 16)));
 }
 inline Pair pair(const int8_t* p) {
   const auto wide = [](const int8_t* q) { return _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)q)); };
@@ -121,13 +123,37 @@ inline void interleave(const bf16* first, const bf16* second, bf16* to) {
   }
 }
 
-struct Ints {  // 16 whole numbers, or 64 bytes
+struct Ints {  // 16 whole numbers, 32 bfloat16 or 64 bytes
   __m256i low, high;
 };
 
 inline Ints ints(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
-inline Ints ints(const uint8_t* p) {
-  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
+inline Ints ints(const void* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)}; }
+inline void store(void* p, Ints x) {
+  _mm256_storeu_si256((__m256i*)p, x.low);
+  _mm256_storeu_si256((__m256i*)p + 1, x.high);
+}
+inline Pair pair(Ints both) { return pair(both.low, both.high); }
+
+// Four times the same sixteen bytes, and for each of 64 bytes below 16 the one at that place among them.
+inline Ints sixteen(const uint8_t* p) {
+  const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p));
+  return {twice, twice};
+}
+inline Ints look_up(Ints sixteen, Ints at) {
+  return {_mm256_shuffle_epi8(sixteen.low, at.low), _mm256_shuffle_epi8(sixteen.high, at.high)};
+}
+inline Ints low_halves(Ints bytes) {
+  const __m256i four = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(bytes.low, four), _mm256_and_si256(bytes.high, four)};
+}
+inline Ints high_halves(Ints bytes) { return low_halves({_mm256_srli_epi16(bytes.low, 4), _mm256_srli_epi16(bytes.high, 4)}); }
+// Words of a low and a high byte: of every sixteen bytes the first eight, and the others.
+inline Ints first_words(Ints low, Ints high) {
+  return {_mm256_unpacklo_epi8(low.low, high.low), _mm256_unpacklo_epi8(low.high, high.high)};
+}
+inline Ints other_words(Ints low, Ints high) {
+  return {_mm256_unpackhi_epi8(low.low, high.low), _mm256_unpackhi_epi8(low.high, high.high)};
 }
 #ifdef __AVXVNNI__
 inline __m256i add_products(__m256i sum, __m256i x, __m256i y) { return _mm256_dpbusd_avx_epi32(sum, x, y); }

@@ -57,11 +57,11 @@ inline Vec pick(Mask which, Vec yes, Vec no) { return _mm512_mask_mov_ps(no, whi
 struct Pair {
   Vec even, odd;
 };
-inline Pair pair(const bf16* p) {
-  const __m512i both = _mm512_loadu_si512(p);
+inline Pair pair(__m512i both) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
           _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(int32_t(0xffff0000))))};
 }
+inline Pair pair(const bf16* p) { return pair(_mm512_loadu_si512(p)); }
 inline Pair pair(const int8_t* p) {
   const __m512i both = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)p));
   return {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(both, 24), 24)),
@@ -74,10 +74,20 @@ inline void interleave(const bf16* first, const bf16* second, bf16* to) {
   _mm512_storeu_si512(to, _mm512_or_si512(wide(first), _mm512_slli_epi32(wide(second), 16)));
 }
 
-using Ints = __m512i;  // 16 whole numbers, or 64 bytes
+using Ints = __m512i;  // 16 whole numbers, 32 bfloat16 or 64 bytes
 
 inline Ints ints(int32_t x) { return _mm512_set1_epi32(x); }
-inline Ints ints(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline Ints ints(const void* p) { return _mm512_loadu_si512(p); }
+inline void store(void* p, Ints x) { _mm512_storeu_si512(p, x); }
+
+// Four times the same sixteen bytes, and for each of 64 bytes below 16 the one at that place among them.
+inline Ints sixteen(const uint8_t* p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)p)); }
+inline Ints look_up(Ints sixteen, Ints at) { return _mm512_shuffle_epi8(sixteen, at); }
+inline Ints low_halves(Ints bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(15)); }
+inline Ints high_halves(Ints bytes) { return low_halves(_mm512_srli_epi16(bytes, 4)); }
+// Words of a low and a high byte: of every sixteen bytes the first eight, and the others.
+inline Ints first_words(Ints low, Ints high) { return _mm512_unpacklo_epi8(low, high); }
+inline Ints other_words(Ints low, Ints high) { return _mm512_unpackhi_epi8(low, high); }
 #ifdef __AVX512VNNI__
 inline Ints add_products(Ints sum, Ints x, Ints y) { return _mm512_dpbusd_epi32(sum, x, y); }  // of four bytes each; y has signs
 #else

@@ -9,83 +9,31 @@
 
 #include <atomic>
 
+#include "lossless.h"
 #include "rounded.h"
 
 namespace dyno {
 
 // The weights of one layer as Python hands them over. `scales` belongs to int8 weights, one for each column; `rounds`: the
-// rows that they meet are rounded to 8 bits too.
+// rows that they meet are rounded to 8 bits too; `lossless`: they are bfloat16 in 12 bits.
 struct Weight {
   const void* panels;
   const float* scales;
   const float* bias;
   int64_t depth, columns, rounds;
+  const Lossless* lossless;
 
   int64_t count() const { return (columns + PANEL - 1) / PANEL; }
 
+  template <typename X>
+  int64_t panel_bytes() const {
+    return lossless ? depth * PANEL / UNIT * UNIT_BYTES : depth * PANEL * (scales ? 1 : int64_t(sizeof(X)));
+  }
   // A panel as something to be asked for early; nothing behind the last one.
   template <typename X>
   Ahead ahead(int64_t panel) const {
     if (panel >= count()) return {};
-    const int64_t bytes = depth * PANEL * (scales ? 1 : int64_t(sizeof(X)));
-    return {static_cast<const char*>(panels) + panel * bytes, bytes / 64};
-  }
-};
-
-// M rows with V times 16 columns: the sums in registers, then in `sums` at m * pitch.
-template <typename X, typename W, int M, int V>
-__attribute__((noinline)) void tile(const typename Cell<X, W>::Number* x, const W* w, int64_t stride, int64_t steps, Ahead ahead,
-                                    float* sums, int64_t pitch) {
-  using C = Cell<X, W>;
-  constexpr int64_t cell = PANEL * C::depth;
-  Vec sum[M][V];
-#pragma GCC unroll 12
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) sum[m][v] = zero();
-  for (int64_t s = 0, due = 0; s < steps; ++s) {
-    const auto weights = [&](int v) { return C::weights(w + v / 2 * stride + s * cell + v % 2 * cell / 2); };
-    const auto spread = [&](int m) { return C::spread(x + (s * M + m) * C::depth); };
-    for (due += ahead.lines; due >= steps; due -= steps, ahead.at += 64) _mm_prefetch(ahead.at, _MM_HINT_T1);
-    if constexpr (M < V) {  // the fewer stay in registers
-      decltype(spread(0)) rows[M];
-#pragma GCC unroll 12
-      for (int m = 0; m < M; ++m) rows[m] = spread(m);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        const auto column = weights(v);
-#pragma GCC unroll 12
-        for (int m = 0; m < M; ++m) sum[m][v] = C::add(sum[m][v], rows[m], column);
-      }
-    } else {
-      decltype(weights(0)) columns[V];
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) columns[v] = weights(v);
-#pragma GCC unroll 12
-      for (int m = 0; m < M; ++m) {
-        const auto row = spread(m);
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sum[m][v] = C::add(sum[m][v], row, columns[v]);
-      }
-    }
-  }
-#pragma GCC unroll 12
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) store(sums + m * pitch + 16 * v, sum[m][v]);
-}
-
-// Rows as they are, for panels().
-template <typename X, typename W>
-struct WholeRows {
-  using Kept = W;
-  static constexpr int64_t sums = SUMS, most = MOST, cell = PANEL * Cell<X, W>::depth;
-  const Operand<X>& x;
-  const Blocks& blocks = x.blocks;
-
-  template <int M, int V>
-  void meet(int64_t block, const W* w, Ahead ahead, float* to, int64_t pitch) const {
-    tile<X, W, M, V>(x.block(block), w, x.depth * PANEL, x.depth / Cell<X, W>::depth, ahead, to, pitch);
+    return {static_cast<const char*>(panels) + panel * panel_bytes<X>(), panel_bytes<X>() / 64};
   }
 };
 
@@ -169,7 +117,7 @@ void panels(int64_t from, int64_t to, const Rows& rows, const typename Rows::Kep
       const Ahead ahead = next.share(b, blocks.count);
       if (blocks.size(b) <= S / 2) {
         meet<2, S / 2>(rows, b, own, ahead, sums, PANEL);
-      } else {  // one half after the other
+      } else if constexpr (Rows::most > S / 2) {  // one half after the other
         meet<1, Rows::most>(rows, b, own, ahead, sums, PANEL);
         meet<1, Rows::most>(rows, b, own + Rows::cell / 2, {}, sums + 16, PANEL);
       }
@@ -188,19 +136,40 @@ void whole_panels(int64_t from, int64_t to, const Operand<X>& x, const W* w, End
   panels(from, to, WholeRows<X, W>{x}, w, x.depth * PANEL, end, then);
 }
 
-constexpr int WIDENED = 7;  // the room of panels() over int8
-
-// int8 weights for many rows: a panel is widened once and then read by every block of rows.
-template <typename X, typename End>
-void widened(int64_t from, int64_t to, const Operand<X>& x, const int8_t* w, End& end, Ahead then) {
-  const int64_t stride = x.depth * PANEL;
-  if (x.blocks.count == 1 && x.layout != TILED) return whole_panels(from, to, x, w, end, then);
-  X* wide = room<X>(stride, WIDENED);
+// Weights that are kept in fewer bits, for many rows: a panel is made what it stands for once, by widen(panel, to), and then
+// read by every block of rows.
+template <typename X, typename Widen, typename End>
+void widened(const Weight& weight, int64_t from, int64_t to, const Operand<X>& x, Widen widen, End& end, Ahead then) {
+  X* wide = room<X>(x.depth * PANEL, WIDENED);
   for (int64_t p = from; p < to; ++p) {
-    for (int64_t i = 0; i < stride; i += 16) store(wide + i, load(w + p * stride + i));
+    widen(p, wide);
     auto shifted = [&](int64_t row, int64_t, Vec a, Vec b) { end(row, p, a, b); };
-    whole_panels(0, 1, x, wide, shifted, p + 1 < to ? whole(w + (p + 1) * stride, stride) : then);
+    whole_panels(0, 1, x, wide, shifted, p + 1 < to ? weight.ahead<X>(p + 1) : then);
   }
+}
+
+// int8 weights.
+template <typename X, typename End>
+void int8_panels(const Weight& weight, int64_t from, int64_t to, const Operand<X>& x, End& end, Ahead then) {
+  const auto* kept = static_cast<const int8_t*>(weight.panels);
+  if (x.blocks.count == 1 && x.layout != TILED) return whole_panels(from, to, x, kept, end, then);
+  const int64_t stride = x.depth * PANEL;
+  const auto widen = [=](int64_t p, X* wide) {
+    for (int64_t i = 0; i < stride; i += 16) store(wide + i, load(kept + p * stride + i));
+  };
+  widened(weight, from, to, x, widen, end, then);
+}
+
+// bfloat16 in 12 bits.
+template <typename End>
+void lossless_panels(const Weight& weight, int64_t from, int64_t to, const Operand<bf16>& x, End& end, Ahead then) {
+  const auto* kept = static_cast<const uint8_t*>(weight.panels);
+  const Lossless& layer = *weight.lossless;
+  const int64_t bytes = weight.panel_bytes<bf16>();
+  if (x.blocks.most <= LosslessRows::most && x.layout != TILED)
+    return panels(from, to, LosslessRows{x, layer, kept}, kept, bytes, end, then);
+  const auto widen = [&](int64_t p, bf16* wide) { unpack({layer, kept, p, bytes}, layer.upper, bytes / UNIT_BYTES, wide); };
+  widened(weight, from, to, x, widen, end, then);
 }
 
 // Panels [from, to) of one linear layer. `end` gets, for a row and a panel, both halves of the result as they leave the
@@ -219,10 +188,12 @@ void share_part(const Weight& weight, const Operand<X>& x, int64_t from, int64_t
     }
     end(row, panel, a, b);
   };
+  if constexpr (sizeof(X) == sizeof(bf16))
+    if (weight.lossless) return lossless_panels(weight, from, to, x, finish, then);
   if (weight.rounds)
     panels(from, to, RoundedRows<X>{x}, static_cast<const uint8_t*>(weight.panels), x.depth * PANEL, finish, then);
   else if (weight.scales)
-    widened<X>(from, to, x, static_cast<const int8_t*>(weight.panels), finish, then);
+    int8_panels(weight, from, to, x, finish, then);
   else
     whole_panels(from, to, x, static_cast<const X*>(weight.panels), finish, then);
 }

@@ -55,6 +55,10 @@ void dyno_linear(int narrow, int wide_out, const Weight* weight, int64_t rows, c
   linear(*weight, rows, (const float*)x, (float*)out, threads);
 }
 
+void dyno_pack(int64_t units, const void* numbers, const uint8_t* codes, uint8_t* to, uint8_t* odd, int threads) {
+  pack(units, (const bf16*)numbers, codes, to, odd, threads);
+}
+
 void dyno_enter(int narrow, const Attention* a, int64_t rows, const void* x, const void* cos, const void* sin, void* out,
                 int threads) {
   EITHER(enter(*a, rows, (const bf16*)x, (const bf16*)cos, (const bf16*)sin, (bf16*)out, threads),

@@ -44,6 +44,7 @@ struct Cell<bf16, bf16> {
   }
 #ifdef __AVX512BF16__
   using Number = bf16;
+  static inline __m512i weights(Ints w) { return w; }
   static inline __m512i spread(const bf16* x) {
     int32_t two;
     std::memcpy(&two, x, 4);
@@ -55,6 +56,7 @@ struct Cell<bf16, bf16> {
 #else
   using Number = float;
 #endif
+  static inline Pair weights(Ints w) { return pair(w); }
   static inline Pair spread(const Number* x) { return {all(widen(x[0])), all(widen(x[1]))}; }
 #endif
 };

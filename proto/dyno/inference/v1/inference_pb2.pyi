@@ -1749,8 +1749,8 @@ class Model(_message.Message):
     dtype: _builtins.str
     """Type the weights are served in: float32 or bfloat16."""
     weights: _builtins.str
-    """How linear layers are kept: whole; int8 (8 bits with one scale an output); w8a8 (the same, and what they read is
-    rounded to 8 bits with one scale for 32 numbers).
+    """How linear layers are kept: lossless (bfloat16 in 12 bits that give back all 16); whole; int8 (8 bits with one scale
+    an output); w8a8 (the same, and what they read is rounded to 8 bits with one scale for 32 numbers).
     """
     card_json: _builtins.str
     """What `dyno inspect --json` tells: parameters by part, operations a token, a description in words; as JSON."""

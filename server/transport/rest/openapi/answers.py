@@ -233,7 +233,7 @@ class Card(Answer):
     position: str = Field(description="In words.")
     feed_forward: str = Field(description="In words.")
     dtype: str = Field(description="Type of weights and cache: float32 or bfloat16.")
-    weights: str = Field(description="How linear layers are kept: whole, int8 or w8a8.")
+    weights: str = Field(description="How linear layers are kept: lossless, whole, int8 or w8a8.")
     architecture: dict[str, Any] = Field(description="The whole architecture.")
     card: dict[str, Any] = Field(description="What `dyno inspect --json` tells of it.")
 

@@ -1,4 +1,4 @@
-"""Weights of 8 bits: asked for by a setting, told in the model's card, refused where no kernel reads them."""
+"""How weights are kept: asked for by a setting, told in the model's card, refused where no kernel reads them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ def test_the_card_tells_that_weights_are_rounded_and_their_bytes_are_counted_so(
     assert model_message(served.card).weights == form
     rounded, full = (model.engine._runner.costs.weight_bytes(1, ()) for model in (served, whole))  # type: ignore[attr-defined]
     assert full == 4 * rounded
+
+
+@pytest.mark.skipif(torch.bfloat16 not in native.linear_types(), reason="no bfloat16 vector units or no compiler here")
+def test_bfloat16_is_kept_in_12_bits_unless_asked_otherwise() -> None:
+    options = replace(SMALL, dtype="bfloat16")
+    both = options, replace(options, weights="whole")
+    usual, whole = (build_model("llama-3.2-1b", given, PrometheusObserver()) for given in both)
+    assert (usual.card.weights, whole.card.weights) == ("lossless", "whole")
+    packed, full = (model.engine._runner.costs.weight_bytes(1, ()) for model in (usual, whole))  # type: ignore[attr-defined]
+    assert full == pytest.approx(packed / 0.75)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,0 +1,167 @@
+// bfloat16 weights in 12 bits, from which all 16 come back.
+//
+// A bfloat16's upper byte is its sign and seven bits of its exponent, and trained or drawn weights of one layer have little more
+// than sixteen of them: such a byte is kept as its number among sixteen. Units with other numbers in them, one in a hundred or
+// so, are kept as they are beside the others. What is multiplied, and in which order, is what it would be without all this.
+#pragma once
+
+#include "tile.h"
+
+namespace dyno {
+
+constexpr int64_t UNIT = 128, UNIT_BYTES = 192;  // numbers of two steps along a panel: lower bytes of each, codes of both
+constexpr int64_t EARLY = 16;                    // units that memory is asked for before they are read
+
+// What belongs to a layer's panels of units, as Python hands it over: the sixteen upper bytes; and of units that are kept
+// whole, panel by panel from starts[panel] on, which of the panel's they are, in order, and their numbers.
+struct Lossless {
+  const uint8_t* upper;
+  const int64_t* starts;
+  const int32_t* odd;
+  const bf16* numbers;
+};
+
+// Where byte `at` of a step's lower bytes and codes stands among its 64 numbers: as words of bytes fall apart.
+inline int64_t place_in_step(int64_t at) { return at % 16 / 8 * 32 + at / 16 * 8 + at % 8; }
+
+// numbers (units, UNIT) → to (units, UNIT_BYTES); codes (256): of an upper byte, 16 or more where it has none; odd[unit]:
+// whether the unit has such a number.
+inline void pack(int64_t units, const bf16* numbers, const uint8_t* codes, uint8_t* to, uint8_t* odd, int threads) {
+#pragma omp parallel for num_threads(threads)
+  for (int64_t u = 0; u < units; ++u) {
+    const bf16* own = numbers + u * UNIT;
+    uint8_t *kept = to + u * UNIT_BYTES, seen = 0;
+    for (int64_t at = 0; at < UNIT / 2; ++at) {
+      const bf16 first = own[place_in_step(at)], second = own[UNIT / 2 + place_in_step(at)];
+      const uint8_t code = codes[first >> 8], other = codes[second >> 8];
+      seen |= code | other;
+      kept[at] = uint8_t(first);
+      kept[UNIT / 2 + at] = uint8_t(second);
+      kept[UNIT + at] = uint8_t((code & 15) | other << 4);
+    }
+    odd[u] = seen >> 4 != 0;
+  }
+}
+
+// A unit's numbers as they were: 32 columns, in halves, of either step.
+struct Unit {
+  Ints halves[2][2];
+
+  static Unit unpacked(const uint8_t* p, Ints upper) {
+    const Ints codes = ints(p + UNIT);
+    const auto words = [](Ints low, Ints high, Ints* to) { to[0] = first_words(low, high), to[1] = other_words(low, high); };
+    Unit unit;
+    words(ints(p), look_up(upper, low_halves(codes)), unit.halves[0]);
+    words(ints(p + UNIT / 2), look_up(upper, high_halves(codes)), unit.halves[1]);
+    return unit;
+  }
+  void put(bf16* to) const {
+    for (int i = 0; i < 4; ++i) store(to + 32 * i, halves[i / 2][i % 2]);
+  }
+  static Unit whole(const bf16* p) { return {{{ints(p), ints(p + 32)}, {ints(p + 64), ints(p + 96)}}}; }
+};
+
+// One panel, read front to back.
+struct Panel {
+  const uint8_t* kept;
+  const int32_t *odd, *end;
+  const bf16* numbers;
+
+  Panel() = default;
+  Panel(const Lossless& layer, const uint8_t* panels, int64_t panel, int64_t bytes)
+      : kept(panels + panel * bytes),
+        odd(layer.odd + layer.starts[panel]),
+        end(layer.odd + layer.starts[panel + 1]),
+        numbers(layer.numbers + layer.starts[panel] * UNIT) {}
+
+  // The next unit that is kept whole, `none` behind the last.
+  int64_t next(int64_t none) const { return odd < end ? *odd : none; }
+  // Ask early for what lies behind unit u, of `units`; behind the last of them for the start of the panel `then` bytes on.
+  void ask(int64_t u, int64_t units, int64_t then) const {
+    const char* at = (const char*)kept + (u + EARLY) * UNIT_BYTES + (u + EARLY < units ? 0 : then);
+    for (int64_t line = 0; line < UNIT_BYTES; line += 64) _mm_prefetch(at + line, _MM_HINT_T1);
+  }
+  Unit unit(int64_t u, Ints upper) const { return Unit::unpacked(kept + u * UNIT_BYTES, upper); }
+  // For units in order that may be whole.
+  Unit take(int64_t u, Ints upper) {
+    if (odd == end || *odd != u) return unit(u, upper);
+    ++odd, numbers += UNIT;
+    return Unit::whole(numbers - UNIT);
+  }
+};
+
+// M rows with V / 2 panels, as tile() in tile.h. Of several panels each is asked for on its own, as `ahead` knows but one; a
+// single one is left as bfloat16 in `plain`, unless that is null.
+template <int M, int V>
+__attribute__((noinline)) void lossless_tile(const Cell<bf16, bf16>::Number* x, Panel* panels, Ints upper, int64_t units, Ahead ahead,
+                                             bf16* plain, float* sums, int64_t pitch) {
+  using C = Cell<bf16, bf16>;
+  Vec sum[M][V];
+#pragma GCC unroll 12
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sum[m][v] = zero();
+  const auto add = [&](int64_t u, int p, const Unit& unit) __attribute__((always_inline)) {
+    if (V == 2 && plain) unit.put(plain + u * UNIT);
+#pragma GCC unroll 2
+    for (int s = 0; s < 2; ++s) {
+      const auto first = C::weights(unit.halves[s][0]), other = C::weights(unit.halves[s][1]);
+#pragma GCC unroll 12
+      for (int m = 0; m < M; ++m) {
+        const auto row = C::spread(x + ((2 * u + s) * M + m) * C::depth);
+        sum[m][2 * p] = C::add(sum[m][2 * p], row, first);
+        sum[m][2 * p + 1] = C::add(sum[m][2 * p + 1], row, other);
+      }
+    }
+  };
+  for (int64_t u = 0, due = 0; u < units; ++u) {
+    int64_t stop = units;
+    for (int p = 0; p < V / 2; ++p) stop = std::min(stop, panels[p].next(units));
+    for (; u < stop; ++u) {
+      for (due += ahead.lines; due >= units; due -= units, ahead.at += 64) _mm_prefetch(ahead.at, _MM_HINT_T1);
+#pragma GCC unroll 4
+      for (int p = 0; p < V / 2; ++p) {
+        if (V > 2) panels[p].ask(u, units, (V / 2 - 1) * units * UNIT_BYTES);
+        add(u, p, panels[p].unit(u, upper));
+      }
+    }
+    if (u < units)
+#pragma GCC unroll 4
+      for (int p = 0; p < V / 2; ++p) add(u, p, panels[p].take(u, upper));
+  }
+#pragma GCC unroll 12
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store(sums + m * pitch + 16 * v, sum[m][v]);
+}
+
+// Rows as they are, for panels(). The first block of them leaves a panel as bfloat16 for the others.
+struct LosslessRows {
+  using Kept = uint8_t;
+  static constexpr int64_t sums = SUMS, most = SUMS / 2;
+  const Operand<bf16>& x;
+  const Lossless& layer;
+  const uint8_t* all;  // the panels
+  const Blocks& blocks = x.blocks;
+
+  template <int M, int V>
+  void meet(int64_t block, const uint8_t* w, Ahead ahead, float* to, int64_t pitch) const {
+    const int64_t units = x.depth * PANEL / UNIT, bytes = units * UNIT_BYTES;
+    bf16* plain = blocks.count > 1 ? room<bf16>(x.depth * PANEL, WIDENED) : nullptr;
+    if constexpr (V == 2)
+      if (block > 0) return WholeRows<bf16, bf16>{x}.meet<M, V>(block, plain, ahead, to, pitch);
+    Panel panels[V / 2];
+    for (int p = 0; p < V / 2; ++p) panels[p] = Panel(layer, all, (w - all) / bytes + p, bytes);
+    lossless_tile<M, V>(x.block(block), panels, sixteen(layer.upper), units, ahead, plain, to, pitch);
+  }
+};
+
+// A panel as bfloat16 again.
+inline void unpack(Panel panel, const uint8_t* upper, int64_t units, bf16* to) {
+  const Ints bytes = sixteen(upper);
+  for (int64_t u = 0; u < units; ++u) panel.unit(u, bytes).put(to + u * UNIT);
+  for (; panel.odd < panel.end; ++panel.odd, panel.numbers += UNIT)
+    std::memcpy(to + *panel.odd * UNIT, panel.numbers, UNIT * sizeof(bf16));
+}
+
+}  // namespace dyno
