@@ -1,0 +1,22 @@
+"""Server and client run on uvloop where it is installed, and on asyncio's own loop where it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from types import ModuleType
+
+import pytest
+
+from client import threads
+from server import process
+
+
+@pytest.mark.parametrize("owner", [process, threads], ids=["server", "client"])
+def test_the_loop_is_the_fastest_at_hand(owner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    with asyncio.Runner(loop_factory=owner.loop_factory()) as runner:
+        assert isinstance(runner.get_loop(), uvloop.Loop)
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    with asyncio.Runner(loop_factory=owner.loop_factory()) as runner:
+        assert not isinstance(runner.get_loop(), uvloop.Loop)
