@@ -8,8 +8,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from client.threads import loop_factory
-
 _T = TypeVar("_T")
 
 
@@ -18,11 +16,9 @@ class Interrupted(Exception):
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
-    """asyncio.run on the fastest loop at hand, in which SIGTERM, like Ctrl-C, cancels `main` and lets it clean up.
-    Raises Interrupted then."""
+    """asyncio.run in which SIGTERM, like Ctrl-C, cancels `main` and lets it clean up. Raises Interrupted then."""
     try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_cancellable(main))
+        return asyncio.run(_cancellable(main))
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         raise Interrupted from error
 

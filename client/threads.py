@@ -1,23 +1,13 @@
-"""How the threads of a library share the cores with the program that uses it, and the event loop they serve."""
+"""How the threads of a library share the cores with the program that uses it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from asyncio import AbstractEventLoop
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 _USUAL, _PATIENT = 0, 3  # Linux's SCHED_OTHER and SCHED_BATCH
-
-
-def loop_factory() -> Callable[[], AbstractEventLoop] | None:
-    """What makes the event loop: uvloop where it is installed; None is asyncio's own."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:  # the client is installed without it, and asyncio does the same more slowly
-        return None
-    return new_event_loop
 
 
 @contextlib.contextmanager

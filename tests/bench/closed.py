@@ -14,7 +14,6 @@ from client.load.arrivals import Closed
 from client.load.runner import Load, run
 from client.load.statistics import Summary, summarise
 from client.load.trace import Trace, TraceRow
-from client.threads import loop_factory
 
 FIRST_ID = 300  # behind bytes and special tokens, whatever the tokenizer
 
@@ -59,8 +58,7 @@ def measure_each(
     async def together() -> list[Summary]:
         return await asyncio.gather(*(_measure(target, model, case, seed, vocab) for model in models))
 
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return tuple(runner.run(together()))
+    return tuple(asyncio.run(together()))
 
 
 async def _measure(target: str, model: str, case: Case, seed: Sequence[int], vocab: int) -> Summary:

@@ -23,7 +23,6 @@ from statistics import median
 from client.connect import connect
 from client.load.arrivals import Closed
 from client.load.runner import Load, run
-from client.threads import loop_factory
 from tests.bench.closed import Case
 from tests.bench.processes import Others
 from tests.bench.step_overhead import Server, serving
@@ -124,8 +123,7 @@ def main() -> None:
     options, flags = parser.parse_known_args()
     print(" ".join(name.rjust(9) for name in HEAD))
     for streams in options.streams:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(compare(streams, options, flags))
+        asyncio.run(compare(streams, options, flags))
 
 
 if __name__ == "__main__":
