@@ -128,7 +128,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
 
 
 def _form(name: str, options: BuildOptions, device: torch.device) -> Form:
-    """How linear layers are kept there."""
+    """How the linear layers of a model on this device are kept."""
     if device.type == "cpu":
         found = panels.available(options.weights, getattr(torch, options.dtype))
     else:

@@ -57,7 +57,7 @@ class ServedModel:
     parameters: tuple[int, int]
     answer_start: tuple[int, ...] = ()  # with an encoder: ids that every answer begins with; the prompt is its source
     roofs: Machine | None = None  # what this machine can do with a model of this size and type, where it was measured
-    weights: str = "lossless"  # or whole, int8, w8a8: model/kernels/panels.py
+    weights: str = "whole"  # or lossless, int8, w8a8: model/kernels/panels.py
     preset: Preset | None = None  # where the architecture is one as published
     scale: str | None = None  # where it was made small
 

@@ -42,12 +42,10 @@ def pack(panels: Tensor) -> Lossless | None:
     assert library is not None and panels.dtype == torch.bfloat16
     count, units = len(panels), panels.numel() // len(panels) // UNIT
     upper = _upper(panels)
-    codes = torch.full((256,), CODES, dtype=torch.uint8)
-    codes[upper.long()] = torch.arange(CODES, dtype=torch.uint8)
     kept, odd = torch.empty(count, units, UNIT_BYTES, dtype=torch.uint8), torch.empty(count, units, dtype=torch.uint8)
     library.dyno_pack(
         ctypes.c_int64(count * units),
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (panels, codes, kept, odd)),
+        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (panels, upper, kept, odd)),
         torch.get_num_threads(),
     )
     panel, unit = odd.nonzero(as_tuple=True)

@@ -74,8 +74,12 @@ def available(form: Form, dtype: torch.dtype) -> Form | None:
 
 
 def weight_bytes(form: Form, dtype: torch.dtype) -> float:
-    """What a weight takes in this form here; of lossless ones without what is kept beside them, about a hundredth."""
-    return {"lossless": UNIT_BYTES / UNIT, "whole": dtype.itemsize}.get(available(form, dtype) or form, 1)
+    """What a weight takes in this form here. Of a lossless one that is what packing aims at: units that are kept whole
+    beside, and layers that stay whole for too many of them, are not counted."""
+    found = available(form, dtype)
+    if found == "lossless":
+        return UNIT_BYTES / UNIT
+    return dtype.itemsize if found == "whole" else 1
 
 
 def lay_out(

@@ -11,7 +11,8 @@ import sys
 
 import numpy as np
 
-COLUMNS, DEPTH = 96, 64
+COLUMNS, DEPTH = 160, 64
+ODD = 21  # a column
 ROWS = (1, 3, 6, 7, 12, 16, 17, 33, 48)
 
 
@@ -24,6 +25,8 @@ def agrees(library: ctypes.CDLL, narrow: bool, rows: int, form: str) -> bool:
     random = np.random.default_rng(rows)
     x, weight = (random.integers(-8, 9, (n, DEPTH)).astype(np.float32) for n in (rows, COLUMNS))
     x[:, ::32] = 127 if rounds else x[:, ::32]
+    if form == "lossless":
+        weight[:, ODD] = 1024  # an upper byte that no other has, in some units
     step, scales = 4 if rounds else 2 if narrow else 1, np.ones(COLUMNS, np.float32)
     panels = np.ascontiguousarray(weight.reshape(-1, 32, DEPTH // step, step).transpose(0, 2, 1, 3))
     inputs: list[np.ndarray] = [x, panels]
@@ -44,16 +47,15 @@ def agrees(library: ctypes.CDLL, narrow: bool, rows: int, form: str) -> bool:
 
 
 def packed(library: ctypes.CDLL, panels: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Panels of bfloat16 in 12 bits, and what Lossless (native/lossless.h) points to. One upper byte gets no code."""
-    upper = np.unique(panels >> 8)[1:17].astype(np.uint8)
-    codes, units = np.full(256, 16, np.uint8), panels.size // 128
-    codes[upper] = np.arange(len(upper))
+    """Panels of bfloat16 in 12 bits, and what Lossless (native/lossless.h) points to. The largest has no code."""
+    found, units = np.unique(panels >> 8), panels.size // 128
+    upper = np.resize(found[found != panels.max() >> 8], 16).astype(np.uint8)
     kept, odd = np.zeros((units, 192), np.uint8), np.zeros(units, np.uint8)
-    library.dyno_pack(ctypes.c_int64(units), *(ctypes.c_void_p(a.ctypes.data) for a in (panels, codes, kept, odd)), 2)
+    library.dyno_pack(ctypes.c_int64(units), *(ctypes.c_void_p(a.ctypes.data) for a in (panels, upper, kept, odd)), 2)
     each = odd.reshape(len(panels), -1)
     starts = np.concatenate(([0], each.sum(1).cumsum())).astype(np.int64)
     numbers = panels.reshape(units, 128)[odd.nonzero()[0]]
-    return kept, np.pad(upper, (0, 16 - len(upper))), starts, each.nonzero()[1].astype(np.int32), numbers
+    return kept, upper, starts, each.nonzero()[1].astype(np.int32), numbers
 
 
 def main() -> int:

@@ -50,7 +50,7 @@ class ModelRunner:
         self, model: Transformer, room: Room, vocab: int | None = None, *, weight_bytes: float | None = None
     ) -> None:
         """vocab: how many of the logits have a token; the padding behind them is never drawn. weight_bytes: of
-        one weight, where weights are not kept in the model's type."""
+        one weight as it is kept; None: as in the model's type."""
         self.model, self.room = model, room
         self.vocab = min(model.architecture.vocab, vocab or model.architecture.vocab)
         self.dtype, self.device = model.embedding.weight.dtype, model.embedding.weight.device

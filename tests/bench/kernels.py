@@ -36,8 +36,8 @@ def figures(quick: bool) -> Iterator[Figure]:
 
 
 def linear(dtype: torch.dtype, rows: int, width: int, out: int, budget: float) -> Iterator[Figure]:
-    """As it is, laid out by oneDNN, in our own panels and in panels of 8 bits. Several weights in turn, so that no call
-    finds its own in the nearest cache."""
+    """As it is, laid out by oneDNN, in our own panels, and in panels of 12 and 8 bits. Several weights in turn, so that
+    no call finds its own in the nearest cache."""
     weights, x = [torch.randn(out, width).to(dtype) for _ in range(6)], torch.randn(rows, width).to(dtype)
     forms: dict[str, tuple[list[Any], Callable[[Any], object]]] = {"plain": (weights, lambda w: F.linear(x, w))}
     if packed.supported(dtype):

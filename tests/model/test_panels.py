@@ -16,7 +16,7 @@ from torch import Tensor
 from model import config, presets
 from model.dense import dense_input, dense_memory
 from model.initialise import random_model
-from model.kernels import experts, fused, native, panels, passes
+from model.kernels import experts, fused, native, packed, panels, passes
 from model.kernels.layers import Layers
 from model.moe import Experts, Routing
 from model.transformer import Transformer
@@ -214,6 +214,21 @@ def test_in_bfloat16_a_fast_model_is_no_further_from_float32(name: str) -> None:
     plain = (logits(model, tokens) - true).abs().mean()
     fast = (logits(passes.apply(model), tokens) - true).abs().mean()
     assert fast < 1.1 * plain
+
+
+@pytest.mark.skipif(torch.bfloat16 not in TYPES, reason="no bfloat16 vector units here")
+@pytest.mark.parametrize("name", ["tinyllama-1.1b", "mixtral-8x7b", "gemma-3-1b"])
+def test_a_model_in_12_bits_is_the_model_in_16_to_the_bit(name: str) -> None:
+    """Gates and their values, experts, heads and whole blocks; with few rows and with many."""
+    architecture = presets.scaled(presets.load(name), "tiny")
+    lossless, whole = (
+        passes.apply(random_model(architecture, 0, torch.bfloat16), form=form) for form in ("lossless", "whole")
+    )
+    kept = [module.weight for module in lossless.modules() if isinstance(module, packed.PanelLinear)]
+    assert kept and all(weight.lossless is not None for weight in kept)
+    for shape in ((1, 3), (3, 21)):
+        tokens = torch.randint(architecture.vocab, shape, generator=torch.Generator().manual_seed(1))
+        assert torch.equal(logits(lossless, tokens), logits(whole, tokens))
 
 
 @pytest.mark.parametrize("name", ["tinyllama-1.1b", "mixtral-8x7b"])

@@ -37,6 +37,8 @@ def test_bfloat16_is_kept_in_12_bits_unless_asked_otherwise() -> None:
     assert (usual.card.weights, whole.card.weights) == ("lossless", "whole")
     packed, full = (model.engine._runner.costs.weight_bytes(1, ()) for model in (usual, whole))  # type: ignore[attr-defined]
     assert full == pytest.approx(packed / 0.75)
+    heads = (model.engine._runner.model.head.weight for model in (usual, whole))  # type: ignore[attr-defined]
+    assert [head.lossless is not None for head in heads] == [True, False]
 
 
 @pytest.mark.parametrize("form", FORMS)

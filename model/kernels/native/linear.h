@@ -117,7 +117,7 @@ void panels(int64_t from, int64_t to, const Rows& rows, const typename Rows::Kep
       const Ahead ahead = next.share(b, blocks.count);
       if (blocks.size(b) <= S / 2) {
         meet<2, S / 2>(rows, b, own, ahead, sums, PANEL);
-      } else if constexpr (Rows::most > S / 2) {  // one half after the other
+      } else if constexpr (Rows::most > S / 2) {  // one half after the other; rows that cannot have no such blocks
         meet<1, Rows::most>(rows, b, own, ahead, sums, PANEL);
         meet<1, Rows::most>(rows, b, own + Rows::cell / 2, {}, sums + 16, PANEL);
       }

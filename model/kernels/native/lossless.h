@@ -1,8 +1,8 @@
 // bfloat16 weights in 12 bits, from which all 16 come back.
 //
 // A bfloat16's upper byte is its sign and seven bits of its exponent, and trained or drawn weights of one layer have little more
-// than sixteen of them: such a byte is kept as its number among sixteen. Units with other numbers in them, one in a hundred or
-// so, are kept as they are beside the others. What is multiplied, and in which order, is what it would be without all this.
+// than sixteen of them: such a byte is kept as its number among sixteen. Units with other numbers in them, one or two in a
+// hundred, are kept as they are beside the others. What is multiplied, and in which order, is what it would be without all this.
 #pragma once
 
 #include "tile.h"
@@ -21,25 +21,33 @@ struct Lossless {
   const bf16* numbers;
 };
 
-// Where byte `at` of a step's lower bytes and codes stands among its 64 numbers: as words of bytes fall apart.
-inline int64_t place_in_step(int64_t at) { return at % 16 / 8 * 32 + at / 16 * 8 + at % 8; }
+// A step's 64 numbers as bytes, in the order in which words of such bytes are put together again.
+inline void split(const bf16* step, uint8_t* lower, uint8_t* upper) {
+  for (int64_t eight = 0; eight < 8; ++eight, lower += 8, upper += 8) {
+    const bf16* own = step + eight % 2 * 32 + eight / 2 * 8;
+    for (int64_t i = 0; i < 8; ++i) lower[i] = uint8_t(own[i]), upper[i] = uint8_t(own[i] >> 8);
+  }
+}
 
-// numbers (units, UNIT) → to (units, UNIT_BYTES); codes (256): of an upper byte, 16 or more where it has none; odd[unit]:
-// whether the unit has such a number.
-inline void pack(int64_t units, const bf16* numbers, const uint8_t* codes, uint8_t* to, uint8_t* odd, int threads) {
+// Where each of 64 bytes is among `sixteen`; 16 for one that is not.
+inline void codes_of(const uint8_t* bytes, const uint8_t* sixteen, uint8_t* codes) {
+  std::fill_n(codes, 64, 16);
+  for (uint8_t code = 0; code < 16; ++code)
+    for (int64_t i = 0; i < 64; ++i) codes[i] = bytes[i] == sixteen[code] ? code : codes[i];
+}
+
+// numbers (units, UNIT) → to (units, UNIT_BYTES); odd[unit]: whether it has a number whose upper byte is not among the sixteen.
+inline void pack(int64_t units, const bf16* numbers, const uint8_t* upper, uint8_t* to, uint8_t* odd, int threads) {
 #pragma omp parallel for num_threads(threads)
   for (int64_t u = 0; u < units; ++u) {
     const bf16* own = numbers + u * UNIT;
-    uint8_t *kept = to + u * UNIT_BYTES, seen = 0;
-    for (int64_t at = 0; at < UNIT / 2; ++at) {
-      const bf16 first = own[place_in_step(at)], second = own[UNIT / 2 + place_in_step(at)];
-      const uint8_t code = codes[first >> 8], other = codes[second >> 8];
-      seen |= code | other;
-      kept[at] = uint8_t(first);
-      kept[UNIT / 2 + at] = uint8_t(second);
-      kept[UNIT + at] = uint8_t((code & 15) | other << 4);
-    }
-    odd[u] = seen >> 4 != 0;
+    uint8_t *kept = to + u * UNIT_BYTES, bytes[64], first[64], second[64], none = 0;
+    split(own, kept, bytes);
+    codes_of(bytes, upper, first);
+    split(own + UNIT / 2, kept + UNIT / 2, bytes);
+    codes_of(bytes, upper, second);
+    for (int64_t i = 0; i < 64; ++i) none |= first[i] | second[i], kept[UNIT + i] = uint8_t((first[i] & 15) | second[i] << 4);
+    odd[u] = none >> 4;
   }
 }
 
@@ -76,9 +84,9 @@ struct Panel {
 
   // The next unit that is kept whole, `none` behind the last.
   int64_t next(int64_t none) const { return odd < end ? *odd : none; }
-  // Ask early for what lies behind unit u, of `units`; behind the last of them for the start of the panel `then` bytes on.
-  void ask(int64_t u, int64_t units, int64_t then) const {
-    const char* at = (const char*)kept + (u + EARLY) * UNIT_BYTES + (u + EARLY < units ? 0 : then);
+  // Ask early for what lies behind unit u, of `units`; behind the last of them for the start of the panel `gap` bytes on.
+  void ask(int64_t u, int64_t units, int64_t gap) const {
+    const char* at = (const char*)kept + (u + EARLY) * UNIT_BYTES + (u + EARLY < units ? 0 : gap);
     for (int64_t line = 0; line < UNIT_BYTES; line += 64) _mm_prefetch(at + line, _MM_HINT_T1);
   }
   Unit unit(int64_t u, Ints upper) const { return Unit::unpacked(kept + u * UNIT_BYTES, upper); }

@@ -1,4 +1,4 @@
-// The doors of the compiled kernels. native.py builds this file and loads it; fused.py, layers.py, experts.py, panels.py and inplace.py mirror the structs.
+// The doors of the compiled kernels. native.py builds this file and loads it; fused.py, layers.py, experts.py, panels.py, lossless.py and inplace.py mirror the structs.
 
 #include "attend.h"
 
@@ -55,8 +55,8 @@ void dyno_linear(int narrow, int wide_out, const Weight* weight, int64_t rows, c
   linear(*weight, rows, (const float*)x, (float*)out, threads);
 }
 
-void dyno_pack(int64_t units, const void* numbers, const uint8_t* codes, uint8_t* to, uint8_t* odd, int threads) {
-  pack(units, (const bf16*)numbers, codes, to, odd, threads);
+void dyno_pack(int64_t units, const void* numbers, const uint8_t* upper, uint8_t* to, uint8_t* odd, int threads) {
+  pack(units, (const bf16*)numbers, upper, to, odd, threads);
 }
 
 void dyno_enter(int narrow, const Attention* a, int64_t rows, const void* x, const void* cos, const void* sin, void* out,
