@@ -1,0 +1,3 @@
+#include "doors.h"
+
+template struct dyno::Doors<dyno::bf16>;

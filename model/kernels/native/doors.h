@@ -1,0 +1,79 @@
+// What the library does for Python, in one type of numbers. Each type is compiled in a file of its own (float.cpp, bfloat16.cpp),
+// beside the other; native.cpp is the way in.
+#pragma once
+
+#include "attend.h"
+
+#ifdef DYNO_VECTORS
+#include "experts.h"
+#include "layers.h"
+#endif
+
+namespace dyno {
+
+template <typename X>
+struct Doors {
+  static void attend(const AttendCall& call, int threads);
+#ifdef DYNO_VECTORS
+  static void linear(const Weight& weight, bool wide_out, int64_t rows, const void* x, void* out, int threads);
+  static void enter(const Attention& a, int64_t rows, const void* x, const void* cos, const void* sin, void* out, int threads);
+  static void leave(const Weight& projection, const FeedForward* ff, const Norm* norm, int64_t rows, const void* x, const void* attended,
+                    void* out, void* normed, int threads);
+  static void layers(int64_t count, const Layer* layers, const LayerPlace* places, int64_t rows, void* x, const void* rooms, int threads);
+  static void route(const Router& router, int64_t rows, const void* x, const Routing& routing, int threads);
+  static void mix(const Experts& experts, int64_t tokens, const void* x, const int64_t* chosen, const float* gates, void* out, int threads);
+#endif
+};
+
+template <typename X>
+void Doors<X>::attend(const AttendCall& call, int threads) {
+  attend_as<X>(call, threads);
+}
+
+#ifdef DYNO_VECTORS
+template <typename X, typename Y>
+void linear_to(const Weight& weight, int64_t rows, const X* x, Y* out, int threads) {
+  const auto taken = Operand<X>::in_room(0, weight.depth, rows, weight.rounds);
+  std::atomic<int64_t> turn{0};
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for
+    for (int64_t row = 0; row < rows; ++row) take(x + row * weight.depth, weight.depth, taken.pen(row));
+    share(weight, taken, turn, threads, Place<Y>{out, weight.columns});
+  }
+}
+
+template <typename X>
+void Doors<X>::linear(const Weight& weight, bool wide_out, int64_t rows, const void* x, void* out, int threads) {
+  if (wide_out) return linear_to(weight, rows, (const X*)x, (float*)out, threads);
+  linear_to(weight, rows, (const X*)x, (X*)out, threads);
+}
+
+template <typename X>
+void Doors<X>::enter(const Attention& a, int64_t rows, const void* x, const void* cos, const void* sin, void* out, int threads) {
+  dyno::enter(a, rows, (const X*)x, (const X*)cos, (const X*)sin, (X*)out, threads);
+}
+
+template <typename X>
+void Doors<X>::leave(const Weight& projection, const FeedForward* ff, const Norm* norm, int64_t rows, const void* x, const void* attended,
+                     void* out, void* normed, int threads) {
+  dyno::leave(projection, ff, norm, rows, (const X*)x, (const X*)attended, (X*)out, (X*)normed, threads);
+}
+
+template <typename X>
+void Doors<X>::layers(int64_t count, const Layer* layers, const LayerPlace* places, int64_t rows, void* x, const void* rooms, int threads) {
+  run(count, layers, places, rows, (X*)x, *(const Rooms<X>*)rooms, threads);
+}
+
+template <typename X>
+void Doors<X>::route(const Router& router, int64_t rows, const void* x, const Routing& routing, int threads) {
+  dyno::route(router, rows, (const X*)x, routing, threads);
+}
+
+template <typename X>
+void Doors<X>::mix(const Experts& experts, int64_t tokens, const void* x, const int64_t* chosen, const float* gates, void* out, int threads) {
+  dyno::mix(experts, tokens, (const X*)x, chosen, gates, (X*)out, threads);
+}
+#endif
+
+}  // namespace dyno
