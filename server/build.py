@@ -194,7 +194,7 @@ def _bytes(architecture: Architecture, what: str) -> ByteTokenizer:
 def _runner(model: Transformer, name: str, vocab: int, options: BuildOptions) -> ModelRunner:
     if model.embedding.weight.device.type == "cpu":
         room = Room(_cache_tokens(model.architecture, options), options.max_rows, options.max_batch_tokens)
-        return ModelRunner(model, room, vocab, weight_bytes=_weight_bytes(options))
+        return ModelRunner(model, room, vocab, weight_bytes=passes.weight_bytes(model))
     runner = CardRunner(model, _card_room(model, name, options), vocab)
     with _progress(f"capturing {name}") as progress:
         for share in runner.capture():
@@ -230,7 +230,7 @@ def _send(model: Transformer, name: str, device: torch.device) -> None:
 
 def _roofs(architecture: Architecture, options: BuildOptions) -> Machine | None:
     """What this machine can do for a model of this size; not knowing it costs the metrics and nothing else."""
-    size = parameters(architecture).total * _weight_bytes(options)
+    size = parameters(architecture).total * panels.weight_bytes(options.weights, getattr(torch, options.dtype))
     try:
         roofs = Limits(brief=True).machine(size, options.dtype, options.weights)
     except (RuntimeError, OSError, MemoryError) as error:
@@ -239,10 +239,6 @@ def _roofs(architecture: Architecture, options: BuildOptions) -> Machine | None:
     rates = {"reads_gb_per_second": round(roofs.bandwidth / 1e9, 1), "multiplies_tflops": round(roofs.flops / 1e12, 3)}
     log.info("this machine", dtype=options.dtype, **rates)
     return roofs
-
-
-def _weight_bytes(options: BuildOptions) -> float:
-    return panels.weight_bytes(options.weights, getattr(torch, options.dtype))
 
 
 def _tell(name: str, architecture: Architecture) -> None:

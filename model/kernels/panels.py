@@ -58,6 +58,11 @@ class PanelWeight:
     columns: int
     struct: WeightStruct
 
+    @property
+    def nbytes(self) -> int:
+        """What the numbers take, those that are kept whole beside the others included."""
+        return self.numbers.nbytes + (0 if self.lossless is None else sum(part.nbytes for part in self.lossless.parts))
+
 
 def supported(weight: Tensor) -> bool:
     """Whether a weight (out, in) can be laid out: the processor has the vector units and the shape suits them."""
@@ -74,8 +79,8 @@ def available(form: Form, dtype: torch.dtype) -> Form | None:
 
 
 def weight_bytes(form: Form, dtype: torch.dtype) -> float:
-    """What a weight takes in this form here. Of a lossless one that is what packing aims at: units that are kept whole
-    beside, and layers that stay whole for too many of them, are not counted."""
+    """What a weight takes in this form here. Of a lossless one that is what packing aims at; what it comes to, a built
+    model tells (passes.weight_bytes)."""
     found = available(form, dtype)
     if found == "lossless":
         return UNIT_BYTES / UNIT

@@ -5,8 +5,11 @@ Each is a room of its own in this folder, held to the plain model by tests, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from model.kernels import card, fused, grouped, layers, packed
-from model.kernels.panels import Form
+from model.kernels.experts import PanelExperts
+from model.kernels.panels import PANEL, Form, PanelWeight
 from model.transformer import Transformer
 
 
@@ -25,3 +28,21 @@ def apply(model: Transformer, *, form: Form = "lossless") -> Transformer:
         blocks.build(model)
     grouped.group(model)
     return model.train(model.training)
+
+
+def weight_bytes(model: Transformer) -> float | None:
+    """What a weight takes in the panels of a model that passes were applied to, on average; None without any."""
+    laid = list(_laid_out(model))
+    count = sum(-(-weight.columns // PANEL) * PANEL * weight.depth for weight in laid)
+    return sum(weight.nbytes for weight in laid) / count if count else None
+
+
+def _laid_out(model: Transformer) -> Iterator[PanelWeight]:
+    for module in model.modules():
+        match module:
+            case fused.FusedBlock():
+                yield from (module.enter.qkv, module.leave.out, *module.leave.weights)
+            case packed.PanelLinear():
+                yield module.weight
+            case PanelExperts():
+                yield from (*module.up, *module.down)

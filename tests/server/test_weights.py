@@ -36,7 +36,7 @@ def test_bfloat16_is_kept_in_12_bits_unless_asked_otherwise() -> None:
     usual, whole = (build_model("llama-3.2-1b", given, PrometheusObserver()) for given in both)
     assert (usual.card.weights, whole.card.weights) == ("lossless", "whole")
     packed, full = (model.engine._runner.costs.weight_bytes(1, ()) for model in (usual, whole))  # type: ignore[attr-defined]
-    assert full == pytest.approx(packed / 0.75)
+    assert 0.75 < packed / full < 0.77, "units that are kept whole count"
     heads = (model.engine._runner.model.head.weight for model in (usual, whole))  # type: ignore[attr-defined]
     assert [head.lossless is not None for head in heads] == [True, False]
 
