@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 COLUMNS, DEPTH = 160, 64
-ODD = 21  # a column
+ODD, UPPER = 21, 0x44  # a column of 1,024, and the upper byte of that in bfloat16, which has no code
 ROWS = (1, 3, 6, 7, 12, 16, 17, 33, 48)
 
 
@@ -26,7 +26,7 @@ def agrees(library: ctypes.CDLL, narrow: bool, rows: int, form: str) -> bool:
     x, weight = (random.integers(-8, 9, (n, DEPTH)).astype(np.float32) for n in (rows, COLUMNS))
     x[:, ::32] = 127 if rounds else x[:, ::32]
     if form == "lossless":
-        weight[:, ODD] = 1024  # an upper byte that no other has, in some units
+        weight[:, ODD] = 1024
     step, scales = 4 if rounds else 2 if narrow else 1, np.ones(COLUMNS, np.float32)
     panels = np.ascontiguousarray(weight.reshape(-1, 32, DEPTH // step, step).transpose(0, 2, 1, 3))
     inputs: list[np.ndarray] = [x, panels]
@@ -47,9 +47,9 @@ def agrees(library: ctypes.CDLL, narrow: bool, rows: int, form: str) -> bool:
 
 
 def packed(library: ctypes.CDLL, panels: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Panels of bfloat16 in 12 bits, and what Lossless (native/lossless.h) points to. The largest has no code."""
+    """Panels of bfloat16 in 12 bits, and what Lossless (native/lossless.h) points to."""
     found, units = np.unique(panels >> 8), panels.size // 128
-    upper = np.resize(found[found != panels.max() >> 8], 16).astype(np.uint8)
+    upper = np.resize(found[found != UPPER], 16).astype(np.uint8)
     kept, odd = np.zeros((units, 192), np.uint8), np.zeros(units, np.uint8)
     library.dyno_pack(ctypes.c_int64(units), *(ctypes.c_void_p(a.ctypes.data) for a in (panels, upper, kept, odd)), 2)
     each = odd.reshape(len(panels), -1)

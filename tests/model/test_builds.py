@@ -27,7 +27,7 @@ flags, *arguments = sys.argv[1:]
 native.FLAGS = ("-O1", *native.FLAGS[1:], *flags.split())
 native.SECONDS = 600  # a build that watches takes longer
 assert native.library() is not None and native.linear_types()
-options = ["-s", "-p", "no:cacheprovider", "-o", "timeout=600", "-k", "not library and not proof"]
+options = ["-s", "-p", "no:cacheprovider", "-o", "timeout=600"]
 sys.exit(pytest.main([*arguments, *options]))
 """
 

@@ -300,34 +300,3 @@ def test_matrix_tiles_take_rows_and_panels_as_the_vector_units_do(tiles: None) -
             assert torch.equal(panels.linear(x[:-1], laid, wide=True), found[:-1])
     for name in ("tinyllama-1.1b", "mixtral-8x7b"):
         test_in_bfloat16_a_fast_model_is_no_further_from_float32(name)
-
-
-@pytest.mark.parametrize(("verdicts", "tried"), [([1, 0], 2), ([1, 1], 2), ([0], 1)])
-def test_a_library_that_goes_wrong_is_never_loaded(
-    verdicts: list[int], tried: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its proof in another process ends badly: it is built again without matrix tiles, or done without."""
-    last, flags = verdicts[-1], []
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-
-    def compile(compiler: str, built: Path, *more: str) -> None:
-        flags.append(more)
-        built.touch()
-
-    monkeypatch.setattr(native, "_compile", compile)
-    monkeypatch.setattr(native.shutil, "which", lambda name: name)
-    monkeypatch.setattr(native, "_run_proof", lambda built: verdicts.pop(0))
-    built = tmp_path / "library.so"
-    if last:
-        with pytest.raises(OSError, match="give wrong results"):
-            native._build(built)
-    else:
-        native._build(built)
-    assert built.exists() == (not last) and flags == [(), native.NO_TILES][:tried]
-    assert ("went wrong" in caplog.text) == (tried == 2)
-
-
-def test_the_proof_tells_right_from_wrong(tmp_path: Path) -> None:
-    library = native.library()
-    assert library is not None and native._run_proof(Path(library._name)) == 0
-    assert native._run_proof(tmp_path / "nothing.so") != 0
