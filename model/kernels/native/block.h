@@ -15,9 +15,9 @@ struct Norm {
   int32_t centred;  // layer norm, else RMS norm
 };
 
-// One row, `width` a multiple of 16, normalised; put(at, 16 numbers) takes the result.
+// One row, `width` a multiple of 16, normalised; put(at, 16 numbers) takes the result of columns [from, to).
 template <typename X, typename Put>
-inline void normalise(const Norm& norm, const X* x, int64_t width, Put put) {
+inline void normalise(const Norm& norm, const X* x, int64_t width, int64_t from, int64_t to, Put put) {
   Vec total = zero(), squares = total;
   if (norm.centred) {
     for (int64_t i = 0; i < width; i += 16) total = total + load(x + i);
@@ -28,7 +28,7 @@ inline void normalise(const Norm& norm, const X* x, int64_t width, Put put) {
     squares = fma(d, d, squares);
   }
   const Vec scale = all(1.0f / std::sqrt(sum_of(squares) / width + norm.eps));
-  for (int64_t i = 0; i < width; i += 16) {
+  for (int64_t i = from; i < to; i += 16) {
     Vec y = (load(x + i) - mean) * scale;
     if (norm.weight) y = y * load(norm.weight + i);
     if (norm.bias) y = y + load(norm.bias + i);
@@ -77,11 +77,10 @@ void enter(const Attention& a, int64_t rows, const X* x, const X* cos, const X* 
   std::atomic<int64_t> turn{0};
 #pragma omp parallel num_threads(threads)
   {
-#pragma omp for
-    for (int64_t row = 0; row < rows; ++row) {
+    write_rows(normed, threads, [&](int64_t row, int64_t from, int64_t to) {
       const auto pen = normed.pen(row);
-      normalise(a.before, x + row * width, width, [&](int64_t at, Vec y) { pen.put(at, y); });
-    }
+      normalise(a.before, x + row * width, width, from, to, [&](int64_t at, Vec y) { pen.put(at, y); });
+    });
     share(a.qkv, normed, turn, threads, Place<X>{out, a.qkv.columns});
     if (a.turned || a.query_norm) {
 #pragma omp barrier
@@ -90,7 +89,7 @@ void enter(const Attention& a, int64_t rows, const X* x, const X* cos, const X* 
         for (int64_t h = 0; h < placed; ++h) {
           X* head = out + row * a.qkv.columns + h * a.dim;
           if (const Norm* norm = h < a.heads ? a.query_norm : a.key_norm)
-            normalise(*norm, head, a.dim, [&](int64_t at, Vec y) { store(head + at, y); });
+            normalise(*norm, head, a.dim, 0, a.dim, [&](int64_t at, Vec y) { store(head + at, y); });
           if (a.turned)
             rotate(head, cos + row * a.turned / 2, sin + row * a.turned / 2, a.turned, a.interleaved != 0);
         }
@@ -131,10 +130,10 @@ struct Residual {  // out = x + result
   }
 };
 
-// Copies rows into the layout of a linear layer's operand.
-template <typename X>
-inline void take(const X* x, int64_t width, const typename Operand<X>::Pen& pen) {
-  for (int64_t i = 0; i < width; i += 16) pen.put(i, load(x + i));
+// Copies columns [from, to) of a row into the layout of a linear layer's operand.
+template <typename X, typename Pen>
+inline void take(const X* x, int64_t from, int64_t to, const Pen& pen) {
+  for (int64_t i = from; i < to; i += 16) pen.put(i, load(x + i));
 }
 
 // attended (rows, heads * dim), x (rows, width) → out = x + projection, then + feed-forward of its norm. Without a
@@ -149,21 +148,18 @@ void leave(const Weight& projection, const FeedForward* ff, const Norm* norm, in
   std::atomic<int64_t> turns[3] = {};
 #pragma omp parallel num_threads(threads)
   {
-#pragma omp for
-    for (int64_t row = 0; row < rows; ++row) take(attended + row * inner, inner, taken.pen(row));
+    write_rows(taken, threads, [&](int64_t row, int64_t from, int64_t to) { take(attended + row * inner, from, to, taken.pen(row)); });
     share(projection, taken, turns[0], threads, Residual<X>{x, out, width});
 #pragma omp barrier
+    if (!ff) {
 #pragma omp for
-    for (int64_t row = 0; row < rows; ++row) {
-      const X* own = out + row * width;
-      if (ff) {
+      for (int64_t row = 0; row < rows; ++row)
+        normalise(*norm, out + row * width, width, 0, width, [&](int64_t at, Vec y) { store(normed + row * width + at, y); });
+    } else {
+      write_rows(seen, threads, [&](int64_t row, int64_t from, int64_t to) {
         const auto pen = seen.pen(row);
-        normalise(ff->before, own, width, [&](int64_t at, Vec y) { pen.put(at, y); });
-      } else {
-        normalise(*norm, own, width, [&](int64_t at, Vec y) { store(normed + row * width + at, y); });
-      }
-    }
-    if (ff) {
+        normalise(ff->before, out + row * width, width, from, to, [&](int64_t at, Vec y) { pen.put(at, y); });
+      });
       if (ff->gated)
         share(ff->up, seen, turns[1], threads, Gate<X>{hidden, ff->activation});
       else

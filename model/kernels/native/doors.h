@@ -37,8 +37,7 @@ void linear_to(const Weight& weight, int64_t rows, const X* x, Y* out, int threa
   std::atomic<int64_t> turn{0};
 #pragma omp parallel num_threads(threads)
   {
-#pragma omp for
-    for (int64_t row = 0; row < rows; ++row) take(x + row * weight.depth, weight.depth, taken.pen(row));
+    write_rows(taken, threads, [&](int64_t row, int64_t from, int64_t to) { take(x + row * weight.depth, from, to, taken.pen(row)); });
     share(weight, taken, turn, threads, Place<Y>{out, weight.columns});
   }
 }

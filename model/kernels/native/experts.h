@@ -45,8 +45,8 @@ void share_all(const Groups& groups, const Weight* weights, typename Operand<X>:
   const bool rounds = weights[0].rounds;
   if (rounds) {
 #pragma omp for collapse(2)
-    for (size_t c = 0; c < groups.place.size(); ++c)
-      for (int64_t g = 0; g < depth / GROUP; ++g) {
+    for (int64_t g = 0; g < depth / GROUP; ++g)
+      for (size_t c = 0; c < groups.place.size(); ++c) {
         if (groups.place[c] < 0) continue;
         const Operand<X> own = groups.operand<X>(rows, depth, true, groups.chosen[c]);
         RoundedRows<X>{own}.round(groups.place[c], g);
@@ -76,16 +76,22 @@ void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, co
   Number* taken = room<Number>(Operand<X>::size(groups.rooms.back(), width, rounds), 0);
   Number* hidden = room<Number>(Operand<X>::size(groups.rooms.back(), e.hidden, rounds_hidden), 1);
   float* results = room<float>(choices * width, 2);
+  const Parts parts(width, threads);
   std::atomic<int64_t> turns[2] = {};
 #pragma omp parallel num_threads(threads)
   {
-#pragma omp for
-    for (int64_t c = 0; c < choices; ++c) {
-      if (chosen[c] < 0) continue;
-      const auto pen = groups.operand<X>(taken, width, rounds, chosen[c]).pen(groups.place[c]);
-      const Vec scale = all(e.weigh_input ? gates[c] : 1.0f);
-      for (int64_t i = 0; i < width; i += 16) pen.put(i, scale * load(x + c / e.active * width + i));
-    }
+#pragma omp for collapse(2)  // threads write columns of their own, as write_rows() has it
+    for (size_t t = 0; t < groups.touched.size(); ++t)
+      for (int64_t part = 0; part < parts.count; ++part) {
+        const int64_t expert = groups.touched[t];
+        const Operand<X> own = groups.operand<X>(taken, width, rounds, expert);
+        for (int64_t row = 0; row < groups.size(expert); ++row) {
+          const int64_t c = groups.choices[groups.starts[expert] + row];
+          const Vec scale = all(e.weigh_input ? gates[c] : 1.0f);
+          const auto pen = own.pen(row);
+          for (int64_t i = parts.start(part); i < parts.stop(part); i += 16) pen.put(i, scale * load(x + c / e.active * width + i));
+        }
+      }
     share_all<X>(groups, e.up, taken, width, turns[0], threads, [&](int64_t expert) {
       return [&e, into = groups.operand<X>(hidden, e.hidden, rounds_hidden, expert)](int64_t row, int64_t panel, Vec a, Vec b) {
         e.gated ? Gate<X>{into, e.activation}(row, panel, a, b) : Activate<X>{into, e.activation}(row, panel, a, b);

@@ -203,9 +203,9 @@ template <typename X, typename End>
 void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn, int threads, End end) {
   if (weight.rounds) {
     const RoundedRows<X> rounded{x};
-#pragma omp for collapse(2)
-    for (int64_t row = 0; row < x.blocks.rows; ++row)
-      for (int64_t g = 0; g < rounded.groups(); ++g) rounded.round(row, g);
+#pragma omp for collapse(2)  // groups first: what a block's rows are rounded to is interleaved
+    for (int64_t g = 0; g < rounded.groups(); ++g)
+      for (int64_t row = 0; row < x.blocks.rows; ++row) rounded.round(row, g);
   }
   const int64_t count = weight.count(), group = x.blocks.rows <= SUMS / 8 ? 4 : 2;
   const int64_t chunk = std::max<int64_t>(count / (threads * 8) / group, 1) * group;

@@ -183,4 +183,31 @@ struct Operand {
   }
 };
 
+// Columns cut into parts, one for each thread that has any.
+struct Parts {
+  static constexpr int64_t whole = 32;  // of so many columns, what interleaved rows hold of them are whole lines of memory
+  int64_t columns, width, count;
+  Parts(int64_t columns, int64_t parts)
+      : columns(columns), width((columns + parts * whole - 1) / (parts * whole) * whole), count((columns + width - 1) / width) {}
+  int64_t start(int64_t part) const { return part * width; }
+  int64_t stop(int64_t part) const { return std::min(columns, (part + 1) * width); }
+};
+
+// Has write(row, from, to) called for every row and all columns, [from, to) at a time, by the threads of a team, all of which
+// come. Rows of a block that are interleaved share lines of memory, which threads would take from each other with every number
+// that they write: such a block is one thread's, or each thread writes columns of its own.
+template <typename X, typename Write>
+void write_rows(const Operand<X>& rows, int threads, Write write) {
+  const Blocks& blocks = rows.blocks;
+  const bool shared = rows.layout == INTERLEAVED;
+  const int64_t count = shared ? blocks.count : blocks.rows;
+  const Parts parts(rows.depth, shared && count % threads && count < 4 * threads ? threads : 1);
+#pragma omp for collapse(2)
+  for (int64_t block = 0; block < count; ++block)
+    for (int64_t part = 0; part < parts.count; ++part) {
+      const int64_t first = shared ? blocks.start(block) : block, own = shared ? blocks.size(block) : 1;
+      for (int64_t row = first; row < first + own; ++row) write(row, parts.start(part), parts.stop(part));
+    }
+}
+
 }  // namespace dyno

@@ -67,11 +67,7 @@ void route(const Router& r, int64_t rows, const X* x, const Routing& out, int th
   std::atomic<int64_t> turn{0};
 #pragma omp parallel num_threads(threads)
   {
-#pragma omp for
-    for (int64_t row = 0; row < rows; ++row) {
-      const auto pen = taken.pen(row);
-      for (int64_t i = 0; i < width; i += 16) pen.put(i, load(x + row * width + i));
-    }
+    write_rows(taken, threads, [&](int64_t row, int64_t from, int64_t to) { take(x + row * width, from, to, taken.pen(row)); });
     share(r.weight, taken, turn, threads, Place<float>{out.logits, r.weight.columns});
     std::vector<float> scratch(2 * r.experts);
 #pragma omp barrier

@@ -106,7 +106,7 @@ struct StretchTask {
       const int64_t together = std::min(QUERIES, rows() - row);
       const Operand<X> tile(asked + row * D, D, together);
       for (int64_t m = 0; m < together; ++m)
-        take(query + token(row + m) * p.query_stride + head(row + m) * D, D, tile.pen(m));
+        take(query + token(row + m) * p.query_stride + head(row + m) * D, 0, D, tile.pen(m));
     }
   }
 

@@ -1,0 +1,66 @@
+"""However many threads share the rows and panels of a layer, its results are the same to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model import presets
+from model.dense import dense_input
+from model.initialise import random_model
+from model.kernels import native, panels, passes
+from model.transformer import Transformer
+
+TYPES = sorted(native.linear_types(), key=str)
+FORMS: tuple[panels.Form, ...] = ("lossless", "whole", "int8", "w8a8")
+pytestmark = pytest.mark.skipif(not TYPES, reason="no vector units or no compiler here")
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def with_threads(count: int, call: Callable[[], Tensor]) -> Tensor:
+    torch.set_num_threads(count)
+    with torch.inference_mode():
+        return call()
+
+
+def logits(model: Transformer, tokens: Tensor) -> Tensor:
+    found: Tensor = model(dense_input(model.architecture, tokens)).logits
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_of_a_layer(data: st.DataObject) -> None:
+    """Rows of one block, whose columns are shared out, and of several; columns that are no whole lines of memory."""
+    dtype, form = data.draw(st.sampled_from(TYPES)), data.draw(st.sampled_from(FORMS))
+    rows, threads = data.draw(st.integers(1, 50)), data.draw(st.integers(2, 9))
+    depth, columns = 16 * data.draw(st.integers(1, 20)), data.draw(st.integers(1, 300))
+    weight, x = (torch.randn(n, depth, generator=torch.Generator().manual_seed(n)).to(dtype) for n in (columns, rows))
+    laid = panels.lay_out(weight, form=form)
+    alone = with_threads(1, lambda: panels.linear(x, laid))
+    assert torch.equal(with_threads(threads, lambda: panels.linear(x, laid)), alone)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("name", ["tinyllama-1.1b", "mixtral-8x7b"])
+def test_of_a_model(name: str, dtype: torch.dtype, form: panels.Form) -> None:
+    """Norms, gates, routers and experts included."""
+    architecture = presets.scaled(presets.load(name), "tiny")
+    model = passes.apply(random_model(architecture, 0, dtype).eval(), form=form)
+    for shape in ((1, 1), (1, 5), (1, 12), (3, 9)):
+        tokens = torch.randint(architecture.vocab, shape, generator=torch.Generator().manual_seed(1))
+        alone, *others = (with_threads(count, partial(logits, model, tokens)) for count in (1, 2, 3, 5))
+        assert all(torch.equal(other, alone) for other in others)
