@@ -80,7 +80,9 @@ struct Panel {
       : kept(panels + panel * bytes),
         odd(layer.odd + layer.starts[panel]),
         end(layer.odd + layer.starts[panel + 1]),
-        numbers(layer.numbers + layer.starts[panel] * UNIT) {}
+        numbers(layer.numbers + layer.starts[panel] * UNIT) {
+    ask_whole(0), ask_whole(1);
+  }
 
   // The next unit that is kept whole, `none` behind the last.
   int64_t next(int64_t none) const { return odd < end ? *odd : none; }
@@ -89,20 +91,24 @@ struct Panel {
     const char* at = (const char*)kept + (u + EARLY) * UNIT_BYTES + (u + EARLY < units ? 0 : gap);
     for (int64_t line = 0; line < UNIT_BYTES; line += 64) _mm_prefetch(at + line, _MM_HINT_T1);
   }
+  // Ask early for the i-th of the units to come that are kept whole: they lie apart from the others.
+  void ask_whole(int64_t i) const {
+    for (int64_t at = 0; at < UNIT; at += 32) _mm_prefetch((const char*)(numbers + i * UNIT + at), _MM_HINT_T0);
+  }
   Unit unit(int64_t u, Ints upper) const { return Unit::unpacked(kept + u * UNIT_BYTES, upper); }
   // For units in order that may be whole.
   Unit take(int64_t u, Ints upper) {
     if (odd == end || *odd != u) return unit(u, upper);
+    ask_whole(2);
     ++odd, numbers += UNIT;
     return Unit::whole(numbers - UNIT);
   }
 };
 
-// M rows with V / 2 panels, as tile() in tile.h. Of several panels each is asked for on its own, as `ahead` knows but one; a
-// single one is left as bfloat16 in `plain`, unless that is null.
+// M rows with V / 2 panels, as tile() in tile.h. Of several panels each is asked for on its own, as `ahead` knows but one.
 template <int M, int V>
 __attribute__((noinline)) void lossless_tile(const Cell<bf16, bf16>::Number* x, Panel* panels, Ints upper, int64_t units, Ahead ahead,
-                                             bf16* plain, float* sums, int64_t pitch) {
+                                             float* sums, int64_t pitch) {
   using C = Cell<bf16, bf16>;
   Vec sum[M][V];
 #pragma GCC unroll 12
@@ -110,7 +116,6 @@ __attribute__((noinline)) void lossless_tile(const Cell<bf16, bf16>::Number* x, 
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) sum[m][v] = zero();
   const auto add = [&](int64_t u, int p, const Unit& unit) __attribute__((always_inline)) {
-    if (V == 2 && plain) unit.put(plain + u * UNIT);
 #pragma GCC unroll 2
     for (int s = 0; s < 2; ++s) {
       const auto first = C::weights(unit.halves[s][0]), other = C::weights(unit.halves[s][1]);
@@ -126,7 +131,7 @@ __attribute__((noinline)) void lossless_tile(const Cell<bf16, bf16>::Number* x, 
     int64_t stop = units;
     for (int p = 0; p < V / 2; ++p) stop = std::min(stop, panels[p].next(units));
     for (; u < stop; ++u) {
-      for (due += ahead.lines; due >= units; due -= units, ahead.at += 64) _mm_prefetch(ahead.at, _MM_HINT_T1);
+      for (due += ahead.lines; due >= units; due -= units, ahead.at += 64) _mm_prefetch(ahead.at, _MM_HINT_T0);
 #pragma GCC unroll 4
       for (int p = 0; p < V / 2; ++p) {
         if (V > 2) panels[p].ask(u, units, (V / 2 - 1) * units * UNIT_BYTES);
@@ -143,7 +148,7 @@ __attribute__((noinline)) void lossless_tile(const Cell<bf16, bf16>::Number* x, 
     for (int v = 0; v < V; ++v) store(sums + m * pitch + 16 * v, sum[m][v]);
 }
 
-// Rows as they are, for panels(). The first block of them leaves a panel as bfloat16 for the others.
+// Rows as they are, for panels(). Every block of them unpacks a panel anew: to write it down for the others takes longer.
 struct LosslessRows {
   using Kept = uint8_t;
   static constexpr int64_t sums = SUMS, most = SUMS / 2;
@@ -155,12 +160,9 @@ struct LosslessRows {
   template <int M, int V>
   void meet(int64_t block, const uint8_t* w, Ahead ahead, float* to, int64_t pitch) const {
     const int64_t units = x.depth * PANEL / UNIT, bytes = units * UNIT_BYTES;
-    bf16* plain = blocks.count > 1 ? room<bf16>(x.depth * PANEL, WIDENED) : nullptr;
-    if constexpr (V == 2)
-      if (block > 0) return WholeRows<bf16, bf16>{x}.meet<M, V>(block, plain, ahead, to, pitch);
     Panel panels[V / 2];
     for (int p = 0; p < V / 2; ++p) panels[p] = Panel(layer, all, (w - all) / bytes + p, bytes);
-    lossless_tile<M, V>(x.block(block), panels, sixteen(layer.upper), units, ahead, plain, to, pitch);
+    lossless_tile<M, V>(x.block(block), panels, sixteen(layer.upper), units, ahead, to, pitch);
   }
 };
 
