@@ -4,9 +4,10 @@ torch at run time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from functools import cache
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from model.config import Architecture, Attention, Latent, Span
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from model.kernels.attention import Scores
-    from model.kernels.inplace import Call
+    from model.kernels.inplace import Call, Pools
 
 Projection: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor]]"
 
@@ -53,6 +54,17 @@ def cache_entries(architecture: Architecture) -> tuple[CacheEntry, ...]:
     return tuple(cache_entry(attention) for attention in architecture.attentions)
 
 
+def spans(entries: Sequence[CacheEntry]) -> tuple[Span, ...]:
+    """The spans that there are, in order of the layers: layers of one span share block tables."""
+    return tuple(dict.fromkeys(entry.span for entry in entries))
+
+
+def groups_of(entries: Sequence[CacheEntry]) -> tuple[int, ...]:
+    """For each layer, which of the spans is its own."""
+    all_spans = spans(entries)
+    return tuple(all_spans.index(entry.span) for entry in entries)
+
+
 class MemoryView(Protocol):
     """What cross-attention sees of the memories of this step's sequences."""
 
@@ -79,12 +91,23 @@ class CacheView(Protocol):
         ...
 
 
-@runtime_checkable
 class OpenCacheView(CacheView, Protocol):
     """A view whose pages a kernel may read and write by itself, so that several layers need only one call of it. What
     comes of it is what `attend` gives, layer by layer."""
 
-    def place(self, layer: int) -> tuple[Call, Tensor, Tensor | None]:
-        """How all tokens of the step are stored and attended to in the pages of this layer, and its pools of keys and
-        values."""
+    pools: Pools
+    """Where entries lie: the same object for every view of the same memory."""
+
+    def calls(self) -> Sequence[Call]:
+        """How all tokens of the step are stored and attended to, for each group of layers that `pools` tells of."""
         ...
+
+
+def opened(view: CacheView) -> OpenCacheView | None:
+    """The view, if it is open. Asked in every step: a check of the whole protocol would take longer than a layer."""
+    return cast("OpenCacheView", view) if _is_open(type(view)) else None
+
+
+@cache
+def _is_open(kind: type[CacheView]) -> bool:
+    return hasattr(kind, "calls")

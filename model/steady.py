@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from model.cache import CacheEntry, cache_entries
+from model.cache import CacheEntry, cache_entries, groups_of, spans
 from model.config import Architecture, Span
 from model.dense import DenseView, dense_input
 from model.kernels import inplace
@@ -38,18 +38,16 @@ class SteadyView:
         self._slots: dict[Span, Tensor] = {}
         self.keys = [self._pool(entry, entry.key_dim, weight) for entry in entries]
         self.values = [None if e.value_in_key else self._pool(e, e.value_dim, weight) for e in entries]
+        self.pools = inplace.Pools(self.keys, self.values, groups_of(entries))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, scores: Scores) -> Tensor:
         keys, values, entry = self.keys[layer], self.values[layer], self.entries[layer]
         fresh = Entries(key, value, self._slots[entry.span])
         return decode(query, keys, values, entry.value_dim, self.pages(entry.span), scores, self.scratch, fresh)
 
-    def place(self, layer: int) -> tuple[inplace.Call, Tensor, Tensor | None]:
+    def calls(self) -> list[inplace.Call]:
         """As an OpenCacheView."""
-        span = self.entries[layer].span
-        call = self.pages(span).call
-        call.take(self._slots[span])
-        return call, self.keys[layer], self.values[layer]
+        return [self.pages(span).call.take(self._slots[span]) for span in spans(self.entries)]
 
     def pages(self, span: Span) -> Pages:
         """What every row sees through layers of this span; page 0 stays unused, as in a served cache."""
@@ -80,6 +78,7 @@ class PromptView:
         shape, weight = (1 + self._table.numel(), PAGE), model.embedding.weight
         self._keys = [weight.new_zeros(*shape, e.heads, e.key_dim) for e in entries]
         self._values = [None if e.value_in_key else weight.new_zeros(*shape, e.heads, e.value_dim) for e in entries]
+        self.pools = inplace.Pools(self._keys, self._values, groups_of(entries))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, scores: Scores) -> Tensor:
         entry = self.entries[layer]
@@ -88,11 +87,9 @@ class PromptView:
         call, fresh = self._call(entry.span, query.dtype), Entries(key, value, self._slots)
         return inplace.attend(call, query, self._keys[layer], self._values[layer], entry.value_dim, scores, fresh)
 
-    def place(self, layer: int) -> tuple[inplace.Call, Tensor, Tensor | None]:
+    def calls(self) -> list[inplace.Call]:
         """As an OpenCacheView."""
-        call = self._call(self.entries[layer].span, self._keys[layer].dtype)
-        call.take(self._slots)
-        return call, self._keys[layer], self._values[layer]
+        return [self._call(span, self._keys[0].dtype).take(self._slots) for span in spans(self.entries)]
 
     def _call(self, span: Span, dtype: torch.dtype) -> inplace.Call:
         if span not in self._calls:

@@ -26,7 +26,7 @@ from model.stack import Block
 from model.transformer import Transformer
 
 
-class _NormStruct(ctypes.Structure):
+class NormStruct(ctypes.Structure):
     """native/block.h: Norm."""
 
     _fields_ = (
@@ -41,10 +41,10 @@ class _AttentionStruct(ctypes.Structure):
     """native/block.h: Attention."""
 
     _fields_ = (
-        ("before", _NormStruct),
+        ("before", NormStruct),
         ("qkv", WeightStruct),
-        ("query_norm", ctypes.POINTER(_NormStruct)),
-        ("key_norm", ctypes.POINTER(_NormStruct)),
+        ("query_norm", ctypes.POINTER(NormStruct)),
+        ("key_norm", ctypes.POINTER(NormStruct)),
         *((name, ctypes.c_int64) for name in ("heads", "kv_heads", "dim", "turned", "interleaved")),
     )
 
@@ -53,21 +53,21 @@ class _FeedForwardStruct(ctypes.Structure):
     """native/block.h: FeedForward."""
 
     _fields_ = (
-        ("before", _NormStruct),
+        ("before", NormStruct),
         ("up", WeightStruct),
         ("down", WeightStruct),
         *((name, ctypes.c_int64) for name in ("activation", "gated", "hidden")),
     )
 
 
-class _Norm:
+class LaidNorm:
     """A norm as the kernels take it: float32 weights with the offset in them."""
 
     def __init__(self, norm: Norm) -> None:
         value = norm.value
         self.weight = None if norm.weight is None else norm.weight.detach().float() + value.offset
         self.bias = None if norm.bias is None else norm.bias.detach().float()
-        self.struct = _NormStruct(address(self.weight), address(self.bias), value.eps, int(value.kind == "layer"))
+        self.struct = NormStruct(address(self.weight), address(self.bias), value.eps, int(value.kind == "layer"))
 
 
 class _Enter:
@@ -78,7 +78,7 @@ class _Enter:
         rotary = position if isinstance(position, config.Rotary) else None
         self.heads, self.kv, self.dim = heads.query, heads.kv, heads.dim
         self.table = attention.table if rotary else None
-        self.kept = [_Norm(norm), *(_Norm(n) for n in common.head_norms(attention))]
+        self.kept = [LaidNorm(norm), *(LaidNorm(n) for n in common.head_norms(attention))]
         self.qkv = panels.lay_out(attention.qkv.weight, attention.qkv.bias, form=form)
         self.struct = _AttentionStruct(
             self.kept[0].struct,
@@ -106,7 +106,7 @@ class _Leave:
 
     def __init__(self, norm: Norm, attention: GroupedAttention, branch: FeedForward | None, form: Form) -> None:
         self.out = panels.lay_out(attention.out.weight, attention.out.bias, form=form)
-        self.norm = _Norm(norm)
+        self.norm = LaidNorm(norm)
         self.feed: _FeedForwardStruct | None = None
         self.weights: tuple[PanelWeight, ...] = ()
         if branch is not None:

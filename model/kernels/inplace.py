@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 
 KINDS = (torch.float32, torch.bfloat16)
 WIDEST = 1024  # numbers of a key or value that stretches are taken with
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pools:
+    """Of each cache layer the pools of keys and values (None where they lie in the keys), and to which group of
+    layers, with one call each a step, it belongs."""
+
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor | None]
+    groups: Sequence[int]
 
 
 class _Stretch(ctypes.Structure):
@@ -76,11 +87,13 @@ class Call(ctypes.Structure):
         self.stretches = ctypes.cast(self._listed, ctypes.c_void_p)
         self._kept = pages, tokens, stretches, firsts  # their memory
 
-    def take(self, slots: Tensor) -> None:
-        """All tokens of the step are asked about, and stored at their slots (T,) before."""
+    def take(self, slots: Tensor) -> Call:
+        """All tokens of the step are asked about, and stored at their slots (T,) before. Returns itself."""
+        tokens = slots.shape[0]
         if not self.count:
-            self.rows = len(slots)
-        self.slots, self.fresh = address(slots), len(slots)
+            self.rows = tokens
+        self.slots, self.fresh = address(slots), tokens
+        return self
 
 
 def fits(query: Tensor, value_dim: int, scores: Scores, stretches: bool) -> bool:

@@ -8,16 +8,17 @@ module.
 from __future__ import annotations
 
 import ctypes
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor, nn
 
 from model.attention import Surroundings
-from model.cache import OpenCacheView
+from model.cache import opened
 from model.kernels import inplace, native
 from model.kernels.experts import PanelExperts, PanelRouter, RoutingStruct, empty_routing, pointers
 from model.kernels.fused import FusedBlock
+from model.kernels.inplace import Pools
 from model.kernels.native import address
 from model.moe import Loads, MoE, Routing
 from model.stack import Block
@@ -38,9 +39,16 @@ class _PlaceStruct(ctypes.Structure):
     """native/layers.h: LayerPlace."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("call", "keys", "values", "cos", "sin")),
+        *((name, ctypes.c_int64) for name in ("call", "turn")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values")),
         ("routing", RoutingStruct),
     )
+
+
+class _AroundStruct(ctypes.Structure):
+    """native/layers.h: Surroundings; of every turn a cosine and a sine."""
+
+    _fields_ = tuple((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("calls", "turns"))
 
 
 class _RoomsStruct(ctypes.Structure):
@@ -58,42 +66,55 @@ class Layers(Block):
         self._blocks = tuple(blocks)
         self._layers = (_LayerStruct * len(blocks))(*map(_layer, blocks))
         self._places = (_PlaceStruct * len(blocks))()
+        self._mixtures = [(p, b.mixture.value) for p, b in zip(self._places, blocks, strict=True) if b.mixture]
+        self._tables = sorted({block.enter.table for block in blocks if block.enter.table is not None})
+        self._pools: Pools | None = None
         placed = max((block.enter.heads + 2 * block.enter.kv) * block.enter.dim for block in blocks)
         attended = max(block.enter.heads * block.enter.dim for block in blocks)
         mixed = max(block.leave.out.columns if block.mixture else 0 for block in blocks)
-        self._widths = placed, attended, mixed, mixed
+        *self._starts, self._width = accumulate((placed, attended, mixed, mixed), initial=0)
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
-        view, routings = around.cache, []
-        if not isinstance(view, OpenCacheView):
+        view = opened(around.cache)
+        if view is None:
+            routings = []
             for block in self._blocks:
                 x, routed = block(x, around, loads)
                 routings += routed
             return x, routings
-        rows = len(x)
-        for block, place in zip(self._blocks, self._places, strict=True):
-            call, keys, values = view.place(block.layer)
-            place.call, place.keys, place.values = ctypes.addressof(call), keys.data_ptr(), address(values)
-            if block.enter.table is not None:
-                place.cos, place.sin = map(address, around.turn(block.enter.table))
-            if block.mixture is not None:
-                routings.append(empty_routing(rows, block.mixture.value))
-                place.routing = pointers(routings[-1])
-        return self._run(x.clone(memory_format=torch.contiguous_format)), routings
+        if view.pools is not self._pools:
+            self._settle(view.pools)
+        rows = x.shape[0]
+        routings = [empty_routing(rows, value) for _, value in self._mixtures]
+        for (place, _), routing in zip(self._mixtures, routings, strict=True):
+            place.routing = pointers(routing)
+        turns = [part.data_ptr() for table in self._tables for part in around.turn(table)]
+        calls = [ctypes.addressof(call) for call in view.calls()]
+        return self._run(x.clone(memory_format=torch.contiguous_format), rows, calls, turns), routings
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _settle(self, pools: Pools) -> None:
+        """What stays the same as long as the cache's memory does."""
+        self._pools = pools
+        for block, place in zip(self._blocks, self._places, strict=True):
+            layer, table = block.layer, block.enter.table
+            place.call, place.turn = pools.groups[layer], 0 if table is None else self._tables.index(table)
+            place.keys, place.values = address(pools.keys[layer]), address(pools.values[layer])
+
+    def _run(self, x: Tensor, rows: int, calls: list[int], turns: list[int]) -> Tensor:
         """x is overwritten."""
         library = native.library()
         assert library is not None
-        rooms = [x.new_empty(len(x), width) for width in self._widths]
+        room = x.new_empty(rows * self._width)
+        first, size = room.data_ptr(), rows * x.element_size()
         library.dyno_layers(
             int(x.dtype == torch.bfloat16),
             ctypes.c_int64(len(self._blocks)),
             self._layers,
             self._places,
-            ctypes.c_int64(len(x)),
+            ctypes.byref(_AroundStruct(*((ctypes.c_void_p * len(part))(*part) for part in (calls, turns)))),
+            ctypes.c_int64(rows),
             ctypes.c_void_p(x.data_ptr()),
-            ctypes.byref(_RoomsStruct(*map(address, rooms))),
+            ctypes.byref(_RoomsStruct(*(first + size * start for start in self._starts))),
             torch.get_num_threads(),
         )
         return x

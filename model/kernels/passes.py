@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from model.kernels import card, fused, grouped, layers, packed
+from model.kernels import card, ends, fused, grouped, layers, packed
 from model.kernels.experts import PanelExperts
 from model.kernels.panels import PANEL, Form, PanelWeight
 from model.transformer import Transformer
@@ -20,6 +20,7 @@ def apply(model: Transformer, *, form: Form = "lossless") -> Transformer:
     form: of linear layers, those of experts and the head included; in 8 bits they are less exact.
     """
     fused.fuse(model, form=form)
+    ends.fuse(model, form=form)
     packed.pack(model, form=form)
     layers.join(model)
     if card.usable(model.embedding.weight):

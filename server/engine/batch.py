@@ -21,14 +21,18 @@ from server.engine.step import Pick, Row, Step
 
 def tokens_of(step: Step) -> Tensor:
     """Token ids of all rows, end to end (T,)."""
+    return torch.from_numpy(np.array(ids_of(step.rows), np.int64))
+
+
+def ids_of(rows: Sequence[Row]) -> list[int]:
     ids: list[int] = []
-    for row in step.rows:
+    for row in rows:
         request = row.request
         if row.count == 1 and row.start >= len(request.prompt):
             ids.append(request.outputs[row.start - len(request.prompt)])
         else:
             ids += row.tokens
-    return torch.from_numpy(np.array(ids, np.int64))
+    return ids
 
 
 @dataclass(frozen=True, slots=True)

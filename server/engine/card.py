@@ -103,14 +103,14 @@ class CardRunner(ModelRunner):
         if alone and not any(group.stretches for group in view.groups):
             done = self._graphs.run(Tokens(inputs.tokens, inputs.positions, view.groups))
         if done is None:
-            done = Computed.of(self.model(self._placed(inputs, view.groups)), self.vocab, best=True)
+            done = Computed.of(self.model(self._placed(inputs, view.groups)), self.vocab)
         elif inputs.select is not None:
             done = done.of_rows(place(inputs.select, self.device))
         return done, self._mark()
 
     def _captured(self, tokens: Tokens) -> Computed:
-        view = PagedView(self.cache, tokens.groups, self.group_of)
-        return Computed.of(self.model(StepInput(tokens.tokens, tokens.positions, view)), self.vocab, best=True)
+        view = PagedView(self.cache, tokens.groups)
+        return Computed.of(self.model(StepInput(tokens.tokens, tokens.positions, view)), self.vocab)
 
     def _placed(self, inputs: StepInput, groups: tuple[GroupView, ...]) -> StepInput:
         """Everything of a step on the card, and as many rows that read pages as there are kernels for."""
@@ -123,7 +123,7 @@ class CardRunner(ModelRunner):
         tree = (inputs.tokens, inputs.positions, padded, inputs.select, inputs.loads, sources)
         tokens, positions, views, select, loads, there = place(tree, self.device)
         placed = None if memory is None or there is None else StepMemory(memory.cache, *there)
-        return StepInput(tokens, positions, PagedView(self.cache, views, self.group_of), select, loads, placed)
+        return StepInput(tokens, positions, PagedView(self.cache, views), select, loads, placed)
 
     def _filled(self, view: GroupView, shape: Shape) -> GroupView:
         if view.decode is None:

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from model.cache import CacheEntry
+from model.cache import CacheEntry, groups_of
 from model.kernels import inplace
 from model.kernels.attention import Scores, attend
 from model.kernels.paged import Entries, Pages, Scratch, Stretch, decode
@@ -39,6 +39,7 @@ class PagedCache:
             for n, e in zip(pages, entries, strict=True)
         ]
         self.scratch = Scratch()
+        self.pools = inplace.Pools(self.keys, self.values, groups_of(entries))
 
     def store(self, layer: int, slots: Tensor, key: Tensor, value: Tensor | None) -> None:
         """Write entries of tokens at flat slots (page * P + offset)."""
@@ -89,12 +90,11 @@ class GroupView:
 class PagedView:
     """CacheView of one step."""
 
-    def __init__(self, cache: PagedCache, groups: tuple[GroupView, ...], group_of: tuple[int, ...]) -> None:
-        """group_of: for each cache layer, the index of its group."""
-        self.cache, self.groups, self.group_of = cache, groups, group_of
+    def __init__(self, cache: PagedCache, groups: tuple[GroupView, ...]) -> None:
+        self.cache, self.groups, self.pools = cache, groups, cache.pools
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, scores: Scores) -> Tensor:
-        group, cache, dim = self.groups[self.group_of[layer]], self.cache, self.cache.entries[layer].value_dim
+        group, cache, dim = self.groups[self.pools.groups[layer]], self.cache, self.cache.entries[layer].value_dim
         fresh = Entries(key, value, group.slots)
         if inplace.fits(query, dim, scores, bool(group.stretches)):
             return inplace.attend(group.call, query, cache.keys[layer], cache.values[layer], dim, scores, fresh)
@@ -109,11 +109,9 @@ class PagedView:
             out[part.start : part.stop] = self._attend(layer, query, key, value, part, scores)
         return out
 
-    def place(self, layer: int) -> tuple[inplace.Call, Tensor, Tensor | None]:
+    def calls(self) -> list[inplace.Call]:
         """As an OpenCacheView."""
-        group = self.groups[self.group_of[layer]]
-        group.call.take(group.slots)
-        return group.call, self.cache.keys[layer], self.cache.values[layer]
+        return [group.call.take(group.slots) for group in self.groups]
 
     def _decode(self, layer: int, query: Tensor, part: Decode, scores: Scores, fresh: Entries | None = None) -> Tensor:
         cache, dim = self.cache, self.cache.entries[layer].value_dim

@@ -99,31 +99,24 @@ class Routed:
 @dataclass(frozen=True, slots=True)
 class Computed:
     """What every step wants of a forward pass: logits (R, vocab) of the tokens that have some, finite (R,) whether they
-    are numbers, best (R,) the likeliest tokens where they were looked for, and every token's routes."""
+    are numbers, best (R,) the likeliest tokens, and every token's routes."""
 
     logits: Tensor
     finite: Tensor
-    best: Tensor | None
+    best: Tensor
     routed: Routed | None
 
     @classmethod
-    def of(cls, out: StepOutput, vocab: int, best: bool = False) -> Computed:
+    def of(cls, out: StepOutput, vocab: int) -> Computed:
         """vocab: how many of the logits have a token."""
         logits = out.logits[:, :vocab]
-        likeliest = rows.argmax(logits) if best else None
-        return cls(logits, torch.isfinite(logits.sum(-1)), likeliest, Routed.of(out.routings))
+        return cls(logits, *rows.look(logits), Routed.of(out.routings))
 
     def first(self, count: int) -> Computed:
         """That of the first tokens, all of which have logits."""
-        best, routed = self.best, self.routed
-        return Computed(
-            self.logits[:count],
-            self.finite[:count],
-            None if best is None else best[:count],
-            None if routed is None else routed.first(count),
-        )
+        routed = None if self.routed is None else self.routed.first(count)
+        return Computed(self.logits[:count], self.finite[:count], self.best[:count], routed)
 
     def of_rows(self, index: Tensor) -> Computed:
         """With the logits of some tokens only."""
-        best = None if self.best is None else self.best[index]
-        return Computed(self.logits[index], self.finite[index], best, self.routed)
+        return Computed(self.logits[index], self.finite[index], self.best[index], self.routed)

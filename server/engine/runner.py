@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from model import sampling
-from model.cache import CacheEntry, cache_entries
+from model.cache import CacheEntry, cache_entries, spans
 from model.config import Full, Span
 from model.costs import Costs
 from model.transformer import StepInput, StepOutput, Transformer
 from server.engine import batch
+from server.engine.continued import Continued
 from server.engine.memory import memory_entries, step_memory
 from server.engine.paged import PagedCache, PagedView
 from server.engine.results import Computed, Drawn, scored
@@ -55,17 +56,16 @@ class ModelRunner:
         self.vocab = min(model.architecture.vocab, vocab or model.architecture.vocab)
         self.dtype, self.device = model.embedding.weight.dtype, model.embedding.weight.device
         entries = cache_entries(model.architecture)
-        spans = tuple(dict.fromkeys(entry.span for entry in entries))
-        self.group_of = tuple(spans.index(entry.span) for entry in entries)
         pages = tuple(room.pages(entry.span) for entry in entries)
         pools = tuple(count + self.SPARE_PAGES for count in pages)
         self.cache = PagedCache(entries, pools, room.page_size, self.dtype, self.device)
-        self.groups = tuple(self._group(span, entries) for span in spans)
+        self.groups = tuple(self._group(span, entries) for span in spans(entries))
         self.mixtures = tuple(
             MixtureShape(layer, moe.experts, moe.active, moe.router.capacity is not None)
             for layer, moe in model.architecture.mixtures
         )
         self.costs = Costs.of(model.architecture, weight_bytes or self.dtype.itemsize, self.dtype.itemsize)
+        self._continued = Continued(room.page_size)
         self.memory: CacheGroup | None = None
         self._sources: PagedCache | None = None
         if model.architecture.encoder is not None:
@@ -123,6 +123,10 @@ class ModelRunner:
         return CacheGroup(span, self.room.pages(span), page_bytes)
 
     def _inputs(self, step: Step) -> StepInput:
+        followed = self._continued.follow(step) if self.device.type == "cpu" else None
+        return self._continued.remember(step, self._built(step)) if followed is None else followed
+
+    def _built(self, step: Step) -> StepInput:
         layout = batch.layout_of(step)
         views = tuple(
             batch.group_view(layout, i, group.span, self.room.page_size, self.dtype, self.device)
@@ -131,7 +135,7 @@ class ModelRunner:
         loads = None
         if any(mixture.limited for mixture in self.mixtures):
             loads = batch.loads_of(step, max(m.experts for m in self.mixtures), len(self.mixtures))
-        view = PagedView(self.cache, views, self.group_of)
+        view = PagedView(self.cache, views)
         sources = None if self._sources is None else step_memory(self.model, self._sources, step)
         positions = torch.from_numpy(layout.positions)
         return StepInput(batch.tokens_of(step), positions, view, batch.select(layout), loads, sources)
@@ -141,9 +145,8 @@ class ModelRunner:
         are known to be numbers."""
         if not picks:
             return Drawn()
-        likeliest = done.best is not None and batch.only_likeliest(picks) and not any(n is not None for n in asked)
+        likeliest = batch.only_likeliest(picks) and not any(n is not None for n in asked)
         found = done.best if likeliest else done.logits if good else done.logits.nan_to_num()
-        assert found is not None
         if len(picks) < len(found):
             wanted = [i for i, (row, at) in enumerate(batch.selected(step)) if at in step.rows[row].wanted]
             found = found[sampling.beside(found, torch.tensor(wanted))]
@@ -160,7 +163,7 @@ class ModelRunner:
         alone = batch.layout_of(Step(step.number, (row._replace(start=start, count=row.start + row.count - start),)))
         for i, group in enumerate(self.groups):
             slots = batch.group_view(alone, i, group.span, self.room.page_size, self.dtype).slots
-            for layer, owner in enumerate(self.group_of):
+            for layer, owner in enumerate(self.cache.pools.groups):
                 if owner == i:
                     self.cache.scrub(layer, slots)
 

@@ -125,7 +125,7 @@ class HandEngine:
     def _page(self, group: int) -> int:
         page = self.free[group].pop(self.random.randrange(len(self.free[group])))
         self.holders[group, page] = 1
-        for layer, owner in enumerate(self.runner.group_of):
+        for layer, owner in enumerate(self.runner.cache.pools.groups):
             for pool in (self.runner.cache.keys[layer], self.runner.cache.values[layer]):
                 if owner == group and pool is not None:
                     pool[page] = self.leftover

@@ -121,7 +121,7 @@ def test_what_fills_up_writes_to_its_own_page_alone() -> None:
     three = [engine.add(tokens, prompt=len(tokens)) for _ in range(3)]
     engine.step((text, 1) for text in three)
     for layer, pool in enumerate(engine.runner.cache.keys):
-        group = engine.runner.groups[engine.runner.group_of[layer]]
+        group = engine.runner.groups[engine.runner.cache.pools.groups[layer]]
         assert len(pool) == group.num_blocks + 1
         assert not pool[0].any()
     assert engine.runner.captured == (1, 2, 3)

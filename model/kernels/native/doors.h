@@ -5,6 +5,7 @@
 #include "attend.h"
 
 #ifdef DYNO_VECTORS
+#include "ends.h"
 #include "experts.h"
 #include "layers.h"
 #endif
@@ -19,8 +20,11 @@ struct Doors {
   static void enter(const Attention& a, int64_t rows, const void* x, const void* cos, const void* sin, void* out, int threads);
   static void leave(const Weight& projection, const FeedForward* ff, const Norm* norm, int64_t rows, const void* x, const void* attended,
                     void* out, void* normed, int threads);
-  static void layers(int64_t count, const Layer* layers, const LayerPlace* places, int64_t rows, void* x, const void* rooms, int threads);
+  static void layers(int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings& around, int64_t rows, void* x,
+                     const void* rooms, int threads);
   static void route(const Router& router, int64_t rows, const void* x, const Routing& routing, int threads);
+  static void turn(const Angles& angles, int64_t rows, const int64_t* positions, void* cos, void* sin, int threads);
+  static void finish(const Norm& norm, const Weight& head, int64_t rows, const void* x, float* logits, int threads);
   static void mix(const Experts& experts, int64_t tokens, const void* x, const int64_t* chosen, const float* gates, void* out, int threads);
 #endif
 };
@@ -60,8 +64,19 @@ void Doors<X>::leave(const Weight& projection, const FeedForward* ff, const Norm
 }
 
 template <typename X>
-void Doors<X>::layers(int64_t count, const Layer* layers, const LayerPlace* places, int64_t rows, void* x, const void* rooms, int threads) {
-  run(count, layers, places, rows, (X*)x, *(const Rooms<X>*)rooms, threads);
+void Doors<X>::layers(int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings& around, int64_t rows, void* x,
+                      const void* rooms, int threads) {
+  run(count, layers, places, around, rows, (X*)x, *(const Rooms<X>*)rooms, threads);
+}
+
+template <typename X>
+void Doors<X>::turn(const Angles& angles, int64_t rows, const int64_t* positions, void* cos, void* sin, int threads) {
+  dyno::turn(angles, rows, positions, (X*)cos, (X*)sin, threads);
+}
+
+template <typename X>
+void Doors<X>::finish(const Norm& norm, const Weight& head, int64_t rows, const void* x, float* logits, int threads) {
+  dyno::finish(norm, head, rows, (const X*)x, logits, threads);
 }
 
 template <typename X>

@@ -19,11 +19,19 @@ struct Layer {  // what never changes
   float scale, softcap;
 };
 
-struct LayerPlace {  // what a step and its cache have for a layer
-  const AttendCall* call;  // of its cache group
+struct LayerPlace {  // what a cache has for a layer, and a step for its mixture
+  int64_t call, turn;  // which of the step's are its own
   void *keys, *values;
+  Routing routing;
+};
+
+struct Turn {  // of a rotary table at the positions of a step
   const void *cos, *sin;
-  Routing routing;  // of its mixture
+};
+
+struct Surroundings {  // what layers of a step share
+  const AttendCall* const* calls;  // of every cache group
+  const Turn* turns;
 };
 
 // Room to work in, for the widest layer: queries, keys and values; heads; twice the width where there are mixtures.
@@ -39,12 +47,14 @@ void add(int64_t count, const X* x, X* sum) {
 
 // x (rows, width) is overwritten by the result.
 template <typename X>
-void run(int64_t count, const Layer* layers, const LayerPlace* places, int64_t rows, X* x, const Rooms<X>& rooms, int threads) {
+void run(int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings& around, int64_t rows, X* x,
+         const Rooms<X>& rooms, int threads) {
   X *placed = rooms.placed, *attended = rooms.attended;
   for (; count > 0; --count, ++layers, ++places) {
     const Attention& a = *layers->attention;
-    enter(a, rows, x, (const X*)places->cos, (const X*)places->sin, placed, threads);
-    AttendCall c = *places->call;
+    const Turn turn = a.turned ? around.turns[places->turn] : Turn{};
+    enter(a, rows, x, (const X*)turn.cos, (const X*)turn.sin, placed, threads);
+    AttendCall c = *around.calls[places->call];
     c.paged.heads = a.heads, c.paged.kv_heads = a.kv_heads;
     c.paged.key_dim = c.paged.value_dim = c.paged.value_stride = a.dim;
     c.paged.query_stride = c.key_stride = c.value_stride = a.qkv.columns;

@@ -1,5 +1,5 @@
-// The doors of the compiled kernels. native.py builds the files of this folder and loads them; fused.py, layers.py, experts.py, panels.py, lossless.py
-// and inplace.py mirror the structs.
+// The doors of the compiled kernels. native.py builds the files of this folder and loads them; ends.py, fused.py, layers.py, experts.py, panels.py,
+// lossless.py and inplace.py mirror the structs.
 
 #include "doors.h"
 
@@ -45,9 +45,21 @@ void dyno_leave(int narrow, const Weight* projection, const FeedForward* ff, con
   EITHER(leave(*projection, ff, norm, rows, x, attended, out, normed, threads));
 }
 
-void dyno_layers(int narrow, int64_t count, const Layer* layers, const LayerPlace* places, int64_t rows, void* x, const void* rooms,
-                 int threads) {
-  EITHER(layers(count, layers, places, rows, x, rooms, threads));
+void dyno_layers(int narrow, int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings* around, int64_t rows,
+                 void* x, const void* rooms, int threads) {
+  EITHER(layers(count, layers, places, *around, rows, x, rooms, threads));
+}
+
+void dyno_turn(int narrow, const Angles* angles, int64_t rows, const int64_t* positions, void* cos, void* sin, int threads) {
+  EITHER(turn(*angles, rows, positions, cos, sin, threads));
+}
+
+void dyno_finish(int narrow, const Norm* norm, const Weight* head, int64_t rows, const void* x, float* logits, int threads) {
+  EITHER(finish(*norm, *head, rows, x, logits, threads));
+}
+
+void dyno_look(int64_t rows, int64_t count, int64_t stride, const float* logits, int64_t* best, bool* finite, int threads) {
+  look_at(rows, count, stride, logits, best, finite, threads);
 }
 
 void dyno_route(int narrow, const Router* router, int64_t rows, const void* x, const Routing* routing, int threads) {

@@ -70,7 +70,7 @@ class Attended:
             for i, kind in enumerate(kinds)
         )
         view = group_view(layout_of(Step(1, rows)), 0, self.span, self.size, self.dtype)
-        paged = PagedView(self.cache, (view,), (0,))
+        paged = PagedView(self.cache, (view,))
         return paged.attend(0, query, key, None if entry.value_in_key else value, scores)
 
 

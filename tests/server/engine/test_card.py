@@ -66,7 +66,7 @@ def test_a_step_that_is_not_captured_is_tried_before_the_first_request(monkeypat
     assert prompt.count == min(2 * FEW, runner.model.architecture.context) and token.count == 1
     spare = [group.num_blocks for group in runner.groups]
     assert all(set(pages) == {own} for row in steps[0].rows for pages, own in zip(row.tables, spare, strict=True))
-    for layer, own in enumerate(runner.group_of):
+    for layer, own in enumerate(runner.cache.pools.groups):
         assert not runner.cache.keys[layer][: spare[own]].any(), "only a page that nobody has was written"
 
 

@@ -95,7 +95,7 @@ def test_a_captured_forward_pass_asks_nothing_of_the_host(
 
     monkeypatch.setattr(paged, "decode", decode)
     with torch.inference_mode():
-        view = paged.PagedView(runner.cache, there.groups, runner.group_of)
+        view = paged.PagedView(runner.cache, there.groups)
         out = model(StepInput(there.tokens, there.positions, view))
     assert out.logits.shape == (5, architecture.vocab) and out.logits.is_meta
     with pytest.raises((RuntimeError, NotImplementedError)):
