@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
     for name in unknown_variables():
         log.warning("variable is not read by anything", name=name)
     try:
-        return asyncio.run(run(settings, made))
+        with asyncio.Runner(loop_factory=process.loop_factory()) as runner:
+            return runner.run(run(settings, made))
     except (AddressInUse, StartupError, TlsError, ValueError, OSError) as error:
         log.debug("could not start", exc_info=True)
         return _complain(str(error), 1)

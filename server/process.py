@@ -8,7 +8,8 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Iterator
 
 _USUAL, _PATIENT = 0, 3  # Linux's SCHED_OTHER and SCHED_BATCH
 
@@ -30,6 +31,15 @@ def settle() -> None:
     """Once, when everything is loaded: what is here stays, and the collector need not look through it again."""
     gc.collect()
     gc.freeze()
+
+
+def loop_factory() -> Callable[[], AbstractEventLoop] | None:
+    """What makes the event loop: uvloop where it is installed; None is asyncio's own."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # not for every system, and asyncio does the same more slowly
+        return None
+    return new_event_loop
 
 
 @contextlib.contextmanager

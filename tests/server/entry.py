@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 
-from server import logs
+from server import logs, process
 from server.app import run
 from server.config import load
 from server.engine.stats import Observer
@@ -33,7 +33,8 @@ def main() -> int:
     settings = load(sys.argv[1:])
     logs.configure(settings.log_level)
     try:
-        return asyncio.run(run(settings, lambda settings, observer: build(settings.model, observer)))
+        with asyncio.Runner(loop_factory=process.loop_factory()) as runner:
+            return runner.run(run(settings, lambda settings, observer: build(settings.model, observer)))
     except StartupError as error:
         print(f"dyno serve: {error}", file=sys.stderr)
         return 1
