@@ -7,8 +7,8 @@
 
 namespace dyno {
 
-// Of 16 registers, two each: vectors that sums may take while rows and weights are multiplied; rows of a block.
-constexpr int64_t SUMS = 6, MOST = 6;
+// Of 16 registers, two each: vectors that sums may take while rows and weights are multiplied; rows of a block. Panels that few rows take at once.
+constexpr int64_t SUMS = 6, MOST = 6, AT_ONCE = 1;
 
 struct Vec {
   __m256 low, high;

@@ -7,8 +7,8 @@
 
 namespace dyno {
 
-// Of 32 registers: vectors that sums may take while rows and weights are multiplied; rows of a block.
-constexpr int64_t SUMS = 24, MOST = 12;
+// Of 32 registers: vectors that sums may take while rows and weights are multiplied; rows of a block. Panels that few rows take at once.
+constexpr int64_t SUMS = 24, MOST = 12, AT_ONCE = 4;
 
 using Vec = __m512;
 using Mask = __mmask16;  // bit i: lane i

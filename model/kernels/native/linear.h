@@ -89,8 +89,8 @@ inline void meet(const Rows& rows, int64_t block, const typename Rows::Kept* w, 
   }
 }
 
-// Panels [from, to) of weights w for all rows; `then` is the panel that this thread will need next. Few rows take several
-// panels at once: one chain of additions alone would wait.
+// Panels [from, to) of weights w for all rows; `then` is the panel that this thread will need next. Rows may take several panels at
+// once while they are few, which leaves it to the processor to ask for memory early: it sees more of it in as many places.
 template <typename Rows, typename End>
 void panels(int64_t from, int64_t to, const Rows& rows, const typename Rows::Kept* w, int64_t stride, End& end, Ahead then = {}) {
   constexpr int64_t S = Rows::sums;
@@ -102,14 +102,11 @@ void panels(int64_t from, int64_t to, const Rows& rows, const typename Rows::Kep
       for (int64_t i = 0; i < together; ++i, sum += PANEL) end(row + m, panel + i, load(sum), load(sum + 16));
   };
   int64_t p = from;
-  for (; blocks.rows <= S / 8 && p + 4 <= to; p += 4) {
-    meet<8, S / 8>(rows, 0, w + p * stride, {}, sums, 4 * PANEL);
-    finish(0, blocks.rows, p, 4);
-  }
-  for (; blocks.rows <= S / 4 && p + 2 <= to; p += 2) {
-    meet<4, S / 4>(rows, 0, w + p * stride, {}, sums, 2 * PANEL);
-    finish(0, blocks.rows, p, 2);
-  }
+  if constexpr (constexpr int64_t N = Rows::at_once; N > 1)
+    for (; blocks.rows <= S / (2 * N) && p + N <= to; p += N) {
+      meet<2 * N, S / (2 * N)>(rows, 0, w + p * stride, {}, sums, N * PANEL);
+      finish(0, blocks.rows, p, N);
+    }
   for (; p < to; ++p) {
     const auto* own = w + p * stride;
     const Ahead next = p + 1 < to ? whole(own + stride, stride) : then;

@@ -10,7 +10,6 @@
 namespace dyno {
 
 constexpr int64_t UNIT = 128, UNIT_BYTES = 192;  // numbers of two steps along a panel: lower bytes of each, codes of both
-constexpr int64_t EARLY = 16;                    // units that memory is asked for before they are read
 
 // What belongs to a layer's panels of units, as Python hands it over: the sixteen upper bytes; and of units that are kept
 // whole, panel by panel from starts[panel] on, which of the panel's they are, in order, and their numbers.
@@ -75,7 +74,6 @@ struct Panel {
   const int32_t *odd, *end;
   const bf16* numbers;
 
-  Panel() = default;
   Panel(const Lossless& layer, const uint8_t* panels, int64_t panel, int64_t bytes)
       : kept(panels + panel * bytes),
         odd(layer.odd + layer.starts[panel]),
@@ -86,72 +84,54 @@ struct Panel {
 
   // The next unit that is kept whole, `none` behind the last.
   int64_t next(int64_t none) const { return odd < end ? *odd : none; }
-  // Ask early for what lies behind unit u, of `units`; behind the last of them for the start of the panel `gap` bytes on.
-  void ask(int64_t u, int64_t units, int64_t gap) const {
-    const char* at = (const char*)kept + (u + EARLY) * UNIT_BYTES + (u + EARLY < units ? 0 : gap);
-    for (int64_t line = 0; line < UNIT_BYTES; line += 64) _mm_prefetch(at + line, _MM_HINT_T1);
-  }
   // Ask early for the i-th of the units to come that are kept whole: they lie apart from the others.
   void ask_whole(int64_t i) const {
     for (int64_t at = 0; at < UNIT; at += 32) _mm_prefetch((const char*)(numbers + i * UNIT + at), _MM_HINT_T0);
   }
   Unit unit(int64_t u, Ints upper) const { return Unit::unpacked(kept + u * UNIT_BYTES, upper); }
-  // For units in order that may be whole.
-  Unit take(int64_t u, Ints upper) {
-    if (odd == end || *odd != u) return unit(u, upper);
+  // The next unit that is kept whole; there is one.
+  Unit take() {
     ask_whole(2);
     ++odd, numbers += UNIT;
     return Unit::whole(numbers - UNIT);
   }
 };
 
-// M rows with V / 2 panels, as tile() in tile.h. Of several panels each is asked for on its own, as `ahead` knows but one.
-template <int M, int V>
-__attribute__((noinline)) void lossless_tile(const Cell<bf16, bf16>::Number* x, Panel* panels, Ints upper, int64_t units, Ahead ahead,
+// M rows with a panel, as tile() in tile.h.
+template <int M>
+__attribute__((noinline)) void lossless_tile(const Cell<bf16, bf16>::Number* x, Panel panel, Ints upper, int64_t units, Ahead ahead,
                                              float* sums, int64_t pitch) {
   using C = Cell<bf16, bf16>;
-  Vec sum[M][V];
+  Vec sum[M][2];
 #pragma GCC unroll 12
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) sum[m][v] = zero();
-  const auto add = [&](int64_t u, int p, const Unit& unit) __attribute__((always_inline)) {
+  for (int m = 0; m < M; ++m) sum[m][0] = sum[m][1] = zero();
+  const auto add = [&](int64_t u, const Unit& unit) __attribute__((always_inline)) {
 #pragma GCC unroll 2
     for (int s = 0; s < 2; ++s) {
       const auto first = C::weights(unit.halves[s][0]), other = C::weights(unit.halves[s][1]);
 #pragma GCC unroll 12
       for (int m = 0; m < M; ++m) {
         const auto row = C::spread(x + ((2 * u + s) * M + m) * C::depth);
-        sum[m][2 * p] = C::add(sum[m][2 * p], row, first);
-        sum[m][2 * p + 1] = C::add(sum[m][2 * p + 1], row, other);
+        sum[m][0] = C::add(sum[m][0], row, first);
+        sum[m][1] = C::add(sum[m][1], row, other);
       }
     }
   };
   for (int64_t u = 0, due = 0; u < units; ++u) {
-    int64_t stop = units;
-    for (int p = 0; p < V / 2; ++p) stop = std::min(stop, panels[p].next(units));
-    for (; u < stop; ++u) {
+    for (const int64_t stop = panel.next(units); u < stop; ++u) {
       for (due += ahead.lines; due >= units; due -= units, ahead.at += 64) _mm_prefetch(ahead.at, _MM_HINT_T0);
-#pragma GCC unroll 4
-      for (int p = 0; p < V / 2; ++p) {
-        if (V > 2) panels[p].ask(u, units, (V / 2 - 1) * units * UNIT_BYTES);
-        add(u, p, panels[p].unit(u, upper));
-      }
+      add(u, panel.unit(u, upper));
     }
-    if (u < units)
-#pragma GCC unroll 4
-      for (int p = 0; p < V / 2; ++p) add(u, p, panels[p].take(u, upper));
+    if (u < units) add(u, panel.take());
   }
 #pragma GCC unroll 12
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) store(sums + m * pitch + 16 * v, sum[m][v]);
+  for (int m = 0; m < M; ++m) store(sums + m * pitch, sum[m][0]), store(sums + m * pitch + 16, sum[m][1]);
 }
 
 // Rows as they are, for panels(). Every block of them unpacks a panel anew: to write it down for the others takes longer.
 struct LosslessRows {
   using Kept = uint8_t;
-  static constexpr int64_t sums = SUMS, most = SUMS / 2;
+  static constexpr int64_t sums = SUMS, most = SUMS / 2, at_once = 1;
   const Operand<bf16>& x;
   const Lossless& layer;
   const uint8_t* all;  // the panels
@@ -159,10 +139,9 @@ struct LosslessRows {
 
   template <int M, int V>
   void meet(int64_t block, const uint8_t* w, Ahead ahead, float* to, int64_t pitch) const {
+    static_assert(V == 2);
     const int64_t units = x.depth * PANEL / UNIT, bytes = units * UNIT_BYTES;
-    Panel panels[V / 2];
-    for (int p = 0; p < V / 2; ++p) panels[p] = Panel(layer, all, (w - all) / bytes + p, bytes);
-    lossless_tile<M, V>(x.block(block), panels, sixteen(layer.upper), units, ahead, to, pitch);
+    lossless_tile<M>(x.block(block), Panel(layer, all, (w - all) / bytes, bytes), sixteen(layer.upper), units, ahead, to, pitch);
   }
 };
 

@@ -60,7 +60,7 @@ __attribute__((noinline)) void rounded_tile(const int8_t* x, const float* scales
 template <typename X>
 struct RoundedRows {
   using Kept = uint8_t;
-  static constexpr int64_t sums = SUMS / 2, most = MOST / 2, cell = PANEL * FOUR;
+  static constexpr int64_t sums = SUMS / 2, most = MOST / 2, cell = PANEL * FOUR, at_once = AT_ONCE;
   const Operand<X>& x;
   const Blocks& blocks = x.blocks;
 

@@ -54,7 +54,7 @@ __attribute__((noinline)) void tile(const typename Cell<X, W>::Number* x, const 
 template <typename X, typename W>
 struct WholeRows {
   using Kept = W;
-  static constexpr int64_t sums = SUMS, most = MOST, cell = PANEL * Cell<X, W>::depth;
+  static constexpr int64_t sums = SUMS, most = MOST, cell = PANEL * Cell<X, W>::depth, at_once = sizeof(X) == sizeof(W) ? AT_ONCE : 1;
   const Operand<X>& x;
   const Blocks& blocks = x.blocks;
 
