@@ -67,6 +67,7 @@ def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
         cache_tokens=settings.cache_tokens,
         max_batch_tokens=settings.max_batch_tokens,
         max_rows=settings.max_rows,
+        chunk_seconds=None if settings.chunk_ms is None else settings.chunk_ms / 1e3,
         speculate=settings.speculate,
         seed=settings.seed,
         scale=settings.scale,

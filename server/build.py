@@ -67,6 +67,7 @@ class BuildOptions:
     cache_tokens: int | None = None
     max_batch_tokens: int = 512
     max_rows: int = 64
+    chunk_seconds: float | None = None
     speculate: int = 0
     seed: int = 0
     scale: str | None = None
@@ -108,6 +109,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
         observer=observer,
         max_batch_tokens=options.max_batch_tokens,
         max_rows=options.max_rows,
+        chunk_seconds=options.chunk_seconds,
         speculate=options.speculate,
     )
     counts, used = parameters(architecture), parameters(without_memory(architecture))

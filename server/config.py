@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     )
     max_batch_tokens: PositiveInt = Field(512, description="most tokens of one step")
     max_rows: PositiveInt = Field(64, description="most requests of one step")
+    chunk_ms: PositiveFloat | None = Field(
+        None,
+        description="about how long prompts may hold up other requests in one step, as far as 64 of their tokens "
+        "allow; without it they take all that max_batch_tokens leaves",
+    )
     speculate: Annotated[int, Field(ge=0, le=32)] = Field(
         0, description="most tokens of a request that a step guesses from its text and confirms; 0 guesses none"
     )

@@ -34,8 +34,8 @@ class Delta(NamedTuple):
 class Engine:
     """Continues requests together, a step at a time. One thread owns it; every method is called on that thread.
 
-    max_batch_tokens: most tokens of one step; max_rows: most requests of one step; speculate: most tokens that
-    `drafter` guesses for a request in one step, 0 for none. `clock` gives seconds.
+    max_batch_tokens, max_rows: most tokens and requests of a step; chunk_seconds: how long prompts may hold up others
+    in one, None: no bound; speculate: most tokens that `drafter` guesses for a request, 0 for none. `clock`: seconds.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Engine:
         max_rows: int = 64,
         clock: Callable[[], float] = time.monotonic,
         prefix_cache: bool = True,
+        chunk_seconds: float | None = None,
         speculate: int = 0,
         drafter: MakeDrafter = PromptLookup,
     ) -> None:
@@ -71,7 +72,7 @@ class Engine:
         self._shortage = Shortage()
         self._live: dict[str, Entry] = {}
         self._deltas: list[Delta] = []
-        self._progress, self._number = isolation.Progress(name, max_batch_tokens), 0
+        self._progress, self._number = isolation.Progress(name, max_batch_tokens, chunk_seconds), 0
 
     @property
     def capacity_tokens(self) -> int:
@@ -127,8 +128,7 @@ class Engine:
             self._finish(entry, Answer(outcome=Outcome.ERROR, error=why), self._clock())
 
     def cancel(self, request_id: str, outcome: Outcome = Outcome.CANCELLED) -> None:
-        """End a request now, wherever it is; its last delta comes with the next step. Unknown ids are ignored: the
-        request may just have ended by itself."""
+        """End a request now, wherever it is; its last delta comes with the next step. One that has ended is ignored."""
         entry = self._live.get(request_id)
         if entry is not None:
             self._finish(entry, Answer(outcome=outcome), self._clock())
@@ -147,7 +147,7 @@ class Engine:
         began = self._clock()
         self._number += 1
         self._expire(began)
-        seats = self._scheduler.schedule()
+        seats = self._scheduler.schedule(self._progress.chunk)
         self._shortage.look(began, self._scheduler.scarce is Scarce.BLOCKS)
         idle = self._live and not seats and not self._scheduler.patience.lost
         self._progress.watch(f"{self.num_running} running and {self.num_waiting} waiting" if idle else "")

@@ -67,7 +67,9 @@ class Seat(NamedTuple):
 
 class Scheduler:
     """First come, first served, in this order: requests that need one token, those that need more, those that wait; and
-    what none of them can use goes to drafts, which take no block that anybody waits for.
+    what none of them can use goes to drafts, which take no block that anybody waits for. Beside others, those that need
+    more have only `chunk` tokens in all: the step is short for those who go on, and of several prompts the first is
+    answered before the last is read. One that is alone takes all there is.
 
     running is in order of arrival, moved by priority (`turn`), and only the last of it is ever preempted. waiting is in
     that order for each tenant (told apart by the salt of their prefixes), and the tenants take turns: nobody overtakes
@@ -85,6 +87,7 @@ class Scheduler:
         self.waiting: Waiting[Entry] = Waiting(_tenant, _turn)
         self.preempted = 0  # in the step under way
         self._left = 0
+        self._chunk_left = 0
         self._short = False  # of blocks, for the head of the queue, in the step under way
         self.patience = Patience()
         self._plan: dict[Entry, int] = {}
@@ -107,10 +110,12 @@ class Scheduler:
         else:
             self._cache.release(entry.holding)
 
-    def schedule(self) -> list[Seat]:
+    def schedule(self, chunk: int | None = None) -> list[Seat]:
         """The rows of the next step. Empty when there is no request, or all wait for their constraints (`patience` has
-        them); otherwise that is a fault."""
+        them); otherwise that is a fault. chunk: most tokens of prompts in a step of several requests; None: no such
+        bound."""
         self._left, self._plan, self._drafts, self.preempted = self._max_batch_tokens, {}, {}, 0
+        self._chunk_left = self._max_batch_tokens if chunk is None else chunk
         self.patience.begin()
         self._short = False
         behind = self._feed_back()
@@ -168,7 +173,7 @@ class Scheduler:
         """Tokens for running requests that need several; returns those that got less than there was."""
         cut = []
         for place, entry in enumerate(behind):
-            if entry.running and self._left:
+            if entry.running and self._room(entry):
                 others = place + 1 < len(behind) or self._may_admit
                 cut += self._chunk(entry, others)
         return cut
@@ -177,7 +182,7 @@ class Scheduler:
         """Let waiting requests in while tokens, rows and blocks last; returns those that got less than there was."""
         cut: list[Entry] = []
         for entry in list(self.waiting) if self._may_admit else ():
-            if not (self._left and self._may_admit) or self.preempted:
+            if not (self._room(entry) and self._may_admit) or self.preempted:
                 break
             if self.patience.lacks(entry.request.constraint) or self._cache.is_coming(entry.request, entry.holding):
                 continue
@@ -206,20 +211,29 @@ class Scheduler:
     def _chunk(self, entry: Entry, others: bool) -> list[Entry]:
         """Grant what is needed and left. A prompt of several steps leaves half to those behind it: they need not wait
         for its end, and it takes twice as long at most. Returns the request when it was cut so."""
-        need = entry.request.num_uncomputed
+        need, room = entry.request.num_uncomputed, self._room(entry)
         cut = others and need > self._max_batch_tokens
-        count = min(need, (self._left + 1) // 2 if cut else self._left)
-        return [entry] if self._grant(entry, count) and cut else []
+        count = min(need, (min(room, max(0, self._chunk_left)) + 1) // 2 if cut else room)
+        if not self._grant(entry, count):
+            return []
+        self._chunk_left -= count
+        return [entry] if cut else []
+
+    def _room(self, entry: Entry) -> int:
+        """The tokens that are left for a request that needs several: of those for prompts, where others have some."""
+        alone = len(self._plan) == (entry in self._plan)
+        return self._left if alone else max(0, min(self._left, self._chunk_left))
 
     def _top_up(self, cut: list[Entry]) -> None:
         """What nobody behind could use goes to those that stood back."""
         for entry in cut:
             count = self._plan.get(entry)
-            if count is not None and self._left:
-                more = min(self._left, entry.request.num_uncomputed - count)
+            if count is not None and (room := self._room(entry)):
+                more = min(room, entry.request.num_uncomputed - count)
                 if self._cache.extend(entry.holding, entry.request.num_computed + count + more):
                     self._plan[entry] = count + more
                     self._left -= more
+                    self._chunk_left -= more
 
     def _speculate(self) -> None:
         """Let requests that feed back one output guess what follows, as far as tokens are left and blocks are idle."""

@@ -9,7 +9,7 @@ import pytest
 
 from model.config import Full
 from server.engine.blocks import OutOfBlocks
-from server.engine.isolation import NoProgress
+from server.engine.isolation import LEAST_CHUNK, NoProgress, Progress
 from server.engine.request import Outcome, Request
 from server.engine.routes import RouteLog
 from server.engine.stats import GroupUse
@@ -209,12 +209,28 @@ class TestObservers:
 
 
 class TestProgress:
+    def test_prompts_are_cut_by_the_best_pace_so_far(self) -> None:
+        """To what a step does in the given time, but not below what costs no less."""
+        progress = Progress("m", 512, chunk_seconds=0.02)
+        assert progress.chunk == 512
+        progress.took(1, 0.1)
+        assert progress.chunk == LEAST_CHUNK
+        progress.took(100, 0.01)
+        assert progress.chunk == 200
+        progress.took(10, 0.01)
+        assert progress.chunk == 200
+        progress.took(512, 0.001)
+        assert progress.chunk == 512
+        unbound = Progress("m", 512)
+        unbound.took(1, 0.1)
+        assert unbound.chunk == 512
+
     def test_a_scheduler_that_gives_nothing_is_a_fault_and_no_spin(
         self, rig: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         r = rig()
         r.add(make_request([1], 3))
-        monkeypatch.setattr(r.engine._scheduler, "schedule", list)
+        monkeypatch.setattr(r.engine._scheduler, "schedule", lambda chunk: [])
         r.engine.step()
         with pytest.raises(NoProgress, match="0 running and 1 waiting"):
             r.engine.step()

@@ -27,8 +27,8 @@ class Bench:
         self.scheduler.add(entry)
         return entry
 
-    def step(self) -> Plan:
-        seats = self.scheduler.schedule()
+    def step(self, chunk: int | None = None) -> Plan:
+        seats = self.scheduler.schedule(chunk)
         plan = [(seat.row.request.id, seat.row.start, seat.row.count) for seat in seats]
         for seat in seats:
             samples = seat.row.samples
@@ -68,6 +68,42 @@ def test_a_long_prompt_is_computed_in_chunks_between_decodes() -> None:
     assert bench.step() == [("a", 3, 1), ("long", 15, 15)]
     assert bench.step() == [("a", 4, 1), ("long", 30, 10)]
     assert bench.step() == [("a", 5, 1), ("long", 40, 1)]
+
+
+def test_beside_others_prompts_have_so_many_tokens_in_all() -> None:
+    bench = Bench(tokens=32)
+    bench.add("a", 2)
+    bench.step()
+    for name, prompt in (("b", 5), ("c", 9), ("d", 3)):
+        bench.add(name, prompt)
+    assert bench.step(6) == [("a", 2, 1), ("b", 0, 5), ("c", 0, 1)]
+    assert bench.step(6) == [("a", 3, 1), ("b", 5, 1), ("c", 1, 6)]
+    assert bench.step(6) == [("a", 4, 1), ("b", 6, 1), ("c", 7, 2), ("d", 0, 3)]
+
+
+def test_the_first_prompt_takes_all_there_is_and_the_others_wait_for_it() -> None:
+    bench = Bench()
+    bench.add("a", 12)
+    bench.add("b", 3)
+    assert bench.step(4) == [("a", 0, 12)]
+    assert bench.step(4) == [("a", 12, 1), ("b", 0, 3)]
+
+
+def test_prompts_that_are_short_share_a_chunk() -> None:
+    bench = Bench()
+    for name in "abc":
+        bench.add(name, 3)
+    assert bench.step(7) == [("a", 0, 3), ("b", 0, 3), ("c", 0, 1)]
+
+
+def test_a_long_prompt_shares_its_chunk_with_those_behind_it() -> None:
+    bench = Bench()
+    bench.add("long", 40)
+    bench.add("b", 3)
+    assert bench.step(8) == [("long", 0, 5), ("b", 0, 3)]  # 4, and the one that nobody else could use
+    assert bench.step(8) == [("b", 3, 1), ("long", 5, 8)]
+    bench.end("b")
+    assert bench.step(8) == [("long", 13, 16)]
 
 
 def test_a_prompt_of_several_steps_leaves_half_to_those_behind_it() -> None:
