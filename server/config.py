@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     )
     max_batch_tokens: PositiveInt = Field(512, description="most tokens of one step")
     max_rows: PositiveInt = Field(64, description="most requests of one step")
-    chunk_ms: PositiveFloat | None = Field(
+    chunk_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None,
         description="about how long prompts may hold up other requests in one step, as far as 64 of their tokens "
         "allow; without it they take all that max_batch_tokens leaves",

@@ -25,7 +25,7 @@ KINDS = (torch.float32, torch.bfloat16)
 WIDEST = 1024  # numbers of a key or value that stretches are taken with
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Pools:
     """Of each cache layer the pools of keys and values (None where they lie in the keys), and to which group of
     layers, with one call each a step, it belongs."""

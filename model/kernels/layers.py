@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from itertools import accumulate, groupby
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,9 @@ class Layers(Block):
         self._places = (_PlaceStruct * len(blocks))()
         self._mixtures = [(p, b.mixture.value) for p, b in zip(self._places, blocks, strict=True) if b.mixture]
         self._tables = sorted({block.enter.table for block in blocks if block.enter.table is not None})
-        self._pools: Pools | None = None
+        for block, place in zip(blocks, self._places, strict=True):
+            place.turn = 0 if block.enter.table is None else self._tables.index(block.enter.table)
+        self._pools: ref[Pools] | None = None  # a model does not keep a cache
         placed = max((block.enter.heads + 2 * block.enter.kv) * block.enter.dim for block in blocks)
         attended = max(block.enter.heads * block.enter.dim for block in blocks)
         mixed = max(block.leave.out.columns if block.mixture else 0 for block in blocks)
@@ -82,7 +85,7 @@ class Layers(Block):
                 x, routed = block(x, around, loads)
                 routings += routed
             return x, routings
-        if view.pools is not self._pools:
+        if self._pools is None or self._pools() is not view.pools:
             self._settle(view.pools)
         rows = x.shape[0]
         routings = [empty_routing(rows, value) for _, value in self._mixtures]
@@ -94,10 +97,10 @@ class Layers(Block):
 
     def _settle(self, pools: Pools) -> None:
         """What stays the same as long as the cache's memory does."""
-        self._pools = pools
+        self._pools = ref(pools)
         for block, place in zip(self._blocks, self._places, strict=True):
-            layer, table = block.layer, block.enter.table
-            place.call, place.turn = pools.groups[layer], 0 if table is None else self._tables.index(table)
+            layer = block.layer
+            place.call = pools.groups[layer]
             place.keys, place.values = address(pools.keys[layer]), address(pools.values[layer])
 
     def _run(self, x: Tensor, rows: int, calls: list[int], turns: list[int]) -> Tensor:

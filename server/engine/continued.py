@@ -48,13 +48,12 @@ class Continued:
         width = min(table.shape[1] for table in self._tables)
         turned: list[int] = []  # rows that look at other pages than before
         for index, (row, before) in enumerate(zip(rows, self._rows, strict=True)):
-            if row.request is not before.request or row.start != before.start + 1 or row.count != 1 or row.drafts:
+            if row.request is not before.request or row.start != before.start + 1 or row.count != 1:
                 return None
             if row.tables is not before.tables or row.start % size == 0:
                 if row.start // size >= width:
                     return None
                 turned.append(index)
-        self._rows = rows
         inputs.tokens.numpy()[:] = ids_of(rows)
         for positions in self._positions:
             positions += 1
@@ -67,7 +66,7 @@ class Continued:
                 slots[index] = table[index, page] * size + offset
         assert isinstance(inputs.cache, PagedView)
         view = PagedView(inputs.cache.cache, tuple(map(_anew, inputs.cache.groups)))
-        self._inputs = StepInput(inputs.tokens, inputs.positions, view)
+        self._rows, self._inputs = rows, StepInput(inputs.tokens, inputs.positions, view)
         return self._inputs
 
 

@@ -128,7 +128,7 @@ class Engine:
             self._finish(entry, Answer(outcome=Outcome.ERROR, error=why), self._clock())
 
     def cancel(self, request_id: str, outcome: Outcome = Outcome.CANCELLED) -> None:
-        """End a request now, wherever it is; its last delta comes with the next step. One that has ended is ignored."""
+        """End a request now, wherever it is; its last delta comes with the next step. Unknown ids are ignored."""
         entry = self._live.get(request_id)
         if entry is not None:
             self._finish(entry, Answer(outcome=outcome), self._clock())

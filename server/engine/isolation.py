@@ -87,7 +87,7 @@ class Progress:
         at the best pace so far; without a bound all."""
         if not self._pace or self._chunk_seconds is None:
             return self._max_batch_tokens
-        return min(self._max_batch_tokens, max(LEAST_CHUNK, int(self._chunk_seconds / self._pace)))
+        return int(min(self._max_batch_tokens, max(LEAST_CHUNK, self._chunk_seconds / self._pace)))
 
     def took(self, tokens: int, seconds: float) -> None:
         """A step computed so many tokens in so long."""

@@ -123,7 +123,9 @@ class ModelRunner:
         return CacheGroup(span, self.room.pages(span), page_bytes)
 
     def _inputs(self, step: Step) -> StepInput:
-        followed = self._continued.follow(step) if self.device.type == "cpu" else None
+        if self.device.type != "cpu":  # its captured steps have arrays of their own
+            return self._built(step)
+        followed = self._continued.follow(step)
         return self._continued.remember(step, self._built(step)) if followed is None else followed
 
     def _built(self, step: Step) -> StepInput:

@@ -209,7 +209,7 @@ class Scheduler:
             entry.account.routes.write(0, routes.experts, routes.gates, routes.margins)
 
     def _chunk(self, entry: Entry, others: bool) -> list[Entry]:
-        """Grant what is needed and left. A prompt of several steps leaves half to those behind it: they need not wait
+        """Grant what is needed and left. One of several whole steps leaves half to those behind it: they need not wait
         for its end, and it takes twice as long at most. Returns the request when it was cut so."""
         need, room = entry.request.num_uncomputed, self._room(entry)
         cut = others and need > self._max_batch_tokens

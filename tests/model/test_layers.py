@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -125,6 +127,29 @@ def test_joined_or_not_is_the_same_to_the_bit(
         assert text.logits.keys() == other.logits.keys()
         for position, rows in text.logits.items():
             assert all(torch.equal(*pair) for pair in zip(rows, other.logits[position], strict=True))
+
+
+@pytest.mark.parametrize("name", ["dense", "spans and tables of their own", "mixtures"])
+def test_one_model_over_two_caches_in_turn(name: str) -> None:
+    """What layers keep of a cache is not taken for another's."""
+    architecture = CASES[name]
+    model = passes.apply(random_model(architecture))
+    engines = [HandEngine(model, seed=seed) for seed in (3, 4)]
+    for engine in engines:
+        for tokens, (_, prompt) in zip(prepared(architecture)[1], TEXTS, strict=True):
+            engine.add(tokens, prompt)
+    while waiting := [(engine, text) for engine in engines for text in engine.texts if not text.done]:
+        for engine, text in waiting:
+            engine.step([(text, 3)])
+    for engine in engines:
+        assert_texts(engine, architecture)
+
+
+def test_a_model_does_not_keep_a_cache() -> None:
+    model = passes.apply(random_model(CASES["dense"]))
+    kept = ref(serve(model, CASES["dense"]).runner.cache.keys[0])
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.parametrize("name", JOINED)

@@ -48,6 +48,7 @@ def test_several_models_in_a_flag_a_variable_and_a_file(monkeypatch: pytest.Monk
         (["--max-rows", "0"], "max_rows: Input should be greater than 0"),
         (["--speculate", "-1"], "speculate: Input should be greater than or equal to 0"),
         (["--chunk-ms", "0"], "chunk_ms: Input should be greater than 0"),
+        (["--chunk-ms", "inf"], "chunk_ms: Input should be a finite number"),
         (["--speculate", "33"], "speculate: Input should be less than or equal to 32"),
         (["--drain-seconds", "-1"], "drain_seconds"),
         (["--host", "0.0.0.0"], "there are no API keys; give --api-keys-file, or say --allow-unauthenticated"),

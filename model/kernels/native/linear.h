@@ -89,8 +89,8 @@ inline void meet(const Rows& rows, int64_t block, const typename Rows::Kept* w, 
   }
 }
 
-// Panels [from, to) of weights w for all rows; `then` is the panel that this thread will need next. Rows may take several panels at
-// once while they are few, which leaves it to the processor to ask for memory early: it sees more of it in as many places.
+// Panels [from, to) of weights w for all rows; `then` is the panel that this thread will need next, and is asked for early as each is
+// for the one before. Of whole weights few rows take several panels at once instead, which the processor itself asks for in time.
 template <typename Rows, typename End>
 void panels(int64_t from, int64_t to, const Rows& rows, const typename Rows::Kept* w, int64_t stride, End& end, Ahead then = {}) {
   constexpr int64_t S = Rows::sums;
@@ -204,7 +204,7 @@ void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn
     for (int64_t g = 0; g < rounded.groups(); ++g)
       for (int64_t row = 0; row < x.blocks.rows; ++row) rounded.round(row, g);
   }
-  const int64_t count = weight.count(), group = x.blocks.rows <= SUMS / 8 ? 4 : 2;
+  const int64_t count = weight.count(), group = x.blocks.rows <= SUMS / 8 ? AT_ONCE : 2;  // fewer would be too short a turn
   const int64_t chunk = std::max<int64_t>(count / (threads * 8) / group, 1) * group;
   const auto take = [&] { return turn.fetch_add(chunk, std::memory_order_relaxed); };
   for (int64_t from = take(), next; from < count; from = next) {  // the next part is taken early, to be fetched

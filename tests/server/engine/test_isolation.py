@@ -221,6 +221,7 @@ class TestProgress:
         assert progress.chunk == 200
         progress.took(512, 0.001)
         assert progress.chunk == 512
+        assert Progress("m", 512, chunk_seconds=float("inf")).chunk == 512
         unbound = Progress("m", 512)
         unbound.took(1, 0.1)
         assert unbound.chunk == 512
