@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import Architecture, Attention, FeedForward, Full, Grouped, Rotary, Window
 from model import presets
+from model.config import Architecture, Attention, FeedForward, Full, Grouped, Rotary, Window
 from model.kernels import passes
 from model.transformer import StepInput
 from server.engine.engine import Engine
