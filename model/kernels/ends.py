@@ -37,7 +37,7 @@ class Angles(nn.Module):
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         library = native.library()
-        assert library is not None
+        assert library is not None and positions.dtype == torch.int64
         positions, rows = positions.contiguous(), len(positions)
         both = torch.empty(2, rows, 1, len(self.frequencies), dtype=dtype)
         cos, sin = both[0], both[1]
@@ -60,7 +60,7 @@ class NormedHead(PanelLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         library = native.library()
-        assert library is not None
+        assert library is not None and x.dtype == self.weight.dtype
         x, rows = x.contiguous(), len(x)
         logits = torch.empty(rows, self.weight.columns, dtype=torch.float32)
         if rows:
