@@ -21,23 +21,17 @@ class Continued:
         self._page_size = page_size
         self._rows: tuple[Row, ...] = ()
         self._inputs: StepInput | None = None
-        self._tables: list[np.ndarray] = []
-        self._slots: list[np.ndarray] = []
         self._positions: list[np.ndarray] = []  # all that go up by one a step, each memory once
 
     def remember(self, step: Step, inputs: StepInput) -> StepInput:
         """These are the inputs of a step that was built; returns them."""
-        view, self._inputs = inputs.cache, None
-        alone = inputs.select is None and inputs.loads is None and inputs.memory is None
-        if alone and isinstance(view, PagedView) and len(inputs.tokens) == len(step.rows):
-            pages = [group.decode.pages for group in view.groups if group.decode is not None]
-            if pages and len(pages) == len(view.groups) and all(isinstance(own.span, Full) for own in pages):
-                self._rows, self._inputs = step.rows, inputs
-                self._tables = [own.table.numpy() for own in pages]
-                self._slots = [group.slots.numpy() for group in view.groups]
-                moving = [inputs.positions, *(own.last for own in pages), *(own.new for own in pages)]
-                found = {part.data_ptr(): part.numpy() for part in moving if part is not None}
-                self._positions = list(found.values())
+        single = len(inputs.tokens) == len(step.rows)
+        followable = single and inputs.loads is None and inputs.memory is None and _see_all(inputs)
+        self._rows, self._inputs = (step.rows, inputs) if followable else ((), None)
+        if followable:
+            _, pages = _places(inputs)
+            moving = [part for part in (inputs.positions, pages.last, pages.new) if part is not None]
+            self._positions = list({part.data_ptr(): part.numpy() for part in moving}.values())
         return inputs
 
     def follow(self, step: Step) -> StepInput | None:
@@ -45,34 +39,49 @@ class Continued:
         inputs, rows, size = self._inputs, step.rows, self._page_size
         if inputs is None or len(rows) != len(self._rows):
             return None
-        width = min(table.shape[1] for table in self._tables)
+        group, pages = _places(inputs)
+        table, slots = pages.table.numpy(), group.slots.numpy()
         turned: list[int] = []  # rows that look at other pages than before
         for index, (row, before) in enumerate(zip(rows, self._rows, strict=True)):
             if row.request is not before.request or row.start != before.start + 1 or row.count != 1:
                 return None
             if row.tables is not before.tables or row.start % size == 0:
-                if row.start // size >= width:
+                if row.start // size >= table.shape[1]:
                     return None
                 turned.append(index)
         inputs.tokens.numpy()[:] = ids_of(rows)
+        slots += 1
         for positions in self._positions:
             positions += 1
-        for group, (table, slots) in enumerate(zip(self._tables, self._slots, strict=True)):
-            slots += 1
-            for index in turned:
-                row = rows[index]
-                page, offset = divmod(row.start, size)
-                table[index, : page + 1] = row.tables[group][: page + 1]
-                slots[index] = table[index, page] * size + offset
-        assert isinstance(inputs.cache, PagedView)
-        view = PagedView(inputs.cache.cache, tuple(map(_anew, inputs.cache.groups)))
-        self._rows, self._inputs = rows, StepInput(inputs.tokens, inputs.positions, view)
+        for index in turned:
+            (own,), (page, offset) = rows[index].tables, divmod(rows[index].start, size)
+            table[index, : page + 1] = own[: page + 1]
+            slots[index] = table[index, page] * size + offset
+        self._rows, self._inputs = rows, _anew(inputs)
         return self._inputs
 
 
-def _anew(group: GroupView) -> GroupView:
-    """The same places, of which nothing is known yet that follows from their numbers."""
+def _see_all(inputs: StepInput) -> bool:
+    """Whether every layer sees all that came before: then there is one group, whose tables only grow."""
+    view = inputs.cache
+    assert isinstance(view, PagedView)
+    return len(view.groups) == 1 and isinstance(_places(inputs)[1].span, Full)
+
+
+def _places(inputs: StepInput) -> tuple[GroupView, Pages]:
+    """Of the only group of a step of single tokens."""
+    view = inputs.cache
+    assert isinstance(view, PagedView)
+    (group,) = view.groups
     assert group.decode is not None
-    own = group.decode.pages
+    return group, group.decode.pages
+
+
+def _anew(inputs: StepInput) -> StepInput:
+    """The same arrays, of which nothing is known yet that follows from their numbers."""
+    assert isinstance(inputs.cache, PagedView)
+    group, own = _places(inputs)
+    assert group.decode is not None
     pages = Pages(own.span, own.size, own.table, own.starts, own.first, own.last, own.new)
-    return GroupView(group.page_size, group.slots, Decode(group.decode.tokens, pages), (), group.firsts)
+    view = GroupView(group.page_size, group.slots, Decode(group.decode.tokens, pages), (), group.firsts)
+    return StepInput(inputs.tokens, inputs.positions, PagedView(inputs.cache.cache, (view,)))

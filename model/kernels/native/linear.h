@@ -133,6 +133,8 @@ void whole_panels(int64_t from, int64_t to, const Operand<X>& x, const W* w, End
   panels(from, to, WholeRows<X, W>{x}, w, x.depth * PANEL, end, then);
 }
 
+constexpr int WIDENED = 7;  // the room of a panel that is kept in fewer bits, as what it stands for
+
 // Weights that are kept in fewer bits, for many rows: a panel is made what it stands for once, by widen(panel, to), and then
 // read by every block of rows.
 template <typename X, typename Widen, typename End>

@@ -5,8 +5,6 @@
 
 namespace dyno {
 
-constexpr int WIDENED = 7;  // the room of a panel that is kept in fewer bits, as what it stands for
-
 // M rows with V times 16 columns: the sums in registers, then in `sums` at m * pitch.
 template <typename X, typename W, int M, int V>
 __attribute__((noinline)) void tile(const typename Cell<X, W>::Number* x, const W* w, int64_t stride, int64_t steps, Ahead ahead,

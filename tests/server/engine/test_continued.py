@@ -87,6 +87,15 @@ def serve(runner: Watching, seed: int) -> None:
         engine.check()
 
 
+def go_on(runner: Watching, steps: int, **more: object) -> None:
+    """Three requests that begin together and are not done before."""
+    engine = engine_of(runner)
+    for number in range(3):
+        engine.add(make_request([number] * 5, steps + 1, id=str(number), **more))
+    for _ in range(steps):
+        engine.step()
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_followed_is_what_is_built(seed: int) -> None:
     runner = watching(Full(), Full())
@@ -106,32 +115,20 @@ def test_what_rows_bring_along_is_built_anew(name: str) -> None:
     encoded = name == "encoder"
     shape = presets.scaled(presets.load("transformer-base"), "tiny") if encoded else MIXTURE_CASES[name]
     runner = Watching(shape, Room(96, 5, 24, PAGE))
-    engine = engine_of(runner)
-    for number in range(3):
-        engine.add(make_request([number] * 3, 9, id=str(number), source=(1, 2, 3) if encoded else ()))
-    for _ in range(9):
-        engine.step()
+    go_on(runner, 9, source=(1, 2, 3) if encoded else ())
     assert runner.built > 5 and not runner.followed and not runner.wrong
 
 
 def test_steps_that_only_go_on_are_followed_to_the_end_of_a_page() -> None:
     runner = watching(Full())
-    engine = engine_of(runner)
-    for name in range(3):
-        engine.add(make_request([name] * 5, 25, id=str(name)))
-    for _ in range(25):
-        engine.step()
+    go_on(runner, 25)
     assert runner.built <= 2 + 25 // PAGE
 
 
 def test_other_rows_are_not_followed() -> None:
     """The same step again, a half of it, or more of a row: as where a row has made the model fail."""
     runner = watching(Full())
-    engine = engine_of(runner)
-    for name in range(2):
-        engine.add(make_request([name] * 5, 9, id=str(name)))
-    for _ in range(3):
-        engine.step()
+    go_on(runner, 3)
     rows = runner.step.rows
     further = tuple(row._replace(start=row.start + 1) for row in rows)
     others = rows, further[:1], further[::-1], tuple(row._replace(count=2) for row in further)
