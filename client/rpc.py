@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import orjson
-from google.rpc import error_details_pb2  # type: ignore[import-untyped]
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from client.access import Access
 from client.api import (
@@ -21,7 +20,6 @@ from client.api import (
     Piece,
     RoutingDetail,
     StreamCut,
-    Unreachable,
 )
 from client.facts import (
     Cache,
@@ -37,7 +35,9 @@ from client.facts import (
     TokenRouting,
     Usage,
 )
+from client.failures import broken, client_errors, end_error
 from client.live import LayerLoad, RoutingLoad
+from client.many import ManyCall
 from client.threads import patient_threads
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
@@ -45,27 +45,10 @@ from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 if TYPE_CHECKING:
     from dyno.inference.v1.inference_pb2_grpc import InferenceServiceAsyncStub
 
-# A server allows about a hundred streams a connection; more would wait inside the client, unseen, and count as latency.
-_STREAMS_PER_CHANNEL = 90
 _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),  # channels with equal arguments would share one connection behind our back
     ("grpc.enable_http_proxy", 0),  # as on REST
 ]
-_DETAILS_KEY = "grpc-status-details-bin"
-
-_HTTP_STATUS = {
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.OUT_OF_RANGE: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.CANCELLED: 499,
-    grpc.StatusCode.UNIMPLEMENTED: 501,
-    grpc.StatusCode.UNAVAILABLE: 503,
-    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
-}
-
 _ROUTING = {
     None: pb.ROUTING_DETAIL_NONE,
     RoutingDetail.NONE: pb.ROUTING_DETAIL_NONE,
@@ -78,51 +61,53 @@ _REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
 
 
 class RpcClient(Client):
-    """Talks to Dyno's gRPC port, over as many connections as the streams in flight need."""
+    """Talks to Dyno's gRPC port over one connection; generations share a call."""
 
     def __init__(self, target: str, access: Access) -> None:
         """`target` is grpc://HOST:PORT, or grpcs://HOST:PORT for TLS."""
         self._target = target.rstrip("/")
         self._access = access
         self._metadata = tuple(access.headers.items())
-        self._channels: list[_Channel] = []
+        self._calls: list[ManyCall] = []
 
     @property
     def target(self) -> str:
         return self._target
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
-        message = pb.StreamGenerateRequest(request=_message(request))
-        open_choices = set(range(request.n))
-        with self._channel() as stub, _errors(self.target) as progress:
-            call = stub.StreamGenerate(message, metadata=self._metadata)
-            try:
-                async for response in call:
+        open_choices, message = set(range(request.n)), _message(request)
+        with client_errors(self.target) as progress:
+            async with aclosing(self._many().events(message)) as events:
+                async for event in events:
+                    if event.HasField("end"):
+                        break
                     progress.begun = True
-                    piece = _piece(response)
+                    piece = _piece(event.piece)
                     if piece.facts is not None:
                         open_choices.discard(piece.index)
                     yield piece
-            finally:
-                call.cancel()
+                else:
+                    raise broken(self.target, begun=progress.begun)
+        if event.end.code:
+            raise end_error(event.end)
         if open_choices:
             raise StreamCut(f"the stream ended before choice {min(open_choices)} had ended")
 
     async def models(self) -> tuple[ModelCard, ...]:
-        with self._channel() as stub, _errors(self.target):
-            answer = await stub.ListModels(pb.ListModelsRequest(), metadata=self._metadata)
+        with client_errors(self.target):
+            answer = await self._stub.ListModels(pb.ListModelsRequest(), metadata=self._metadata)
         return tuple(_card(model) for model in answer.models)
 
     async def tokenize(self, text: str, model: str = "") -> tuple[int, ...]:
-        with self._channel() as stub, _errors(self.target):
+        with client_errors(self.target):
             request = pb.TokenizeRequest(model=model, text=text)
-            answer = await stub.Tokenize(request, metadata=self._metadata)
+            answer = await self._stub.Tokenize(request, metadata=self._metadata)
         return tuple(answer.token_ids)
 
     async def watch_routing(self, model: str = "", interval: float = 1.0) -> AsyncGenerator[RoutingLoad, None]:
-        with self._channel() as stub, _errors(self.target) as progress:
+        with client_errors(self.target) as progress:
             request = pb.WatchRoutingRequest(model=model, interval=interval)
-            call = stub.WatchRouting(request, metadata=self._metadata)
+            call = self._stub.WatchRouting(request, metadata=self._metadata)
             try:
                 async for load in call:
                     progress.begun = True
@@ -132,38 +117,29 @@ class RpcClient(Client):
                 call.cancel()
 
     async def close(self) -> None:
-        for channel in self._channels:
-            await channel.connection.close()
+        for call in self._calls:
+            await call.close()
+        if "_channel" in vars(self):
+            await self._channel.close()
 
-    @contextmanager
-    def _channel(self) -> Iterator[InferenceServiceAsyncStub]:
-        """The first connection with room for one more stream; a new one when all are full."""
-        free = (channel for channel in self._channels if channel.streams < _STREAMS_PER_CHANNEL)
-        channel = next(free, None) or self._open()
-        channel.streams += 1
-        try:
-            yield channel.stub
-        finally:
-            channel.streams -= 1
+    def _many(self) -> ManyCall:
+        """The call that takes the next request."""
+        self._calls = [call for call in self._calls if not call.ended]
+        if not self._calls or not self._calls[-1].open:
+            self._calls.append(ManyCall(self._stub, self._metadata))
+        return self._calls[-1]
 
-    def _open(self) -> _Channel:
-        channel = _Channel(self._target, self._access)
-        self._channels.append(channel)
-        return channel
+    @cached_property
+    def _stub(self) -> InferenceServiceAsyncStub:
+        return InferenceServiceStub(self._channel)
 
-
-class _Channel:
-    """One connection and the number of streams on it."""
-
-    def __init__(self, target: str, access: Access) -> None:
-        scheme, _, address = target.partition("://")
+    @cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        scheme, _, address = self.target.partition("://")
         with patient_threads():  # those of the library, of which several wake for every message
             if scheme == "grpcs":
-                self.connection = grpc.aio.secure_channel(address, access.credentials(), options=_OPTIONS)
-            else:
-                self.connection = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self.stub = InferenceServiceStub(self.connection)
-        self.streams = 0
+                return grpc.aio.secure_channel(address, self._access.credentials(), options=_OPTIONS)
+            return grpc.aio.insecure_channel(address, options=_OPTIONS)
 
 
 def _message(request: GenerateRequest) -> pb.GenerateRequest:
@@ -237,49 +213,3 @@ def _card(model: pb.Model) -> ModelCard:
     card = orjson.loads(model.card_json) if model.card_json else {}
     names = (name for name in ModelCard.__dataclass_fields__ if name not in ("architecture", "card"))
     return ModelCard(**{name: getattr(model, name) for name in names}, architecture=architecture, card=card)
-
-
-class _Progress:
-    """Whether anything of the answer has come yet."""
-
-    begun = False
-
-
-@contextmanager
-def _errors(target: str) -> Iterator[_Progress]:
-    progress = _Progress()
-    try:
-        yield progress
-    except grpc.aio.AioRpcError as error:
-        raise client_error(target, error, begun=progress.begun) from error
-
-
-def client_error(target: str, error: grpc.aio.AioRpcError, *, begun: bool) -> ClientError:
-    """Our error for gRPC's. The server's own errors carry details; one without them came from the connection."""
-    details = _details(error.trailing_metadata())
-    if error.code() is grpc.StatusCode.UNAVAILABLE and details is None:
-        if begun:
-            return StreamCut(f"the connection to {target} broke before the answer was whole")
-        return Unreachable(f"nothing answers at {target}")
-    code, param = _reason(details or Status())
-    status = _HTTP_STATUS.get(error.code(), 500)
-    return ClientError(error.details() or error.code().name, status=status, code=code, param=param)
-
-
-def _details(metadata: Sequence[tuple[str, str | bytes]] | grpc.aio.Metadata) -> Status | None:
-    for key, value in metadata:
-        if key == _DETAILS_KEY and isinstance(value, bytes):
-            return Status.FromString(value)
-    return None
-
-
-def _reason(status: Status) -> tuple[str, str]:
-    """(code, param) of google.rpc details: ErrorInfo's reason and the first field of BadRequest."""
-    code = param = ""
-    for detail in status.details:
-        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        if detail.Unpack(info):
-            code = info.reason.lower()
-        elif detail.Unpack(bad) and bad.field_violations:
-            param = bad.field_violations[0].field
-    return code, param

@@ -82,6 +82,7 @@ class GenerationService:
         self.models: dict[str, ServedModel] = {}
         self.since = 0  # seconds since the epoch
         self.active: set[Generation] = set()
+        self._draining = asyncio.Event()
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._admissions = admissions
@@ -113,6 +114,11 @@ class GenerationService:
     def drain(self) -> None:
         """Take no new calls; those in flight go on."""
         self.phase = Phase.DRAINING
+        self._draining.set()
+
+    async def left(self) -> None:
+        """Wait until it takes no new calls any more."""
+        await self._draining.wait()
 
     async def quiet(self) -> None:
         """Wait until no call is in flight."""

@@ -47,7 +47,10 @@ ROOMS = {
 FORBIDDEN_FILES = {"grpc.py", "http.py", "types.py", "logging.py", "utils.py", "helpers.py"}
 FORBIDDEN_NAME = re.compile(r"Manager|Helper|Utils?$")
 
-RPCS = {"Generate", "StreamGenerate", "Tokenize", "Detokenize", "ListModels", "GetModel", "Score", "WatchRouting"}
+RPCS = {"Generate", "StreamGenerate", "GenerateMany", "Score", "WatchRouting", "ListModels", "GetModel"} | {
+    "Tokenize",
+    "Detokenize",
+}
 COMMANDS = {"serve", "generate", "chat", "models", "inspect", "watch", "load", "compare", "train", "demo"}
 
 

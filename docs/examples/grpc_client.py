@@ -32,6 +32,20 @@ with grpc.insecure_channel(TARGET) as channel:
             latency, routing = message.finished.latency, message.finished.routing.summary
             print(f"\nfirst token after {latency.first_token * 1000:.1f} ms, mean entropy {routing.entropy:.2f}")
 
+    prompts = {1: "Once upon a time", 2: "There was a king"}  # many over one call, each under a number of its own
+    starts = {
+        tag: pb.GenerateStart(request=pb.GenerateRequest(model="tales-moe", prompt=prompt, sampling=request.sampling))
+        for tag, prompt in prompts.items()
+    }
+    asked = pb.GenerateManyRequest(actions=[pb.GenerateAction(tag=tag, start=start) for tag, start in starts.items()])
+    for message in service.GenerateMany(iter([asked]), timeout=60, metadata=METADATA):
+        for event in message.events:
+            if event.HasField("piece"):
+                prompts[event.tag] += event.piece.text
+            elif event.end.code:
+                print(f"{event.tag} failed: {event.end.message}")
+    print(*(f"{tag}: {text}" for tag, text in prompts.items()), sep="\n")
+
     score = service.Score(pb.ScoreRequest(model="tales-moe", prompt="Once upon a time"), metadata=METADATA)
     print(f"log-probability {score.logprob:.2f} of {len(score.tokens)} tokens")
 

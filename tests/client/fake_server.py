@@ -79,6 +79,7 @@ class FakeServer:
         self.seen: list[tuple[str, Any]] = []
         self.times: dict[int, list[float]] = {}
         self.cancelled = asyncio.Event()  # set when a client leaves a stream
+        self.calls = 0  # of GenerateMany
         self.ready = True
         self.http = self.grpc = ""
 
@@ -119,6 +120,10 @@ class FakeServer:
     async def __aexit__(self, *exit: object) -> None:
         await self._rpc.stop(0)
         await self._runner.cleanup()
+
+    async def break_grpc(self) -> None:
+        """The gRPC port is gone from one moment to the next."""
+        await self._rpc.stop(0)
 
     async def _readyz(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.ready else 503)
@@ -238,6 +243,20 @@ class Servicer(InferenceServiceServicer):
             self._fake.cancelled.set()
             raise
 
+    async def GenerateMany(self, requests: AsyncIterator[Any], context: Any) -> None:
+        """Each request as StreamGenerate answers it."""
+        self._fake.calls += 1
+        tasks: dict[int, asyncio.Task[None]] = {}
+        writing = asyncio.Lock()
+        async with asyncio.TaskGroup() as group:
+            async for request in requests:
+                for action in request.actions:
+                    if action.HasField("cancel"):
+                        tasks[action.tag].cancel()
+                    else:
+                        one = _OneOfMany(action.tag, context, writing)
+                        tasks[action.tag] = group.create_task(one.answer(self, action.start.request))
+
     async def WatchRouting(self, request: Any, context: Any) -> AsyncIterator[pb.WatchRoutingResponse]:
         self._fake.seen.append(("grpc", request))
         if refusal := self._fake.script.refusal(request.model, 1):
@@ -253,6 +272,37 @@ class Servicer(InferenceServiceServicer):
 
     async def Tokenize(self, request: Any, context: Any) -> pb.TokenizeResponse:
         return pb.TokenizeResponse(token_ids=[len(word) for word in request.text.split()])
+
+
+class _OneOfMany:
+    """A request of GenerateMany: to StreamGenerate it looks like a call of its own."""
+
+    def __init__(self, tag: int, context: Any, writing: asyncio.Lock) -> None:
+        self._tag = tag
+        self._context = context
+        self._writing = writing  # a context takes one message at a time
+
+    async def answer(self, servicer: Servicer, request: pb.GenerateRequest) -> None:
+        end = pb.GenerateEnd()
+        try:
+            async for response in servicer.StreamGenerate(pb.StreamGenerateRequest(request=request), self):
+                await self._tell(piece=response)
+        except _Aborted as aborted:
+            status = aborted.status
+            end = pb.GenerateEnd(code=status.code, message=status.message, details=status.details)
+        await self._tell(end=end)
+
+    async def abort(self, code: Any, message: str, metadata: Any) -> None:
+        raise _Aborted(status_pb2.Status.FromString(dict(metadata)["grpc-status-details-bin"]))
+
+    async def _tell(self, **what: Any) -> None:
+        async with self._writing:
+            await self._context.write(pb.GenerateManyResponse(events=[pb.GenerateEvent(tag=self._tag, **what)]))
+
+
+class _Aborted(Exception):
+    def __init__(self, status: Any) -> None:
+        self.status = status
 
 
 def _response(asked: pb.GenerateRequest, word: str, place: int, *, last: bool) -> pb.StreamGenerateResponse:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 
 import pytest
 
@@ -24,7 +24,7 @@ from client.api import (
 from client.connect import TargetError, connect
 from client.facts import facts_from_json, facts_to_json
 from tests.client.answers import CARD, facts
-from tests.client.fake_server import FakeServer
+from tests.client.fake_server import FakeServer, Script
 
 PROMPTS = {
     "text": "once upon a time",
@@ -150,12 +150,55 @@ async def test_models_and_tokens(client: Client) -> None:
     assert await client.tokenize("once upon a time") == (4, 4, 1, 4)
 
 
-async def test_a_hundred_streams_open_more_than_one_grpc_connection(fake: FakeServer) -> None:
+async def test_streams_of_grpc_share_a_call(fake: FakeServer) -> None:
     fake.behave(first_token=0.2)
     async with connect(fake.grpc) as client:
-        answers = await asyncio.gather(*(collect(client.generate(asking(max_tokens=1))) for _ in range(100)))
-        assert len(client._channels) == 2  # type: ignore[attr-defined]
-    assert {answer.choices[0].text for answer in answers} == {"w7.0 "}
+        answers = await asyncio.gather(*(collect(client.generate(asking(seed=i))) for i in range(150)))
+        assert fake.calls == 1
+        assert [answer.choices[0].text for answer in answers] == [f"w{i}.0 w{i}.1 w{i}.2 w{i}.3 " for i in range(150)]
+        await collect(client.generate(asking()))
+        assert fake.calls == 2, "a call ends with the last of its streams"
+
+
+async def test_a_call_of_grpc_that_is_old_takes_no_more(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.behave(gap=0.1)
+    async with connect(fake.grpc) as client:
+        first = client.generate(asking(seed=1))
+        assert (await anext(first)).text == "w1.0 "
+        monkeypatch.setattr("client.many.MOST_SECONDS", 0.0)
+        assert (await collect(client.generate(asking(seed=2)))).choices[0].text == "w2.0 w2.1 w2.2 w2.3 "
+        assert fake.calls == 2
+        assert [piece.text async for piece in first] == ["w1.1 ", "w1.2 ", "w1.3 "], "what it has goes on"
+
+
+async def test_leaving_one_stream_of_grpc_lets_the_others_be(fake: FakeServer) -> None:
+    fake.behave(gap=0.1)
+    async with connect(fake.grpc) as client:
+        other = asyncio.create_task(collect(client.generate(asking(seed=1))))
+        async with aclosing(client.generate(asking(seed=2, max_tokens=100))) as pieces:
+            assert (await anext(pieces)).text == "w2.0 "
+        await asyncio.wait_for(fake.cancelled.wait(), 5)
+        assert (await other).choices[0].text == "w1.0 w1.1 w1.2 w1.3 " and fake.calls == 1
+
+
+async def test_every_stream_of_a_call_that_breaks_is_cut() -> None:
+    async with AsyncExitStack() as stack:
+        fake = await stack.enter_async_context(FakeServer(Script(gap=0.05)))
+        client = await stack.enter_async_context(connect(fake.grpc))
+        streams = [client.generate(asking(seed=i, max_tokens=100)) for i in range(3)]
+        for stream in streams:
+            await anext(stream)
+        fake.behave(first_token=60.0)
+        late = asyncio.create_task(collect(client.generate(asking(seed=3))))
+        while 3 not in fake.times:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await fake.break_grpc()
+        for stream in streams:
+            with pytest.raises(StreamCut):
+                while True:
+                    await anext(stream)
+        with pytest.raises(Unreachable):
+            await late
 
 
 @pytest.mark.parametrize("target", ["localhost:8000", "ftp://x:1", "http://", ""])

@@ -53,6 +53,11 @@ every call but `Check` and `Watch` needs one, as metadata `authorization: Bearer
 An id in the metadata `x-request-id`, 1 to 64 letters, digits, `-` and `_`, comes back in the initial metadata.
 Deadlines and cancellation end the work within one step.
 
+Who has many requests at once (a load, an evaluation, a gateway) sends them over one `GenerateMany`: what a step gave of
+all of them comes as one message, where `StreamGenerate` has a message for each. Each of them is checked, counted,
+limited and cancelled as with a call of its own. A call stays where it began: behind a balancer begin a new one now and
+then, as the `dyno` client does every minute and whenever it has nothing in flight.
+
 ```console
 $ grpcurl -plaintext -d '{"model": "tales-moe", "prompt": "Once upon a time", "sampling": {"max_tokens": 24}}' \\
     127.0.0.1:50051 dyno.inference.v1.InferenceService/Generate
@@ -97,7 +102,7 @@ def page(limits: Limits) -> str:
 def _limits(limits: Limits) -> Iterator[str]:
     yield (
         f"A message may have {limits.body_bytes:,} bytes, metadata {limits.metadata_bytes:,}; a connection may have "
-        f"{limits.streams_per_connection} calls at once.\n"
+        f"{limits.streams_per_connection} calls at once, each `GenerateMany` one, whatever it carries.\n"
     )
 
 
@@ -186,6 +191,8 @@ class _Types:
             key, value = maps[field.type_name].field
             return f"map of {self._plain(key)} to {self._plain(value)}"
         label = "repeated " if field.label == field.LABEL_REPEATED else "optional " if field.proto3_optional else ""
+        if field.type_name.startswith(".google."):
+            return f"{label}`{field.type_name[1:]}`"
         return label + (self.link(field.type_name) if field.type_name else self._plain(field))
 
     def _plain(self, field: FieldDescriptorProto) -> str:

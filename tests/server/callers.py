@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import aiohttp
 import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -202,6 +203,32 @@ class RpcCaller:
         return Told(choice.text, tokens, facts["finish_reason"], facts, [choice.text], logprobs, prompt)
 
 
+class ManyCaller(RpcCaller):
+    """Streams over GenerateMany, a call each; hanging up ends the call. What is unary is as it was."""
+
+    async def _messages(self, wish: dict[str, Any]) -> AsyncIterator[pb.StreamGenerateResponse]:
+        start, tag = pb.GenerateStart(request=rpc_request(wish), timeout_seconds=wish.get("seconds")), 7
+        call, begun, ended = self._stub.GenerateMany(), False, False
+        try:
+            await call.write(pb.GenerateManyRequest(actions=[pb.GenerateAction(tag=tag, start=start)]))
+            await call.done_writing()
+            async for message in call:
+                for event in message.events:
+                    assert event.tag == tag and not ended
+                    if event.HasField("piece"):
+                        begun = True
+                        yield event.piece
+                        continue
+                    ended = True
+                    if event.end.code:
+                        raise end_refused(event.end, begun)
+            assert ended, "the call ended without an end of its request"
+        except grpc.aio.AioRpcError as error:
+            raise rpc_refused(error, begun) from None
+        finally:
+            call.cancel()
+
+
 def rest_scores(choice: dict[str, Any]) -> list[tuple[int, float, int] | None]:
     """The prompt's tokens: the first of each place is the token itself."""
     scores = choice.get("prompt_logprobs") or []
@@ -270,16 +297,23 @@ def refused(status: int, body: dict[str, Any], headers: Any, begun: bool = False
 
 def rpc_refused(error: grpc.aio.AioRpcError, begun: bool) -> Refused:
     status = rpc_status.from_call(error)
+    return _refused(error.code(), error.details() or "", () if status is None else status.details, begun)
+
+
+def end_refused(end: pb.GenerateEnd, begun: bool) -> Refused:
+    code = next(code for code in grpc.StatusCode if code.value[0] == end.code)
+    return _refused(code, end.message, end.details, begun)
+
+
+def _refused(code: grpc.StatusCode, message: str, details: Iterable[AnyMessage], begun: bool) -> Refused:
     reason, param, retry = "", None, None
-    for detail in status.details if status is not None else ():
+    for detail in details:
         for kind in (error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()):
             if detail.Unpack(kind):
                 reason = getattr(kind, "reason", reason)
                 param = kind.field_violations[0].field if hasattr(kind, "field_violations") else param
                 retry = kind.retry_delay.ToSeconds() if hasattr(kind, "retry_delay") else retry
-    return Refused(
-        CODES.get(error.code(), error.code().name), reason.lower(), param, error.details() or "", retry, begun
-    )
+    return Refused(CODES.get(code, code.name), reason.lower(), param, message, retry, begun)
 
 
 def read_chunk(told: Told, choice: dict[str, Any], facts: dict[str, Any] | None) -> None:

@@ -1,4 +1,4 @@
-"""One application for each test file, called over both transports."""
+"""One application for each test file, called over REST and over gRPC, there with a call each and with one for many."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from tests.server.callers import Caller, RestCaller, RpcCaller
+from tests.server.callers import Caller, ManyCaller, RestCaller, RpcCaller
 from tests.server.kit import Harness, fake_model, running
 
 SCRIPT = "Hänsel und Gretel, 🐻 und der Wolf. END of it".encode()
@@ -40,9 +40,15 @@ async def channel(server: Harness) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-@pytest.fixture(params=["rest", "grpc"])
+@pytest.fixture(params=["rest", "grpc", "many"])
 def caller(request: pytest.FixtureRequest, server: Harness, channel: grpc.aio.Channel) -> Caller:
-    return RestCaller(server) if request.param == "rest" else RpcCaller(channel)
+    match request.param:
+        case "rest":
+            return RestCaller(server)
+        case "grpc":
+            return RpcCaller(channel)
+        case _:
+            return ManyCaller(channel)
 
 
 @pytest.fixture

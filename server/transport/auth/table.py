@@ -32,6 +32,7 @@ ACCESS: dict[str, Access] = {
     "GET /v1/models/{name:path}": Role.INFERENCE,
     f"{INFERENCE_SERVICE}/Generate": Role.INFERENCE,
     f"{INFERENCE_SERVICE}/StreamGenerate": Role.INFERENCE,
+    f"{INFERENCE_SERVICE}/GenerateMany": Role.INFERENCE,
     f"{INFERENCE_SERVICE}/Score": Role.INFERENCE,
     f"{INFERENCE_SERVICE}/Tokenize": Role.INFERENCE,
     f"{INFERENCE_SERVICE}/Detokenize": Role.INFERENCE,

@@ -89,8 +89,14 @@ def model_name(name: str) -> str | None:
 
 
 def stream_response(id: str, piece: Piece, wishes: FactWishes) -> pb.StreamGenerateResponse:
-    """Made for every token of every stream: what is not there costs nothing."""
-    message = pb.StreamGenerateResponse(id=id, index=piece.index, text=piece.text)
+    message = pb.StreamGenerateResponse()
+    fill_response(message, id, piece, wishes)
+    return message
+
+
+def fill_response(message: pb.StreamGenerateResponse, id: str, piece: Piece, wishes: FactWishes) -> None:
+    """Done for every token of every stream: what is not there costs nothing."""
+    message.id, message.index, message.text = id, piece.index, piece.text
     for token, logprob in zip(piece.tokens, piece.logprobs, strict=True):
         if logprob is None:
             message.tokens.add(id=token)
@@ -100,7 +106,6 @@ def stream_response(id: str, piece: Piece, wishes: FactWishes) -> pb.StreamGener
         message.prompt.extend(_prompt_tokens(piece.prompt))
     if piece.finished is not None:
         message.finished.CopyFrom(finished_message(piece.finished, wishes))
-    return message
 
 
 def generate_response(id: str, model: str, choices: Sequence[WholeChoice], wishes: FactWishes) -> pb.GenerateResponse:

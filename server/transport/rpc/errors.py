@@ -91,14 +91,18 @@ async def abort(
     flat: bool = False,
 ) -> NoReturn:
     """End the call with the error's status and details. `flat`: of a request with no message inside."""
-    code = status_of(error)
-    status = status_pb2.Status(code=code.value[0], message=error.message, details=_details(error, request_id, flat))
-    rich = rpc_status.to_status(status)
+    rich = rpc_status.to_status(status_message(error, request_id, flat=flat))
     await context.abort(rich.code, rich.details, rich.trailing_metadata)
     raise AssertionError("abort returned")
 
 
-def internal_error(request_id: str, error: Exception) -> InternalError:
+def status_message(error: ServiceError, request_id: str, *, flat: bool = False) -> status_pb2.Status:
+    """The error's status and details. `flat`: of a request with no message inside."""
+    code, _ = status_of(error).value
+    return status_pb2.Status(code=code, message=error.message, details=_details(error, request_id, flat))
+
+
+def internal_error(request_id: str, error: BaseException) -> InternalError:
     """Log what happened, tell only where to find it."""
     log.error("unexpected error", id=request_id, exc_info=error)
     return InternalError(request_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
@@ -36,14 +36,15 @@ class Gate(grpc.aio.ServerInterceptor):
         if handler is None:
             self._observer.answered("grpc", UNKNOWN, grpc.StatusCode.UNIMPLEMENTED.name)
             return None
-        if handler.request_streaming:
-            return handler
         name = label(handler_call_details.method)
+        if handler.request_streaming and "/" in name:  # reflection's, which counts for nothing
+            return handler
         return handler._replace(
             request_deserializer=self._read(_reading(handler.request_deserializer)),
             response_serializer=self._written(handler.response_serializer),
             unary_unary=handler.unary_unary and self._guarded(name, handler.unary_unary),
             unary_stream=handler.unary_stream and self._guarded(name, handler.unary_stream),
+            stream_stream=handler.stream_stream and _guarded_stream(handler.stream_stream),
         )
 
     def _read(self, read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -69,6 +70,21 @@ class Gate(grpc.aio.ServerInterceptor):
             return await abort(context, request)
 
         return guarded
+
+
+def _guarded_stream(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The method gets the error where it would have read the message."""
+
+    async def readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if isinstance(request, MalformedMessage):
+                raise request
+            yield request
+
+    async def guarded(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return await method(readable(requests), context)
+
+    return guarded
 
 
 def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

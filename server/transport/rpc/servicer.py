@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 from server.call import GenerateCall
-from server.errors import InvalidRequest
 from server.generation import Generation
 from server.service import GenerationService
 from server.transport.rpc import convert
 from server.transport.rpc.answering import answering, metadata
-from server.transport.rpc.asking import names_of
-from server.transport.rpc.authorisation import caller
+from server.transport.rpc.generating import Asked, Envelope, generating
+from server.transport.rpc.many import ManyGenerations
 from server.transport.rpc.watching import load_message
 from server.transport.stall import StallGuard
-from server.transport.watch import TransportObserver, given_id, trace_of
-
-Asked = TypeVar("Asked", pb.GenerateRequest, pb.ScoreRequest)
+from server.transport.watch import TransportObserver
 
 if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -44,6 +40,16 @@ class Servicer(InferenceServiceServicer):
                     guard.watch(lambda: generation.piled_up)
                     async for piece in generation.pieces(merged=True):
                         await guard.write(context.write(convert.stream_response(id, piece, generation.call.facts)))
+
+    async def GenerateMany(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[pb.GenerateManyRequest], context: Context
+    ) -> None:
+        guard = StallGuard(self._service.limits.stalled_write_seconds)
+        many = ManyGenerations(self._service, self._observer)
+        guard.watch(lambda: many.piled_up)
+        async with self._answering(context, "GenerateMany"):
+            with guard:
+                await many.answer(request_iterator, lambda message: guard.write(context.write(message)))
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         async with (
@@ -91,26 +97,11 @@ class Servicer(InferenceServiceServicer):
             model = self._service.model(convert.model_name(request.model))
             return pb.GetModelResponse(model=convert.model_message(model.card))
 
-    @asynccontextmanager
-    async def _generation(
+    def _generation(
         self, id: str, read: Callable[[Asked, float, float | None], GenerateCall], request: Asked, context: Context
-    ) -> AsyncIterator[Generation]:
-        call = self._call(read, request, context)
-        try:
-            async with self._service.generate(id, call) as generation:
-                yield generation
-        except InvalidRequest as error:
-            error.rename(names_of(request))
-            raise
-
-    def _call(
-        self, read: Callable[[Asked, float, float | None], GenerateCall], request: Asked, context: Context
-    ) -> GenerateCall:
-        arrived = self._service.clock()
-        with self._service.counting_refusals(convert.model_name(request.model)):
-            call = read(request, arrived, context.time_remaining())
-            given, trace = metadata(context, "x-request-id"), metadata(context, "traceparent")
-            return replace(call, tenant=caller.get(), trace=trace_of(trace), given_id=given_id(given))
+    ) -> AbstractAsyncContextManager[Generation]:
+        given, trace = metadata(context, "x-request-id"), metadata(context, "traceparent")
+        return generating(self._service, id, read, request, Envelope(context.time_remaining(), given, trace))
 
     def _answering(self, context: Context, method: str) -> AbstractAsyncContextManager[str]:
         return answering(context, self._observer, method)

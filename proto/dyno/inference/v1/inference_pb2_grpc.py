@@ -44,6 +44,11 @@ class InferenceServiceStub:
                 request_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.StreamGenerateRequest.SerializeToString,
                 response_deserializer=dyno_dot_inference_dot_v1_dot_inference__pb2.StreamGenerateResponse.FromString,
                 _registered_method=True)
+        self.GenerateMany = channel.stream_stream(
+                '/dyno.inference.v1.InferenceService/GenerateMany',
+                request_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateManyRequest.SerializeToString,
+                response_deserializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateManyResponse.FromString,
+                _registered_method=True)
         self.Generate = channel.unary_unary(
                 '/dyno.inference.v1.InferenceService/Generate',
                 request_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
@@ -91,6 +96,14 @@ class InferenceServiceServicer:
 
     def StreamGenerate(self, request, context):
         """Continues a prompt, one message each time tokens are ready; the last message of each choice has `finished`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateMany(self, request_iterator, context):
+        """The same for many prompts over one call. Each begins, is cancelled, fails and ends on its own; what is ready of all
+        of them at one moment comes as one message, which costs both sides a fraction of a message each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,6 +165,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.StreamGenerate,
                     request_deserializer=dyno_dot_inference_dot_v1_dot_inference__pb2.StreamGenerateRequest.FromString,
                     response_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.StreamGenerateResponse.SerializeToString,
+            ),
+            'GenerateMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.GenerateMany,
+                    request_deserializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateManyRequest.FromString,
+                    response_serializer=dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateManyResponse.SerializeToString,
             ),
             'Generate': grpc.unary_unary_rpc_method_handler(
                     servicer.Generate,
@@ -221,6 +239,33 @@ class InferenceService:
             '/dyno.inference.v1.InferenceService/StreamGenerate',
             dyno_dot_inference_dot_v1_dot_inference__pb2.StreamGenerateRequest.SerializeToString,
             dyno_dot_inference_dot_v1_dot_inference__pb2.StreamGenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/dyno.inference.v1.InferenceService/GenerateMany',
+            dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateManyRequest.SerializeToString,
+            dyno_dot_inference_dot_v1_dot_inference__pb2.GenerateManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,10 @@ class InferenceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_inference_pb2.StreamGenerateRequest, _inference_pb2.StreamGenerateResponse]
     """Continues a prompt, one message each time tokens are ready; the last message of each choice has `finished`."""
+    GenerateMany: _grpc.StreamStreamMultiCallable[_inference_pb2.GenerateManyRequest, _inference_pb2.GenerateManyResponse]
+    """The same for many prompts over one call. Each begins, is cancelled, fails and ends on its own; what is ready of all
+    of them at one moment comes as one message, which costs both sides a fraction of a message each.
+    """
     Generate: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """Continues a prompt and answers once, when every choice has ended."""
     Score: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ScoreRequest, _inference_pb2.ScoreResponse]
@@ -67,6 +71,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StreamGenerate: _aio.UnaryStreamMultiCallable[_inference_pb2.StreamGenerateRequest, _inference_pb2.StreamGenerateResponse]  # type: ignore[assignment]
     """Continues a prompt, one message each time tokens are ready; the last message of each choice has `finished`."""
+    GenerateMany: _aio.StreamStreamMultiCallable[_inference_pb2.GenerateManyRequest, _inference_pb2.GenerateManyResponse]  # type: ignore[assignment]
+    """The same for many prompts over one call. Each begins, is cancelled, fails and ends on its own; what is ready of all
+    of them at one moment comes as one message, which costs both sides a fraction of a message each.
+    """
     Generate: _aio.UnaryUnaryMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Continues a prompt and answers once, when every choice has ended."""
     Score: _aio.UnaryUnaryMultiCallable[_inference_pb2.ScoreRequest, _inference_pb2.ScoreResponse]  # type: ignore[assignment]
@@ -97,6 +105,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.StreamGenerateResponse], _abc.AsyncIterator[_inference_pb2.StreamGenerateResponse]]:
         """Continues a prompt, one message each time tokens are ready; the last message of each choice has `finished`."""
+
+    @_abc_1.abstractmethod
+    def GenerateMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_pb2.GenerateManyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateManyResponse], _abc.AsyncIterator[_inference_pb2.GenerateManyResponse]]:
+        """The same for many prompts over one call. Each begins, is cancelled, fails and ends on its own; what is ready of all
+        of them at one moment comes as one message, which costs both sides a fraction of a message each.
+        """
 
     @_abc_1.abstractmethod
     def Generate(

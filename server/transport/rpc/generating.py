@@ -1,0 +1,50 @@
+"""A request of gRPC in the service, for as long as its caller waits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from dyno.inference.v1 import inference_pb2 as pb
+from server.call import GenerateCall
+from server.errors import InvalidRequest
+from server.generation import Generation
+from server.service import GenerationService
+from server.transport.rpc import convert
+from server.transport.rpc.asking import names_of
+from server.transport.rpc.authorisation import caller
+from server.transport.watch import given_id, trace_of
+
+Asked = TypeVar("Asked", pb.GenerateRequest, pb.ScoreRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What comes with a request and is not in its message."""
+
+    seconds: float | None  # how long its caller waits
+    request_id: str | None
+    traceparent: str | None
+
+
+@asynccontextmanager
+async def generating(
+    service: GenerationService,
+    id: str,
+    read: Callable[[Asked, float, float | None], GenerateCall],
+    request: Asked,
+    envelope: Envelope,
+) -> AsyncIterator[Generation]:
+    """The request, running; leaving the context takes it out of the engine. Raises ServiceError."""
+    arrived = service.clock()
+    try:
+        with service.counting_refusals(convert.model_name(request.model)):
+            call = read(request, arrived, envelope.seconds)
+        trace, given = trace_of(envelope.traceparent), given_id(envelope.request_id)
+        async with service.generate(id, replace(call, tenant=caller.get(), trace=trace, given_id=given)) as generation:
+            yield generation
+    except InvalidRequest as error:
+        error.rename(names_of(request))
+        raise
