@@ -119,7 +119,7 @@ __attribute__((noinline)) void lossless_tile(const Cell<bf16, bf16>::Number* x, 
   };
   for (int64_t u = 0, due = 0; u < units; ++u) {
     for (const int64_t stop = panel.next(units); u < stop; ++u) {
-      for (due += ahead.lines; due >= units; due -= units, ahead.at += 64) _mm_prefetch(ahead.at, _MM_HINT_T0);
+      ahead.ask_due(due, units);
       add(u, panel.unit(u, upper));
     }
     if (u < units) add(u, panel.take());

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "ahead.h"
 #include "tiles.h"
 #include "vector.h"
 
@@ -95,24 +96,6 @@ inline bool tiled(int64_t rows, int64_t depth) {
 #else
   return (void)rows, (void)depth, false;
 #endif
-}
-
-// Lines of memory to ask for while something else is computed: nobody waits for them then.
-struct Ahead {
-  const char* at = nullptr;
-  int64_t lines = 0;
-
-  // Part `part` of `parts`.
-  Ahead share(int64_t part, int64_t parts) const {
-    const int64_t from = lines * part / parts;
-    return {at + 64 * from, lines * (part + 1) / parts - from};
-  }
-};
-
-// So many numbers from `at` on.
-template <typename W>
-inline Ahead whole(const W* at, int64_t numbers) {
-  return {(const char*)at, numbers * int64_t(sizeof(W)) / 64};
 }
 
 // Memory of one thread, kept between calls.

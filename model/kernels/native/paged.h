@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "ahead.h"
 #include "vector.h"
 
 namespace dyno {
@@ -317,7 +318,7 @@ inline void fetch(const Task<T>& task, const T* const* tokens, const Seen& seen,
   const int64_t bytes = (task.to - task.from) * width * int64_t(sizeof(T)), stop = std::min(KEYS * (part + 1) / parts, seen.to);
   for (int64_t t = std::max(KEYS * part / parts, seen.from); t < stop; ++t) {
     const char* own = (const char*)(tokens[t / size] + t % size * stride + task.from * width);
-    for (const char* line = own - uintptr_t(own) % 64; line < own + bytes; line += 64) __builtin_prefetch(line, 0, 3);
+    for (const char* line = own - uintptr_t(own) % 64; line < own + bytes; line += 64) ask(line, true);
   }
 }
 

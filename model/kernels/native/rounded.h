@@ -29,7 +29,7 @@ __attribute__((noinline)) void rounded_tile(const int8_t* x, const float* scales
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) part[m][v] = ints(less[m]);
-    for (due += ahead.lines; due >= groups; due -= groups, ahead.at += 64) _mm_prefetch(ahead.at, _MM_HINT_T0);
+    ahead.ask_due(due, groups);
 #pragma GCC unroll 8
     for (int64_t s = 0; s < steps; ++s) {
       Ints columns[V];

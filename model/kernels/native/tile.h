@@ -19,7 +19,7 @@ __attribute__((noinline)) void tile(const typename Cell<X, W>::Number* x, const 
   for (int64_t s = 0, due = 0; s < steps; ++s) {
     const auto weights = [&](int v) { return C::weights(w + v / 2 * stride + s * cell + v % 2 * cell / 2); };
     const auto spread = [&](int m) { return C::spread(x + (s * M + m) * C::depth); };
-    for (due += ahead.lines; due >= steps; due -= steps, ahead.at += 64) _mm_prefetch(ahead.at, _MM_HINT_T0);
+    ahead.ask_due(due, steps);
     if constexpr (M < V) {  // the fewer stay in registers
       decltype(spread(0)) rows[M];
 #pragma GCC unroll 12
