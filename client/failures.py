@@ -58,9 +58,10 @@ def broken(target: str, *, begun: bool) -> ClientError:
 
 
 def _call_error(target: str, error: grpc.aio.AioRpcError, *, begun: bool) -> ClientError:
-    """The server's own errors carry details; one without them came from the connection."""
+    """The server's own errors carry details; one without them came from the connection, and is INTERNAL where the
+    library was writing when it broke."""
     details = _details(error.trailing_metadata())
-    if error.code() is grpc.StatusCode.UNAVAILABLE and details is None:
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL) and details is None:
         return broken(target, begun=begun)
     return _refusal(error.code(), error.details() or "", (details or Status()).details)
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
@@ -15,28 +15,40 @@ from dyno.inference.v1 import inference_pb2 as pb
 if TYPE_CHECKING:
     from dyno.inference.v1.inference_pb2_grpc import InferenceServiceAsyncStub
 
+MOST_REQUESTS = 256  # in flight; servers take no more on a call
 MOST_BYTES = 1 << 19  # of a message of several requests; servers take twice as much
+IDLE_SECONDS = 1.0  # so long a call waits for another request when it has none
 MOST_SECONDS = 60.0
 """Age at which a call takes no more requests, so that a connection can be let go of and balanced anew."""
 
 
-class ManyCall:
-    """One GenerateMany call; it ends by itself when the last of its requests has ended."""
+_Events: TypeAlias = "asyncio.Queue[pb.GenerateEvent | Exception | None]"
+"""Of one request; an exception or None: there will be no more, as the call has failed or ended."""
 
-    def __init__(self, stub: InferenceServiceAsyncStub, metadata: Sequence[tuple[str, str]]) -> None:
+
+class ManyCall:
+    """One GenerateMany call; it ends by itself when it had no request for a while."""
+
+    def __init__(
+        self, stub: InferenceServiceAsyncStub, metadata: Sequence[tuple[str, str]], *, shared: bool = True
+    ) -> None:
+        """shared: whether it takes more than one request."""
+        self._most = MOST_REQUESTS if shared else 1
         self._actions: deque[pb.GenerateAction] = deque()  # to be sent
         self._news = asyncio.Event()  # there are some, or there will be no more
-        self._events: dict[int, asyncio.Queue[pb.GenerateEvent | Exception | None]] = {}  # by tag
+        self._events: dict[int, _Events | None] = {}  # by tag, until the server has ended it; None: nobody reads it
         self._began = time.monotonic()
         self._last_tag = 0
         self._closed = False
+        self._idle: asyncio.TimerHandle | None = None
         self._call = stub.GenerateMany(self._requests(), metadata=metadata)
         self._reader = asyncio.create_task(self._read())
 
     @property
     def open(self) -> bool:
         """Whether it takes another request."""
-        return not self._closed and time.monotonic() - self._began < MOST_SECONDS
+        old = time.monotonic() - self._began >= MOST_SECONDS
+        return not self._closed and not old and len(self._events) < self._most
 
     @property
     def ended(self) -> bool:
@@ -47,7 +59,10 @@ class ManyCall:
         """What comes of one request, its `end` included; without one the call ended first. Closing it cancels the
         request. Raises AioRpcError when the call fails."""
         self._last_tag += 1
-        tag, events = self._last_tag, asyncio.Queue[pb.GenerateEvent | Exception | None]()
+        tag = self._last_tag
+        events: _Events = asyncio.Queue()
+        if self._idle is not None:
+            self._idle.cancel()
         self._events[tag] = events
         self._do(pb.GenerateAction(tag=tag, start=pb.GenerateStart(request=request)))
         ended = False
@@ -62,27 +77,37 @@ class ManyCall:
         finally:
             if not ended:
                 self._do(pb.GenerateAction(tag=tag, cancel=pb.GenerateCancel()))
-            del self._events[tag]
-            if not self._events:
-                self._closed = True
-                self._news.set()
+                self._events[tag] = None
+            if not any(self._events.values()):
+                self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._finish)
 
     async def close(self) -> None:
         """End every request that is left."""
-        self._closed = True
+        if self._idle is not None:
+            self._idle.cancel()
+        self._finish()
+        if not any(self._events.values()):
+            await asyncio.wait([self._reader], timeout=IDLE_SECONDS)
         self._call.cancel()
         await asyncio.wait([self._reader])
+
+    def _finish(self) -> None:
+        """Nothing more will be asked."""
+        self._closed = True
+        self._news.set()
 
     def _do(self, action: pb.GenerateAction) -> None:
         self._actions.append(action)
         self._news.set()
 
     async def _requests(self) -> AsyncGenerator[pb.GenerateManyRequest, None]:
-        """Actions that are there together go together, as far as a server takes them in one message."""
-        while self._actions or not self._closed:
+        """Actions that are there together go together, as far as a server takes them in one message. Nothing is written
+        on a call that was refused or has ended: the library would forget why."""
+        await self._call.initial_metadata()
+        while not self._call.done() and (self._actions or not self._closed):
             await self._news.wait()
             self._news.clear()
-            while self._actions:
+            while self._actions and not self._call.done():
                 together = [self._actions.popleft()]
                 size = together[0].ByteSize()
                 while self._actions and (size := size + self._actions[0].ByteSize()) < MOST_BYTES:
@@ -94,10 +119,14 @@ class ManyCall:
         try:
             async for response in self._call:
                 for event in response.events:
-                    if (events := self._events.get(event.tag)) is not None:
+                    ended = event.HasField("end")
+                    events = self._events.pop(event.tag, None) if ended else self._events.get(event.tag)
+                    if events is not None:
                         events.put_nowait(event)
-        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
-            failure = error if isinstance(error, grpc.aio.AioRpcError) else None
-        self._closed = True
-        for events in self._events.values():
-            events.put_nowait(failure)
+        except grpc.aio.AioRpcError as error:
+            failure = error
+        finally:
+            self._closed = True
+            for left in self._events.values():
+                if left is not None:
+                    left.put_nowait(failure)

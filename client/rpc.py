@@ -37,7 +37,7 @@ from client.facts import (
 )
 from client.failures import broken, client_errors, end_error
 from client.live import LayerLoad, RoutingLoad
-from client.many import ManyCall
+from client.many import MOST_BYTES, ManyCall
 from client.threads import patient_threads
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
@@ -77,7 +77,7 @@ class RpcClient(Client):
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         open_choices, message = set(range(request.n)), _message(request)
         with client_errors(self.target) as progress:
-            async with aclosing(self._many().events(message)) as events:
+            async with aclosing(self._many(message).events(message)) as events:
                 async for event in events:
                     if event.HasField("end"):
                         break
@@ -122,12 +122,16 @@ class RpcClient(Client):
         if "_channel" in vars(self):
             await self._channel.close()
 
-    def _many(self) -> ManyCall:
-        """The call that takes the next request."""
+    def _many(self, request: pb.GenerateRequest) -> ManyCall:
+        """The call for a request: a shared one, or one of its own where the server may find it too large, and end the
+        call for it."""
         self._calls = [call for call in self._calls if not call.ended]
-        if not self._calls or not self._calls[-1].open:
-            self._calls.append(ManyCall(self._stub, self._metadata))
-        return self._calls[-1]
+        large = request.ByteSize() >= MOST_BYTES
+        call = None if large else next((call for call in self._calls if call.open), None)
+        if call is None:
+            call = ManyCall(self._stub, self._metadata, shared=not large)
+            self._calls.append(call)
+        return call
 
     @cached_property
     def _stub(self) -> InferenceServiceAsyncStub:

@@ -58,19 +58,24 @@ def _ignore(record: Record) -> None:
 
 
 class _Answer:
-    """What came, however it was cut into pieces, as a short hash."""
+    """What came, however it was cut into pieces, as a short hash: made at the end, as a load pays for every token."""
 
     def __init__(self) -> None:
-        self._ids, self._text, self._told = hashlib.sha256(), hashlib.sha256(), False
+        self._ids: list[int] = []
+        self._texts: list[str] = []
 
     def add(self, piece: Piece) -> None:
-        self._told = self._told or bool(piece.token_ids)
-        for token in piece.token_ids:
-            self._ids.update(token.to_bytes(4, signed=True))
-        self._text.update(piece.text.encode())
+        self._ids += piece.token_ids
+        self._texts.append(piece.text)
 
     def __str__(self) -> str:
-        return f"i{self._ids.hexdigest()[:12]}" if self._told else f"t{self._text.hexdigest()[:12]}"
+        if self._ids:
+            return f"i{_short(b''.join(token.to_bytes(4, signed=True) for token in self._ids))}"
+        return f"t{_short(''.join(self._texts).encode())}"
+
+
+def _short(whole: bytes) -> str:
+    return hashlib.sha256(whole).hexdigest()[:12]
 
 
 class _Runner:

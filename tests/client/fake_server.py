@@ -79,7 +79,7 @@ class FakeServer:
         self.seen: list[tuple[str, Any]] = []
         self.times: dict[int, list[float]] = {}
         self.cancelled = asyncio.Event()  # set when a client leaves a stream
-        self.calls = 0  # of GenerateMany
+        self.calls = self.open_calls = 0  # of GenerateMany
         self.ready = True
         self.http = self.grpc = ""
 
@@ -246,6 +246,14 @@ class Servicer(InferenceServiceServicer):
     async def GenerateMany(self, requests: AsyncIterator[Any], context: Any) -> None:
         """Each request as StreamGenerate answers it."""
         self._fake.calls += 1
+        self._fake.open_calls += 1
+        await context.send_initial_metadata(())
+        try:
+            await self._many(requests, context)
+        finally:
+            self._fake.open_calls -= 1
+
+    async def _many(self, requests: AsyncIterator[Any], context: Any) -> None:
         tasks: dict[int, asyncio.Task[None]] = {}
         writing = asyncio.Lock()
         async with asyncio.TaskGroup() as group:

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from client.access import Access
-from client.api import ClientError, GenerateRequest, Sampling, Unreachable
+from client.api import ClientError, GenerateRequest, Sampling, Unreachable, collect
 from client.connect import TargetError, connect
 from tests.server.doors import KEYS, Authority, write_keys
 from tests.server.kit import Harness, fake_model, running
@@ -63,6 +63,9 @@ class TestBoth:
                 await client.models()
             assert refused.value.status == status
             assert refused.value.code == ("invalid_api_key" if status == 401 else "permission_denied")
+            asked = [collect(client.generate(GenerateRequest("abc"))) for _ in range(20)]
+            for error in await asyncio.gather(*asked, return_exceptions=True):
+                assert isinstance(error, ClientError) and (error.status, error.code) == (status, refused.value.code)
             assert not key or key not in str(refused.value)
 
     async def test_without_a_certificate_nobody_answers(

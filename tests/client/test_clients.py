@@ -150,14 +150,34 @@ async def test_models_and_tokens(client: Client) -> None:
     assert await client.tokenize("once upon a time") == (4, 4, 1, 4)
 
 
-async def test_streams_of_grpc_share_a_call(fake: FakeServer) -> None:
+async def test_streams_of_grpc_share_a_call(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.behave(first_token=0.2)
     async with connect(fake.grpc) as client:
         answers = await asyncio.gather(*(collect(client.generate(asking(seed=i))) for i in range(150)))
         assert fake.calls == 1
         assert [answer.choices[0].text for answer in answers] == [f"w{i}.0 w{i}.1 w{i}.2 w{i}.3 " for i in range(150)]
+        monkeypatch.setattr("client.many.IDLE_SECONDS", 0.05)
         await collect(client.generate(asking()))
-        assert fake.calls == 2, "a call ends with the last of its streams"
+        assert fake.calls == 1, "it waits for more"
+        while fake.open_calls:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await collect(client.generate(asking()))
+        assert fake.calls == 2, "and ends when nothing comes"
+
+
+@pytest.mark.parametrize("bounds", [{"MOST_REQUESTS": 2}, {"MOST_BYTES": 10}], ids=["full", "large"])
+async def test_a_call_of_grpc_is_not_overfilled(
+    bounds: dict[str, int], fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of so many requests, or of one that a server might not take."""
+    for name, value in bounds.items():
+        monkeypatch.setattr(f"client.many.{name}", value)
+        monkeypatch.setattr(f"client.rpc.{name}", value, raising=False)
+    fake.behave(gap=0.05)
+    async with connect(fake.grpc) as client:
+        answers = await asyncio.gather(*(collect(client.generate(asking(seed=i))) for i in range(4)))
+        assert fake.calls == (2 if "MOST_REQUESTS" in bounds else 4)
+    assert [answer.choices[0].text for answer in answers] == [f"w{i}.0 w{i}.1 w{i}.2 w{i}.3 " for i in range(4)]
 
 
 async def test_a_call_of_grpc_that_is_old_takes_no_more(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

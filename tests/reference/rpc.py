@@ -56,7 +56,7 @@ Deadlines and cancellation end the work within one step.
 Who has many requests at once (a load, an evaluation, a gateway) sends them over one `GenerateMany`: what a step gave of
 all of them comes as one message, where `StreamGenerate` has a message for each. Each of them is checked, counted,
 limited and cancelled as with a call of its own. A call stays where it began: behind a balancer begin a new one now and
-then, as the `dyno` client does every minute and whenever it has nothing in flight.
+then, as the `dyno` client does every minute and after a second with nothing in flight.
 
 ```console
 $ grpcurl -plaintext -d '{"model": "tales-moe", "prompt": "Once upon a time", "sampling": {"max_tokens": 24}}' \\
@@ -102,7 +102,8 @@ def page(limits: Limits) -> str:
 def _limits(limits: Limits) -> Iterator[str]:
     yield (
         f"A message may have {limits.body_bytes:,} bytes, metadata {limits.metadata_bytes:,}; a connection may have "
-        f"{limits.streams_per_connection} calls at once, each `GenerateMany` one, whatever it carries.\n"
+        f"{limits.streams_per_connection} calls at once, each `GenerateMany` one, which may have "
+        f"{limits.requests_per_call} requests in flight.\n"
     )
 
 
@@ -112,6 +113,7 @@ def _errors() -> Iterator[str]:
     yield from ("| status | `reason` | |", "|---|---|---|")
     own = {
         transport.SlowReader: "The stream was ended because nobody read it.",
+        transport.CallOver: "This `GenerateMany` is too old for another request; the next one takes it.",
         transport.ServiceUnknown: "A health check of something that is not here.",
     }
     rows = []

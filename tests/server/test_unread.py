@@ -66,8 +66,24 @@ async def unread_rpc(server: Harness, n: int) -> AsyncIterator[Any]:
         assert said.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+@asynccontextmanager
+async def unread_many(server: Harness, n: int) -> AsyncIterator[Any]:
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
+    async with grpc.aio.insecure_channel(server.target, options=options) as channel:
+        sampling = pb.SamplingParameters(max_tokens=LENGTH)
+        start = pb.GenerateStart(request=pb.GenerateRequest(prompt="x", sampling=sampling, logprobs=1))
+        call = InferenceServiceStub(channel).GenerateMany()
+        await call.write(pb.GenerateManyRequest(actions=[pb.GenerateAction(tag=tag, start=start) for tag in range(n)]))
+        await call.read()
+        yield call
+        with pytest.raises(grpc.aio.AioRpcError) as said:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                assert len(message.events) <= server.app.service.limits.unsent_events + n
+        assert said.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 @pytest.mark.parametrize("n", [1, 2])
-@pytest.mark.parametrize("unread", [unread_rest, unread_rpc])
+@pytest.mark.parametrize("unread", [unread_rest, unread_rpc, unread_many])
 async def test_a_stream_that_nobody_reads_is_ended_before_its_end(unread: Any, n: int) -> None:
     """Long before a write has waited its time."""
     async with serving(Limits(stalled_write_seconds=1000)) as server, unread(server, n):

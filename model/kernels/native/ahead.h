@@ -22,16 +22,16 @@ inline void ask(const char* at, bool once) {
     __builtin_prefetch(at, 0, 3);
 }
 
-// Lines to ask for while something else is computed: nobody waits for them then.
+// Lines to ask for while something else is computed: nobody waits for them then. once: as for ask().
 struct Ahead {
   const char* at = nullptr;
   int64_t lines = 0;
-  bool once = true;
+  bool once = false;
 
-  // Part `part` of `parts` of them, each of which goes through all of them later.
+  // Part `part` of `parts`.
   Ahead share(int64_t part, int64_t parts) const {
     const int64_t from = lines * part / parts;
-    return {at + 64 * from, lines * (part + 1) / parts - from, parts == 1};
+    return {at + 64 * from, lines * (part + 1) / parts - from, once};
   }
   // What is due at one of `steps` steps; `due` begins with 0.
   void ask_due(int64_t& due, int64_t steps) {
@@ -41,8 +41,8 @@ struct Ahead {
 
 // So many numbers from `at` on.
 template <typename W>
-inline Ahead whole(const W* at, int64_t numbers) {
-  return {(const char*)at, numbers * int64_t(sizeof(W)) / 64};
+inline Ahead whole(const W* at, int64_t numbers, bool once) {
+  return {(const char*)at, numbers * int64_t(sizeof(W)) / 64, once};
 }
 
 }  // namespace dyno

@@ -56,7 +56,9 @@ void share_all(const Groups& groups, const Weight* weights, typename Operand<X>:
   const int64_t chunks = (count + chunk - 1) / chunk, tasks = chunks * groups.touched.size();
   const auto take = [&] { return turn.fetch_add(1, std::memory_order_relaxed); };
   const auto ahead = [&](int64_t task) {
-    return task < tasks ? weights[groups.touched[task / chunks]].template ahead<X>(task % chunks * chunk) : Ahead{};
+    if (task >= tasks) return Ahead{};
+    const int64_t expert = groups.touched[task / chunks];
+    return weights[expert].template ahead<X>(task % chunks * chunk, groups.operand<X>(rows, depth, rounds, expert).blocks);
   };
   for (int64_t task = take(), next; task < tasks; task = next) {
     next = take();

@@ -29,11 +29,11 @@ struct Weight {
   int64_t panel_bytes() const {
     return lossless ? depth * PANEL / UNIT * UNIT_BYTES : depth * PANEL * (scales ? 1 : int64_t(sizeof(X)));
   }
-  // A panel as something to be asked for early; nothing behind the last one.
+  // A panel as something to be asked for early, by whoever will meet it with these rows; nothing behind the last one.
   template <typename X>
-  Ahead ahead(int64_t panel) const {
+  Ahead ahead(int64_t panel, const Blocks& blocks) const {
     if (panel >= count()) return {};
-    return {static_cast<const char*>(panels) + panel * panel_bytes<X>(), panel_bytes<X>() / 64};
+    return {static_cast<const char*>(panels) + panel * panel_bytes<X>(), panel_bytes<X>() / 64, blocks.count == 1};
   }
 };
 
@@ -109,7 +109,7 @@ void panels(int64_t from, int64_t to, const Rows& rows, const typename Rows::Kep
     }
   for (; p < to; ++p) {
     const auto* own = w + p * stride;
-    const Ahead next = p + 1 < to ? whole(own + stride, stride) : then;
+    const Ahead next = p + 1 < to ? whole(own + stride, stride, blocks.count == 1) : then;
     for (int64_t b = 0; b < blocks.count; ++b) {
       const Ahead ahead = next.share(b, blocks.count);
       if (blocks.size(b) <= S / 2) {
@@ -143,7 +143,7 @@ void widened(const Weight& weight, int64_t from, int64_t to, const Operand<X>& x
   for (int64_t p = from; p < to; ++p) {
     widen(p, wide);
     auto shifted = [&](int64_t row, int64_t, Vec a, Vec b) { end(row, p, a, b); };
-    whole_panels(0, 1, x, wide, shifted, p + 1 < to ? weight.ahead<X>(p + 1) : then);
+    whole_panels(0, 1, x, wide, shifted, p + 1 < to ? weight.ahead<X>(p + 1, x.blocks) : then);
   }
 }
 
@@ -211,7 +211,7 @@ void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn
   const auto take = [&] { return turn.fetch_add(chunk, std::memory_order_relaxed); };
   for (int64_t from = take(), next; from < count; from = next) {  // the next part is taken early, to be fetched
     next = take();
-    share_part<X>(weight, x, from, std::min(from + chunk, count), weight.ahead<X>(next), end);
+    share_part<X>(weight, x, from, std::min(from + chunk, count), weight.ahead<X>(next, x.blocks), end);
   }
 }
 

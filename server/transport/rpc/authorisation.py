@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -23,6 +24,9 @@ Handler: TypeAlias = Any
 caller: ContextVar[Tenant] = ContextVar("caller")
 """Who makes this call. gRPC runs a call in one task, and gives its handler nothing else to carry it."""
 
+admission: ContextVar[Callable[[], Tenant]] = ContextVar("admission")
+"""Asks again who makes this call, and raises as at its beginning: for calls that outlive what they began with."""
+
 
 class Authorisation(grpc.aio.ServerInterceptor):
     """Lets a call on, with its `caller`, or answers it itself."""
@@ -37,7 +41,9 @@ class Authorisation(grpc.aio.ServerInterceptor):
         method, credentials = handler_call_details.method, _credentials(handler_call_details)
         try:
             # Where there is no method, only those with a key are told so.
-            caller.set(self._authoriser.admit(credentials, ACCESS.get(method, Standing.KEY)))
+            admit = partial(self._authoriser.admit, credentials, ACCESS.get(method, Standing.KEY))
+            caller.set(admit())
+            admission.set(admit)
             handler = await continuation(handler_call_details)
             if handler is not None and method not in ACCESS:
                 self._authoriser.admit(credentials, None)

@@ -41,6 +41,12 @@ class SlowReader(ServiceError):
     code = "stalled_reader"
 
 
+class CallOver(Unavailable):
+    """A call of many requests that is too old for another."""
+
+    code = "call_over"
+
+
 class ServiceUnknown(ServiceError):
     """A health check of something that is not here."""
 

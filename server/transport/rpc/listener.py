@@ -119,10 +119,11 @@ def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
 
 def channel_options(limits: Limits, connection_seconds: float | None = None) -> list[tuple[str, int]]:
     """The bounds of every connection. A connection that grows old ends after its streams, never under them."""
+    longest = limits.call_seconds + limits.request_seconds + limits.stalled_write_seconds
     aged = [] if connection_seconds is None else [("grpc.max_connection_age_ms", round(connection_seconds * 1000))]
     return [
         *aged,
-        ("grpc.max_connection_age_grace_ms", round((limits.request_seconds + limits.stalled_write_seconds) * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(longest * 1000)),
         ("grpc.max_connection_idle_ms", IDLE_MS),
         ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.server_handshake_timeout_ms", round(limits.head_seconds * 1000)),

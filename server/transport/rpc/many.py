@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 
 import grpc
 
 from dyno.inference.v1 import inference_pb2 as pb
-from server.errors import Cancelled, InvalidValue, MissingValue, ServiceError
+from server.errors import Cancelled, DeadlineExceeded, InvalidValue, MissingValue, ServiceError
 from server.generation import Generation
 from server.service import GenerationService
 from server.transport.rpc import convert
-from server.transport.rpc.errors import internal_error, status_message, status_of
+from server.transport.rpc.authorisation import admission, caller
+from server.transport.rpc.errors import CallOver, internal_error, status_message, status_of
 from server.transport.rpc.generating import Envelope, generating
 from server.transport.watch import TransportObserver, new_id
 
@@ -25,15 +27,21 @@ MOST_BYTES = 1 << 20  # of a message of several events; a client takes 4 MiB, un
 class ManyGenerations:
     """One call's requests. `answer` once; `piled_up` says whether more waits for its reader than may."""
 
-    def __init__(self, service: GenerationService, observer: TransportObserver) -> None:
+    def __init__(
+        self, service: GenerationService, observer: TransportObserver, time_remaining: Callable[[], float | None]
+    ) -> None:
+        """time_remaining: seconds that the caller waits for the whole call; None: for ever."""
         self._service = service
         self._observer = observer
-        self._most_events = service.limits.unsent_events
+        self._time_remaining = time_remaining
+        self._limits = service.limits
         self._events = pb.GenerateManyResponse()  # what is ready, to be written next
+        self._large = 0  # bytes of what of it may be large
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by tag
         self._generations: set[Generation] = set()
         self._news = asyncio.Event()
         self._room = asyncio.Event()  # for more events before the next is written
+        self._over = False  # no more requests are taken
 
     @property
     def piled_up(self) -> bool:
@@ -46,16 +54,16 @@ class ManyGenerations:
     ) -> None:
         """Until the caller has said its last and no request is in flight.
 
-        Raises ServiceError for a message that cannot be followed, and when the server leaves and no request is in
-        flight; also what `requests` and `write` raise. Then, and when it is cancelled, so is every request in flight.
+        Raises ServiceError for a message that cannot be followed, and where no request is in flight when the server
+        leaves or the call is too old; also what `requests` and `write` raise. Then, and when it is cancelled, so is
+        every request in flight.
         """
-        reading = asyncio.create_task(self._read(requests))
-        leaving = asyncio.create_task(self._service.left())
-        for task in (reading, leaving):
+        reading, ending = asyncio.create_task(self._read(requests)), asyncio.create_task(self._end_in_time())
+        for task in (reading, ending):
             task.add_done_callback(lambda _: self._news.set())
         self._room.set()
         try:
-            while self._tasks or not (reading.done() or leaving.done()):
+            while self._tasks or not (reading.done() or self._over):
                 await self._news.wait()
                 self._news.clear()
                 await self._write_ready(write)
@@ -63,16 +71,23 @@ class ManyGenerations:
                     reading.result()
             if not reading.done():
                 self._service.require_ready()
+                raise self._too_old()
         finally:
-            tasks = (reading, leaving, *self._tasks.values())
+            tasks = (reading, ending, *self._tasks.values())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _end_in_time(self) -> None:
+        """Take no more requests once the server leaves or the call is old."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._service.left(), self._limits.call_seconds)
+        self._over = True
+
     async def _write_ready(self, write: Callable[[pb.GenerateManyResponse], Awaitable[None]]) -> None:
         """Whoever has something ready now adds it before this task has its turn: it was woken by the first of them."""
         while self._events.events:
-            ready, self._events = self._events, pb.GenerateManyResponse()
+            ready, self._events, self._large = self._events, pb.GenerateManyResponse(), 0
             self._room.set()
             for message in _messages(ready):
                 await write(message)
@@ -96,26 +111,72 @@ class ManyGenerations:
     def _start(self, tag: int, start: pb.GenerateStart) -> None:
         if tag in self._tasks:
             raise InvalidValue(f"tag {tag} is that of a request in flight", param="tag")
+        if len(self._tasks) >= self._limits.requests_per_call:
+            most = self._limits.requests_per_call
+            raise InvalidValue(f"a call may have at most {most} requests in flight", param="start")
         id = new_id()
         self._observer.opened("grpc")
         task = self._tasks[tag] = asyncio.create_task(self._run(tag, id, start))
-        task.add_done_callback(partial(self._end, tag, id))
+        task.add_done_callback(partial(self._end_unbegun, tag, id))
 
     async def _run(self, tag: int, id: str, start: pb.GenerateStart) -> None:
-        async with generating(self._service, id, convert.generate_call, start.request, _envelope(start)) as generation:
+        error: ServiceError | None = None
+        try:
+            await self._answer(tag, id, start)
+        except ServiceError as failure:
+            error = failure
+        except asyncio.CancelledError:
+            error = self._cancelled()
+        except Exception as failure:
+            error = internal_error(id, failure)
+        self._end(tag, id, error)
+
+    async def _answer(self, tag: int, id: str, start: pb.GenerateStart) -> None:
+        with self._service.counting_refusals(convert.model_name(start.request.model)):
+            caller.set(admission.get()())  # its key may have been taken back since the call began
+            if self._over:
+                self._service.require_ready()
+                raise self._too_old()
+            envelope = self._envelope(start)
+        async with generating(self._service, id, convert.generate_call, start.request, envelope) as generation:
             self._generations.add(generation)
             try:
                 async for piece in generation.pieces(merged=True):
-                    convert.fill_response(self._add(tag).piece, id, piece, generation.call.facts)
+                    event = self._add(tag)
+                    convert.fill_response(event.piece, id, piece, generation.call.facts)
+                    if piece.finished is not None:  # with the experts of every token
+                        self._weigh(event)
                     if not self._room.is_set():
                         await self._room.wait()
             finally:
                 self._generations.discard(generation)
 
-    def _end(self, tag: int, id: str, task: asyncio.Task[None]) -> None:
-        """The last event. A task that was cancelled before its first turn ends here too."""
+    def _envelope(self, start: pb.GenerateStart) -> Envelope:
+        seconds = start.timeout_seconds if start.HasField("timeout_seconds") else None
+        if seconds is not None and not seconds > 0:
+            raise InvalidValue(f"timeout_seconds must be more than 0, got {seconds:g}", param="timeout_seconds")
+        waits = [wait for wait in (seconds, self._time_remaining()) if wait is not None]
+        return Envelope(min(waits, default=None), start.request_id or None, start.traceparent or None)
+
+    def _too_old(self) -> ServiceError:
+        seconds = self._limits.call_seconds
+        return CallOver(f"a call takes requests for {seconds:g} s; begin another one", retry_after=0)
+
+    def _cancelled(self) -> ServiceError:
+        remaining = self._time_remaining()
+        if remaining is not None and remaining <= 0:
+            return DeadlineExceeded("the time for this call ran out before the request was complete")
+        return Cancelled("the request was cancelled")
+
+    def _end_unbegun(self, tag: int, id: str, task: asyncio.Task[None]) -> None:
+        """The end of a task that was cancelled before its first turn."""
+        if self._tasks.get(tag) is task:
+            self._end(tag, id, self._cancelled())
+
+    def _end(self, tag: int, id: str, error: ServiceError | None) -> None:
+        """The last event."""
         del self._tasks[tag]
-        error, code, end = _error(task, id), grpc.StatusCode.OK, self._add(tag).end
+        code, end = grpc.StatusCode.OK, self._add(tag).end
         if error is None:
             end.SetInParent()
         else:
@@ -126,27 +187,15 @@ class ManyGenerations:
 
     def _add(self, tag: int) -> pb.GenerateEvent:
         event: pb.GenerateEvent = self._events.events.add(tag=tag)
-        if len(self._events.events) >= self._most_events:
+        if len(self._events.events) >= self._limits.unsent_events:
             self._room.clear()
         self._news.set()
         return event
 
-
-def _envelope(start: pb.GenerateStart) -> Envelope:
-    seconds = start.timeout_seconds if start.HasField("timeout_seconds") else None
-    if seconds is not None and not seconds > 0:
-        raise InvalidValue(f"timeout_seconds must be more than 0, got {seconds:g}", param="timeout_seconds")
-    return Envelope(seconds, start.request_id or None, start.traceparent or None)
-
-
-def _error(task: asyncio.Task[None], id: str) -> ServiceError | None:
-    """Why a request did not come to its end."""
-    if task.cancelled():
-        return Cancelled("the request was cancelled")
-    error = task.exception()
-    if error is None or isinstance(error, ServiceError):
-        return error
-    return internal_error(id, error)
+    def _weigh(self, event: pb.GenerateEvent) -> None:
+        self._large += event.ByteSize()
+        if self._large >= MOST_BYTES:
+            self._room.clear()
 
 
 def _messages(ready: pb.GenerateManyResponse) -> Iterator[pb.GenerateManyResponse]:

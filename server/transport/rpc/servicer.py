@@ -45,7 +45,7 @@ class Servicer(InferenceServiceServicer):
         self, request_iterator: AsyncIterator[pb.GenerateManyRequest], context: Context
     ) -> None:
         guard = StallGuard(self._service.limits.stalled_write_seconds)
-        many = ManyGenerations(self._service, self._observer)
+        many = ManyGenerations(self._service, self._observer, context.time_remaining)
         guard.watch(lambda: many.piled_up)
         async with self._answering(context, "GenerateMany"):
             with guard:

@@ -332,7 +332,8 @@ Global___StreamGenerateRequest: _TypeAlias = StreamGenerateRequest  # noqa: Y015
 @_typing.final
 class GenerateManyRequest(_message.Message):
     """What to do with the requests of a call: several that begin at one moment may come as one message. When the caller has
-    said its last, the call ends with its last request; where no request is in flight, it also ends when the server drains.
+    said its last, the call ends with its last request. A call takes requests for 300 seconds, and until the server drains;
+    one that comes later ends with UNAVAILABLE, and so does then the call, where no request is in flight.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -340,8 +341,8 @@ class GenerateManyRequest(_message.Message):
     ACTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerateAction]:
-        """In order. One that does nothing, or begins a request under the tag of another in flight, ends the call with
-        INVALID_ARGUMENT.
+        """In order. One that does nothing, begins a request under the tag of another in flight, or one too many (256), ends the
+        call with INVALID_ARGUMENT.
         """
 
     def __init__(
@@ -404,7 +405,7 @@ class GenerateStart(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     timeout_seconds: _builtins.float
-    """Seconds the caller waits for the whole answer; unset means as long as the server allows."""
+    """Seconds the caller waits for the whole answer; unset means as long as for the call, and as the server allows."""
     request_id: _builtins.str
     """The caller's id for it, as in the metadata x-request-id."""
     traceparent: _builtins.str

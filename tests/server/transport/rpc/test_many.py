@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,109 +12,18 @@ import pytest
 from google.rpc import error_details_pb2
 
 from dyno.inference.v1 import inference_pb2 as pb
-from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from server.limits import Limits
+from server.transport.auth.keys import read_keys
 from server.transport.rpc import many
 from server.transport.rpc.listener import SERVICE
 from tests.server.callers import Refused, RpcCaller, end_refused, rpc_refused, rpc_request
 from tests.server.doors import channel_of, until, write_keys
 from tests.server.kit import Harness, fake_model, running
+from tests.server.transport.rpc.manycall import Heard, session
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LONG = {"model": "slow", "prompt": "abc", "max_tokens": 200, "ignore_eos": True}
-
-
-@dataclass
-class Heard:
-    """What came of one request."""
-
-    text: dict[int, str] = field(default_factory=dict)  # by choice
-    tokens: int = 0
-    finished: int = 0
-    ids: set[str] = field(default_factory=set)
-    end: pb.GenerateEnd | None = None
-
-    @property
-    def kind(self) -> str:
-        """How it ended, in words."""
-        assert self.end is not None
-        return end_refused(self.end, begun=False).kind if self.end.code else "whole"
-
-
-class Session:
-    """One call and what came of each of its requests."""
-
-    def __init__(self, channel: grpc.aio.Channel, **options: Any) -> None:
-        self.call = InferenceServiceStub(channel).GenerateMany(**options)
-        self.heard: dict[int, Heard] = {}
-        self.messages = self.events = 0
-
-    async def start(self, tag: int, **wish: Any) -> None:
-        """`wish` may have the proto's request_id as well."""
-        beside = {"timeout_seconds": wish.get("seconds"), "request_id": wish.get("request_id")}
-        start = pb.GenerateStart(request=rpc_request(wish), **beside)
-        self.heard[tag] = Heard()
-        await self.do(pb.GenerateAction(tag=tag, start=start))
-
-    async def cancel(self, tag: int) -> None:
-        await self.do(pb.GenerateAction(tag=tag, cancel=pb.GenerateCancel()))
-
-    async def do(self, *actions: pb.GenerateAction) -> None:
-        await self.call.write(pb.GenerateManyRequest(actions=actions))
-
-    async def read(self) -> bool:
-        """Take in a message; False for the end of the call."""
-        message = await self.call.read()
-        if message is grpc.aio.EOF:
-            return False
-        self.messages += 1
-        for event in message.events:
-            self.events += 1
-            self._take(self.heard[event.tag], event)
-        return True
-
-    async def until_ended(self, *tags: int) -> None:
-        async with asyncio.timeout(20):
-            while any(self.heard[tag].end is None for tag in tags):
-                assert await self.read(), "the call ended first"
-
-    async def rest(self) -> dict[int, Heard]:
-        """Say the last and take in what is left."""
-        await self.call.done_writing()
-        async with asyncio.timeout(20):
-            while await self.read():
-                pass
-        assert await self.call.code() is grpc.StatusCode.OK
-        return self.heard
-
-    async def refusal(self) -> Refused:
-        """The error that ends the call."""
-        with pytest.raises(grpc.aio.AioRpcError) as said:
-            async with asyncio.timeout(20):
-                while await self.read():
-                    pass
-        return rpc_refused(said.value, begun=False)
-
-    @staticmethod
-    def _take(heard: Heard, event: pb.GenerateEvent) -> None:
-        assert heard.end is None, "nothing follows the end"
-        if event.HasField("end"):
-            heard.end = event.end
-            return
-        piece = event.piece
-        heard.ids.add(piece.id)
-        heard.text[piece.index] = heard.text.get(piece.index, "") + piece.text
-        heard.tokens += len(piece.tokens)
-        heard.finished += piece.HasField("finished")
-
-
-@asynccontextmanager
-async def session(channel: grpc.aio.Channel, **options: Any) -> AsyncIterator[Session]:
-    made = Session(channel, **options)
-    try:
-        yield made
-    finally:
-        made.call.cancel()
 
 
 async def test_each_request_ends_once_and_says_what_it_says_alone(channel: grpc.aio.Channel, server: Harness) -> None:
@@ -154,7 +60,8 @@ async def test_what_one_step_gave_comes_as_one_message(channel: grpc.aio.Channel
         for tag in range(8):
             await call.start(tag, **LONG | {"max_tokens": 40})
         await call.rest()
-    assert call.events == 8 * 41 and call.messages < call.events / 4
+    assert sum(heard.tokens for heard in call.heard.values()) == 8 * 40
+    assert call.messages < call.events / 4
 
 
 async def test_a_cancelled_request_ends_and_leaves_its_tag(channel: grpc.aio.Channel, server: Harness) -> None:
@@ -163,7 +70,7 @@ async def test_a_cancelled_request_ends_and_leaves_its_tag(channel: grpc.aio.Cha
         await call.start(1, **LONG)
         await call.start(2, **LONG | {"max_tokens": 60})
         while not call.heard[1].tokens:
-            await call.read()
+            assert await call.read()
         await call.cancel(1)
         await call.until_ended(1)
         assert call.heard[1].kind == "cancelled" and call.heard[1].finished == 0
@@ -214,6 +121,22 @@ async def test_a_tag_in_flight_ends_the_call(channel: grpc.aio.Channel, server: 
     await server.settled()
 
 
+async def test_a_call_has_no_more_than_so_many_requests() -> None:
+    """However they come: one that is cancelled counts until it has ended."""
+    limits, start = Limits(requests_per_call=3), pb.GenerateStart(request=rpc_request({**LONG, "model": "fake"}))
+    async with running(fake_model(sleep=0.02), limits=limits) as server:
+        async with grpc.aio.insecure_channel(server.target) as channel, session(channel) as call:
+            for tag in range(3):
+                await call.start(tag, prompt="x", max_tokens=2)
+            await call.until_ended(0, 1, 2)
+            call.heard |= {tag: Heard() for tag in range(3, 7)}
+            await call.do(*(pb.GenerateAction(tag=tag, start=start) for tag in range(3, 6)))
+            await call.do(pb.GenerateAction(tag=3, cancel=pb.GenerateCancel()), pb.GenerateAction(tag=6, start=start))
+            refused = await call.refusal()
+        assert (refused.kind, refused.param) == ("invalid", "start") and "at most 3" in refused.message
+        await server.settled()
+
+
 async def test_a_message_that_does_nothing_ends_the_call(channel: grpc.aio.Channel, server: Harness) -> None:
     async with session(channel) as call:
         await call.start(5, **LONG)
@@ -259,17 +182,21 @@ async def test_every_request_has_a_time_of_its_own(channel: grpc.aio.Channel, se
     await server.settled()
 
 
-async def test_a_call_that_is_left_leaves_nothing(channel: grpc.aio.Channel, server: Harness) -> None:
+@pytest.mark.parametrize(("options", "outcome"), [({}, "cancelled"), ({"timeout": 1.0}, "deadline")])
+async def test_a_call_that_is_left_leaves_nothing(
+    channel: grpc.aio.Channel, server: Harness, options: dict[str, float], outcome: str
+) -> None:
     """Whether its caller goes or its time is over."""
-    for options in ({}, {"timeout": 0.3}):
-        async with session(channel, **options) as call:
-            for tag in range(12):  # more than have a place
-                await call.start(tag, **LONG)
-            while not all(call.heard[tag].tokens for tag in range(8)):
-                await call.read()
-            if options:
-                assert (await call.refusal()).kind == "deadline"
-        await server.settled()
+    before = await server.total("dyno_requests_total", outcome=outcome)
+    async with session(channel, **options) as call:
+        for tag in range(12):  # more than have a place
+            await call.start(tag, **LONG)
+        while not all(call.heard[tag].tokens for tag in range(8)):
+            assert await call.read()
+        if options:
+            assert (await call.refusal()).kind == "deadline"
+    await server.settled()
+    assert await server.total("dyno_requests_total", outcome=outcome) == before + 12
 
 
 async def test_a_call_may_say_nothing(channel: grpc.aio.Channel) -> None:
@@ -300,12 +227,19 @@ async def test_requests_and_bytes_are_counted(channel: grpc.aio.Channel, server:
     assert 300 < received < 600 and sent > 100
 
 
-async def test_a_request_has_the_id_that_its_caller_gave_it_in_the_log(channel: grpc.aio.Channel) -> None:
-    async with session(channel) as call:
-        await call.start(1, model="fake", prompt="x", max_tokens=2)
-        await call.start(2, request_id="mine-2", model="fake", prompt="x", max_tokens=2)
-        heard = await call.rest()
-    assert len(heard[1].ids | heard[2].ids) == 2 and not {"mine-2", ""} & heard[2].ids, "ours is nobody else's"
+async def test_a_request_is_known_by_the_names_that_its_caller_gave_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    async with running(fake_model(), request_log=str(log)) as server:
+        async with grpc.aio.insecure_channel(server.target) as channel, session(channel) as call:
+            await call.start(1, prompt="x", max_tokens=2)
+            names = {"request_id": "mine-2", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+            await call.start(2, **names, prompt="x", max_tokens=2)
+            heard = await call.rest()
+        await server.settled()
+    lines = {line["id"]: line for line in map(json.loads, log.read_text().splitlines())}
+    (first,), (second,) = heard[1].ids, heard[2].ids
+    assert (lines[first]["given_id"], lines[second]["given_id"]) == (None, "mine-2")
+    assert (lines[first]["trace_id"], lines[second]["trace_id"]) == (None, "a" * 32)
 
 
 async def test_a_draining_server_ends_an_idle_call_and_lets_the_others_finish() -> None:
@@ -339,15 +273,45 @@ async def test_requests_of_a_call_take_the_places_of_its_key(tmp_path: Path) -> 
         assert not server.app.service.active
 
 
+async def test_a_key_that_is_taken_back_begins_nothing_more(tmp_path: Path) -> None:
+    keys = write_keys(tmp_path / "keys.toml", "alice", "bob")
+    async with running(fake_model(sleep=0.02), api_keys_file=keys) as server, channel_of(server, "alice") as channel:
+        async with session(channel) as call:
+            await call.start(1, prompt="x", max_tokens=30)
+            await call.read()
+            server.app.credentials.authoriser.replace(read_keys(write_keys(tmp_path / "fewer.toml", "bob")))
+            await call.start(2, prompt="x", max_tokens=30)
+            heard = await call.rest()
+        assert (heard[1].kind, heard[2].kind) == ("whole", "unauthenticated"), "what is under way goes on"
+
+
+async def test_an_old_call_takes_no_more_and_finishes_what_it_has() -> None:
+    limits = Limits(call_seconds=0.3)
+    async with (
+        running(fake_model(sleep=0.02), limits=limits) as server,
+        grpc.aio.insecure_channel(server.target) as channel,
+        session(channel) as call,
+    ):
+        await call.start(1, prompt="x", max_tokens=40)
+        while call.heard[1].tokens < 20:
+            assert await call.read()
+        await call.start(2, prompt="x", max_tokens=2)
+        await call.until_ended(1, 2)
+        assert (call.heard[1].kind, call.heard[1].tokens) == ("whole", 40)
+        end = call.heard[2].end
+        assert end is not None and end_refused(end, begun=False).code == "call_over"
+        assert (await call.refusal()).code == "call_over"
+
+
 async def test_a_message_that_would_be_too_large_is_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(many, "MOST_BYTES", 500)
+    monkeypatch.setattr(many, "MOST_BYTES", 200)
     model = fake_model(script=b"x" * 60, moe=False)
     async with running(model) as server, grpc.aio.insecure_channel(server.target) as channel, session(channel) as call:
         for tag in range(8):
             await call.start(tag, prompt="x", max_tokens=60)
         heard = await call.rest()
     assert all((one.kind, one.text[0]) == ("whole", "x" * 60) for one in heard.values())
-    assert call.messages > call.events / 8, "the last pieces of all choices do not fit into one"
+    assert all(events == 1 or size <= 200 for events, size in call.sizes)
 
 
 async def test_an_engine_that_dies_ends_every_request() -> None:
