@@ -37,12 +37,17 @@ class Progress:
 
 
 @contextmanager
-def client_errors(target: str) -> Iterator[Progress]:
+def client_errors(target: str, *, writing: bool = False) -> Iterator[Progress]:
+    """writing: the call goes on writing, and where it breaks then, the library says INTERNAL."""
+    broken_codes = {grpc.StatusCode.UNAVAILABLE} | ({grpc.StatusCode.INTERNAL} if writing else set())
     progress = Progress()
     try:
         yield progress
     except grpc.aio.AioRpcError as error:
-        raise _call_error(target, error, begun=progress.begun) from error
+        details = _details(error.trailing_metadata())
+        if details is None and error.code() in broken_codes:  # the server's own errors carry details
+            raise broken(target, begun=progress.begun) from error
+        raise _refusal(error.code(), error.details() or "", (details or Status()).details) from error
 
 
 def end_error(end: pb.GenerateEnd) -> ClientError:
@@ -55,15 +60,6 @@ def broken(target: str, *, begun: bool) -> ClientError:
     if begun:
         return StreamCut(f"the connection to {target} broke before the answer was whole")
     return Unreachable(f"nothing answers at {target}")
-
-
-def _call_error(target: str, error: grpc.aio.AioRpcError, *, begun: bool) -> ClientError:
-    """The server's own errors carry details; one without them came from the connection, and is INTERNAL where the
-    library was writing when it broke."""
-    details = _details(error.trailing_metadata())
-    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL) and details is None:
-        return broken(target, begun=begun)
-    return _refusal(error.code(), error.details() or "", (details or Status()).details)
 
 
 def _refusal(code: grpc.StatusCode, message: str, details: Iterable[AnyMessage]) -> ClientError:

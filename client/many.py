@@ -40,6 +40,7 @@ class ManyCall:
         self._began = time.monotonic()
         self._last_tag = 0
         self._closed = False
+        self._heard = False  # whether the server has answered at all
         self._idle: asyncio.TimerHandle | None = None
         self._call = stub.GenerateMany(self._requests(), metadata=metadata)
         self._reader = asyncio.create_task(self._read())
@@ -61,8 +62,7 @@ class ManyCall:
         self._last_tag += 1
         tag = self._last_tag
         events: _Events = asyncio.Queue()
-        if self._idle is not None:
-            self._idle.cancel()
+        self._stop_idling()
         self._events[tag] = events
         self._do(pb.GenerateAction(tag=tag, start=pb.GenerateStart(request=request)))
         ended = False
@@ -75,21 +75,31 @@ class ManyCall:
                 if event is not None:
                     yield event
         finally:
-            if not ended:
+            if tag in self._events:  # the server has not ended it
                 self._do(pb.GenerateAction(tag=tag, cancel=pb.GenerateCancel()))
                 self._events[tag] = None
+            self._stop_idling()
             if not any(self._events.values()):
-                self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._finish)
+                self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._leave)
 
     async def close(self) -> None:
         """End every request that is left."""
-        if self._idle is not None:
-            self._idle.cancel()
+        self._stop_idling()
         self._finish()
         if not any(self._events.values()):
             await asyncio.wait([self._reader], timeout=IDLE_SECONDS)
         self._call.cancel()
         await asyncio.wait([self._reader])
+
+    def _leave(self) -> None:
+        """Nothing was asked for a while."""
+        self._finish()
+        if not self._heard:
+            self._call.cancel()
+
+    def _stop_idling(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
 
     def _finish(self) -> None:
         """Nothing more will be asked."""
@@ -104,6 +114,7 @@ class ManyCall:
         """Actions that are there together go together, as far as a server takes them in one message. Nothing is written
         on a call that was refused or has ended: the library would forget why."""
         await self._call.initial_metadata()
+        self._heard = True
         while not self._call.done() and (self._actions or not self._closed):
             await self._news.wait()
             self._news.clear()

@@ -76,7 +76,7 @@ class RpcClient(Client):
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         open_choices, message = set(range(request.n)), _message(request)
-        with client_errors(self.target) as progress:
+        with client_errors(self.target, writing=True) as progress:
             async with aclosing(self._many(message).events(message)) as events:
                 async for event in events:
                     if event.HasField("end"):

@@ -191,6 +191,23 @@ async def test_a_call_of_grpc_that_is_old_takes_no_more(fake: FakeServer, monkey
         assert [piece.text async for piece in first] == ["w1.1 ", "w1.2 ", "w1.3 "], "what it has goes on"
 
 
+async def test_a_call_of_grpc_ends_when_all_is_quiet_and_not_before(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams that ended together before do not end it under one that came after them."""
+    monkeypatch.setattr("client.many.IDLE_SECONDS", 0.05)
+    async with connect(fake.grpc) as client:
+        for _ in range(3):
+            await asyncio.gather(*(collect(client.generate(asking(seed=i))) for i in range(5)))
+        fake.behave(gap=0.05)
+        async with aclosing(client.generate(asking(seed=6, max_tokens=100))) as pieces:
+            for _ in range(6):
+                await anext(pieces)
+            assert not fake.cancelled.is_set()
+        await asyncio.wait_for(fake.cancelled.wait(), 5)
+        assert fake.calls == 1 and len(client._calls[0]._events) <= 1  # type: ignore[attr-defined]
+
+
 async def test_leaving_one_stream_of_grpc_lets_the_others_be(fake: FakeServer) -> None:
     fake.behave(gap=0.1)
     async with connect(fake.grpc) as client:

@@ -55,7 +55,8 @@ Deadlines and cancellation end the work within one step.
 
 Who has many requests at once (a load, an evaluation, a gateway) sends them over one `GenerateMany`: what a step gave of
 all of them comes as one message, where `StreamGenerate` has a message for each. Each of them is checked, counted,
-limited and cancelled as with a call of its own. A call stays where it began: behind a balancer begin a new one now and
+limited and cancelled as with a call of its own; only one that a message cannot hold, here or in its caller's library,
+ends the others too. A call stays where it began: behind a balancer begin a new one now and
 then, as the `dyno` client does every minute and after a second with nothing in flight.
 
 ```console

@@ -29,11 +29,13 @@ struct Weight {
   int64_t panel_bytes() const {
     return lossless ? depth * PANEL / UNIT * UNIT_BYTES : depth * PANEL * (scales ? 1 : int64_t(sizeof(X)));
   }
+  // Whether these rows read each line of a panel once: one block of them, that does not go through it half by half.
+  static bool once(const Blocks& blocks) { return blocks.count == 1 && blocks.most <= SUMS / 2; }
   // A panel as something to be asked for early, by whoever will meet it with these rows; nothing behind the last one.
   template <typename X>
   Ahead ahead(int64_t panel, const Blocks& blocks) const {
     if (panel >= count()) return {};
-    return {static_cast<const char*>(panels) + panel * panel_bytes<X>(), panel_bytes<X>() / 64, blocks.count == 1};
+    return {static_cast<const char*>(panels) + panel * panel_bytes<X>(), panel_bytes<X>() / 64, once(blocks)};
   }
 };
 
@@ -109,7 +111,7 @@ void panels(int64_t from, int64_t to, const Rows& rows, const typename Rows::Kep
     }
   for (; p < to; ++p) {
     const auto* own = w + p * stride;
-    const Ahead next = p + 1 < to ? whole(own + stride, stride, blocks.count == 1) : then;
+    const Ahead next = p + 1 < to ? whole(own + stride, stride, Weight::once(blocks)) : then;
     for (int64_t b = 0; b < blocks.count; ++b) {
       const Ahead ahead = next.share(b, blocks.count);
       if (blocks.size(b) <= S / 2) {

@@ -144,7 +144,7 @@ class ManyGenerations:
                 async for piece in generation.pieces(merged=True):
                     event = self._add(tag)
                     convert.fill_response(event.piece, id, piece, generation.call.facts)
-                    if piece.finished is not None:  # with the experts of every token
+                    if piece.finished is not None or piece.prompt is not None:  # with every token's experts or scores
                         self._weigh(event)
                     if not self._room.is_set():
                         await self._room.wait()

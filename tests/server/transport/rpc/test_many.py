@@ -182,7 +182,7 @@ async def test_every_request_has_a_time_of_its_own(channel: grpc.aio.Channel, se
     await server.settled()
 
 
-@pytest.mark.parametrize(("options", "outcome"), [({}, "cancelled"), ({"timeout": 1.0}, "deadline")])
+@pytest.mark.parametrize(("options", "outcome"), [({}, "cancelled"), ({"timeout": 1.8}, "deadline")])
 async def test_a_call_that_is_left_leaves_nothing(
     channel: grpc.aio.Channel, server: Harness, options: dict[str, float], outcome: str
 ) -> None:
@@ -251,14 +251,16 @@ async def test_a_draining_server_ends_an_idle_call_and_lets_the_others_finish() 
     ):
         await idle.start(1, prompt="x", max_tokens=1)
         await idle.until_ended(1)
-        await busy.start(1, prompt="x", max_tokens=30)
+        await busy.start(1, prompt="x", max_tokens=200, ignore_eos=True)
         await busy.read()
         server.app.service.drain()
         refused = await idle.refusal()
         assert (refused.kind, refused.code) == ("unavailable", "draining")
         await busy.start(2, prompt="x", max_tokens=30)
-        await busy.until_ended(1, 2)
-        assert (busy.heard[1].kind, busy.heard[1].tokens, busy.heard[2].kind) == ("whole", 30, "unavailable")
+        await busy.until_ended(2)
+        assert busy.heard[2].kind == "unavailable" and busy.heard[1].end is None
+        await busy.cancel(1)
+        await busy.until_ended(1)
         assert (await busy.refusal()).code == "draining"
 
 
@@ -292,12 +294,16 @@ async def test_an_old_call_takes_no_more_and_finishes_what_it_has() -> None:
         grpc.aio.insecure_channel(server.target) as channel,
         session(channel) as call,
     ):
-        await call.start(1, prompt="x", max_tokens=40)
+        await call.start(1, prompt="x", max_tokens=200, ignore_eos=True)
         while call.heard[1].tokens < 20:
             assert await call.read()
         await call.start(2, prompt="x", max_tokens=2)
-        await call.until_ended(1, 2)
-        assert (call.heard[1].kind, call.heard[1].tokens) == ("whole", 40)
+        await call.until_ended(2)
+        seen = call.heard[1].tokens
+        while call.heard[1].tokens < seen + 5:
+            assert await call.read(), "what it has goes on"
+        await call.cancel(1)
+        await call.until_ended(1)
         end = call.heard[2].end
         assert end is not None and end_refused(end, begun=False).code == "call_over"
         assert (await call.refusal()).code == "call_over"
