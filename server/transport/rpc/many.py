@@ -132,8 +132,8 @@ class ManyGenerations:
         self._end(tag, id, error)
 
     async def _answer(self, tag: int, id: str, start: pb.GenerateStart) -> None:
+        caller.set(admission.get()())  # its key may have been taken back since the call began
         with self._service.counting_refusals(convert.model_name(start.request.model)):
-            caller.set(admission.get()())  # its key may have been taken back since the call began
             if self._over:
                 self._service.require_ready()
                 raise self._too_old()
