@@ -36,8 +36,8 @@ class RestClient(Client):
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         path = "/v1/chat/completions" if isinstance(request.prompt, Conversation) else "/v1/completions"
-        choices = _Choices()
         async with self._answer("POST", path, generate_body(request)) as response:
+            choices = _Choices(response.headers.get("x-request-id", ""))
             async for event in _events(response):
                 if event == _DONE:
                     for piece in choices.unended():
@@ -103,8 +103,9 @@ class RestClient(Client):
 class _Choices:
     """What is known so far of the choices of one stream, to end those that Dyno's facts do not end."""
 
-    def __init__(self) -> None:
-        self._id = ""
+    def __init__(self, id: str) -> None:
+        """`id`: of the request, in the server's log and traces; may be empty, and is then that of the answer."""
+        self._id = id
         self._reasons: dict[int, str] = {}
         self._usage: dict[str, Any] = {}
 
@@ -112,7 +113,7 @@ class _Choices:
         """The pieces of one chunk. Raises ClientError when it is the server's word that the request failed."""
         if "error" in chunk:
             raise _error_of(500, chunk)
-        self._id = chunk.get("id") or self._id
+        self._id = self._id or chunk.get("id") or ""
         self._usage = chunk.get("usage") or self._usage
         facts = _facts(chunk.get("dyno"))
         for choice in chunk.get("choices", ()):

@@ -22,7 +22,7 @@ from server.buckets import (
     Buckets,
 )
 from server.engine.request import Outcome
-from server.engine.stats import Compute, GroupUse, RequestStats, Scarce, StepStats
+from server.engine.stats import Compute, GroupUse, LayerRouting, RequestStats, Scarce, StepStats
 from server.windows import RoutingWindows
 
 REJECTED, SHED = "rejected", "shed"  # before the engine: the caller's mistake, or no room and nobody there
@@ -169,10 +169,21 @@ class EngineTally:
             self.token_time.name(each, who)
             self.inter_token.name(latency.inter_token.maximum, who)  # its longest gap
         if stats.routing and stats.routed_tokens:
-            self.entropy.observe(sum(layer.entropy for layer in stats.routing) / len(stats.routing))
-            self.imbalance.observe(sum(layer.imbalance for layer in stats.routing) / len(stats.routing))
-            self.margin.observe(sum(layer.margin for layer in stats.routing) / len(stats.routing))
-            self.busiest.observe(sum(layer.busiest_share for layer in stats.routing) / len(stats.routing))
+            self._routed(stats.routing, who)
+
+    def _routed(self, layers: Sequence[LayerRouting], who: dict[str, str]) -> None:
+        """Means of a request's layers, with the expert that took the largest share of any layer."""
+        hot = max(layers, key=lambda layer: layer.busiest_share)
+        who = who | {"hot_expert": f"{hot.layer}/{hot.tokens.index(max(hot.tokens))}"}
+        for tally, values in (
+            (self.entropy, [layer.entropy for layer in layers]),
+            (self.imbalance, [layer.imbalance for layer in layers]),
+            (self.margin, [layer.margin for layer in layers]),
+            (self.busiest, [layer.busiest_share for layer in layers]),
+        ):
+            mean = sum(values) / len(layers)
+            tally.observe(mean)
+            tally.name(mean, who)
 
     def _lost(self, stats: RequestStats) -> None:
         """Where a request's time went that no token of its own was computed in."""

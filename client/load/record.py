@@ -25,12 +25,13 @@ class Record:
     row: int  # of the trace
     intended: float
     sent: float
-    arrivals: tuple[float, ...]  # of the pieces that brought tokens
+    arrivals: tuple[float, ...]  # of each token; those that came in one piece came at the same instant
     end: float
     facts: Facts | None = None
     error: str = ""
     cancelled: bool = False  # the user of the trace left before the end
     answer: str = ""  # "i" and a short hash of the token ids, or "t" and one of the text where no ids were told
+    id: str = ""  # the server's, as its request log, traces and exemplars have it; empty when nothing came
 
     @property
     def ok(self) -> bool:
@@ -92,6 +93,7 @@ def record_to_json(record: Record) -> dict[str, Any]:
         "error": record.error,
         "answer": record.answer,
         "cancelled": record.cancelled,
+        "id": record.id,
     }
 
 
@@ -99,5 +101,5 @@ def record_from_json(data: Mapping[str, Any]) -> Record:
     """What `record_to_json` wrote. Raises KeyError where it is not one."""
     facts = None if data["facts"] is None else facts_from_json(data["facts"])
     copied = {name: data[name] for name in ("row", "intended", "sent", "end", "error")}
-    later = {name: data[name] for name in ("answer", "cancelled") if name in data}
+    later = {name: data[name] for name in ("answer", "cancelled", "id") if name in data}
     return Record(arrivals=tuple(data["arrivals"]), facts=facts, **later, **copied)

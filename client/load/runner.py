@@ -61,10 +61,12 @@ class _Answer:
     """What came, however it was cut into pieces, as a short hash: made at the end, as a load pays for every token."""
 
     def __init__(self) -> None:
+        self.id = ""  # of the request, as the server calls it
         self._ids: list[int] = []
         self._texts: list[str] = []
 
     def add(self, piece: Piece) -> None:
+        self.id = self.id or piece.id
         self._ids += piece.token_ids
         self._texts.append(piece.text)
 
@@ -159,7 +161,8 @@ class _Runner:
             error = "" if leaves else f"no whole answer within {limit:g} s"
         except ClientError as failure:
             error = failure.message
-        record = Record(index, intended, sent, tuple(arrivals), self._now(), facts, error, left, str(answer))
+        end = self._now()
+        record = Record(index, intended, sent, tuple(arrivals), end, facts, error, left, str(answer), answer.id)
         self._records.append(record)
         self._on_record(record)
 
@@ -169,8 +172,7 @@ class _Runner:
         request = sent.request(self._load.model, self._load.routing)
         async with aclosing(self._client.generate(request)) as pieces:
             async for piece in pieces:
-                if piece.token_ids or piece.text:
-                    arrivals.append(self._now())
+                arrivals += [self._now()] * (len(piece.token_ids) or bool(piece.text))
                 answer.add(piece)
                 facts = piece.facts or facts
         if facts is None:

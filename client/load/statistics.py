@@ -80,7 +80,7 @@ class Summary:
     total_rate: float  # prompt and generated tokens a second
     goodput: float  # requests a second that met the objective
     first_token: Distribution  # from the intended send to the first piece
-    inter_token: Distribution  # every gap between pieces, of all requests
+    inter_token: Distribution  # every gap between tokens, of all requests; 0 within a piece
     per_token: Distribution  # each request's mean time of a token after the first
     total: Distribution  # from the intended send to the end
     lag: Distribution  # how late the client sent: intended to actual send
@@ -121,7 +121,7 @@ def summarise(records: Sequence[Record], seconds: float, objective: Objective | 
 
 
 def gaps(record: Record) -> tuple[float, ...]:
-    """Seconds between successive pieces of one answer."""
+    """Seconds between successive tokens of one answer; 0 between those that came in one piece."""
     return tuple(later - earlier for earlier, later in pairwise(record.arrivals))
 
 

@@ -61,7 +61,7 @@ async def measure(server: Server, transport: str, case: Case, seed: int) -> Cost
     assert all(record.ok for record in done.records), next(r.error for r in done.records if not r.ok)
     tokens = sum(record.completion_tokens for record in done.records)
     main = own.pop(str(os.getpid()))
-    messages = sum(len(record.arrivals) for record in done.records)
+    messages = sum(len(set(record.arrivals)) for record in done.records)
     us = 1e6 / tokens
     return Cost(
         rate=tokens / done.seconds,

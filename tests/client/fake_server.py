@@ -161,7 +161,8 @@ class FakeServer:
         self.seen.append(("rest", body))
         if refusal := self.script.refusal(body.get("model", ""), body["max_tokens"], body.get("seed") or 0):
             return web.json_response({"error": _error(refusal)}, status=refusal[0])
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        headers = {"content-type": "text/event-stream", "x-request-id": "r1"}
+        response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         try:
             await self._stream(response, body)
@@ -181,14 +182,14 @@ class FakeServer:
             sent += 1
             await response.write(event(self._chunk(body, word, sent, last=sent == count)))
         usage = {"prompt_tokens": prompt_length(_prompt(body)), "completion_tokens": count}
-        await response.write(event({"id": "r1", "choices": [], "usage": usage}) + b"data: [DONE]\n\n")
+        await response.write(event({"id": "cmpl-r1", "choices": [], "usage": usage}) + b"data: [DONE]\n\n")
 
     def _chunk(self, body: dict[str, Any], word: str, place: int, *, last: bool) -> dict[str, Any]:
         text = {"delta": {"content": word}} if "messages" in body else {"text": word}
         choice: dict[str, Any] = {"index": 0, **text, "finish_reason": "length" if last else None}
         if self.script.extension and "dyno" in body:
             choice["token_ids"] = [place - 1]
-        chunk: dict[str, Any] = {"id": "r1", "choices": [choice]}
+        chunk: dict[str, Any] = {"id": "cmpl-r1", "choices": [choice]}
         if last and self.script.extension and "dyno" in body:
             chunk["dyno"] = facts(prompt_length(_prompt(body)), body["max_tokens"])
             if body["dyno"]["routing"] == "none":

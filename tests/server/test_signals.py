@@ -28,6 +28,7 @@ from tests.server.kit import Harness, fake_model, running
 from tests.server.test_metrics import CARD, NO_GAPS, observed, request, step
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+ROUTING = ("routing_entropy", "routing_imbalance", "gate_margin", "busiest_share")
 OPENMETRICS = {"accept": "application/openmetrics-text; version=1.0.0"}
 
 
@@ -172,9 +173,9 @@ async def test_layers_with_different_numbers_of_experts_share_a_band() -> None:
 
 
 async def test_exemplars_name_calls_as_their_callers_know_them(server: Harness) -> None:
-    body = {"model": "fake", "prompt": "abc", "max_tokens": 4}
+    body = {"model": "fake", "prompt": "abc", "max_tokens": 4, "dyno": {}}
     async with server.session.post(f"{server.url}/v1/completions", json=body) as response:
-        id = response.headers["x-request-id"]
+        id, (told,) = response.headers["x-request-id"], (await response.json())["dyno"]["choices"]
     await server.settled()
     async with server.session.get(f"{server.url}/metrics", headers=OPENMETRICS) as response:
         families = list(openmetrics(await response.text()))
@@ -184,9 +185,14 @@ async def test_exemplars_name_calls_as_their_callers_know_them(server: Harness) 
         if family.type == "histogram"
     }
     times = ("time_to_first_token", "inter_token", "request_token", "e2e_request", "queue", "prefill", "decode")
-    with_names = {f"dyno_{time}_seconds" for time in times}
+    of_routing = {f"dyno_request_{name}" for name in ROUTING}
+    with_names = {f"dyno_{time}_seconds" for time in times} | of_routing
     assert {name for name, ids in named.items() if ids} == with_names
     assert all(id in named[name] for name in with_names)
+    hot = max(told["routing"]["layers"], key=lambda layer: layer["busiest_share"])
+    expert = f"{hot['layer']}/{hot['expert_tokens'].index(max(hot['expert_tokens']))}"
+    routed = [s for f in families if f.name in of_routing for s in f.samples if s.exemplar is not None]
+    assert {s.exemplar.labels["hot_expert"] for s in routed if s.exemplar.labels["request_id"] == id} == {expert}
     inside = [float(s.labels["le"]) >= s.exemplar.value for f in families for s in f.samples if s.exemplar is not None]
     assert inside and all(inside), "an exemplar belongs into its bucket"
 

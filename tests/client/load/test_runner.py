@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from statistics import median
 
 import pytest
 
-from client.api import Client
+from client.api import Client, GenerateRequest, Piece
+from client.facts import Facts, Usage
 from client.load.arrivals import Closed, Constant, Drawn, offsets
 from client.load.record import Record, Run
 from client.load.runner import Bounds, Load, run
-from client.load.statistics import summarise
+from client.load.statistics import gaps, summarise
 from client.load.trace import Trace, TraceRow
 from tests.client.fake_server import FakeServer
 
@@ -96,6 +98,32 @@ async def test_closed_loop_keeps_so_many_in_flight(client: Client) -> None:
 
 def _in_flight(result: Run, instant: float) -> int:
     return sum(r.sent <= instant < r.end for r in result.records)
+
+
+class Lumps(Client):
+    """Two tokens at once, then three, half a second apart; the text of the last piece has no ids."""
+
+    target = "lumps"
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
+        yield Piece(0, "a b ", (1, 2), id="call")
+        await asyncio.sleep(0.05)
+        yield Piece(0, "c d e ", (3, 4, 5), id="call")
+        yield Piece(0, "f", (), Facts("length", Usage(1, 6)), "call")
+
+
+async def test_every_token_has_an_instant_also_where_several_came_together() -> None:
+    (record,) = (await run(Lumps(), load(1, Closed(1)))).records
+    assert record.id == "call" and record.ok
+    assert len(record.arrivals) == 6 and len(set(record.arrivals)) == 3
+    between = gaps(record)
+    assert [gap == 0 for gap in between] == [True, False, True, True, False] and between[1] >= 0.05 - EARLY
+    assert summarise([record], 1.0).inter_token.count == 5
+
+
+async def test_a_record_can_be_found_in_the_log_of_the_server(client: Client) -> None:
+    result = await run(client, load(2, Closed(1)))
+    assert [record.id for record in result.records] == ["r1", "r1"]
 
 
 async def test_a_failed_request_is_counted_not_dropped(client: Client, fake: FakeServer) -> None:
