@@ -94,6 +94,8 @@ class Compute:
     passes: float
     seconds: float
     parameters: int
+    memory_bound_seconds: float = 0.0
+    compute_bound_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

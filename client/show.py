@@ -10,7 +10,7 @@ from rich.text import Text
 
 from client.api import ModelCard
 from client.facts import Compute, Facts, Latency, Routing, TokenRouting
-from client.units import bar, counted, milliseconds, plain, sparks
+from client.units import bar, counted, milliseconds, percent, plain, sparks
 
 _WIDEST_SPARKS = 64
 
@@ -88,6 +88,12 @@ def compute_table(compute: Compute) -> Table:
     table.add_row("total", counted(flops.total), f"{compute.tokens} tokens, {counted(compute.parameters)} parameters")
     cache = f"{_bytes(compute.cache_read_bytes)} of cache read, {_bytes(compute.cache_written_bytes)} written"
     table.add_row("moved", _bytes(compute.weight_bytes), f"of weights, {cache}")
+    memory, operations = compute.memory_bound_seconds, compute.compute_bound_seconds
+    if memory or operations:
+        waited = f"{milliseconds(memory)} bound by memory, {milliseconds(operations)} by operations"
+        share = percent((memory + operations) / compute.seconds) if compute.seconds else "–"
+        at_best = f"at the machine's best ({waited}), {share} of what its passes took"
+        table.add_row("at least", f"{milliseconds(memory + operations)} ms", at_best)
     return table
 
 

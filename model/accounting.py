@@ -4,7 +4,7 @@ model/parameters.py: parameters, all and active. model/operations.py: floating-p
 model/footprint.py: cache bytes. model/roofline.py: what a machine can make of them.
 """
 
-from model.footprint import BYTES, cache_bytes, cache_bytes_per_token, memory_bytes
+from model.footprint import BYTES, cache_bytes, cache_bytes_per_token, memory_bytes, read_bytes
 from model.operations import Operations, encoding_flops, flops, flops_per_token
 from model.parameters import Parameters, Weights, parameters, without_memory
 from model.roofline import (
@@ -36,6 +36,7 @@ __all__ = [
     "memory_bytes",
     "parameters",
     "prefill_roofline",
+    "read_bytes",
     "roofline",
     "weight_bytes_per_step",
     "without_memory",

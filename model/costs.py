@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from model.cache import cache_entries
 from model.config import Architecture, Chunk, Span, Window
-from model.footprint import BYTES, memory_bytes
+from model.footprint import BYTES, looked_at, memory_bytes
 from model.operations import Operations, encoding_flops, flops_per_token, positions_seen, score_costs
 from model.parameters import feed_forward_parameters, parameters, without_memory
-from model.roofline import memory_weights, weights_read
+from model.roofline import Machine, memory_weights, weights_read
 
 Price = tuple[Span, int | None, int]
 """(span, most positions, what each position costs)"""
@@ -36,7 +35,8 @@ class Costs:
     scores: tuple[Price, ...] = ()
     """Operations of looking at one position."""
     reads: tuple[Price, ...] = ()
-    """Cache bytes of one position that is looked back on."""
+    """Cache bytes of one position that is looked back on; the most hold for rows of one token: those of several
+    tokens choose together as good as all."""
     entry: int = 0
     """Cache bytes that a token writes."""
     weights: int = 0
@@ -56,24 +56,28 @@ class Costs:
     expert_parameters: tuple[tuple[int, int], ...] = ()
     """(number of experts, parameters of each) of each mixture layer."""
     architecture: Architecture | None = None
+    machine: Machine | None = None
+    """What it runs on, where that was measured."""
 
     @classmethod
-    def of(cls, architecture: Architecture, weight_bytes: float, cache_bytes: int) -> Costs:
+    def of(
+        cls, architecture: Architecture, weight_bytes: float, cache_bytes: int, machine: Machine | None = None
+    ) -> Costs:
         """`weight_bytes`, `cache_bytes`: bytes of one number of the weights and of the cache."""
         architecture = without_memory(architecture)
         width, alone = architecture.width, flops_per_token(architecture, 1, memory=0)
         counted = parameters(architecture)
         always, each = weights_read(architecture)
         sizes = tuple((moe.experts, feed_forward_parameters(moe.expert, width)) for _, moe in architecture.mixtures)
-        entries = cache_entries(architecture)
-        held = Counter[Span]()
-        for entry in entries:
-            held[entry.span] += entry.numbers * cache_bytes
+        held = Counter[tuple[Span, int | None]]()
+        for attention in architecture.attentions:
+            for most, numbers in looked_at(attention):
+                held[attention.span, most] += numbers * cache_bytes
         return cls(
             token=replace(alone, scores=0, head=0),
             head=alone.head,
             scores=_score_prices(architecture),
-            reads=tuple((span, None, size) for span, size in held.items()),
+            reads=tuple((span, most, size) for (span, most), size in held.items()),
             entry=sum(held.values()),
             weights=round(always * weight_bytes),
             row=round(each * weight_bytes),
@@ -84,12 +88,17 @@ class Costs:
             parameters=counted.total,
             expert_parameters=sizes,
             architecture=architecture,
+            machine=machine,
         )
 
     def looked(self, start: int, stop: int) -> tuple[int, int]:
         """(operations of the scores, cache bytes read) of a row."""
         scores = sum(each * positions_seen(span, start, stop, most) for span, most, each in self.scores)
-        return scores, sum(each * (start - span.first_visible(start)) for span, _, each in self.reads)
+        if stop - start == 1:
+            read = sum(each * (positions_seen(span, start, stop, most) - 1) for span, most, each in self.reads)
+        else:
+            read = sum(each * (start - span.first_visible(start)) for span, _, each in self.reads)
+        return scores, read
 
     def looked_once(self) -> Callable[[int], tuple[int, int]]:
         """The same for a row of one token at a position: what most rows are, so made as short as it goes."""

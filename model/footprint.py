@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from model import config
-from model.cache import cache_entries
-from model.config import Architecture, CrossAttention
+from model.cache import cache_entries, cache_entry
+from model.config import Architecture, Attention, CrossAttention
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
 
@@ -18,6 +18,26 @@ def cache_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16"
     """Cache of one request at a length: layers with a window or chunk hold no more than that."""
     entries = cache_entries(architecture)
     return sum(entry.numbers * reach(entry.span, length) for entry in entries) * BYTES[dtype]
+
+
+def read_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16") -> int:
+    """Of that, what one token reads and writes: behind an indexer only the keys that it chose, and all of its own."""
+    return (
+        sum(
+            numbers * min(reach(attention.span, length), length if most is None else most)
+            for attention in architecture.attentions
+            for most, numbers in looked_at(attention)
+        )
+        * BYTES[dtype]
+    )
+
+
+def looked_at(attention: Attention) -> tuple[tuple[int | None, int], ...]:
+    """What a token looks at, as (how many positions at most, cached numbers of each)."""
+    numbers, indexer = cache_entry(attention).numbers, attention.indexer
+    if indexer is None:
+        return ((None, numbers),)
+    return (indexer.top_k, numbers - indexer.dim), (None, indexer.dim)
 
 
 def memory_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16") -> int:

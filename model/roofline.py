@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import Architecture, CrossAttention, MoE
-from model.footprint import BYTES, cache_bytes, memory_bytes
+from model.footprint import BYTES, cache_bytes, memory_bytes, read_bytes
 from model.operations import flops, flops_per_token
 from model.parameters import feed_forward_parameters, parameters, without_memory
 
@@ -22,9 +22,11 @@ class Machine:
     bandwidth: float
     flops: float
 
-    def least_seconds(self, moved: float, operations: float) -> float:
-        """For so many bytes and operations: the longer of the two, as both can go on at once."""
-        return max(moved / self.bandwidth, operations / self.flops)
+    def least_seconds(self, moved: float, operations: float) -> tuple[float, float]:
+        """For so many bytes and operations, as both can go on at once: the longer of the two, as (memory, compute), of
+        which the one that is not waited for is 0."""
+        memory, compute = moved / self.bandwidth, operations / self.flops
+        return (memory, 0.0) if memory >= compute else (0.0, compute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ def roofline(
     """One decode step of `batch` requests that are `length` positions long; `weight_size` is the bytes of one weight,
     where that is not of `dtype`."""
     weights = weight_bytes_per_step(architecture, batch, dtype) * (weight_size or BYTES[dtype]) / BYTES[dtype]
-    cached = batch * _held(architecture, length, dtype)
+    memory = memory_bytes(without_memory(architecture), length, dtype)
+    cached = batch * (read_bytes(architecture, length, dtype) + memory)
     operations = batch * flops_per_token(architecture, length).total
     seconds = (weights + cached) / machine.bandwidth, operations / machine.flops
     return Roofline(batch, weights, cached, operations, *seconds)

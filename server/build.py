@@ -105,7 +105,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     roofs = _roofs(architecture, options) if options.measure_machine and device.type == "cpu" else None
     engine = Engine(
         name,
-        _runner(model, name, tokenizer.vocab_size, options),
+        _runner(model, name, tokenizer.vocab_size, roofs, options),
         observer=observer,
         max_batch_tokens=options.max_batch_tokens,
         max_rows=options.max_rows,
@@ -193,10 +193,10 @@ def _bytes(architecture: Architecture, what: str) -> ByteTokenizer:
     return ByteTokenizer(architecture.vocab)
 
 
-def _runner(model: Transformer, name: str, vocab: int, options: BuildOptions) -> ModelRunner:
+def _runner(model: Transformer, name: str, vocab: int, roofs: Machine | None, options: BuildOptions) -> ModelRunner:
     if model.embedding.weight.device.type == "cpu":
         room = Room(_cache_tokens(model.architecture, options), options.max_rows, options.max_batch_tokens)
-        return ModelRunner(model, room, vocab, weight_bytes=passes.weight_bytes(model))
+        return ModelRunner(model, room, vocab, weight_bytes=passes.weight_bytes(model), machine=roofs)
     runner = CardRunner(model, _card_room(model, name, options), vocab)
     with _progress(f"capturing {name}") as progress:
         for share in runner.capture():

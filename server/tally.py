@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from model.operations import Operations
-from model.roofline import Machine
 from server.buckets import (
     FIRST_TOKEN,
     IMBALANCES,
@@ -48,10 +47,9 @@ class RoutingCounts:
 class EngineTally:
     """What one engine told. Written by its thread only."""
 
-    def __init__(self, experts: Sequence[int], roofs: Machine | None = None, groups: tuple[GroupUse, ...] = ()) -> None:
-        """`experts`: their number in each mixture layer; `roofs`: what the machine can do, where it was measured;
+    def __init__(self, experts: Sequence[int], measured: bool = False, groups: tuple[GroupUse, ...] = ()) -> None:
+        """`experts`: their number in each mixture layer; `measured`: whether it is known what the machine can do;
         `groups`: blocks before the first step."""
-        self._roofs = roofs
         self.received = 0
         self.outcomes = Counter(dict.fromkeys(OUTCOMES, 0))  # every key from the start: readers iterate
         self.prompt = self.cached = self.recomputed = self.preemptions = 0
@@ -73,7 +71,8 @@ class EngineTally:
         self.windows = RoutingWindows(experts)
         self.flops = dict.fromkeys(PARTS, 0)
         self.stepping, self.forward = ({"prefill": 0.0, "decode": 0.0} for _ in range(2))
-        self.least = dict(self.forward) if roofs else {}
+        self.least = dict(self.forward) if measured else {}
+        self.bound = {"memory": 0.0, "compute": 0.0} if measured else {}
         self.passes = self.weight_bytes = self.cache_read = self.cache_written = 0.0
         self.distinct, self.margins = np.zeros(len(experts), np.int64), np.zeros(len(experts))
         self._writes = 0  # odd while a step is being entered
@@ -140,9 +139,10 @@ class EngineTally:
         phase, work = "prefill" if stats.prefill_tokens else "decode", stats.compute
         self.stepping[phase] += stats.seconds
         self.forward[phase] += stats.forward_seconds
-        if self._roofs is not None:
-            moved = work.weight_bytes + work.cache_read_bytes + work.cache_written_bytes
-            self.least[phase] += self._roofs.least_seconds(moved, work.operations.total)
+        if self.least:
+            self.least[phase] += work.memory_bound_seconds + work.compute_bound_seconds
+            self.bound["memory"] += work.memory_bound_seconds
+            self.bound["compute"] += work.compute_bound_seconds
 
     def finish(self, stats: RequestStats) -> None:
         self.outcomes[stats.outcome] += 1

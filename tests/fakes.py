@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from model.config import Full, Span
 from model.costs import Costs
 from model.operations import Operations
+from model.roofline import Machine
 from server.engine.constraint import members
 from server.engine.request import Request, Routes, Sampling
 from server.engine.stats import RequestStats, StepStats
@@ -129,6 +130,7 @@ class FakeRunner:
         mixtures: tuple[MixtureShape, ...] = (),
         memory: CacheGroup | None = None,
         costs: Costs | None = None,
+        machine: Machine | None = None,
         clock: Clock | None = None,
         step_seconds: float = 0.0,
         sleep: float = 0.0,
@@ -138,7 +140,8 @@ class FakeRunner:
     ) -> None:
         self.vocab, self.block_size, self.groups, self.mixtures = vocab, block_size, groups, mixtures
         self.memory = memory
-        self.costs = costs_of(groups, block_size, mixtures) if costs is None else costs
+        found = costs_of(groups, block_size, mixtures) if costs is None else costs
+        self.costs = found if machine is None else replace(found, machine=machine)
         self.steps: list[Step] = []
         self._clock, self._step_seconds, self._sleep = clock, step_seconds, sleep
         self._fault, self._nan, self._blank = fault, nan, blank

@@ -20,7 +20,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Sums over all labels but the model's, by name without `_total`; and the routed layers."""
+    """Sums over all labels but the model's and `bound`, by name without `_total`; and the routed layers."""
 
     values: Mapping[str, float]
     layers: int
@@ -40,6 +40,12 @@ class Account:
     least_seconds: float  # of the same steps, at what the machine can do at best
     distinct_experts: float  # a pass and layer, summed over passes
     layers: int
+    memory_bound_seconds: float = 0.0  # of the least
+
+    @property
+    def memory_bound(self) -> float:
+        """Share of the least time that passes would wait for memory, not for operations."""
+        return self._over(self.memory_bound_seconds, self.least_seconds)
 
     @property
     def roofline_share(self) -> float:
@@ -79,7 +85,7 @@ def parse(text: str, model: str) -> Reading:
             continue
         if found[1] == _CACHE:
             cache_tokens = int(labels.get("block_size", 0)) * int(labels.get("num_gpu_blocks", 0))
-        name = found[1].removesuffix("_total")
+        name = found[1].removesuffix("_total") + (f"/{labels['bound']}" if "bound" in labels else "")
         values[name] = values.get(name, 0.0) + float(found[3])
         if name == "dyno_distinct_experts":
             layers.add(labels.get("layer"))
@@ -108,6 +114,7 @@ _COUNTERS = {
     "moved_bytes": "dyno_moved_bytes",
     "forward_seconds": "dyno_forward_seconds",
     "least_seconds": "dyno_forward_least_seconds",
+    "memory_bound_seconds": "dyno_forward_bound_seconds/memory",
     "distinct_experts": "dyno_distinct_experts",
 }
 

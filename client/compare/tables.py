@@ -45,6 +45,7 @@ _ACCOUNT_ROWS: tuple[tuple[str, Callable[[Account], str]], ...] = (
     ("bytes moved a token", lambda a: counted(round(a.moved_bytes / a.tokens)) if a.tokens else "–"),
     ("share of the roofline", lambda a: percent(a.roofline_share)),
     ("predicted at best, s", lambda a: plain(a.least_seconds or None)),
+    ("of it bound by memory", lambda a: percent(a.memory_bound)),
     ("measured in the model, s", lambda a: plain(a.forward_seconds or None)),
     ("distinct experts a pass and layer", lambda a: plain(a.experts_a_pass)),
 )

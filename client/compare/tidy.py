@@ -61,6 +61,7 @@ _ACCOUNT: tuple[tuple[str, str, str, Callable[[Account], float]], ...] = (
     ("memory traffic", "per token", "bytes", lambda a: a.moved_bytes / a.tokens if a.tokens else nan),
     ("model time", "share of the roofline", "1", lambda a: a.roofline_share),
     ("model time", "predicted at best", "s", lambda a: a.least_seconds or nan),
+    ("model time", "share of the best bound by memory", "1", lambda a: a.memory_bound),
     ("model time", "measured", "s", lambda a: a.forward_seconds or nan),
 )
 

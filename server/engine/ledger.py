@@ -35,7 +35,7 @@ class Ledger:
         tokens = sum([seat.row.count for seat in seats])
         weights, seconds = self._costs.weight_bytes(tokens, self._route(result.routes, tally)), result.forward_seconds
         delay = seconds * sum(_prompt_tokens(seat.row) for seat in seats) / tokens if tokens > len(seats) else 0.0
-        once, several, scores, read, logits = self._looked_once, self._costs.looked, 0, 0, 0
+        once, several, scores, read, logits, passed = self._looked_once, self._costs.looked, 0, 0, 0, Work()
         weight, share, second = weights / tokens, 1 / tokens, seconds / tokens
         for entry, row in seats:
             count, start, account = row.count, row.start, entry.account
@@ -49,14 +49,16 @@ class Ledger:
                 seen, found = several(start, start + count)
                 wanted = len(row.wanted) or 1
             if row.source:
-                seen, found = self._remember(row, account.work, tally.work, seen, found)
+                seen, found = self._remember(row, account.work, passed, seen, found)
             if delay and not _prompt_tokens(row):
                 account.delayed_seconds += delay
             account.work.add(count, wanted, seen, found, weight * count, share * count, second * count)
             scores += seen
             read += found
             logits += wanted
-        tally.work.add(tokens, logits, scores, read, weights, 1.0, seconds)
+        passed.add(tokens, logits, scores, read, weights, 1.0, seconds)
+        self._bound(seats, passed)
+        tally.work.join(passed)
 
     def take_back(self, routes: Routes | None, wrong: list[int], tally: Tally) -> None:
         """These tokens of the pass were drafts that nobody said: their routing is no request's."""
@@ -84,6 +86,19 @@ class Ledger:
         tally.margins += routes.margins.sum(axis=0, dtype=np.float64)
         touched: list[int] = distinct.tolist()
         return touched
+
+    def _bound(self, seats: Sequence[Seat], passed: Work) -> None:
+        """The least that the pass could have taken on this machine, to each row by its tokens."""
+        if self._costs.machine is None:
+            return
+        bill = passed.bill(self._costs)
+        moved = bill.weight_bytes + bill.cache_read_bytes + bill.cache_written_bytes
+        memory, compute = self._costs.machine.least_seconds(moved, bill.operations.total)
+        passed.memory_bound, passed.compute_bound = memory, compute
+        for entry, row in seats:
+            work, share = entry.account.work, row.count / passed.tokens
+            work.memory_bound += memory * share
+            work.compute_bound += compute * share
 
     def _remember(self, row: Row, own: Work, step: Work, scores: int, read: int) -> tuple[int, int]:
         """(scores, cache bytes read) of a row with what it looks at in the memory of its source."""

@@ -13,6 +13,7 @@ from model import sampling
 from model.cache import CacheEntry, cache_entries, spans
 from model.config import Full, Span
 from model.costs import Costs
+from model.roofline import Machine
 from model.transformer import StepInput, StepOutput, Transformer
 from server.engine import batch
 from server.engine.continued import Continued
@@ -48,10 +49,16 @@ class ModelRunner:
     SPARE_PAGES: ClassVar[int] = 0  # behind those that are handed out
 
     def __init__(
-        self, model: Transformer, room: Room, vocab: int | None = None, *, weight_bytes: float | None = None
+        self,
+        model: Transformer,
+        room: Room,
+        vocab: int | None = None,
+        *,
+        weight_bytes: float | None = None,
+        machine: Machine | None = None,
     ) -> None:
         """vocab: how many of the logits have a token; the padding behind them is never drawn. weight_bytes: of
-        one weight as it is kept; None: as in the model's type."""
+        one weight as it is kept; None: as in the model's type. machine: what it runs on, where that was measured."""
         self.model, self.room = model, room
         self.vocab = min(model.architecture.vocab, vocab or model.architecture.vocab)
         self.dtype, self.device = model.embedding.weight.dtype, model.embedding.weight.device
@@ -64,7 +71,8 @@ class ModelRunner:
             MixtureShape(layer, moe.experts, moe.active, moe.router.capacity is not None)
             for layer, moe in model.architecture.mixtures
         )
-        self.costs = Costs.of(model.architecture, weight_bytes or self.dtype.itemsize, self.dtype.itemsize)
+        size = self.dtype.itemsize
+        self.costs = Costs.of(model.architecture, weight_bytes or size, size, machine)
         self._continued = Continued(room.page_size)
         self.memory: CacheGroup | None = None
         self._sources: PagedCache | None = None

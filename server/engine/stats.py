@@ -95,6 +95,8 @@ class Compute:
     passes: float  # forward passes; a request has its part of each, by tokens
     seconds: float  # inside the model, by the same parts
     parameters: int = 0  # of a request: all that any of its tokens passed
+    memory_bound_seconds: float = 0.0  # of these, the least, where a pass waits for memory rather than for operations
+    compute_bound_seconds: float = 0.0  # and where it waits for operations; both 0 where the machine was not measured
 
 
 NOTHING = Compute(Operations(), 0.0, 0, 0, 0, 0.0, 0.0)

@@ -26,6 +26,8 @@ class Work:
     weights: float = 0.0  # bytes
     passes: float = 0.0
     seconds: float = 0.0
+    memory_bound: float = 0.0  # seconds
+    compute_bound: float = 0.0
 
     def add(
         self, tokens: int, logits: int, scores: int, read: int, weights: float, passes: float, seconds: float
@@ -37,6 +39,13 @@ class Work:
         self.weights += weights
         self.passes += passes
         self.seconds += seconds
+
+    def join(self, other: Work) -> None:
+        """Add all of another's."""
+        self.add(other.tokens, other.logits, other.scores, other.read, other.weights, other.passes, other.seconds)
+        self.encoded(other.states, other.encoding, 0)
+        self.memory_bound += other.memory_bound
+        self.compute_bound += other.compute_bound
 
     def encoded(self, states: int, operations: Operations, weights: int) -> None:
         """A source was read, which is nobody else's."""
@@ -56,4 +65,6 @@ class Work:
             passes=self.passes,
             seconds=self.seconds,
             parameters=parameters,
+            memory_bound_seconds=self.memory_bound,
+            compute_bound_seconds=self.compute_bound,
         )

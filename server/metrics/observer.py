@@ -68,7 +68,7 @@ class PrometheusObserver(Collector):
         what the machine can do for it, where that was measured; `block_tokens`: of a cache block; `groups`: blocks at
         the beginning."""
         shape = tuple(layers)
-        tally = EngineTally([experts for _, experts in shape], roofs, groups)
+        tally = EngineTally([experts for _, experts in shape], roofs is not None, groups)
         watched = Watched(card, shape, tally, roofs, block_tokens)
         if self._genai is not None:
             self._genai = {**self._genai, card.id: GenAi()}

@@ -67,6 +67,7 @@ LABELLED: tuple[tuple[str, str, str, Callable[[EngineTally], Mapping[str, float]
     ("dyno_step_phase_seconds", "Seconds of steps, whole.", "phase", lambda t: t.stepping),
     ("dyno_forward_seconds", "Seconds inside the model.", "phase", lambda t: t.forward),
     ("dyno_forward_least_seconds", "The same steps at what this machine can do at best.", "phase", lambda t: t.least),
+    ("dyno_forward_bound_seconds", "The same, by what a pass waits for at best.", "bound", lambda t: t.bound),
     ("dyno_flops", "Floating-point operations by part.", "part", lambda t: t.flops),
     (
         "dyno_moved_bytes",

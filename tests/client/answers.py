@@ -51,6 +51,8 @@ COMPUTE: dict[str, Any] = {
     "passes": 2.5,
     "seconds": 0.0125,
     "parameters": 900_000,
+    "memory_bound_seconds": 0.0075,
+    "compute_bound_seconds": 0.0025,
 }
 BUSY = {"entropy": 0.459, "imbalance": 2.667, "busiest_share": 0.667, "distinct_experts": 1.5, "margin": 0.125}
 LAYER: dict[str, Any] = {"layer": 3, "expert_tokens": [8, 4, 0, 0], **BUSY}

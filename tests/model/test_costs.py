@@ -10,12 +10,15 @@ import pytest
 from model import presets
 from model.accounting import (
     BYTES,
+    Machine,
     Operations,
     cache_bytes,
     cache_bytes_per_token,
     encoding_flops,
     flops,
     parameters,
+    read_bytes,
+    roofline,
     weight_bytes_per_step,
 )
 from model.config import Architecture, Attention, Block, Chunk, FeedForward, Grouped, Window
@@ -60,7 +63,18 @@ def test_a_decoding_row_reads_and_writes_the_cache_of_its_length(name: str) -> N
     for length in (1, 2, 9, 33):
         read = costs.looked(length - 1, length)[1] + costs.entry
         assert read <= cache_bytes(architecture, length)
-        assert chunked or read == cache_bytes(architecture, length)
+        assert chunked or read == read_bytes(architecture, length)
+
+
+def test_behind_an_indexer_a_token_reads_what_was_chosen() -> None:
+    """DeepSeek-V3.2's 61 layers: 128 numbers of each position for the indexer, of 2,048 a latent of 576."""
+    architecture = presets.load("deepseek-v3.2")
+    costs = Costs.of(architecture, 1, 2)
+    assert costs.looked(4095, 4096)[1] + costs.entry == 61 * 2 * (128 * 4096 + 576 * 2048)
+    assert costs.looked(4000, 4096)[1] == 61 * 2 * 704 * 4000, "a prompt's tokens together choose as good as all"
+    assert read_bytes(architecture, 4096) == 61 * 2 * (128 * 4096 + 576 * 2048)
+    machine = Machine(memory=1e12, bandwidth=1e12, flops=1e30)
+    assert roofline(architecture, machine, 2, 4096).cache_bytes == 2 * read_bytes(architecture, 4096)
 
 
 def test_rows_with_a_window_and_with_chunks_by_hand() -> None:

@@ -163,12 +163,11 @@ async def test_what_the_machine_can_do_is_told_where_it_was_measured() -> None:
 
 
 async def test_the_least_a_step_could_take_is_told_beside_what_it_took() -> None:
-    """Step 1 moves 600 bytes at 200 a second and computes 500 operations at 100 a second; step 2 only moves."""
     registry, observer = observed()
     observer.declare(CARD, [(0, 2), (3, 2)], Machine(memory=1.0, bandwidth=200.0, flops=100.0))
-    bound = Compute(Operations(projections=400, head=100), 400.0, 150, 50, 6, 1.0, 7.5)
-    observer.stepped(step(compute=bound, seconds=8.0, forward_seconds=7.5))
-    decoding = replace(bound, operations=Operations())
+    work = Compute(Operations(projections=400, head=100), 400.0, 150, 50, 6, 1.0, 7.5, compute_bound_seconds=5.0)
+    observer.stepped(step(compute=work, seconds=8.0, forward_seconds=7.5))
+    decoding = replace(work, compute_bound_seconds=0.0, memory_bound_seconds=3.0)
     observer.stepped(step(compute=decoding, prefill_tokens=0, seconds=4.25, forward_seconds=4.0))
 
     def value(name: str, phase: str) -> float | None:
@@ -177,6 +176,9 @@ async def test_the_least_a_step_could_take_is_told_beside_what_it_took() -> None
     assert [value("dyno_step_phase_seconds_total", phase) for phase in ("prefill", "decode")] == [8.0, 4.25]
     assert [value("dyno_forward_seconds_total", phase) for phase in ("prefill", "decode")] == [7.5, 4.0]
     assert [value("dyno_forward_least_seconds_total", phase) for phase in ("prefill", "decode")] == [5.0, 3.0]
+    bounds = {bound: {"model": "m", "bound": bound} for bound in ("memory", "compute")}
+    told = {b: registry.get_sample_value("dyno_forward_bound_seconds_total", labels) for b, labels in bounds.items()}
+    assert told == {"memory": 3.0, "compute": 5.0}
 
 
 async def test_without_the_machines_limits_there_is_no_share() -> None:
@@ -185,6 +187,7 @@ async def test_without_the_machines_limits_there_is_no_share() -> None:
     labels = {"model": "m", "phase": "prefill"}
     assert registry.get_sample_value("dyno_forward_seconds_total", labels) == 0.008
     assert registry.get_sample_value("dyno_forward_least_seconds_total", labels) is None
+    assert registry.get_sample_value("dyno_forward_bound_seconds_total", {"model": "m", "bound": "memory"}) is None
 
 
 async def test_a_model_that_warms_up_is_not_heard() -> None:

@@ -74,6 +74,8 @@ def _compute(compute: Compute) -> pb.Compute:
         passes=compute.passes,
         seconds=compute.seconds,
         parameters=compute.parameters,
+        memory_bound_seconds=compute.memory_bound_seconds,
+        compute_bound_seconds=compute.compute_bound_seconds,
     )
 
 

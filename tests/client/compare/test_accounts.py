@@ -25,6 +25,8 @@ dyno_forward_passes_total{model="m"} 14.0
 dyno_computed_tokens_total{model="m",phase="decode"} 50.0
 dyno_forward_seconds_total{model="m",phase="decode"} 2.0
 dyno_forward_least_seconds_total{model="m",phase="decode"} 0.5
+dyno_forward_bound_seconds_total{model="m",bound="memory"} 0.4
+dyno_forward_bound_seconds_total{model="m",bound="compute"} 0.1
 dyno_distinct_experts_total{model="m",layer="0"} 48.0
 dyno_distinct_experts_total{model="m",layer="1"} 28.0
 """
@@ -37,6 +39,7 @@ def test_what_lies_between_two_readings() -> None:
     assert (account.flops, account.passes, account.tokens) == (80.0, 10.0, 50.0)
     assert account.batch == pytest.approx(5.0)
     assert account.roofline_share == pytest.approx(0.25)
+    assert account.memory_bound == pytest.approx(0.8)
     assert account.experts_a_pass == pytest.approx(60 / 10 / 2)
     assert capacity(before) == 1600
     assert between(None, after) is None

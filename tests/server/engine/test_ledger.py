@@ -11,6 +11,7 @@ import pytest
 from model.config import Full, Window
 from model.costs import Costs
 from model.operations import Operations
+from model.roofline import Machine
 from server.engine.request import Request
 from server.engine.stats import Compute
 from server.engine.step import CacheGroup, MixtureShape
@@ -33,7 +34,7 @@ def assert_reconciled(r: Rig) -> None:
     """What requests were charged is what steps did: counts to the last one, shares but for rounding."""
     steps = added([step.compute for step in r.seen.steps])
     requests = added([stats.compute for stats in r.seen.requests])
-    for name in ("weight_bytes", "passes", "seconds"):
+    for name in ("weight_bytes", "passes", "seconds", "memory_bound_seconds", "compute_bound_seconds"):
         assert requests.pop(name) == pytest.approx(steps.pop(name), rel=1e-9), name
     assert requests == steps
 
@@ -73,13 +74,32 @@ def test_a_pass_is_shared_by_tokens(rig: Make) -> None:
     assert r.stats("six").latency.delayed == 0.0, "a prompt does not wait for itself"
 
 
+def test_the_least_that_a_pass_could_have_taken_is_shared_by_tokens(rig: Make) -> None:
+    """At 1,000 bytes and 50 operations a second: 7 tokens move 1,056 and 7 * 256 bytes and take 268 operations, which
+    is longer; one token moves 1,008 and 2 * 256 bytes, which takes longer than its 41 operations."""
+    r = rig(step_seconds=1.0, max_batch_tokens=8, machine=Machine(memory=1.0, bandwidth=1000.0, flops=50.0))
+    r.add(make_request([1], 2, id="one"), make_request(range(6), 1, id="six"))
+    r.finish()
+    bounds = [(step.compute.memory_bound_seconds, step.compute.compute_bound_seconds) for step in r.seen.steps]
+    assert bounds == [(0.0, 268 / 50), (1520 / 1000, 0.0)]
+    one, six = r.stats("one").compute, r.stats("six").compute
+    assert (six.memory_bound_seconds, six.compute_bound_seconds) == pytest.approx((0.0, 268 / 50 * 6 / 7))
+    assert (one.memory_bound_seconds, one.compute_bound_seconds) == pytest.approx((1.52, 268 / 50 / 7))
+
+
 def test_what_requests_are_charged_is_what_steps_did(rig: Make) -> None:
     """Chunks, batches, windows, found prefixes, preemption, failures and cancellation."""
     groups = (CacheGroup(Full(), 14, 128), CacheGroup(Window(6), 14, 64))
     costs = Costs.of(architecture(), 4, 4)
     bad = cycle([False] * 40 + [True])
     r = rig(
-        groups=groups, mixtures=MIXTURES, costs=costs, max_batch_tokens=7, step_seconds=0.25, nan=lambda row: next(bad)
+        groups=groups,
+        mixtures=MIXTURES,
+        costs=costs,
+        machine=Machine(memory=1.0, bandwidth=1e6, flops=2e6),
+        max_batch_tokens=7,
+        step_seconds=0.25,
+        nan=lambda row: next(bad),
     )
     for n in range(8):
         r.add(make_request(range(n % 3, 9 + n), 6, id=str(n)))
@@ -97,6 +117,8 @@ def test_what_requests_are_charged_is_what_steps_did(rig: Make) -> None:
     tokens = sum(step.prefill_tokens + step.decode_tokens for step in r.seen.steps)
     assert added([step.compute for step in r.seen.steps])["tokens"] == tokens
     assert sum(step.compute.passes for step in r.seen.steps) == len(r.runner.steps)
+    assert any(step.compute.memory_bound_seconds for step in r.seen.steps)
+    assert any(step.compute.compute_bound_seconds for step in r.seen.steps)
 
 
 class HalfRight:

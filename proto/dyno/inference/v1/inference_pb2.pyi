@@ -1114,6 +1114,8 @@ class Compute(_message.Message):
     PASSES_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    MEMORY_BOUND_SECONDS_FIELD_NUMBER: _builtins.int
+    COMPUTE_BOUND_SECONDS_FIELD_NUMBER: _builtins.int
     weight_bytes: _builtins.float
     """Bytes of weights that were read for it."""
     cache_read_bytes: _builtins.int
@@ -1128,6 +1130,12 @@ class Compute(_message.Message):
     """The same share of the seconds inside the model."""
     parameters: _builtins.int
     """Parameters that any of its tokens passed: all but routed experts that none of them went to."""
+    memory_bound_seconds: _builtins.float
+    """Of its seconds, the least that this machine could do, in passes that wait for memory rather than for operations: bytes moved by
+    the bytes a second that it was measured to read. 0, as the next, where nothing was measured.
+    """
+    compute_bound_seconds: _builtins.float
+    """The same in passes that wait for operations."""
     @_builtins.property
     def flops(self) -> Global___Flops:
         """Floating-point operations by part."""
@@ -1143,10 +1151,12 @@ class Compute(_message.Message):
         passes: _builtins.float = ...,
         seconds: _builtins.float = ...,
         parameters: _builtins.int = ...,
+        memory_bound_seconds: _builtins.float = ...,
+        compute_bound_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["flops", b"flops"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_read_bytes", b"cache_read_bytes", "cache_written_bytes", b"cache_written_bytes", "flops", b"flops", "parameters", b"parameters", "passes", b"passes", "seconds", b"seconds", "tokens", b"tokens", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_read_bytes", b"cache_read_bytes", "cache_written_bytes", b"cache_written_bytes", "compute_bound_seconds", b"compute_bound_seconds", "flops", b"flops", "memory_bound_seconds", b"memory_bound_seconds", "parameters", b"parameters", "passes", b"passes", "seconds", b"seconds", "tokens", b"tokens", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

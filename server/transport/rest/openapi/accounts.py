@@ -88,6 +88,10 @@ class Compute(Account):
     passes: float = Field(description="Its share of forward passes.")
     seconds: float = Field(description="The same share of the seconds inside the model.")
     parameters: int = Field(description="Parameters that any of its tokens passed.")
+    memory_bound_seconds: float = Field(
+        description="The least that its seconds could have been here, in passes that wait for memory; 0: not measured."
+    )
+    compute_bound_seconds: float = Field(description="The same in passes that wait for operations.")
 
 
 class RoutingSummary(Account):
