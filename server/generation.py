@@ -79,7 +79,7 @@ class Generation:
     @property
     def started(self) -> bool:
         """Whether the engine has computed anything for it."""
-        return any(c.ended or c.request.num_computed > 0 or c.request.outputs for c in self.choices)
+        return any(c.ended or c.request.started for c in self.choices)
 
     @property
     def goes_on(self) -> bool:

@@ -82,11 +82,11 @@ class Premises:
     async def bring_up(self, model: ServedModel) -> None:
         # What the first passes have to build, and what may go wrong in them, is kept from the thread of the others.
         await beside("rehearsal", lambda: rehearse(model))
-        await self.running.add(model.engine)
         try:
+            await self.running.add(model.engine)
             await self._warm(model)
         except BaseException:
-            with contextlib.suppress(EngineFault):
+            with contextlib.suppress(EngineFault, KeyError):  # KeyError: it was never taken on
                 await self.running.remove(model.name)
             raise
 

@@ -231,15 +231,18 @@ class GenerationService:
         if self.model(model.name) is not model:
             raise ModelNotFound(model.name, self.models)
         self._check_queue(model, len(requests))
-        if self.clock() >= (requests[0].deadline or 0.0):
+        deadline = requests[0].deadline
+        if deadline is not None and self.clock() >= deadline:
             raise DeadlineExceeded("the time for this request ran out before it could start")
         generation = Generation(id, int(time.time()), model, call, self.limits)
         try:
             for request in requests:
                 generation.add(self._start(model, call, request))
-        except EngineFault as fault:
+        except BaseException as fault:
             generation.close(self.clock())
-            raise EngineDown("the engine does not run", retry_after=self.limits.retry_after_seconds) from fault
+            if isinstance(fault, EngineFault):
+                raise EngineDown("the engine does not run", retry_after=self.limits.retry_after_seconds) from fault
+            raise
         return generation
 
     def _start(self, model: ServedModel, call: GenerateCall, request: Request) -> Choice:

@@ -100,14 +100,14 @@ class EngineTally:
     def _enter(self, stats: StepStats) -> None:
         self.running, self.waiting, self.groups = stats.running, stats.waiting, stats.groups
         self.waiting_for = {reason: stats.waiting if reason == stats.waiting_for else 0 for reason in self.waiting_for}
+        self.preemptions += stats.preemptions
         if not stats.rows:
-            return  # nothing was computed; requests only left
+            return  # nothing was computed; requests left, or lost their blocks and wait
         self.prefill += stats.prefill_tokens
         self.decode += stats.decode_tokens
         self.recomputed += stats.recomputed_tokens
         self.drafted += stats.drafted_tokens
         self.accepted += stats.accepted_tokens
-        self.preemptions += stats.preemptions
         self.generated += len(stats.first_tokens) + len(stats.gaps)
         self.first_token.observe_all(stats.first_tokens)
         self.inter_token.observe_all(stats.gaps)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from secrets import token_hex
 from urllib.parse import urlsplit
 
-from client.api import Client, ClientError, Unreachable
+from client.api import Client, ClientError
 from client.compare import accounts, searching
 from client.compare.environment import environment
 from client.compare.experiment import Architecture, Experiment
@@ -28,6 +28,7 @@ from client.load.warmup import warm_up
 from client.load.workload import Subject, WorkloadError, find
 
 _GONE_SECONDS = 10.0
+_GONE = (0, 503)  # nobody answers, or only to say that nothing is served any more
 _MANY = 20  # failures in a row: time to ask whether the server is still there
 _LEAST_VOCAB = 256  # where an endpoint does not tell; none has less
 _TELLING = ("--peer-metrics",)  # among them, how large the cache is
@@ -223,10 +224,15 @@ class _Bench:
         try:
             async with asyncio.timeout(_GONE_SECONDS):
                 await self._sides[architecture].subject.client.models()
-        except (Unreachable, TimeoutError) as error:
-            name = self._experiment.architectures[architecture].name
-            return f"{name}: {str(error) or f'no answer within {_GONE_SECONDS:g} s'}"
-        return ""
+        except TimeoutError:
+            error = f"no answer within {_GONE_SECONDS:g} s"
+        except ClientError as refusal:
+            if refusal.status not in _GONE:  # it answers, if only that it will not
+                return ""
+            error = refusal.message
+        else:
+            return ""
+        return f"{self._experiment.architectures[architecture].name}: {error}"
 
     async def _reading(self, side: Side) -> accounts.Reading | None:
         return await accounts.read(side.http, side.subject.card.id) if side.http else None

@@ -25,6 +25,7 @@ POWER = 0.8
 MOST_LOST = 0.01  # of the pairs; the requests that are left are no fair sample of what was asked
 NO_VERDICT = "no verdict: requests failed"
 NOT_SHOWN = "no difference shown"
+_TICK = 1e-6  # seconds, as records are kept
 _NEGLIGIBLE = 0.001  # a ratio as close to 1 as this is below what clocks and schedulers can carry
 
 # What is compared, each a number of one request of which less is better.
@@ -61,7 +62,7 @@ class Difference:
 
     @property
     def shown(self) -> bool:
-        """Whether interval and corrected rank test agree that there is a difference larger than clocks can carry."""
+        """Whether the interval, for itself, is of a difference larger than clocks can carry."""
         apart = self.ratio_interval.without(1.0) and abs(self.ratio - 1) > _NEGLIGIBLE
         return self.pairs > 0 and self.rounds >= 2 and apart
 
@@ -95,12 +96,16 @@ class Round:
 
 def pair(metric: str, baseline: Sequence[Record], other: Sequence[Record]) -> Round:
     """The values of one metric, for the rows that both have; a row that either lost is counted."""
-    value = METRICS[metric]
-    left = {r.row: v for r in baseline if r.ok and (v := value(r))}
-    right = {r.row: v for r in other if r.ok and (v := value(r))}
+    left, right = _values(metric, baseline), _values(metric, other)
     rows = sorted(left.keys() & right.keys())
     lost = len({r.row for r in (*baseline, *other) if r.error})
     return Round(np.array([left[row] for row in rows]), np.array([right[row] for row in rows]), lost)
+
+
+def _values(metric: str, records: Sequence[Record]) -> dict[int, float]:
+    """By row. A time too short for the clock, as between tokens that came at once, counts as one tick of it."""
+    found = {r.row: METRICS[metric](r) for r in records if r.ok}
+    return {row: max(value, _TICK) for row, value in found.items() if value is not None}
 
 
 def compare(metric: str, rounds: Sequence[Round], seed: int = 0, draws: int = DRAWS) -> Difference:

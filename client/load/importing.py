@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -137,7 +137,7 @@ def _moment(text: str) -> float:
     """Date and time, with more digits of a second than Python takes."""
     whole, _, rest = text.strip().partition(".")
     digits = "".join(c for c in rest if c.isdigit())
-    return datetime.fromisoformat(whole).timestamp() + (float(f"0.{digits}") if digits else 0.0)
+    return datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp() + (float(f"0.{digits}") if digits else 0.0)
 
 
 def _sharegpt(path: Path, shaping: Shaping) -> Iterator[TraceRow]:
@@ -154,9 +154,10 @@ def _first_exchange(one: Mapping[str, Any], path: Path) -> tuple[str, str] | Non
         turns = [(turn["from"], turn["value"]) for turn in one["conversations"]]
     except (KeyError, TypeError) as error:
         raise TraceError(f"{path} is not a ShareGPT file: a conversation lacks {error}") from error
-    if len(turns) < 2 or turns[0][0] not in ("human", "user") or not turns[0][1].strip() or not turns[1][1]:
+    if len(turns) < 2 or turns[0][0] not in ("human", "user"):
         return None
-    return turns[0][1], turns[1][1]
+    question, answer = turns[0][1], turns[1][1]
+    return (question, answer) if question and question.strip() and answer else None
 
 
 class _Line:

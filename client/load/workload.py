@@ -27,7 +27,7 @@ class Prompts(StrEnum):
 
     TALES = "tales"  # passages of tales; as text, or cut to `prompt_tokens` tokens
     RANDOM = "random"  # random token ids
-    SHARED = "shared"  # random token ids, three quarters of them the same in every prompt
+    SHARED = "shared"  # random token ids, of which the prompts of a family begin with the same
 
 
 @dataclass(frozen=True, slots=True)

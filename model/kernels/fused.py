@@ -95,7 +95,11 @@ class _Enter:
         cos, sin = (None, None) if self.table is None else around.turn(self.table)
         out = torch.empty(len(x), self.heads + 2 * self.kv, self.dim, dtype=x.dtype)
         _library().dyno_enter(
-            int(x.dtype == torch.bfloat16), ctypes.byref(self.struct), len(x), *_pointers(x, cos, sin, out), _threads()
+            int(x.dtype == torch.bfloat16),
+            ctypes.byref(self.struct),
+            ctypes.c_int64(len(x)),
+            *_pointers(x, cos, sin, out),
+            _threads(),
         )
         query, key, value = out.split((self.heads, self.kv, self.kv), dim=1)
         return query, key, value
@@ -128,7 +132,7 @@ class _Leave:
             ctypes.byref(self.out.struct),
             None if self.feed is None else ctypes.byref(self.feed),
             ctypes.byref(self.norm.struct),
-            len(x),
+            ctypes.c_int64(len(x)),
             *_pointers(x, attended, out, normed),
             _threads(),
         )

@@ -43,8 +43,8 @@ def library() -> ctypes.CDLL | None:
                     _build(path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "stderr", None) or error
-        log.warning("compiled kernels are not used: %s", str(reason).strip().splitlines()[-1:] or error)
+        reason = str(getattr(error, "stderr", None) or error).strip()
+        log.warning("compiled kernels are not used: %s", reason.splitlines()[-1] if reason else repr(error))
         return None
 
 
@@ -134,4 +134,4 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line for line in lines if line.startswith("flags")), platform.processor())
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
-from server.engine import isolation
+from server.engine import isolation, pace
 from server.engine.account import Account, Shortage, Tally, summary
 from server.engine.drafting import Drafting, MakeDrafter, PromptLookup
 from server.engine.ending import Answer, refusal, take
@@ -72,7 +72,7 @@ class Engine:
         self._shortage = Shortage()
         self._live: dict[str, Entry] = {}
         self._deltas: list[Delta] = []
-        self._progress, self._number = isolation.Progress(name, max_batch_tokens, chunk_seconds), 0
+        self._progress, self._number = pace.Progress(name, max_batch_tokens, chunk_seconds), 0
 
     @property
     def capacity_tokens(self) -> int:
@@ -155,9 +155,10 @@ class Engine:
             self._note_losses(began)
         for entry, _ in seats:
             entry.account.seated(began, len(seats), entry.holding.bytes)
+            entry.request.started = True
         ran = isolation.run(self._runner, self._number, seats) if seats else []
         tally = self._ledger.tally(began, self._clock())
-        self._progress.took(sum(seat.row.count for seat in seats), tally.now - began)
+        self._progress.took(sum(part.tokens for part in ran), tally.now - began)
         for part in ran:
             self._settle(part, tally)
         self._report(len(seats), tally)
@@ -169,6 +170,7 @@ class Engine:
         for entry in list(self._live.values()):
             self._guard(self._finish, entry, Answer(outcome=Outcome.ERROR, error=why), self._clock())
         self._deltas.clear()
+        self._scheduler.preempted = 0  # the last step has told of its own
         self._guard(self._report, 0, self._ledger.tally(self._clock(), self._clock()))
 
     def reset_prefix_cache(self) -> None:
@@ -268,9 +270,7 @@ class Engine:
         self._guard(self._observer.finished, stats)
 
     def _routing(self, account: Account) -> tuple[LayerRouting, ...]:
-        if account.routes is None:
-            return ()
-        return self._guard(layer_routing, account.routes.all(), self._mixtures) or ()
+        return () if account.routes is None else self._guard(layer_routing, account.routes.all(), self._mixtures) or ()
 
     def _report(self, rows: int, tally: Tally) -> None:
         """Tell the observer about the step, once everything of it is done."""

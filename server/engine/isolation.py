@@ -24,6 +24,11 @@ class Ran:
     result: StepResult | None
     fault: str = ""
 
+    @property
+    def tokens(self) -> int:
+        """How many went through the model."""
+        return 0 if self.result is None else sum(seat.row.count for seat in self.seats)
+
 
 def run(runner: Runner, number: int, seats: list[Seat]) -> list[Ran]:
     """Run the seats as one step; when that raises, run halves, until the fault is alone with the row that causes it,
@@ -36,69 +41,24 @@ def run(runner: Runner, number: int, seats: list[Seat]) -> list[Ran]:
     except DeviceLost:
         raise
     except Exception as fault:
-        if len(seats) == 1 and seats[0].row.drafts:
-            log.warning("a request made the model fail with its drafts; it goes on without", exc_info=True)
-            seats[0].entry.drafting = None
-            return run(runner, number, [seats[0].undrafted])
-        if len(seats) == 1:
+        if len(seats) == 1 and not seats[0].row.drafts:
             if isinstance(fault, ConstraintFailed):
                 log.info("a request's constraint failed: %s", fault)
             else:
                 log.warning("a request made the model fail", exc_info=True)
             return [Ran(seats, None, describe(fault))]
+        if len(seats) == 1:
+            log.warning("a request made the model fail with its drafts; it goes on without", exc_info=True)
+    # The fault is let go of before anything runs again: it holds what the failed step had in memory.
+    if len(seats) == 1:
+        seats[0].entry.drafting = None
+        return run(runner, number, [seats[0].undrafted])
     middle = len(seats) // 2
     return run(runner, number, seats[:middle]) + run(runner, number, seats[middle:])
 
 
 def describe(fault: Exception) -> str:
     return f"{type(fault).__name__}: {fault}"
-
-
-FIRST_STEP = 600.0  # seconds: it may have kernels to build
-PATIENCE = 4.0
-"""How much longer a full step may take than its tokens would at the best pace so far: they may look at far more."""
-
-
-LEAST_CHUNK = 64
-"""Tokens of prompts that a step may always take: with fewer, the weights are read too often for them."""
-
-
-class NoProgress(RuntimeError):
-    """There was work, and two steps in a row computed nothing: a fault of the scheduler that would otherwise spin."""
-
-
-class Progress:
-    """Watches that an engine moves on. One empty step can happen when an allocation is made to fail; two in a row would
-    go on for ever."""
-
-    def __init__(self, engine: str, max_batch_tokens: int, chunk_seconds: float | None = None) -> None:
-        self._engine, self._max_batch_tokens, self._chunk_seconds = engine, max_batch_tokens, chunk_seconds
-        self._idle_steps = 0  # in a row
-        self._pace: float | None = None  # the least seconds a token of any step so far
-
-    @property
-    def longest_step(self) -> float:
-        """Seconds that a step may honestly take; read from any thread."""
-        return FIRST_STEP if self._pace is None else PATIENCE * self._max_batch_tokens * self._pace
-
-    @property
-    def chunk(self) -> int:
-        """Tokens of prompts that a step of several requests may take, so that it holds them up by about `chunk_seconds`
-        at the best pace so far; without a bound all."""
-        if not self._pace or self._chunk_seconds is None:
-            return self._max_batch_tokens
-        return int(min(self._max_batch_tokens, max(LEAST_CHUNK, self._chunk_seconds / self._pace)))
-
-    def took(self, tokens: int, seconds: float) -> None:
-        """A step computed so many tokens in so long."""
-        if tokens:
-            self._pace = seconds / tokens if self._pace is None else min(self._pace, seconds / tokens)
-
-    def watch(self, idle: str) -> None:
-        """A step computes something, or, where it should and does not, `idle` says for whom. Raises NoProgress."""
-        self._idle_steps = self._idle_steps + 1 if idle else 0
-        if self._idle_steps > 1:
-            raise NoProgress(f"{self._engine}: {idle} got no token")
 
 
 class Guard:

@@ -125,8 +125,10 @@ class EngineLoop:
         except BaseException as fault:  # whatever it is, the readers must hear of it
             self._death = EngineFault(f"the engine thread died: {type(fault).__name__}: {fault}")
             log.critical("the engine thread died", exc_info=True)
-            self._close_books(str(self._death))
-            self._tell(self._fail_all, self._death)
+            try:
+                self._close_books(str(self._death))
+            finally:
+                self._tell(self._fail_all, self._death)
         finally:
             self._tell(self._gone.set)
 
@@ -160,6 +162,8 @@ class EngineLoop:
             self._began = None
 
     def _do(self, work: Callable[[], T], done: asyncio.Future[T]) -> None:
+        if done.done():  # whoever asked was told that it failed, or has left
+            return
         try:
             result = work()
         except Exception as fault:

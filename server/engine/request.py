@@ -96,6 +96,7 @@ class Request:
     outputs: list[int] = field(default_factory=list)
     scores: list[TokenLogprobs] = field(default_factory=list)  # of prompt[1:], as far as they are known and asked for
     num_computed: int = 0
+    started: bool = False  # whether it ever had a seat in a step; losing its blocks does not change that
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -131,7 +131,7 @@ class Scheduler:
         head = next((entry for entry in self.waiting if not entry.awaits), None)
         if head is None:
             return None
-        if head.holding.awaited is not None:
+        if self._cache.awaits(head.holding):
             return Scarce.PREFIX
         if self._short or self.preempted:
             return Scarce.BLOCKS

@@ -104,7 +104,7 @@ class Cache:
 
     def is_coming(self, request: Request, holding: Holding) -> bool:
         """Whether at least half of what a request lacks is being computed by others: then it waits for that part."""
-        if holding.awaited in self._coming:
+        if self.awaits(holding):
             return True
         holding.awaited = None
         if self._prefix and self._coming:
@@ -114,6 +114,10 @@ class Cache:
             if shared and 2 * shared * self.block_size >= request.num_tokens - count * self.block_size:
                 holding.awaited = lacking[shared - 1].key
         return holding.awaited is not None
+
+    def awaits(self, holding: Holding) -> bool:
+        """Whether what a request was found to wait for is still to come."""
+        return holding.awaited in self._coming
 
     def admit(self, request: Request, holding: Holding) -> int | None:
         """Hand a request that holds nothing the longest prefix that is cached.

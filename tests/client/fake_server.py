@@ -29,6 +29,9 @@ from tests.client.fake_rpc import Servicer
 _PATIENT = [("grpc.server.max_pending_requests", 10_000), ("grpc.server.max_pending_requests_hard_limit", 10_000)]
 
 
+DRAINING = (503, "draining", "", "the server is shutting down")
+
+
 @dataclass(frozen=True)
 class Script:
     """How the server behaves; seconds and counts of tokens."""
@@ -41,12 +44,15 @@ class Script:
     fault_after: int | None = None  # the stream ends here with an error event
     busy: tuple[str, ...] = ()  # these models refuse nine requests of ten
     dead: bool = False  # every connection is closed without a word
+    draining: bool = False  # REST answers, that nothing is served any more
     extension: bool = True  # whether REST knows the `dyno` field
 
     def refusal(self, model: str, max_tokens: int, seed: int = 0) -> tuple[int, str, str, str] | None:
         """(status, code, param, message) of what is wrong with a request."""
         if model and model not in self.models:
             return 404, "model_not_found", "model", f"model {model!r} is not served"
+        if self.draining:
+            return DRAINING
         if model in self.busy and seed % 10:
             return 429, "queue_full", "", "the queue is full"
         if max_tokens > CARD["context"]:
@@ -132,6 +138,8 @@ class FakeServer:
     async def _models(self, request: web.Request) -> web.StreamResponse:
         if self.script.dead:
             return _closed(request)
+        if self.script.draining:
+            return web.json_response({"error": _error(DRAINING)}, status=DRAINING[0])
         data = [{"id": name, "object": "model", "max_model_len": 256, "dyno": CARD} for name in self.script.models]
         return web.json_response({"object": "list", "data": data})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from client.cli import app
@@ -71,20 +72,23 @@ async def test_refusals_of_a_server_are_counted(fake: FakeServer) -> None:
     assert "full at 3 at a time: 10 of 12 requests failed (10 × 'the queue is full')" in cautions(findings)
 
 
-async def test_a_server_that_is_gone_ends_the_comparison(fake: FakeServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "why"), [("dead", "b: nothing answers at"), ("draining", "b: the server is shutting down")]
+)
+async def test_a_server_that_is_gone_ends_the_comparison(fake: FakeServer, tmp_path: Path, how: str, why: str) -> None:
     """What was measured is kept, and the cell that was cut is measured again with --resume."""
     experiment = on(fake, "a", "b")
 
     class Killing(Watcher):
         def measuring(self, architecture: Architecture, cell: Cell) -> None:
             if cell.repeat == 1:
-                fake.behave(dead=True)
+                fake.behave(**{how: True})
 
     found = await measure(experiment, watcher=Killing())
     assert len(found.measured) == 3
-    assert found.gone.startswith("b: nothing answers at")
+    assert found.gone.startswith(why)
     assert not found.interrupted
-    assert cautions(conclude(found))[0].startswith("ended early: b: nothing answers at")
+    assert cautions(conclude(found))[0].startswith(f"ended early: {why}")
     again = resumable(kept(found, tmp_path), experiment)
     assert again is not None
     assert (len(again.measured), again.gone) == (2, "")

@@ -93,6 +93,14 @@ def test_rows_are_paired_by_number_and_the_lost_ones_left_out() -> None:
     assert one.other.tolist() == [0.4, 0.6]
 
 
+def test_a_time_too_short_for_the_clock_is_a_short_time_and_no_missing_one() -> None:
+    """Tokens that came at once: 8 of 10 answers of the other side. It is the faster one."""
+    baseline = [record(row, 0.1, gap=0.01) for row in range(10)]
+    other = [record(row, 0.1, gap=0.02 if row < 2 else 0.0) for row in range(10)]
+    one = compare("per_token", [pair("per_token", baseline, other)])
+    assert (one.pairs, one.lost) == (10, 0) and one.ratio < 1e-3
+
+
 def test_an_interval_leaves_out_what_is_outside() -> None:
     assert Interval(1.1, 1.2).without(1.0)
     assert not Interval(0.9, 1.2).without(1.0)

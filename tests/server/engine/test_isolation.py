@@ -9,7 +9,7 @@ import pytest
 
 from model.config import Full
 from server.engine.blocks import OutOfBlocks
-from server.engine.isolation import LEAST_CHUNK, NoProgress, Progress
+from server.engine.pace import LEAST_CHUNK, NoProgress, Progress
 from server.engine.request import Outcome, Request
 from server.engine.routes import RouteLog
 from server.engine.stats import GroupUse
@@ -225,6 +225,20 @@ class TestProgress:
         unbound = Progress("m", 512)
         unbound.took(1, 0.1)
         assert unbound.chunk == 512
+
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_a_step_that_fails_at_once_is_no_measure(self, rig: Make, alone: bool) -> None:
+        """Nor are the tokens of whoever failed in it, where others did not."""
+        r = rig(step_seconds=1.0, fault=poison("bad"))
+        r.add(make_request(range(10), 1, id="good"))
+        r.finish()
+        assert r.engine.longest_step == 4.0 * 512 / 10
+        r.add(make_request(range(200, 600), 1, id="bad"))
+        if not alone:
+            r.add(make_request([1, 2], 1, id="other"))
+        r.finish()
+        assert r.stats("bad").outcome is Outcome.ERROR
+        assert r.engine.longest_step == 4.0 * 512 / 10
 
     def test_a_scheduler_that_gives_nothing_is_a_fault_and_no_spin(
         self, rig: Make, monkeypatch: pytest.MonkeyPatch

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 
 from server.engine.engine import Delta, Engine
-from server.engine.isolation import FIRST_STEP, PATIENCE
 from server.engine.loop import EngineLoop
+from server.engine.pace import FIRST_STEP, SLACK
 from server.engine.request import Outcome
 from server.engine.step import Step
 from server.engine.stream import EngineFault, Stream
@@ -255,6 +255,21 @@ class TestEnds:
         await until(lambda: loop.alive and loop.waiting("a") == 0)
         assert tokens(await read(loop.submit("a", make_request([3], 2, id="next")))) == continuation([3], 2, 257)
 
+    async def test_what_its_caller_was_told_has_failed_is_not_done_later(self, start: Start) -> None:
+        gate = threading.Event()
+        loop = start(engine(), stall_seconds=0.1)
+        held = asyncio.create_task(loop.call(lambda: gate.wait(10)))
+        await asyncio.sleep(0)
+        late = asyncio.create_task(loop.add(Engine("b", FakeRunner(), observer=Recorder())))
+        for waiting in (held, late):
+            with pytest.raises(EngineFault, match="longer than"):
+                await asyncio.wait_for(waiting, 5)
+        gate.set()
+        await until(lambda: loop.alive)
+        await read(loop.submit("a", make_request([3], 2, id="next")))
+        with pytest.raises(KeyError):
+            loop.running("b")
+
     async def test_a_stream_that_takes_nothing_fails_alone(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
         served = engine(sleep=0.001)
         loop = start(served)
@@ -282,12 +297,12 @@ class TestEnds:
         assert served.longest_step == FIRST_STEP
         served.add(make_request(range(20), 3, id="a"))
         served.step()
-        assert served.longest_step == pytest.approx(PATIENCE * 512 * 2.0 / 20)
+        assert served.longest_step == pytest.approx(SLACK * 512 * 2.0 / 20)
         served.step()
-        assert served.longest_step == pytest.approx(PATIENCE * 512 * 2.0 / 20), "one token at a time is no measure"
+        assert served.longest_step == pytest.approx(SLACK * 512 * 2.0 / 20), "one token at a time is no measure"
         served.add(make_request(range(100, 140), 3, id="b"))
         served.step()
-        assert served.longest_step == pytest.approx(PATIENCE * 512 * 2.0 / 41)
+        assert served.longest_step == pytest.approx(SLACK * 512 * 2.0 / 41)
 
 
 class Builds:

@@ -226,6 +226,18 @@ def test_a_prefix_that_is_being_computed_is_waited_for() -> None:
     assert bench.scheduler.scarce is None
 
 
+def test_a_prefix_that_has_come_is_not_what_its_waiter_is_short_of() -> None:
+    bench = Bench(prefix=True, rows=2)
+    bench.add("a", 33)
+    bench.step()
+    bench.add("b", 37)
+    bench.add("c", 3)
+    bench.step()
+    assert bench.queue == ["b"] and bench.scheduler.scarce is Scarce.PREFIX
+    bench.step()
+    assert bench.queue == ["b"] and bench.scheduler.scarce is Scarce.ROWS
+
+
 def test_who_waits_for_a_prefix_lets_others_pass() -> None:
     bench = Bench(prefix=True)
     for name, prompt, first in (("a", 33, 0), ("b", 37, 0), ("c", 6, 100), ("d", 20, 200)):
