@@ -217,7 +217,7 @@ def load(
     output_tokens: Annotated[int, typer.Option(min=1, help="Length of every answer.")] = 64,
     temperature: Annotated[float, typer.Option(help="Of every request.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of prompts, instants and draws.")] = 0,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before, that are not measured.")] = 4,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests before, not measured; 0: none.")] = 4,
     timeout: Annotated[float, typer.Option(help="Seconds after which a request has failed.")] = 600.0,
     first_token_within: Annotated[float | None, typer.Option(help="Objective of goodput, in seconds.")] = None,
     per_token_within: Annotated[float | None, typer.Option(help="Objective of goodput, in seconds.")] = None,

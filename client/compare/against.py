@@ -7,19 +7,17 @@ difference of a report; errors, the highest rate and quality are numbers of thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from client.compare.experiment import SURE_ROUNDS
 from client.compare.losses import loss
-from client.compare.paired import MOST_LOST, Difference, corrected, over_rounds
-from client.compare.results import Measured, Results, paired_rounds
+from client.compare.paired import MOST_LOST, Difference, corrected
+from client.compare.results import Measured, Results, differences_of
 from client.compare.searching import bounds, outcomes
 from client.compare.tables import Grid, difference_row
+from client.compare.words import SHORT_NAMES
 from client.load.arrivals import Arrivals, describe
-from client.load.record import Record, Run
 from client.units import percent, plain
 
 TOLERANCE = 0.05
@@ -35,8 +33,14 @@ class Change:
     difference: Difference
 
     def regressed(self, tolerance: float) -> bool:
-        """Shown to be slower, and by more than the tolerance."""
+        """Shown to be slower, and by more than the tolerance as far as can be told."""
         return self.difference.verdict == "slower" and self.difference.ratio > 1 + tolerance
+
+    def unseen(self, tolerance: float) -> bool:
+        """Whether it may be slower by more than the tolerance, and this run would not have shown it."""
+        one = self.difference
+        known = one.rounds >= SURE_ROUNDS and not one.too_lossy and not self.regressed(tolerance)
+        return known and one.ratio_interval.high > 1 + tolerance and not one.smallest <= 1 + tolerance
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ def judge(old: Results, new: Results, tolerance: float = TOLERANCE) -> Gate:
     checks = [_missing(key, before[key]) for key in before if key not in after]
     checks += [_errors(key, before[key], after[key]) for key in both]
     checks += [*_rates(old, new, tolerance), *_qualities(old, new)]
-    return Gate(changes, tuple(checks), tuple(_unjudged(before, after, changes)), tolerance)
+    return Gate(changes, tuple(checks), tuple(_unjudged(before, after, changes, tolerance)), tolerance)
 
 
 def _cells(results: Results) -> dict[_Key, _Rounds]:
@@ -118,40 +122,7 @@ def _same(before: _Rounds, after: _Rounds) -> list[int]:
 
 
 def _differences(before: _Rounds, after: _Rounds, seed: int) -> tuple[Difference, ...]:
-    rounds = _same(before, after)
-
-    def records(side: _Rounds) -> dict[int, tuple[Record, ...]]:
-        return {r: side[r].run.records for r in rounds}
-
-    pairs = [(before[r].run, after[r].run) for r in rounds]
-    whole = (_of_rounds(metric, read, pairs) for metric, read in _OF_A_RUN.items())
-    return (*paired_rounds(records(before), records(after), seed), *whole)
-
-
-def _of_rounds(metric: str, read: Callable[[Run], float], pairs: Sequence[tuple[Run, Run]]) -> Difference:
-    told = [(read(old), read(new)) for old, new in pairs]
-    return over_rounds(metric, [(old, new) for old, new in told if old > 0 and new > 0])
-
-
-def _p95(read: Callable[[Record], float | None]) -> Callable[[Run], float]:
-    def of(run: Run) -> float:
-        values = [value for r in run.records if r.ok and (value := read(r)) is not None]
-        return float(np.quantile(values, 0.95)) if values else 0.0
-
-    return of
-
-
-def _seconds_a_token(run: Run) -> float:
-    """Throughput, turned about so that less is better."""
-    tokens = sum(r.completion_tokens for r in run.records if r.ok)
-    return run.seconds / tokens if tokens else 0.0
-
-
-_OF_A_RUN: dict[str, Callable[[Run], float]] = {
-    "first_token_p95": _p95(lambda r: r.first_token),
-    "total_p95": _p95(lambda r: r.total),
-    "throughput": _seconds_a_token,
-}
+    return differences_of([(before[r].run, after[r].run) for r in _same(before, after)], seed)
 
 
 def _missing(key: _Key, before: _Rounds) -> Check:
@@ -189,7 +160,9 @@ def _qualities(old: Results, new: Results) -> Iterator[Check]:
         yield Check(name, f"bits per byte (+{percent(_QUALITY)} is borne)", old_words, new_words, worse)
 
 
-def _unjudged(before: dict[_Key, _Rounds], after: dict[_Key, _Rounds], changes: Sequence[Change]) -> Iterator[str]:
+def _unjudged(
+    before: dict[_Key, _Rounds], after: dict[_Key, _Rounds], changes: Sequence[Change], tolerance: float
+) -> Iterator[str]:
     for key in before:
         place, common = f"{key[0]}, {describe(key[1])}", len(_same(before[key], after.get(key, {})))
         if key in after and not common:
@@ -199,3 +172,9 @@ def _unjudged(before: dict[_Key, _Rounds], after: dict[_Key, _Rounds], changes: 
     for one in changes:
         if one.difference.too_lossy and one.difference.metric == "total":
             yield f"{one.architecture}, {one.load}: too many requests failed to judge the times of the others"
+    unseen: dict[str, list[str]] = {}
+    for one in changes:
+        if one.unseen(tolerance):
+            unseen.setdefault(f"{one.architecture}, {one.load}", []).append(SHORT_NAMES[one.difference.metric])
+    for place, what in unseen.items():
+        yield f"{place}: too few or too unequal rounds to show {tolerance:.0%} in {'; '.join(what)}"

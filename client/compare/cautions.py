@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from client.compare import losses
 from client.compare.experiment import SURE_ROUNDS
 from client.compare.results import Findings, Results
+from client.compare.searching import unsteady
 from client.compare.settling import start
 from client.load.arrivals import describe
 from client.load.judgement import warnings
@@ -23,7 +26,7 @@ def cautions(findings: Findings) -> tuple[str, ...]:
     if results.gone:
         said.insert(0, f"ended early: {results.gone}; what was measured until then is here")
     said += [f"{names[m.cell.architecture]}: {w}" for m in results.measured for w in warnings(m.run)]
-    said += [f"{names[t.architecture]} at {t.rate:.3g}/s, searching: {w}" for t in results.tried for w in t.warnings]
+    said += _searching(results)
     said += _cached(findings) + _unsettled(results)
     if results.interrupted:
         said.append("the comparison was stopped early: some cells are missing or shorter than planned")
@@ -39,6 +42,19 @@ def cautions(findings: Findings) -> tuple[str, ...]:
             f"explain, so the machine was not quiet: {'; '.join(worst)}"
         )
     return tuple(dict.fromkeys(said))
+
+
+def _searching(results: Results) -> list[str]:
+    """Of each architecture's search: what the client did badly, and how often; and which rates were unsteady."""
+    said = []
+    for i, architecture in enumerate(results.experiment.architectures):
+        own = [one for one in results.tried if one.architecture == i]
+        for warning, count in Counter(w for one in own for w in one.warnings).items():
+            said.append(f"{architecture.name}, searching, {count} of {len(own)} times: {warning}")
+        if rates := unsteady(results.tried, i):
+            told = ", ".join(f"{plain(rate)}/s" for rate in rates)
+            said.append(f"{architecture.name}, searching: held at one time and failed at another: {told}")
+    return said
 
 
 def _unsettled(results: Results) -> list[str]:

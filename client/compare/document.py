@@ -95,6 +95,7 @@ def _cell(measured: Measured) -> dict[str, Any]:
         "started": run.started,
         "seconds": run.seconds,
         "client_cpu_seconds": run.client_cpu,
+        "client_held_up": run.held_up,
         "interrupted": run.interrupted,
         "salt": run.salt,
         "account": measured.account and measured.account.to_json(),
@@ -148,6 +149,7 @@ def _measured(data: Mapping[str, Any]) -> Measured:
         seconds=data["seconds"],
         started=data["started"],
         client_cpu=data["client_cpu_seconds"],
+        held_up=data.get("client_held_up", 0.0),
         interrupted=data["interrupted"],
         salt=data.get("salt", ""),
     )

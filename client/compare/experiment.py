@@ -3,6 +3,7 @@
 name = "dense or experts"
 repeats = 5                    # rounds; under 5 a verdict is only a lean
 seed = 1
+warmup = 4                     # requests to each that are not measured; else as many as there are at once, at least 4
 order = "rotated"              # of the architectures in a round: A B, B A, …; or "fixed", or "random" by the seed
 transport = "rest"             # or "grpc"; for the servers that compare starts itself
 quality = true                 # also bits per byte on held text, from servers that can score; or [128, 512], longer
@@ -59,6 +60,7 @@ from client.compare.section import ExperimentError, Section
 from client.connect import TargetError, connect
 from client.load.arrivals import Arrivals
 from client.load.statistics import Objective
+from client.load.warmup import enough
 from client.load.workload import Workload
 
 SURE_ROUNDS = 5
@@ -147,14 +149,15 @@ def parse(root: Section, default_name: str = "comparison", files: Files | None =
     server, workload = root.section("server"), root.section("workload")
     trace = workload.text("trace", "")
     objective = parts.objective(root.section("objective"))
+    levels = parts.levels(root.section("arrivals"), recorded=bool(trace))
     experiment = Experiment(
         name=root.text("name", default_name),
         architectures=_architectures(root, files),
         workload=parts.workload(workload, files, drawn=not trace),
-        levels=parts.levels(root.section("arrivals"), recorded=bool(trace)),
+        levels=levels,
         repeats=root.whole("repeats", SURE_ROUNDS, least=1),
         seed=root.whole("seed", 0),
-        warmup=root.whole("warmup", 4),
+        warmup=root.whole("warmup", enough(levels)),
         order=Order(root.choice("order", tuple(Order), Order.ROTATED)),
         transport=root.choice("transport", ("rest", "grpc"), "rest"),
         objective=objective,

@@ -50,9 +50,9 @@ class Difference:
     ratio_interval: Interval
     error: float = nan  # standard error of the ratio's logarithm
     probability: float = 1.0  # of the rank test, alone
-    adjusted: float = 1.0  # the same, corrected for every comparison of the report
+    adjusted: float = 1.0  # the same, corrected for every comparison of its kind in the report
     reach: float = nan  # how far the ratio's logarithm has to be from 0 with few rounds, for as many comparisons
-    lost: int = 0  # pairs that one side or both failed to answer
+    lost: int = 0  # pairs (rounds, where each has one number) that one side or both failed to answer
     smallest: float = nan  # the least change of the ratio that this run would have shown four times out of five
 
     @property
@@ -95,7 +95,8 @@ class Round:
 
 
 def pair(metric: str, baseline: Sequence[Record], other: Sequence[Record]) -> Round:
-    """The values of one metric, for the rows that both have; a row that either lost is counted."""
+    """The values of one metric, for the rows that both have; a row that either lost is counted. Rows whose user may
+    leave are no pairs: those that both answered in time would be the quick ones of the slower side."""
     left, right = _values(metric, baseline), _values(metric, other)
     rows = sorted(left.keys() & right.keys())
     lost = len({r.row for r in (*baseline, *other) if r.error})
@@ -104,7 +105,7 @@ def pair(metric: str, baseline: Sequence[Record], other: Sequence[Record]) -> Ro
 
 def _values(metric: str, records: Sequence[Record]) -> dict[int, float]:
     """By row. A time too short for the clock, as between tokens that came at once, counts as one tick of it."""
-    found = {r.row: METRICS[metric](r) for r in records if r.ok}
+    found = {r.row: METRICS[metric](r) for r in records if r.ok and not r.may_leave}
     return {row: max(value, _TICK) for row, value in found.items() if value is not None}
 
 
@@ -133,13 +134,15 @@ def compare(metric: str, rounds: Sequence[Round], seed: int = 0, draws: int = DR
     return corrected([alone])[0]
 
 
-def over_rounds(metric: str, values: Sequence[tuple[float, float]]) -> Difference:
-    """The difference of numbers of which each round has one, (baseline, other), by Student's t over their logarithms.
+def over_rounds(metric: str, values: Sequence[tuple[float, float]], lost: int = 0) -> Difference:
+    """The difference of numbers of which each round has one, (baseline, other), by Student's t over their logarithms;
+    `lost`: rounds that have none.
 
     A rank test of five numbers cannot be surer than one in thirty, which no correction would leave anything of.
     """
     if len(values) < 2:
-        return Difference(metric, len(values), len(values), nan, Interval(nan, nan), nan, Interval(nan, nan))
+        nothing = Interval(nan, nan)
+        return Difference(metric, len(values), len(values), nan, nothing, nan, nothing, lost=lost)
     logs = np.array([np.log(other / baseline) for baseline, other in values])
     gaps = np.array([other - baseline for baseline, other in values])
     freedom = len(values) - 1
@@ -156,6 +159,7 @@ def over_rounds(metric: str, values: Sequence[tuple[float, float]]) -> Differenc
         ratio_interval=Interval(exp(low), exp(high)),
         error=error,
         probability=two_sided(middle / error, freedom) if error else float(middle == 0),
+        lost=lost,
     )
 
 
@@ -166,15 +170,15 @@ def _student(values: Floats, reach: float) -> tuple[float, float, float]:
 
 
 def corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:
-    """The same differences, each knowing that the others were asked for as well (Holm's correction)."""
-    asked = [i for i, one in enumerate(differences) if one.rounds >= 2]
-    adjusted = dict(zip(asked, holm([differences[i].probability for i in asked]), strict=True))
-    return tuple(
-        replace(one, adjusted=adjusted[i], smallest=_smallest(one, len(asked)), reach=_reach(one, len(asked)))
-        if i in adjusted
-        else one
-        for i, one in enumerate(differences)
-    )
+    """The same differences, each knowing that the others of its kind were asked for as well (Holm's correction): times
+    of single requests, and numbers of whole rounds, which fewer observations speak for."""
+    told = list(differences)
+    for of_requests in (True, False):
+        asked = [i for i, one in enumerate(told) if one.rounds >= 2 and (one.metric in METRICS) == of_requests]
+        for i, adjusted in zip(asked, holm([told[i].probability for i in asked]), strict=True):
+            one, count = told[i], len(asked)
+            told[i] = replace(one, adjusted=adjusted, smallest=_smallest(one, count), reach=_reach(one, count))
+    return tuple(told)
 
 
 def _reach(one: Difference, comparisons: int) -> float:

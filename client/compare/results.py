@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import nan
 from typing import Any
@@ -19,6 +19,7 @@ from client.compare.percentiles import percentile_interval
 from client.compare.quality import Quality
 from client.compare.schedule import Cell
 from client.compare.searching import Tried
+from client.compare.whole import over_runs
 from client.load.record import Record, Run
 from client.load.statistics import Summary, gaps, summarise
 
@@ -72,7 +73,7 @@ class Findings:
 
     results: Results
     summaries: dict[Place, Summary]
-    differences: dict[Place, tuple[Difference, ...]]  # against the baseline, one a metric
+    differences: dict[Place, tuple[Difference, ...]]  # against the baseline, one for each thing compared
     percentiles: dict[Place, dict[str, tuple[Percentile, ...]]]  # by metric, one for each of QUANTILES
     drifts: dict[Place, Drift]
     accounts: dict[Place, Account | None]
@@ -87,13 +88,13 @@ def conclude(results: Results) -> Findings:
         summaries={place: _summary(results, *place) for place in grid},
         differences=_corrected({place: _differences(results, *place) for place in grid if place[0] > 0}),
         percentiles={place: _percentiles(results, *place) for place in grid},
-        drifts={place: drift(list(_rounds(results, *place).values())) for place in grid},
+        drifts={place: drift(_rounds(results, *place)) for place in grid},
         accounts={place: together(m.account for m in results.of(*place)) for place in grid},
     )
 
 
 def _corrected(found: dict[Place, tuple[Difference, ...]]) -> dict[Place, tuple[Difference, ...]]:
-    """Every comparison of the report counts in the correction."""
+    """Every comparison of the report counts in the correction of its kind."""
     each = iter(corrected([one for some in found.values() for one in some]))
     return {place: tuple(next(each) for _ in some) for place, some in found.items()}
 
@@ -106,19 +107,19 @@ def _summary(results: Results, architecture: int, level: int) -> Summary:
 
 
 def _differences(results: Results, architecture: int, level: int) -> tuple[Difference, ...]:
-    return paired_rounds(_rounds(results, 0, level), _rounds(results, architecture, level), results.experiment.seed)
+    sides = [{m.cell.repeat: m.run for m in results.of(i, level)} for i in (0, architecture)]
+    rounds = sorted(sides[0].keys() & sides[1].keys())
+    return differences_of([(sides[0][r], sides[1][r]) for r in rounds], results.experiment.seed)
 
 
-def paired_rounds(
-    baseline: Mapping[int, Sequence[Record]], other: Mapping[int, Sequence[Record]], seed: int
-) -> tuple[Difference, ...]:
-    """One difference a metric, over the rounds that both have."""
-    both = sorted(baseline.keys() & other.keys())
-    return tuple(compare(m, [pair(m, baseline[r], other[r]) for r in both], seed) for m in METRICS)
+def differences_of(pairs: Sequence[tuple[Run, Run]], seed: int) -> tuple[Difference, ...]:
+    """Everything that is compared of rounds, each (baseline, other): times request by request, then whole rounds."""
+    requests = tuple(compare(m, [pair(m, one.records, two.records) for one, two in pairs], seed) for m in METRICS)
+    return (*requests, *over_runs(pairs))
 
 
-def _rounds(results: Results, architecture: int, level: int) -> dict[int, Sequence[Record]]:
-    return {m.cell.repeat: m.run.records for m in results.of(architecture, level)}
+def _rounds(results: Results, architecture: int, level: int) -> list[Sequence[Record]]:
+    return [m.run.records for m in results.of(architecture, level)]
 
 
 def values_of(metric: str, records: Sequence[Record]) -> list[float]:
@@ -130,7 +131,7 @@ def values_of(metric: str, records: Sequence[Record]) -> list[float]:
 
 
 def _percentiles(results: Results, architecture: int, level: int) -> dict[str, tuple[Percentile, ...]]:
-    rounds = _rounds(results, architecture, level).values()
+    rounds = _rounds(results, architecture, level)
     return {
         metric: _intervals([np.array(values_of(metric, records)) for records in rounds])
         for metric in ("first_token", "inter_token", "per_token", "total")

@@ -33,9 +33,10 @@ class Tried:
 
 
 def judged(search: Search, objective: Objective, architecture: int, rate: float, run: Run) -> Tried:
-    """A rate holds when enough requests met the objective and they did not wait ever longer."""
-    met = sum(objective.met(record) for record in run.records)
-    share = met / len(run.records) if run.records else 0.0
+    """A rate holds when enough requests met the objective, of those whose users did not leave before, and they did not
+    wait ever longer."""
+    asked = [record for record in run.records if not record.cancelled]
+    share = sum(map(objective.met, asked)) / len(asked) if asked else 0.0
     waited_longer, summary = overloaded(run.records), summarise(run.records, run.seconds)
     return Tried(
         architecture,
@@ -53,14 +54,17 @@ def judged(search: Search, objective: Objective, architecture: int, rate: float,
 
 
 def to_try(search: Search, tried: Sequence[Tried], architecture: int) -> float | None:
-    """The next rate of one architecture; None when it is found. The one that it ends with has to hold twice."""
+    """The next rate of one architecture; None when it is found. The two that it ends between are tried twice, and one
+    that held once and failed once a third time, so that one bad moment of the machine decides nothing."""
+    votes = _votes(tried, architecture)
+    tied = next((rate for rate, (well, badly) in votes.items() if well == badly), None)
+    if tied is not None:
+        return tied
     held = outcomes(tried, architecture)
     rate = next_rate(search, held)
     if rate is not None:
         return rate
-    best, _ = bounds(held)
-    times = sum(one.rate == best for one in tried if one.architecture == architecture)
-    return best if times == 1 else None
+    return next((rate for rate in bounds(held) if rate in votes and sum(votes[rate]) == 1), None)
 
 
 def next_rate(search: Search, held: Mapping[float, bool]) -> float | None:
@@ -82,12 +86,23 @@ def bounds(held: Mapping[float, bool]) -> tuple[float, float]:
 
 
 def outcomes(tried: Sequence[Tried], architecture: int) -> dict[float, bool]:
-    """The rates tried on one architecture, and whether they held each time."""
-    held: dict[float, bool] = {}
+    """The rates tried on one architecture, and whether they held more often than not."""
+    return {rate: well > badly for rate, (well, badly) in _votes(tried, architecture).items()}
+
+
+def unsteady(tried: Sequence[Tried], architecture: int) -> list[float]:
+    """Rates that held at one time and failed at another."""
+    return sorted(rate for rate, votes in _votes(tried, architecture).items() if all(votes))
+
+
+def _votes(tried: Sequence[Tried], architecture: int) -> dict[float, tuple[int, int]]:
+    """By rate, how often it held and how often it failed."""
+    votes: dict[float, tuple[int, int]] = {}
     for one in tried:
         if one.architecture == architecture:
-            held[one.rate] = held.get(one.rate, True) and one.held
-    return held
+            well, badly = votes.get(one.rate, (0, 0))
+            votes[one.rate] = (well + one.held, badly + (not one.held))
+    return votes
 
 
 def in_words(best: float, worst: float) -> str:

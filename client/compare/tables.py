@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from client.api import ModelCard
 from client.compare import losses
@@ -12,7 +13,7 @@ from client.compare.bootstrap import Interval
 from client.compare.brief import besides
 from client.compare.exactness import identical
 from client.compare.experiment import SURE_ROUNDS
-from client.compare.paired import NOT_SHOWN, Difference
+from client.compare.paired import METRICS, NOT_SHOWN, Difference
 from client.compare.predicted import costs
 from client.compare.results import QUANTILES, Findings, Percentile, Results
 from client.compare.searching import bounds, in_words, outcomes
@@ -183,7 +184,7 @@ def _against(findings: Findings, i: int) -> str:
     kinds = {word: _in_words(found, word) for word in ("faster", "slower", "seems faster", "seems slower")}
     shown = "; ".join(f"{word} in {text}" for word, text in kinds.items() if text)
     failed = "no verdict: too many requests failed" if any(one.too_lossy for one in found) else ""
-    seen = [one.smallest for one in found if one.smallest < 100]
+    seen = [one.smallest if one.smallest < 100 else inf for one in found if one.metric in METRICS and one.pairs]
     nothing = NOT_SHOWN + (f" ({_seen(max(seen))} would have shown)" if seen else "")
     noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
     doubt = " The machine was too noisy to rely on this." if noisy else ""
@@ -192,6 +193,8 @@ def _against(findings: Findings, i: int) -> str:
 
 
 def _seen(smallest: float) -> str:
+    if not smallest < 100:
+        return "nothing short of a factor of 100"
     return f"one of {smallest - 1:.0%}" if smallest < 2 else f"only a factor of {plain(smallest)}"
 
 
@@ -246,7 +249,7 @@ def _sentence(name: str, base: str, load: str, one: Difference) -> str:
         return f"At {load}, nothing can be said of {metric}: no request was answered by both {name} and {base}."
     interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
     evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} pairs"
-    if one.verdict == NOT_SHOWN and one.smallest < 100:
+    if one.verdict == NOT_SHOWN:
         evidence += f"; {_seen(one.smallest)} would have shown"
     return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."
 

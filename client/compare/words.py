@@ -5,14 +5,19 @@ METRIC_NAMES = {
     "inter_token": "inter-token time",
     "per_token": "time per output token",
     "total": "time end to end",
+    # Of whole rounds.
+    "first_token_p95": "the 95th percentile of the time to first token",
+    "inter_token_p99": "the 99th percentile of the inter-token time",
+    "total_p95": "the 95th percentile of the time end to end",
+    "throughput": "time a generated token, all requests together",
 }
 SHORT_NAMES = {
     "first_token": "first token",
     "inter_token": "inter-token",
     "per_token": "per token",
     "total": "end to end",
-    # Of whole rounds, for the gate.
     "first_token_p95": "first token, p95",
+    "inter_token_p99": "inter-token, p99",
     "total_p95": "end to end, p95",
     "throughput": "time a generated token, all requests together",
 }

@@ -7,6 +7,7 @@ from client.load.record import Run
 from client.load.steady import overloaded
 
 _LATE_SECONDS, _LATE_SHARE = 0.002, 0.01
+_HELD_UP = 0.01  # seconds
 _BUSY = 0.9  # of one core: the client runs on one
 
 
@@ -23,6 +24,13 @@ def sent_late(run: Run) -> bool:
     if not firsts:
         return False
     return lags[int(0.99 * (len(lags) - 1))] > max(_LATE_SECONDS, _LATE_SHARE * firsts[len(firsts) // 2])
+
+
+def held_up(run: Run) -> bool:
+    """Whether the client came to its turn too late to time what it was sent: by over 10 ms and a tenth of the median
+    time to first token."""
+    firsts = sorted(r.first_token for r in run.records if r.first_token is not None)
+    return bool(firsts) and run.held_up > max(_HELD_UP, 0.1 * firsts[len(firsts) // 2])
 
 
 def warnings(run: Run) -> tuple[str, ...]:
@@ -43,6 +51,9 @@ def of_the_client(run: Run) -> list[str]:
     found = []
     if sent_late(run):
         found.append("the client sent late (99th percentile of the lag above 2 ms and 1 % of the time to first token)")
+    if held_up(run):
+        ms = run.held_up * 1e3
+        found.append(f"the client was held up itself ({ms:.0f} ms, 99th percentile): what came meanwhile seems late")
     if client_bound(run):
         found.append("the client used a whole core: it, not the server, may have set the pace")
     return found

@@ -31,6 +31,7 @@ class Record:
     error: str = ""
     cancelled: bool = False  # the user of the trace left before the end
     answer: str = ""  # "i" and a short hash of the token ids, or "t" and one of the text where no ids were told
+    may_leave: bool = False  # the trace said when its user leaves, had it not been answered by then
     id: str = ""  # the server's, as its request log, traces and exemplars have it; empty when nothing came
 
     @property
@@ -79,6 +80,7 @@ class Run:
     client_cpu: float  # CPU seconds of the client's whole process
     interrupted: bool  # stopped by hand before every row was answered
     salt: str = ""  # what was put before the prompts of the trace
+    held_up: float = 0.0  # how late the client itself woke, 99th percentile of many times a second
 
 
 def record_to_json(record: Record) -> dict[str, Any]:
@@ -93,6 +95,7 @@ def record_to_json(record: Record) -> dict[str, Any]:
         "error": record.error,
         "answer": record.answer,
         "cancelled": record.cancelled,
+        "may_leave": record.may_leave,
         "id": record.id,
     }
 
@@ -101,5 +104,5 @@ def record_from_json(data: Mapping[str, Any]) -> Record:
     """What `record_to_json` wrote. Raises KeyError where it is not one."""
     facts = None if data["facts"] is None else facts_from_json(data["facts"])
     copied = {name: data[name] for name in ("row", "intended", "sent", "end", "error")}
-    later = {name: data[name] for name in ("answer", "cancelled", "id") if name in data}
+    later = {name: data[name] for name in ("answer", "cancelled", "may_leave", "id") if name in data}
     return Record(arrivals=tuple(data["arrivals"]), facts=facts, **later, **copied)

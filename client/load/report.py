@@ -33,6 +33,7 @@ def document(run: Run, summary: Summary) -> dict[str, Any]:
         "interrupted": run.interrupted,
         "warnings": list(warnings(run)),
         "client_cpu_seconds": run.client_cpu,
+        "client_held_up": run.held_up,
         "client_bound": client_bound(run),
         "settled_after": settled_after(run.records),
         "intervals": intervals(run),

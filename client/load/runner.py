@@ -14,6 +14,7 @@ from math import inf
 from client.api import Client, ClientError, Piece, RoutingDetail, StreamCut
 from client.facts import Facts
 from client.load.arrivals import Arrivals, Closed
+from client.load.pulse import Pulse
 from client.load.record import Record, Run
 from client.load.salt import Salt
 from client.load.trace import Trace, TraceRow
@@ -94,20 +95,22 @@ class _Runner:
     async def run(self) -> Run:
         started, cpu = datetime.now(UTC), time.process_time()
         self._zero = time.perf_counter()
+        pulse = Pulse()
         sending = asyncio.create_task(self._closed() if isinstance(self._load.arrivals, Closed) else self._open())
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait((sending, stopping), return_when=asyncio.FIRST_COMPLETED)
             whole = sending.done()
         finally:
+            pulse.stop()
             stopping.cancel()
             sending.cancel()
             await asyncio.wait((sending, stopping))
         if not sending.cancelled() and (error := sending.exception()):
             raise error
-        return self._result(started, time.process_time() - cpu, interrupted=not whole)
+        return self._result(started, time.process_time() - cpu, pulse.late, interrupted=not whole)
 
-    def _result(self, started: datetime, cpu: float, *, interrupted: bool) -> Run:
+    def _result(self, started: datetime, cpu: float, held_up: float, *, interrupted: bool) -> Run:
         records = tuple(sorted(self._records, key=lambda r: r.row))
         seconds = max((r.end for r in records), default=0.0) - min((r.intended for r in records), default=0.0)
         return Run(
@@ -121,6 +124,7 @@ class _Runner:
             client_cpu=cpu,
             interrupted=interrupted,
             salt=self._load.salt.word if self._load.salt else "",
+            held_up=held_up,
         )
 
     async def _open(self) -> None:
@@ -162,7 +166,19 @@ class _Runner:
         except ClientError as failure:
             error = failure.message
         end = self._now()
-        record = Record(index, intended, sent, tuple(arrivals), end, facts, error, left, str(answer), answer.id)
+        record = Record(
+            index,
+            intended,
+            sent,
+            tuple(arrivals),
+            end,
+            facts,
+            error,
+            cancelled=left,
+            answer=str(answer),
+            may_leave=row.cancel_after is not None,
+            id=answer.id,
+        )
         self._records.append(record)
         self._on_record(record)
 

@@ -18,7 +18,7 @@ from client.load.record import Record, Run
 from client.load.runner import Bounds, Load, run
 from client.load.statistics import Objective, Summary, summarise
 from client.load.trace import Trace
-from client.load.warmup import warm_up
+from client.load.warmup import enough, warm_up
 from client.load.workload import Subject, Workload, draw, find
 
 
@@ -37,6 +37,12 @@ class Plan:
     trace: Path | None = None
     save_trace: Path | None = None
     access: Access | None = None
+
+    @property
+    def warm(self) -> int:
+        """Requests before, of which a closed loop needs as many as it has at once; 0 where none are wanted."""
+        wanted = enough([self.arrivals] if isinstance(self.arrivals, Closed) else [])
+        return max(self.warmup, wanted) if self.warmup else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ async def put_under_load(plan: Plan, console: Console) -> Done:
         trace = await _trace(plan, subject)
         if plan.save_trace is not None:
             trace.write(plan.save_trace)
-        await warm_up(plan.workload, plan.warmup, [subject], plan.seed)
+        await warm_up(plan.workload, plan.warm, [subject], plan.seed)
         with progress(console) as bar, gently() as stop:
             task = bar.add_task("load", total=len(trace.rows), errors="")
             watch = _Errors(bar, task)
@@ -92,7 +98,7 @@ class _Errors:
 async def _trace(plan: Plan, subject: Subject) -> Trace:
     if plan.trace is None:
         assert plan.arrivals is not None, "nothing says when requests are due"
-        return await draw(plan.workload, plan.arrivals, [subject], seed=plan.seed, start=plan.warmup)
+        return await draw(plan.workload, plan.arrivals, [subject], seed=plan.seed, start=plan.warm)
     trace = Trace.read(plan.trace)
     if plan.arrivals is None or isinstance(plan.arrivals, Closed):
         return trace

@@ -56,13 +56,17 @@ class Objective:
         return max((limit for limit in (self.first_token, self.total) if limit is not None), default=None)
 
     def met(self, record: Record) -> bool:
-        """Whether a request was answered whole and within every limit. An error never meets an objective."""
+        """Whether a request was answered whole and within every limit. An error never meets an objective, nor do tokens
+        that nobody saw come."""
+        tokens = record.completion_tokens
         limits = (
-            (record.first_token, self.first_token),
-            (record.per_token, self.per_token),
-            (record.total, self.total),
+            (record.first_token, self.first_token, tokens > 0),
+            (record.per_token, self.per_token, tokens > 1),
+            (record.total, self.total, True),
         )
-        return record.ok and all(limit is None or value is None or value <= limit for value, limit in limits)
+        return record.ok and all(
+            limit is None or (not due if value is None else value <= limit) for value, limit, due in limits
+        )
 
 
 @dataclass(frozen=True, slots=True)

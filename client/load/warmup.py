@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from client.api import ClientError
-from client.load.arrivals import Closed
+from client.load.arrivals import Arrivals, Closed
 from client.load.runner import Load, run
 from client.load.trace import Trace
 from client.load.workload import Subject, Workload, draw
 
-_AT_ONCE = 4
+LEAST = 4
+_MOST_AT_ONCE = 64
+
+
+def enough(levels: Iterable[Arrivals]) -> int:
+    """Requests that warm a server up for these loads: every connection of a closed loop is there before it counts, and
+    batches have been as large."""
+    return max([LEAST, *(level.concurrency for level in levels if isinstance(level, Closed))])
 
 
 async def warm_up(
@@ -23,7 +30,7 @@ async def warm_up(
     """
     if not count:
         return
-    arrivals = Closed(_AT_ONCE)
+    arrivals = Closed(min(count, _MOST_AT_ONCE))
     if trace is None:
         trace = await draw(replace(workload, requests=count, cancelled=0.0), arrivals, subjects, seed=seed)
     for subject in subjects:

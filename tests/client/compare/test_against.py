@@ -6,6 +6,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 from typer.testing import CliRunner, Result
@@ -65,6 +66,25 @@ def test_a_missing_architecture_fails_the_gate(tmp_path: Path) -> None:
     done = gated(made(), new, tmp_path)
     assert done.exit_code == 3
     assert "rounds measured" in done.stdout
+
+
+def test_what_could_not_have_been_seen_is_no_pass(tmp_path: Path) -> None:
+    """Rounds a tenth apart: a twelfth more does not show, three times as much does, and less is fine."""
+    rng = np.random.default_rng(3)
+    shift = np.exp(rng.normal(0, 0.1, 5)).tolist()
+
+    def result(factor: float) -> Results:
+        whole = made()
+        for n, m in enumerate(whole.measured):
+            rows = [record(r.row, r.arrivals[0] * shift[m.cell.repeat] * factor) for r in m.run.records]
+            whole.measured[n] = replace(m, run=replace(m.run, records=tuple(rows)))
+        return whole
+
+    done = gated(made(), result(1.08), tmp_path)
+    assert done.exit_code == 4, done.output
+    assert "too few or too unequal rounds to show 5% in first token" in done.stderr
+    assert gated(made(), result(3.0), tmp_path).exit_code == 3
+    assert gated(made(), result(0.6), tmp_path).exit_code == 0
 
 
 def test_few_rounds_cannot_be_judged(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ async def test_a_slowed_architecture_is_caught(fake: FakeServer) -> None:
     experiment = on(fake, "plain", "slowed")
     fake.behave(slowdown={"slowed": 4.0})
     findings = conclude(await measure(experiment))
-    first, per_token, total = findings.differences[1, 0]
+    first, per_token, total, *_ = findings.differences[1, 0]
     assert (first.verdict, total.verdict) == ("slower", "slower")
     assert first.ratio == pytest.approx(4.0, rel=0.4)
     assert first.difference == pytest.approx(0.06, abs=0.02)
@@ -51,15 +51,15 @@ async def test_a_slowed_architecture_is_caught(fake: FakeServer) -> None:
 
 
 async def test_identical_architectures_are_not_told_apart(fake: FakeServer) -> None:
-    """At most one run in twenty may tell them apart by chance, so the test fails only if two in a row do."""
+    """Of each kind of numbers one run in twenty may tell them apart by chance: the test fails if three in a row do."""
     experiment = on(fake, "one", "twin")
-    for seed in range(2):
+    for seed in range(3):
         findings = conclude(await measure(replace(experiment, seed=seed)))
         if {one.verdict for one in findings.differences[1, 0]} == {"no difference shown"}:
             break
     else:
-        raise AssertionError(f"told apart twice: {findings.differences}")
-    assert all(one.smallest > 1.0 for one in findings.differences[1, 0])
+        raise AssertionError(f"told apart three times: {findings.differences}")
+    assert all(one.smallest > 1.0 for one in findings.differences[1, 0][:3])
 
 
 async def test_every_architecture_gets_the_same_requests_in_interleaved_rounds(fake: FakeServer) -> None:

@@ -16,8 +16,10 @@ from client.cli import app
 from client.compare.bench import Watcher, measure
 from client.compare.document import ResultsError, document, read, resumable
 from client.compare.experiment import from_text
+from client.compare.paired import METRICS, NOT_SHOWN
 from client.compare.report import write
 from client.compare.results import Results, conclude
+from client.compare.whole import OF_A_RUN
 from tests.client.compare.factories import results
 from tests.client.compare.test_bench import on
 from tests.client.fake_server import FakeServer
@@ -58,7 +60,9 @@ def test_everything_is_read_back(tmp_path: Path) -> None:
     assert again.cards == whole.cards
     assert again.experiment == whole.experiment
     assert orjson.loads(orjson.dumps(document(conclude(again))))["cells"] == orjson.loads(path.read_bytes())["cells"]
-    assert [one.verdict for one in conclude(again).differences[1, 0]] == ["slower", "no difference shown", "slower"]
+    verdicts = {one.metric: one.verdict for one in conclude(again).differences[1, 0]}
+    assert [verdicts[metric] for metric in METRICS] == ["slower", NOT_SHOWN, "slower"]
+    assert [verdicts[metric] for metric in OF_A_RUN] == ["slower", NOT_SHOWN, "slower", NOT_SHOWN]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,15 @@ def test_what_was_trained_is_what_the_recipes_say_and_judged_beyond_it() -> None
     assert len(widths) == 1
 
 
+def test_positions_differ_in_positions_alone() -> None:
+    told = architectures("positions")
+    heads = [[attention.heads for attention in one.attentions] for one in told.values()]
+    assert all(one == heads[0] for one in heads)
+    caches = {accounting.cache_bytes_per_token(one) for one in told.values()}
+    parts = [accounting.parameters(one).all for one in told.values()]
+    assert len(caches) == 1 and {part.total - part.positions for part in parts} == {parts[0].total}
+
+
 def test_equal_is_equal() -> None:
     active = {name: accounting.parameters(a).active for name, a in architectures("experts_equal_active").items()}
     assert active["experts"] == pytest.approx(active["dense"], rel=0.01)

@@ -22,12 +22,14 @@ def test_what_is_concluded_can_be_worked_out_by_hand() -> None:
     findings = conclude(results((0.1, 0.2)))
     assert findings.summaries[0, 0].first_token.p50 == pytest.approx(0.1015)
     assert findings.summaries[1, 0].output_rate == pytest.approx(5 * 4 * 3 / 10)  # five runs of two seconds
-    first, per_token, total = findings.differences[1, 0]
+    first, per_token, total, *whole = findings.differences[1, 0]
     assert (first.metric, first.verdict, first.pairs) == ("first_token", "slower", 20)
     assert first.ratio == pytest.approx(2.0)
     assert first.difference == pytest.approx(0.1015)
     assert per_token.verdict == "no difference shown"
     assert total.verdict == "slower"
+    assert [one.metric for one in whole] == ["first_token_p95", "inter_token_p99", "total_p95", "throughput"]
+    assert [one.pairs for one in whole] == [5] * 4
 
 
 def test_the_document_holds_every_record() -> None:

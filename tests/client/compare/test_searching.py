@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from math import inf
 
+import numpy as np
 import pytest
 
 from client.compare.bench import measure
 from client.compare.cautions import cautions
 from client.compare.parts import Search, search
 from client.compare.results import conclude
-from client.compare.searching import Tried, bounds, in_words, judged, next_rate, outcomes, to_try
+from client.compare.searching import Tried, bounds, in_words, judged, next_rate, outcomes, to_try, unsteady
 from client.compare.section import Section
 from client.compare.tables import summary
 from client.load.record import Record, Run
@@ -89,12 +91,39 @@ def test_the_objective_says_how_long_at_least() -> None:
     assert seconds(per_token=0.5) == 5.0
 
 
-def test_the_rate_that_is_found_has_to_hold_twice() -> None:
-    tried = [Tried(0, 1.0, 1.0, True), Tried(0, 1.09, 0.5, False)]
-    assert to_try(SEARCH, tried, 0) == 1.0
-    assert to_try(SEARCH, [*tried, Tried(0, 1.0, 1.0, True)], 0) is None
-    assert bounds(outcomes([*tried, Tried(0, 1.0, 0.5, False)], 0)) == (0.0, 1.0)
-    assert to_try(SEARCH, [Tried(0, 1.0, 0.5, False)], 0) is None
+def test_the_rates_that_it_ends_between_are_tried_twice() -> None:
+    low, high = Tried(0, 1.0, 1.0, True), Tried(0, 1.09, 0.5, False)
+    assert to_try(SEARCH, [low, high], 0) == 1.0
+    assert to_try(SEARCH, [low, high, low], 0) == 1.09
+    assert to_try(SEARCH, [low, high, low, high], 0) is None
+    assert to_try(SEARCH, [replace(low, held=False)], 0) == 1.0
+    assert to_try(SEARCH, [replace(low, held=False)] * 2, 0) is None
+
+
+def test_one_bad_moment_of_the_machine_decides_nothing() -> None:
+    """Two of three do; a rate that held and failed is tried once more before anything else."""
+    held, failed = Tried(0, 8.0, 1.0, True), Tried(0, 8.0, 0.5, False)
+    lower, higher = Tried(0, 4.0, 1.0, True), Tried(0, 8.7, 0.5, False)
+    assert to_try(SEARCH, [lower, held, higher, failed], 0) == 8.0
+    assert bounds(outcomes([lower, held, higher, failed, held], 0)) == (8.0, 8.7)
+    assert bounds(outcomes([lower, held, higher, failed, failed], 0)) == (4.0, 8.0)
+    assert unsteady([lower, held, higher, failed], 0) == [8.0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_search_ends_however_the_machine_behaves(seed: int) -> None:
+    rng, tried = np.random.default_rng(seed), list[Tried]()
+    while (rate := to_try(SEARCH, tried, 0)) is not None:
+        tried.append(Tried(0, rate, 1.0, bool(rng.random() < 0.5)))
+        assert len(tried) < 100
+    assert max(Counter(one.rate for one in tried).values()) <= 3
+
+
+def test_who_left_before_is_not_asked_whether_it_was_good_enough() -> None:
+    left = [replace(record(row, 0.1), cancelled=True, facts=None, may_leave=True) for row in range(3)]
+    records = [*left, *(record(row, 0.1) for row in range(3, 10))]
+    told = judged(SEARCH, Objective(first_token=0.5), 0, 2.0, run(records))
+    assert told.held and told.share == 1.0
 
 
 def test_what_was_found_is_told_in_words() -> None:
@@ -107,4 +136,6 @@ def test_what_was_found_is_told_in_words() -> None:
     assert (
         "Highest rate within the objective: arch0 8.00/s held, the highest that was tried; arch1 below 8.00/s." in said
     )
-    assert "arch1 at 8/s, searching: the client sent late" in cautions(conclude(whole))
+    assert "arch1, searching, 1 of 1 times: the client sent late" in cautions(conclude(whole))
+    whole.tried += [replace(one, held=not one.held) for one in whole.tried]
+    assert "arch0, searching: held at one time and failed at another: 8.00/s" in cautions(conclude(whole))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from client.api import Client, GenerateRequest, Piece
 from client.facts import Facts, Usage
 from client.load.arrivals import Closed, Constant, Drawn, offsets
+from client.load.judgement import held_up, warnings
 from client.load.record import Record, Run
 from client.load.runner import Bounds, Load, run
 from client.load.statistics import gaps, summarise
@@ -85,6 +88,24 @@ async def test_open_loop_counts_the_wait_that_a_late_client_caused(client: Clien
     assert late.lag > 0.04
     assert late.first_token is not None
     assert late.first_token >= late.lag
+
+
+async def test_a_client_that_is_held_up_says_so_whatever_the_load(client: Client, fake: FakeServer) -> None:
+    """In a closed loop nothing is sent late, so the schedule shows nothing."""
+    fake.behave(first_token=0.02, gap=0.01)
+    assert held_up(replace(await run(client, load(6, Closed(2))), held_up=0.03))
+    loop = asyncio.get_running_loop()
+
+    def stand_still() -> None:
+        time.sleep(0.05)
+        nonlocal timer
+        timer = loop.call_later(0.01, stand_still)
+
+    timer = loop.call_later(0.01, stand_still)
+    result = await run(client, load(6, Closed(2)))
+    timer.cancel()
+    assert result.held_up > 0.03
+    assert any("held up itself" in said for said in warnings(result))
 
 
 @pytest.mark.usefixtures("slow")

@@ -74,6 +74,12 @@ def test_an_objective_needs_every_limit(objective: Objective, met: bool) -> None
     assert not objective.met(FAILED)
 
 
+def test_tokens_that_nobody_saw_come_meet_no_limit_on_them() -> None:
+    unseen = Record(0, 0.0, 0.0, (), 30.0, TOLD)
+    assert not Objective(first_token=0.5).met(unseen) and not Objective(per_token=0.5).met(unseen)
+    assert Objective(total=31.0).met(unseen)
+
+
 def _run(*records: Record, interrupted: bool = False, client_cpu: float = 0.1) -> Run:
     return Run("t", "m", Poisson(1.0), "hash", records, 10.0, "now", client_cpu, interrupted)
 

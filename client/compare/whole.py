@@ -1,0 +1,56 @@
+"""Numbers of which each round has one: tails and throughput, of which a median of pairs says nothing. Pure.
+
+A server that holds up every twentieth request for a second is as quick as another by the median; it is not by these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from client.compare.paired import MOST_LOST, Difference, over_rounds
+from client.load.record import Record, Run
+from client.load.statistics import gaps
+
+
+def over_runs(pairs: Sequence[tuple[Run, Run]]) -> tuple[Difference, ...]:
+    """One difference for each of `OF_A_RUN`; each pair is a round, (baseline, other). A round in which too many
+    requests of either side failed is lost: the times of the others are no fair sample."""
+    whole = [pair for pair in pairs if not any(map(_lossy, pair))]
+    return tuple(_difference(metric, read, whole, len(pairs) - len(whole)) for metric, read in OF_A_RUN.items())
+
+
+def _difference(metric: str, read: Callable[[Run], float], pairs: Sequence[tuple[Run, Run]], lost: int) -> Difference:
+    told = [(read(baseline), read(other)) for baseline, other in pairs]
+    return over_rounds(metric, [(one, other) for one, other in told if one > 0 and other > 0], lost)
+
+
+def _lossy(run: Run) -> bool:
+    return sum(bool(r.error) for r in run.records) > MOST_LOST * len(run.records)
+
+
+def _quantile(q: float, read: Callable[[Record], Sequence[float]]) -> Callable[[Run], float]:
+    def of(run: Run) -> float:
+        values = [value for r in run.records if r.ok for value in read(r)]
+        return float(np.quantile(values, q)) if values else 0.0
+
+    return of
+
+
+def _first_token(record: Record) -> Sequence[float]:
+    return () if record.first_token is None else (record.first_token,)
+
+
+def _seconds_a_token(run: Run) -> float:
+    """Throughput, turned about so that less is better."""
+    tokens = sum(r.completion_tokens for r in run.records if r.ok)
+    return run.seconds / tokens if tokens else 0.0
+
+
+OF_A_RUN: dict[str, Callable[[Run], float]] = {
+    "first_token_p95": _quantile(0.95, _first_token),
+    "inter_token_p99": _quantile(0.99, gaps),
+    "total_p95": _quantile(0.95, lambda record: (record.total,)),
+    "throughput": _seconds_a_token,
+}

@@ -1,0 +1,34 @@
+"""Whether the client's own event loop comes to its turn: what it is late for, it measures late."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+
+EVERY = 0.01  # seconds
+
+
+class Pulse:
+    """Wakes again and again from now on, on the running loop, and notes how late; `stop` it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._late: list[float] = []
+        self._beat()
+
+    @property
+    def late(self) -> float:
+        """Seconds, the 99th percentile; 0 before the first."""
+        return float(np.quantile(self._late, 0.99)) if self._late else 0.0
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _beat(self) -> None:
+        self._due = self._loop.time() + EVERY
+        self._timer = self._loop.call_at(self._due, self._wake)
+
+    def _wake(self) -> None:
+        self._late.append(self._loop.time() - self._due)
+        self._beat()

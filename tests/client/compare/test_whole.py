@@ -1,0 +1,58 @@
+"""Tails and throughput have verdicts of their own: the median of pairs does not see them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.compare.paired import NO_VERDICT, NOT_SHOWN, corrected
+from client.compare.results import differences_of
+from client.load.record import Record, Run
+from tests.client.compare.factories import record, run
+
+
+def round_of(seed: int, *, stalls: float = 0.0, longer: float = 1.0) -> Run:
+    """Forty requests of about 0.1 s; a share `stalls` of them takes a second more."""
+    rng = np.random.default_rng(seed)
+    noise = np.exp(rng.normal(0, 0.02, 40))
+    rows = [record(row, 0.1 * noise[row] + (rng.random() < stalls)) for row in range(40)]
+    return replace(run(rows), seconds=2.0 * longer * np.exp(rng.normal(0, 0.01)))
+
+
+def verdicts(pairs: list[tuple[Run, Run]]) -> dict[str, str]:
+    return {one.metric: one.verdict for one in corrected(differences_of(pairs, 0))}
+
+
+def test_a_tail_is_told_where_the_median_is_the_same() -> None:
+    told = verdicts([(round_of(n), round_of(100 + n, stalls=0.12)) for n in range(8)])
+    assert (told["first_token"], told["total"]) == (NOT_SHOWN, NOT_SHOWN)
+    assert (told["first_token_p95"], told["total_p95"]) == ("slower", "slower")
+
+
+def test_throughput_has_a_verdict() -> None:
+    told = verdicts([(round_of(n), round_of(100 + n, longer=1.2)) for n in range(5)])
+    assert told == {metric: "slower" if metric == "throughput" else NOT_SHOWN for metric in told}
+
+
+def test_a_round_that_lost_requests_has_no_tail() -> None:
+    def losing(whole: Run) -> Run:
+        return replace(whole, records=(replace(whole.records[0], error="full"), *whole.records[1:]))
+
+    told = verdicts([(round_of(n), losing(round_of(100 + n, stalls=0.5)) if n else round_of(9)) for n in range(5)])
+    assert {told["first_token_p95"], told["throughput"]} == {NO_VERDICT}
+
+
+def test_who_may_leave_is_no_pair() -> None:
+    """The slower side answers only its quick ones before their users leave: a third slower, and looks like a sixth."""
+    rng = np.random.default_rng(1)
+    times = rng.uniform(0.1, 0.6, 200)
+
+    def side(factor: float, row: int) -> Record:
+        one = replace(record(row, times[row] * factor, gap=0.0), may_leave=row % 2 == 0)
+        return replace(one, cancelled=True) if one.may_leave and times[row] * factor > 0.5 else one
+
+    pairs = [tuple(run([side(factor, row) for row in range(n, n + 40)]) for factor in (1.0, 4 / 3)) for n in range(5)]
+    (first, *_) = differences_of([(one, two) for one, two in pairs], 0)
+    assert first.pairs == 100 and first.lost == 0 and first.ratio == pytest.approx(4 / 3)
