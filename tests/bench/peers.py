@@ -1,11 +1,13 @@
-"""Dyno and other engines in turn, on the same weights and under the same load: ours, a peer, ours again.
+"""Dyno and other engines in turn, on the same weights and under the same load.
 
     python -m tests.bench.peers --peers FOLDER [--models tiny-dense …] [--against vllm …] [--cases c1 c8 c32 …]
-                                [--load foreign] [--out FILE]
+                                [--rounds 6] [--load foreign] [--out FILE]
 
 Who is measured and how it is started stands in tests/bench/peers.toml; FOLDER has the peers' environments and, under
-models/, the checkpoints. Machines drift within the hour, so a ratio is the mean of ours before and after a peer against
-the peer's figure. A row is marked `!` where others used over 0.15 cores or our two figures differ by more than a tenth.
+models/, the checkpoints. Machines drift within the minute: a server of a peer is up together with ours, and both are
+measured in turns (tests/bench/facing.py). An engine that measures itself in process is run between two turns of ours,
+and the ratio is their mean against its figure. A row is marked `!` where others, or servers that were not asked, used
+over 0.15 cores, or where our two turns differ by more than a tenth.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tests.bench import facing
 from tests.bench.closed import Case, LoadFailed
 from tests.bench.contender import Contender, External, NotMeasured, Running, Score, running
 from tests.bench.processes import NOISY_CORES, Others, end_orderly
@@ -47,6 +50,7 @@ class Plan:
     cases: tuple[str, ...]
     load: External | None
     repeats: int
+    rounds: int
     quiet_seconds: float
     logs: Path
 
@@ -66,18 +70,44 @@ def main() -> int:
     end_orderly()
     with options.out.open("a") as out:
         for model, path in plan.models:
-            print(f"\n**{model}**\n\n{HEAD}", flush=True)
-            before = _turn(plan, plan.ours, model, path)
             for peer in plan.peers:
-                theirs = _turn(plan, peer, model, path)
-                after = _turn(plan, plan.ours, model, path)
-                for line in rows(before, theirs, after, plan.cases):
+                measured = _around(plan, peer, model, path) if peer.alone else _faced(plan, peer, model, path)
+                print(f"\n**{model}**\n\n{HEAD if peer.alone else facing.HEAD}", flush=True)
+                for line, scores in measured:
                     print(line, flush=True)
-                for turn in (before, theirs, after):
-                    told = [{"case": c, "transport": t, **asdict(score)} for (c, t), score in turn.scores.items()]
-                    out.write(json.dumps({"model": model, "who": turn.name, "at": time.time(), "scores": told}) + "\n")
-                before = after
+                    told = {"model": model, "against": peer.name, "at": time.time(), **scores}
+                    out.write(json.dumps(told) + "\n")
     return 0
+
+
+Line = tuple[str, dict[str, Any]]
+"""A row of the table, and the scores that it comes from."""
+
+
+def _faced(plan: Plan, peer: Contender, model: str, path: Path) -> Iterator[Line]:
+    """Both servers up. Where one of them fails, it is told on stderr, and what comes after is left out."""
+    logs = [plan.logs / f"{one.name}-{model}.log" for one in (plan.ours, peer)]
+    try:
+        with running(plan.ours, model, path, logs[0]) as ours, running(peer, model, path, logs[1]) as theirs:
+            for number, case in enumerate(plan.cases):
+
+                def once(server: Running, target: str, n: int, at: int = number, c: str = case) -> Score:
+                    return _once(plan, server, c, target, (at, n))
+
+                wait_for_quiet(plan.quiet_seconds)
+                told = facing.face(ours, theirs, plan.rounds, once)
+                scores = {who: [asdict(score) for score in some] for who, some in told.everything}
+                yield facing.row(case, peer.name, told), {"case": case, **scores}
+    except (NotMeasured, LoadFailed) as why:
+        print(f"{model}: {why}", file=sys.stderr)
+
+
+def _around(plan: Plan, peer: Contender, model: str, path: Path) -> Iterator[Line]:
+    """Ours, the peer, ours again."""
+    turns = [_turn(plan, one, model, path) for one in (plan.ours, peer, plan.ours)]
+    for case, line in zip(plan.cases, rows(*turns, plan.cases), strict=True):
+        told = [{t: asdict(score) for (c, t), score in turn.scores.items() if c == case} for turn in turns]
+        yield line, {"case": case, "turns": told}
 
 
 HEAD = """| case | ours, tokens/s | peer | tokens/s | ratio | first token, ms | gRPC / REST | others |
@@ -149,14 +179,19 @@ def _tell(name: str, measure: Any) -> Score | None:
 
 
 def _served(plan: Plan, server: Running, case: str, target: str, number: int) -> Score:
-    """The median of the repeats, of our client or of the foreign one (which speaks HTTP only)."""
+    """The median of the repeats."""
     wait_for_quiet(plan.quiet_seconds, server.process.pid)
+    scores = [_once(plan, server, case, target, (number, i)) for i in range(plan.repeats)]
+    firsts = [score.first_token for score in scores if score.first_token is not None]
+    return Score(median(s.rate for s in scores), median(firsts), max(score.others for score in scores))
+
+
+def _once(plan: Plan, server: Running, case: str, target: str, seed: tuple[int, int]) -> Score:
+    """By our client or the foreign one (which speaks HTTP only)."""
     if plan.load is not None and target.startswith("http"):
         words = {**_words(case), "model": server.model, "port": server.port, "pid": server.process.pid}
         return plan.load.measure(words, CASE_SECONDS, {})
-    scores = [server.measure(CASES[case], target, (int(time.time()), number, i)) for i in range(plan.repeats)]
-    firsts = [score.first_token for score in scores if score.first_token is not None]
-    return Score(median(s.rate for s in scores), median(firsts), max(score.others for score in scores))
+    return server.measure(CASES[case], target, (int(time.time()), *seed))
 
 
 def _alone(plan: Plan, contender: Contender, model: str, path: Path, case: str) -> Score:
@@ -199,6 +234,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         cases=tuple(options.cases),
         load=External(_filled(load, folders)) if load else None,
         repeats=options.repeats,
+        rounds=options.rounds,
         quiet_seconds=options.quiet_seconds,
         logs=options.peers / "logs",
     )
@@ -224,7 +260,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--flags", default="", help="more flags of our server, in one word")
     parser.add_argument("--load", help="a load command of the file for all servers, instead of our client")
-    parser.add_argument("--repeats", type=int, default=2, help="runs of a case in a turn; their median counts")
+    parser.add_argument("--rounds", type=int, default=6, help="of a case with both servers up")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of a case between peers that measure themselves")
     parser.add_argument("--quiet-seconds", type=float, default=25.0, help="longest wait for others before each case")
     parser.add_argument("--out", type=Path, default=Path("runs/peers.jsonl"), help="every score, one turn a line")
     options = parser.parse_args()

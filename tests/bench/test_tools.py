@@ -9,15 +9,17 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.bench import __main__ as suite
-from tests.bench import curves, peers, processes
+from tests.bench import curves, facing, peers, processes
 from tests.bench.baseline import Baseline
 from tests.bench.closed import Case
-from tests.bench.contender import Contender, External, NotMeasured, Score, free_ports, running
+from tests.bench.contender import Contender, External, NotMeasured, Running, Score, free_ports, running
 from tests.bench.figure import Figure, of_runs, timed
 from tests.bench.peers import Turn, rows
 
@@ -165,10 +167,36 @@ def test_what_has_no_figure_is_not_measured() -> None:
     assert row == "| c1 | 100.0 / 100.0 | peer | not measured | | | | |"
 
 
+def facing_each_other(rounds: int) -> tuple[list[str], facing.Rounds]:
+    """Servers that are not there: ours does 100 and 110 over gRPC, the peer 50, and the third round twice as fast."""
+    server = Running(SimpleNamespace(pid=os.getpid()), "m", 1, ("http://ours", "grpc://ours"), 0.0)  # type: ignore[arg-type]
+    peer = replace(server, targets=("http://peer",))
+    rates, order = {"http://ours": 100.0, "grpc://ours": 110.0, "http://peer": 50.0}, list[str]()
+
+    def measure(server: Running, target: str, number: int) -> Score:
+        order.append(target)
+        return Score(rates[target] * (2 if number == 2 else 1), 0.01, 0.0)
+
+    return order, facing.face(server, peer, rounds, measure)
+
+
+def test_two_servers_take_turns_and_a_faster_minute_counts_for_both() -> None:
+    order, told = facing_each_other(3)
+    assert order[:6] == ["grpc://ours", "http://peer", "http://ours", "http://ours", "http://peer", "grpc://ours"]
+    told.idle = 0.0
+    line = facing.row("c1", "peer", told)
+    assert line == ("| c1 | 100.0 | peer | 50.0 | **2.00** (2.00 to 2.00) | 10.0 / 10.0 | 1.10 (1.10 to 1.10) | 0.00 |")
+    told.idle = 0.5
+    assert facing.row("c1", "peer", told).endswith("| 0.50 ! |"), (
+        "a server that nobody asks takes the cores of the other"
+    )
+    assert "**2.00** | 10.0" in facing.row("c1", "peer", facing_each_other(1)[1])
+
+
 def test_every_command_of_the_file_can_be_filled_in(tmp_path: Path) -> None:
     options = argparse.Namespace(
         file=Path(peers.__file__).with_name("peers.toml"), peers=tmp_path, flags="--max-rows 8", load="foreign",
-        models=["tiny-dense"], against=["vllm", "llama", "openvino-int8"], cases=["c1", "long"], repeats=1,
+        models=["tiny-dense"], against=["vllm", "llama", "openvino-int8"], cases=["c1", "long"], repeats=1, rounds=1,
         quiet_seconds=0.0,
     )  # fmt: skip
     plan = peers._plan(options)
