@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from client.load.arrivals import Closed
 from client.load.record import Run
+from client.load.statistics import Summary
 from client.load.steady import overloaded
+from client.units import percent
 
 _LATE_SECONDS, _LATE_SHARE = 0.002, 0.01
 _HELD_UP = 0.01  # seconds
+_CACHED = 0.05  # of the prompt tokens: so much is chance, or a few words that tales begin with
 _BUSY = 0.9  # of one core: the client runs on one
 
 
@@ -44,6 +47,14 @@ def warnings(run: Run) -> tuple[str, ...]:
             "requests waited ever longer: the rate is above what the server holds, and latencies grow with time"
         )
     return tuple(found)
+
+
+def of_the_prompts(summary: Summary) -> list[str]:
+    """A warning where prompts that were drawn to share nothing were in the prefix cache all the same."""
+    if not summary.cached_share > _CACHED:
+        return []
+    share = percent(summary.cached_share)
+    return [f"{share} of the prompts were cached, from an earlier run perhaps; --seed N sends others"]
 
 
 def of_the_client(run: Run) -> list[str]:

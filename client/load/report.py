@@ -12,7 +12,7 @@ from rich.text import Text
 
 from client.load.arrivals import Closed, describe, to_json
 from client.load.intervals import quantile_interval
-from client.load.judgement import client_bound, warnings
+from client.load.judgement import client_bound, of_the_prompts, warnings
 from client.load.record import Run
 from client.load.statistics import Summary
 from client.load.steady import settled_after
@@ -21,8 +21,9 @@ from client.units import milliseconds, percent, plain
 SCHEMA = "dyno.load/1"
 
 
-def document(run: Run, summary: Summary) -> dict[str, Any]:
-    """The run as JSON values; seconds throughout, and null where there was nothing to measure."""
+def document(run: Run, summary: Summary, *, unshared: bool = False) -> dict[str, Any]:
+    """The run as JSON values; seconds throughout, and null where there was nothing to measure. `unshared`: no two of
+    its prompts begin alike, so that none should have been in the prefix cache."""
     return {
         "schema": SCHEMA,
         "target": run.target,
@@ -31,7 +32,7 @@ def document(run: Run, summary: Summary) -> dict[str, Any]:
         "arrivals": to_json(run.arrivals),
         "trace": run.trace_hash,
         "interrupted": run.interrupted,
-        "warnings": list(warnings(run)),
+        "warnings": _notes(run, summary, unshared),
         "client_cpu_seconds": run.client_cpu,
         "client_held_up": run.held_up,
         "client_bound": client_bound(run),
@@ -68,14 +69,18 @@ def errors(run: Run) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def view(run: Run, summary: Summary) -> RenderableType:
-    """The run as a screen: rates, the table of latencies, warnings and errors."""
+def view(run: Run, summary: Summary, *, unshared: bool = False) -> RenderableType:
+    """The run as a screen: rates, the table of latencies, warnings and errors. `unshared` as for `document`."""
     parts: list[RenderableType] = [_rates(run, summary), _latencies(summary, intervals(run)), Text(_settling(run))]
     if summary.entropy == summary.entropy:  # not NaN: there are experts
         parts.append(Text(f"routing: entropy {summary.entropy:.2f}, busiest over mean {summary.imbalance:.2f}"))
-    parts += [Text(f"note: {warning}", style="yellow") for warning in warnings(run)]
+    parts += [Text(f"note: {warning}", style="yellow") for warning in _notes(run, summary, unshared)]
     parts += [Text(f"{count} × {error}", style="red") for error, count in list(errors(run).items())[:5]]
     return Group(*parts)
+
+
+def _notes(run: Run, summary: Summary, unshared: bool) -> list[str]:
+    return [*warnings(run), *(of_the_prompts(summary) if unshared else ())]
 
 
 def _rates(run: Run, summary: Summary) -> Text:

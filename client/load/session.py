@@ -19,7 +19,7 @@ from client.load.runner import Bounds, Load, run
 from client.load.statistics import Objective, Summary, summarise
 from client.load.trace import Trace
 from client.load.warmup import enough, warm_up
-from client.load.workload import Subject, Workload, draw, find
+from client.load.workload import Prompts, Subject, Workload, draw, find
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +47,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A run and what it came to."""
+    """A run and what it came to. `unshared`: its prompts were drawn, and not so that they begin alike."""
 
     run: Run
     summary: Summary
+    unshared: bool = False
 
     def document(self) -> dict[str, Any]:
-        return report.document(self.run, self.summary)
+        return report.document(self.run, self.summary, unshared=self.unshared)
 
     def view(self) -> RenderableType:
-        return report.view(self.run, self.summary)
+        return report.view(self.run, self.summary, unshared=self.unshared)
 
 
 async def put_under_load(plan: Plan, console: Console) -> Done:
@@ -73,7 +74,8 @@ async def put_under_load(plan: Plan, console: Console) -> Done:
             watch = _Errors(bar, task)
             load = Load(trace, arrivals, subject.card.id, bounds=plan.bounds)
             done = await run(client, load, stop=stop, on_record=watch.saw)
-    return Done(done, summarise(done.records, done.seconds, plan.objective))
+    unshared = plan.trace is None and plan.workload.prompts is not Prompts.SHARED
+    return Done(done, summarise(done.records, done.seconds, plan.objective), unshared)
 
 
 def progress(console: Console) -> Progress:

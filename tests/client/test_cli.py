@@ -81,6 +81,17 @@ def test_load_prints_a_table_and_keeps_the_trace(fake_process: ServerProcess, tm
     assert json.loads(again.stdout)["trace"] == trace.hash
 
 
+@pytest.mark.parametrize(("prompts", "noted"), [("random", True), ("shared", False)])
+def test_load_notes_prompts_that_were_cached_though_they_share_nothing(
+    fake_process: ServerProcess, prompts: str, noted: bool
+) -> None:
+    arguments = ("load", "--target", fake_process.http, "--model", "fast", "--concurrency", "2", "--requests", "3")
+    asked = (*arguments, "--prompts", prompts, "--prompt-tokens", "16", "--output-tokens", "2")
+    note = "12% of the prompts were cached, from an earlier run perhaps; --seed N sends others"  # 2 of 16 tokens
+    assert (note in json.loads(dyno(*asked, "--json").stdout)["warnings"]) is noted
+    assert ("12% of the prompts were cached" in dyno(*asked).stdout) is noted
+
+
 def test_load_with_prompts_of_an_exact_length(fake_process: ServerProcess, tmp_path: Path) -> None:
     kept = tmp_path / "trace.jsonl"
     done = dyno(

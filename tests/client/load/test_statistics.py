@@ -8,7 +8,7 @@ import pytest
 
 from client.facts import facts_from_json
 from client.load.arrivals import Poisson
-from client.load.judgement import warnings
+from client.load.judgement import of_the_prompts, warnings
 from client.load.record import Record, Run
 from client.load.statistics import Distribution, Objective, gaps, percentile, summarise
 from tests.client.answers import facts
@@ -94,3 +94,12 @@ def test_a_run_one_cannot_believe_says_so() -> None:
     assert "sent late" in late[0]
     assert "whole core" in busy[0]
     assert "stopped" in stopped[0]
+
+
+def test_prompts_that_were_there_already_are_told() -> None:
+    assert of_the_prompts(summarise([GOOD], 2.0)) == [
+        "20% of the prompts were cached, from an earlier run perhaps; --seed N sends others"
+    ]
+    fresh = facts_from_json(facts(prompt_tokens=40, completion_tokens=3))  # 2 of 40: no more than chance
+    assert of_the_prompts(summarise([Record(0, 1.0, 1.0, (1.5,), 2.0, fresh)], 2.0)) == []
+    assert of_the_prompts(summarise([FAILED], 2.0)) == []
