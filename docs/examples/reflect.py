@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+ARGUMENTS = {"list": 0, "describe": 1, "call": 2}  # that come after each verb
 METADATA = (("authorization", f"Bearer {os.environ.get('DYNO_API_KEY', 'none')}"),)
 
 
@@ -75,4 +76,6 @@ def main(target: str, what: str, *more: str) -> None:
 
 
 if __name__ == "__main__":
+    if ARGUMENTS.get("".join(sys.argv[2:3])) != len(sys.argv) - 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

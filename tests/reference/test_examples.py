@@ -64,6 +64,15 @@ async def test_node(server: Harness) -> None:
     assert "first token after" in said and f"400 invalid_value temperature {REFUSED}" in said
 
 
+@pytest.mark.parametrize("arguments", [(), ("localhost:1",), ("localhost:1", "show"), ("localhost:1", "call", "a/B")])
+async def test_reflection_called_wrongly_tells_its_usage(arguments: tuple[str, ...]) -> None:
+    command = (sys.executable, str(EXAMPLES / "reflect.py"), *arguments)
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1 and "reflect.py HOST:PORT list" in err.decode()
+    assert "Traceback" not in err.decode()
+
+
 @pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not installed")
 async def test_grpcurl(server: Harness) -> None:
     said = await told(server, "sh", str(EXAMPLES / "grpc.sh"))
