@@ -71,7 +71,7 @@ def rates(world: World, simulations: int, draws: int = 400) -> Rates:
         told_apart=_share(one.told_apart for one in same),
         caught=_share(one.verdict.endswith("slower") for one in slower),
         missed_at_smallest=_share(not one.verdict.endswith("slower") for one in at_smallest),
-        any_told_apart=_share(_any_told_apart(world, seed, draws) for seed in range(simulations // 4)),
+        any_told_apart=_share(_any_told_apart(world, seed, draws) for seed in range(max(1, simulations // 4))),
         percentiles=_percentiles(world, simulations),
     )
 
@@ -107,7 +107,9 @@ def _share(hits: Iterator[bool]) -> float:
 
 
 def main() -> None:
-    simulations = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    asked = "".join(sys.argv[1:2]) or "1000"
+    if not asked.isdecimal() or (simulations := int(asked)) < 1:
+        sys.exit(f"SIMULATIONS must be a whole number of at least 1, got {asked}")
     told = "covered  told apart  10 % caught  missed at smallest  any of 12"
     print(f"rounds  request  round  tail    {told}  p50  p90  p95  p99")
     for world in WORLDS:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from client.compare.bootstrap import Interval, interval
-from client.compare.coverage import World, rates
+from client.compare.coverage import World, main, rates
 from client.compare.percentiles import percentile_interval
 
 
@@ -18,6 +18,19 @@ def test_intervals_cover_and_identical_architectures_are_not_told_apart() -> Non
     assert found.missed_at_smallest <= 0.35  # four times out of five it is shown
     assert found.any_told_apart <= 0.1
     assert min(found.percentiles) >= 0.92
+
+
+@pytest.mark.parametrize("simulations", [1, 2, 3])
+def test_a_few_simulations_are_a_rough_answer_and_no_error(simulations: int) -> None:
+    found = rates(World(rounds=3, request=0.05, round=0.0), simulations, draws=50)
+    assert 0 <= found.any_told_apart <= 1
+
+
+@pytest.mark.parametrize("asked", ["0", "-3", "many"])
+def test_no_simulations_are_refused_in_words(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["coverage", asked])
+    with pytest.raises(SystemExit, match=f"at least 1, got {asked}"):
+        main()
 
 
 def test_few_rounds_do_not_lean_more_often_for_being_asked_more() -> None:
