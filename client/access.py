@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+
+_NOT_ITS_AUTHORITY = re.compile("mismatch|expired|not yet valid", re.IGNORECASE)  # another authority would not help
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +45,15 @@ class Access:
         """Raises OSError."""
         ca, key, cert = (None if path is None else path.read_bytes() for path in (self.ca, self.key, self.cert))
         return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+def untrusted(target: str, why: str) -> str:
+    """What to say of a server whose certificate was refused; `why` in the words of the TLS library."""
+    said = f"the certificate of {target} is not trusted ({why})"
+    return said if _NOT_ITS_AUTHORITY.search(why) else f"{said}: --ca FILE or DYNO_CA names the authority it is from"
+
+
+def untrusted_why(error: Exception) -> str:
+    """Why a certificate was refused, where that is what this error of aiohttp tells; else empty."""
+    cause = getattr(error, "certificate_error", None)
+    return str(cause.verify_message) if isinstance(cause, ssl.SSLCertVerificationError) else ""

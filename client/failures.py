@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,10 +11,12 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
+from client.access import untrusted
 from client.api import ClientError, StreamCut, Unreachable
 from dyno.inference.v1 import inference_pb2 as pb
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_REFUSED = re.compile("CERTIFICATE_VERIFY_FAILED: ([^:]+)")  # in what the library says of a connection
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 _HTTP_STATUS = {
@@ -46,7 +49,7 @@ def client_errors(target: str, *, writing: bool = False) -> Iterator[Progress]:
     except grpc.aio.AioRpcError as error:
         details = _details(error.trailing_metadata())
         if details is None and error.code() in broken_codes:  # the server's own errors carry details
-            raise broken(target, begun=progress.begun) from error
+            raise broken(target, begun=progress.begun, why=error.details() or "") from error
         raise _refusal(error.code(), error.details() or "", (details or Status()).details) from error
 
 
@@ -55,10 +58,12 @@ def end_error(end: pb.GenerateEnd) -> ClientError:
     return _refusal(_CODES.get(end.code, grpc.StatusCode.UNKNOWN), end.message, end.details)
 
 
-def broken(target: str, *, begun: bool) -> ClientError:
-    """A connection that ended before its last word."""
+def broken(target: str, *, begun: bool, why: str = "") -> ClientError:
+    """A connection that ended before its last word, or never began; `why` is what the library says of it."""
     if begun:
         return StreamCut(f"the connection to {target} broke before the answer was whole")
+    if refused := _REFUSED.search(why):
+        return Unreachable(untrusted(target, refused[1]))
     return Unreachable(f"nothing answers at {target}")
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client import interrupts
-from client.access import Access
+from client.access import Access, untrusted, untrusted_why
 from client.api import ClientError, Unreachable
 from client.units import milliseconds, plain
 
@@ -128,6 +128,8 @@ class _Server:
             ) as answer:
                 told = orjson.loads(await answer.read())
         except (aiohttp.ClientError, TimeoutError) as error:
+            if why := untrusted_why(error):
+                raise Unreachable(untrusted(self._base, why)) from error
             raise Unreachable(f"nothing answers at {self._base} ({type(error).__name__})") from error
         except orjson.JSONDecodeError as error:
             raise ClientError(f"the answer of {self._base}{path} is not JSON") from error

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import aiohttp
 import orjson
 
-from client.access import Access
+from client.access import Access, untrusted, untrusted_why
 from client.api import Client, ClientError, Conversation, GenerateRequest, ModelCard, Piece, StreamCut, Unreachable
 from client.facts import Facts, Usage, facts_from_json
 from client.live import RoutingLoad, load_from_json
@@ -212,5 +212,7 @@ def _error_of(status: int, body: dict[str, Any]) -> ClientError:
 def _network_error(target: str, error: Exception, begun: bool) -> ClientError:
     if begun:
         return StreamCut(f"the connection to {target} broke before the answer was whole")
+    if why := untrusted_why(error):
+        return Unreachable(untrusted(target, why))
     reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
     return Unreachable(f"nothing answers at {target} ({reason})")

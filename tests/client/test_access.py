@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from client.access import Access
+from client.access import Access, untrusted
 from client.api import ClientError, GenerateRequest, Sampling, Unreachable, collect
 from client.connect import TargetError, connect
 from tests.server.doors import KEYS, Authority, write_keys
@@ -75,6 +75,21 @@ class TestBoth:
             with pytest.raises(Unreachable):
                 await client.models()
 
+    async def test_a_certificate_of_an_unknown_authority_is_said_to_be_one(
+        self, transport: str, authority: Authority
+    ) -> None:
+        own = authority.issue("server")
+        async with running(fake_model(), tls_cert=own.cert, tls_key=own.key) as server:
+            target = target_of(transport, server)
+            async with connect(target, Access()) as client:
+                with pytest.raises(Unreachable) as refused:
+                    await client.models()
+        why = "unable to get local issuer certificate"
+        said = (
+            f"the certificate of {target} is not trusted ({why}): --ca FILE or DYNO_CA names the authority it is from"
+        )
+        assert str(refused.value) == said
+
     async def test_the_command_has_flags_and_variables_for_it(
         self, transport: str, server: Harness, authority: Authority
     ) -> None:
@@ -123,3 +138,8 @@ def test_an_access_shows_no_key() -> None:
 def test_a_target_that_is_none(target: str) -> None:
     with pytest.raises(TargetError, match="https or grpcs for TLS"):
         connect(target)
+
+
+@pytest.mark.parametrize("why", ["Hostname mismatch, certificate is not valid for 'a'.", "certificate has expired"])
+def test_an_authority_is_not_asked_for_where_it_would_not_help(why: str) -> None:
+    assert untrusted("https://a", why) == f"the certificate of https://a is not trusted ({why})"
