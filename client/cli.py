@@ -42,8 +42,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # it would take the [words] of helps for styles
 )
-_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-_HELP_TOO = {**_PASSED_ON, "help_option_names": []}  # --help is the program's own
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}  # --help too
 
 Target = Annotated[
     str,
@@ -87,11 +86,7 @@ def _fail(message: str, code: int) -> NoReturn:
 @app.command(context_settings=_PASSED_ON)
 @told
 def serve(context: typer.Context) -> None:
-    """Serve models over REST and gRPC. `dyno serve -- --help` lists every flag.
-
-    --model NAME | PATH | ID=NAME (repeat for several), --host, --port, --grpc-port, --dtype, --cache-tokens,
-    --max-batch-tokens, --max-rows, --threads, --seed, --scale, --config FILE; each has a DYNO_… variable as well.
-    """
+    """Serve models over REST and gRPC; `dyno serve --help` lists every flag."""
     launch.require_server()
     _become("server", *context.args)
 
@@ -99,12 +94,12 @@ def serve(context: typer.Context) -> None:
 @app.command(context_settings=_PASSED_ON)
 @told
 def train(context: typer.Context) -> None:
-    """Train a small model. `dyno train -- --help` lists every flag."""
+    """Train a small model; `dyno train --help` lists every flag."""
     launch.require_server()
     _become("model", "train", *context.args)
 
 
-@app.command(context_settings=_HELP_TOO)
+@app.command(context_settings=_PASSED_ON)
 @told
 def inspect(context: typer.Context) -> None:
     """Tell what an architecture costs, from its values alone: NAME… [--scale S] [--json] [--memory GIB]."""
@@ -113,9 +108,9 @@ def inspect(context: typer.Context) -> None:
 
 
 def _become(module: str, *arguments: str) -> NoReturn:
-    """Replace this process by the program: signals reach it and its exit code is ours."""
+    """Replace this process by the program: signals reach it, its exit code is ours, its help names what was typed."""
     command = launch.command(module, *arguments)
-    os.execve(command[0], command, launch.environment())
+    os.execve(command[0], command, launch.environment() | {"CALLED_AS": "dyno"})
 
 
 @app.command()

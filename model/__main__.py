@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import sys
 from pathlib import Path
@@ -149,7 +150,7 @@ def _card(path: Path, trainer: training.Trainer, train_tokens: corpus.Tokens, qu
 
 def main() -> None:
     try:
-        app()
+        app(prog_name=os.environ.get("CALLED_AS"))  # whose command it is for the user; else as it was started
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -158,9 +158,18 @@ def test_servers_and_models_are_programs_of_their_own(command: tuple[str, ...], 
     assert became == [sys.executable, "-P", "-m", *command[1:], "tales", "--port", "0", "--json"]
 
 
-def test_the_help_of_inspect_is_the_one_that_lists_its_options(became: list[str]) -> None:
-    assert dyno("inspect", "--help").exit_code == 7
-    assert became[-3:] == ["model", "inspect", "--help"]
+@pytest.mark.parametrize("command", [("serve", "server"), ("train", "model", "train"), ("inspect", "model", "inspect")])
+def test_their_help_is_the_one_that_lists_their_options(command: tuple[str, ...], became: list[str]) -> None:
+    assert dyno(command[0], "--help").exit_code == 7
+    assert became[3:] == [*command[1:], "--help"]
+
+
+@pytest.mark.parametrize("command", ["serve", "inspect"])
+def test_their_help_names_what_was_typed(command: str) -> None:
+    with start(command, "--help") as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert f"sage: dyno {command} [" in out and "--scale" in out
 
 
 def test_a_client_alone_says_that_it_has_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
