@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from model import config
 from model.checkpoint import native
+from model.checkpoint.weights import write
 from model.codec import architecture_from_dict, architecture_to_dict
 from model.corpus import Tokens
 from model.dense import dense_input
@@ -129,7 +130,7 @@ class Trainer:
         for i, slots in self.optimiser.state_dict()["state"].items():
             state |= {f"optimiser.{i}.{name}": tensor for name, tensor in slots.items()}
         path = self.folder / f"state-{self.step}.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+        write(path, {name: tensor.contiguous() for name, tensor in state.items()})
         facts = {
             "step": self.step,
             "seconds": self.seconds,

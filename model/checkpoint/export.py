@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from model import config
@@ -23,7 +22,7 @@ from model.checkpoint.native import write_json
 from model.checkpoint.piece import Piece
 from model.checkpoint.settings import Settings
 from model.checkpoint.walk import pieces
-from model.checkpoint.weights import INDEX, SINGLE
+from model.checkpoint.weights import INDEX, SINGLE, write
 from model.config import Architecture, ConfigError
 from model.transformer import Transformer
 
@@ -183,7 +182,7 @@ def _write(path: Path, model: Transformer, shard: list[Piece]) -> None:
     tensors = {
         piece.sources[0]: _region(targets, piece).clone(memory_format=torch.contiguous_format) for piece in shard
     }
-    save_file(tensors, path, metadata={"format": "pt"})
+    write(path, tensors, {"format": "pt"})
 
 
 def _region(targets: dict[str, Tensor], piece: Piece) -> Tensor:

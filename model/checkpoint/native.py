@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from model.checkpoint import fill
 from model.checkpoint.error import CheckpointError as CheckpointError
 from model.checkpoint.fill import Progress, silent
 from model.checkpoint.piece import piece
-from model.checkpoint.weights import SINGLE, Weights, read_json
+from model.checkpoint.weights import SINGLE, Weights, read_json, write
 from model.codec import architecture_from_dict, architecture_to_dict
 from model.config import Architecture, ConfigError
 from model.transformer import Transformer
@@ -29,7 +28,7 @@ def save(folder: Path, model: Transformer, card: dict[str, Any], dtype: torch.dt
         name: tensor.detach().to(torch.float32 if name in buffers else dtype).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    save_file(tensors, folder / SINGLE)
+    write(folder / SINGLE, tensors)
     write_json(folder / ARCHITECTURE, architecture_to_dict(model.architecture))
     write_json(folder / "card.json", card)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoint.error import CheckpointError
@@ -66,6 +67,14 @@ class Weights:
                 raise CheckpointError(f"{file.name}: {name} is also in {self.tensors[name].file.name}")
             part = header.get_slice(name)
             self.tensors[name] = Stored(file, tuple(part.get_shape()), part.get_dtype())
+
+
+def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """One file of tensors, for whom every new file is: the library's own would be for its owner alone."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata)
+    path.chmod(mode)
 
 
 def open_file(file: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def test_there_and_back(case: str, tmp_path: Path) -> None:
     )
     tokens = draw_tokens(97)
     assert torch.equal(logits_of(again.requires_grad_(False), tokens), logits_of(reference, tokens))
+
+
+def test_every_file_is_for_whom_new_files_are(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path / "theirs")
+    before = os.umask(0o027)
+    try:
+        convert(tmp_path / "theirs", tmp_path / "ours")
+        convert(tmp_path / "ours", tmp_path / "back")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for way in ("ours", "back") for path in (tmp_path / way).iterdir()}
+    assert "model.safetensors" in modes and set(modes.values()) == {0o640}
 
 
 @pytest.mark.parametrize("case", ["gpt2", "deepseek_v3", "gpt_oss", "gemma2", "stablelm, qk norm", "falcon, alibi"])
