@@ -18,6 +18,7 @@ from model.accounting import (
 from model.codec import architecture_to_dict
 from model.config import Architecture
 from model.describe import describe
+from model.naming import Names
 from model.presets import Preset
 
 LENGTHS = (1024, 32768)
@@ -30,13 +31,15 @@ def card(
     dtype: str = "bfloat16",
     preset: Preset | None = None,
     scale: str | None = None,
+    names: Names | None = None,
 ) -> dict[str, Any]:
     """JSON-ready: what `dyno inspect --json` prints and a server tells of a model.
 
     Bytes in `dtype`; operations of one decode step at each of LENGTHS and the cache of one request at each of
     CACHE_LENGTHS, also where they are beyond the context; `memory_bytes_per_token` is what cross-attention keeps of one
     token of the source. Active parameters and operations are those of a text alone, without the `left_out_layers` that
-    only look at a memory. `published` are its makers' figures, where the architecture is a preset as published.
+    only look at a memory. `published` are its makers' figures, where the architecture is a preset as published. `names`
+    are what the blocks are called already, for instance in a file.
     """
     counted, running = parameters(architecture), without_memory(architecture)
     used = parameters(running)
@@ -56,10 +59,10 @@ def card(
         "flops_per_token": {length: parts.total for length, parts in operations.items()},
         "flops_by_part": {length: asdict(parts) for length, parts in operations.items()},
         "dtype": dtype,
-        "description": describe(architecture),
+        "description": describe(architecture, names),
         "published": None if preset is None else _published(preset),
         "scale": scale,
-        "architecture": architecture_to_dict(architecture),
+        "architecture": architecture_to_dict(architecture, names),
     }
 
 

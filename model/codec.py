@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from model import config, pattern
 from model.config import Architecture, Block, ConfigError
-from model.naming import block_names
+from model.naming import Names, block_names
 from model.values.base import LARGEST, shown
 
 Value = TypeVar("Value")
@@ -64,9 +64,9 @@ def decode(kind: type[Value], data: Any, path: str = "") -> Value:
         raise ConfigError(f"{path or 'architecture'}: {error}") from None
 
 
-def architecture_to_dict(architecture: Architecture) -> dict[str, Any]:
-    """The whole architecture as JSON-ready data."""
-    names = block_names(architecture)
+def architecture_to_dict(architecture: Architecture, names: Names | None = None) -> dict[str, Any]:
+    """The whole architecture as JSON-ready data; `names` of its blocks, where they have some already."""
+    names = names or block_names(architecture)
     data = {**encode(architecture, without=("blocks", "encoder")), "layers": _layers(architecture.blocks, names)}
     if architecture.encoder is not None:
         encoder = encode(architecture.encoder, without=("blocks",))
@@ -76,13 +76,21 @@ def architecture_to_dict(architecture: Architecture) -> dict[str, Any]:
 
 def architecture_from_dict(data: dict[str, Any]) -> Architecture:
     """The inverse of `architecture_to_dict`."""
+    return _named(data)[0]
+
+
+def _named(data: dict[str, Any]) -> tuple[Architecture, Names]:
+    """The architecture, and what the data calls the blocks in it; of two names of equal blocks the first."""
     if not isinstance(data, dict) or not isinstance(data.get("blocks"), dict):
         raise ConfigError("blocks: expected a table of blocks by name")
     blocks = {name: decode(Block, block, f"blocks.{name}") for name, block in data["blocks"].items()}
-    return decode(Architecture, _with_stacks(data, blocks))
+    names = {block: name for name, block in reversed(blocks.items())}
+    architecture = decode(Architecture, _with_stacks(data, blocks))
+    encoder = architecture.encoder.blocks if architecture.encoder is not None else ()
+    return architecture, {block: names[block] for block in (*architecture.blocks, *encoder)}
 
 
-def _layers(blocks: tuple[Block, ...], names: dict[Block, str]) -> list[str]:
+def _layers(blocks: tuple[Block, ...], names: Names) -> list[str]:
     return pattern.write([names[block] for block in blocks])
 
 
@@ -112,9 +120,14 @@ def _stack(layers: Any, blocks: dict[str, Block], path: str) -> tuple[Block, ...
 
 def load_architecture(path: Path) -> Architecture:
     """Read an architecture from a .toml or .json file; ConfigError names the file."""
+    return load_named(path)[0]
+
+
+def load_named(path: Path) -> tuple[Architecture, Names]:
+    """The same, with the file's own names of its blocks."""
     data = read_table(path)
     try:
-        return architecture_from_dict(data.get("architecture", data))
+        return _named(data.get("architecture", data))
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from model import config, pattern
 from model.cache import cache_entry
 from model.config import Architecture, Attention, Beside, Block, CrossAttention, FeedForward, MoE
-from model.naming import block_names
+from model.naming import Names, block_names
 
 Value = TypeVar("Value")
 
@@ -22,15 +22,16 @@ PLACEMENTS = {
 ACTIVATIONS = {"relu2": "relu²", "gelu_tanh": "gelu"}
 
 
-def describe(architecture: Architecture) -> dict[str, str]:
+def describe(architecture: Architecture, names: Names | None = None) -> dict[str, str]:
     """Words for layers, attention, what it sees, positions, block, feed-forward, experts and head.
 
-    Where layers differ, each kind is named with the number of its layers. "experts" is empty without experts.
+    Where layers differ, each kind is named with the number of its layers. "experts" is empty without experts. `names`
+    of the blocks are found where they have none.
     """
     branches = [branch for block in architecture.blocks for branch in block.branches]
     attentions = architecture.attentions
     words = {
-        "layers": layers(architecture),
+        "layers": layers(architecture, names),
         "attention": _several(attentions, attention_words),
         "sees": _several(attentions, lambda value: span_words(value.span)),
         "position": _positions(architecture),
@@ -59,12 +60,12 @@ def kinds(architecture: Architecture) -> dict[str, str]:
     }
 
 
-def layers(architecture: Architecture) -> str:
+def layers(architecture: Architecture, names: Names | None = None) -> str:
     """ "61: dense*3 sparse*58", and an encoder's before it."""
-    names = block_names(architecture)
+    called = names or block_names(architecture)
 
     def stack(blocks: tuple[Block, ...]) -> str:
-        return f"{len(blocks)}: {' '.join(pattern.write([names[block] for block in blocks]))}"
+        return f"{len(blocks)}: {' '.join(pattern.write([called[block] for block in blocks]))}"
 
     if architecture.encoder is None:
         return stack(architecture.blocks)

@@ -17,16 +17,16 @@ from collections import Counter
 
 from model import describe as words
 from model.config import Architecture, Attention, Beside, Block, Branch, CrossAttention, Embedding, Full, MoE
-from model.naming import block_names
+from model.naming import Names, block_names
 
 INNER = 26  # columns of text in a box
 WIDTH = INNER + 12
 STRIP = 24  # squares that stand for the experts
 
 
-def draw(architecture: Architecture) -> list[str]:
+def draw(architecture: Architecture, names: Names | None = None) -> list[str]:
     """The whole model from tokens to logits, each distinct block once, lines of at most WIDTH columns."""
-    names = block_names(architecture)
+    names = names or block_names(architecture)
     lines = ["tokens", *_down(f"embedding, {architecture.vocab:,} × {architecture.width:,}")]
     lines += _entry(architecture.embedding)
     if architecture.encoder is not None:
@@ -91,10 +91,10 @@ def _mixture(value: MoE) -> list[str]:
     ]
 
 
-def _stack(blocks: tuple[Block, ...], names: dict[Block, str], both_ways: bool = False) -> list[str]:
+def _stack(blocks: tuple[Block, ...], names: Names, both_ways: bool = False) -> list[str]:
     lines = [" │"]
     for block, count in Counter(blocks).items():
-        lines += [f"─┼─ {names[block]} × {count} ".ljust(WIDTH, "─"), *draw_block(block, both_ways)]
+        lines += [f"─┼─ {names[block]} × {count} ".ljust(WIDTH, "─")[:WIDTH], *draw_block(block, both_ways)]
     return [*lines, "─┼".ljust(WIDTH, "─"), " │"]
 
 

@@ -27,9 +27,10 @@ from model.accounting import (
 )
 from model.card import CACHE_LENGTHS, LENGTHS, card, fits
 from model.checkpoint import loading
-from model.codec import load_architecture
+from model.codec import load_named
 from model.config import Architecture, ConfigError
 from model.describe import describe
+from model.naming import Names
 from model.presets import SCALES, Preset
 from model.source import Checkpoint, File
 from model.values.base import positive
@@ -39,7 +40,7 @@ LABELS, COLUMN = 16, 30  # columns of the terminal for the labels, and at least 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One model on the card; `preset` only where it is one as published."""
+    """One model on the card; `preset` only where it is one as published, `names` of blocks where its file has them."""
 
     name: str
     title: str
@@ -49,6 +50,7 @@ class Subject:
     dtype: str
     preset: Preset | None = None
     gib: float | None = None
+    names: Names | None = None
 
     @property
     def running(self) -> Architecture:
@@ -71,7 +73,7 @@ def inspect(
     positive(memory=memory)
     subjects = [_subject(name, scale, dtype, memory) for name in names or ()]
     if as_json:
-        cards = [card(s.name, s.architecture, dtype, s.preset, scale) | _fitting(s) for s in subjects]
+        cards = [card(s.name, s.architecture, dtype, s.preset, scale, s.names) | _fitting(s) for s in subjects]
         typer.echo(json.dumps(cards or known(), indent=1, ensure_ascii=False))
     elif subjects:
         print_cards(subjects, Console(highlight=False))
@@ -86,14 +88,19 @@ def known() -> list[str]:
 
 def find(name: str) -> tuple[Architecture, Preset | None]:
     """What NAME stands for; ConfigError or CheckpointError when that is nothing, or cannot be read."""
+    return _found(name)[:2]
+
+
+def _found(name: str) -> tuple[Architecture, Preset | None, Names | None]:
     found = source.find(name)
     match found:
         case File(path):
-            return load_architecture(path), None
+            architecture, names = load_named(path)
+            return architecture, None, names
         case Checkpoint(place):
-            return loading.read_architecture(place), None
+            return loading.read_architecture(place), None, None
         case Preset():
-            return found.architecture, found
+            return found.architecture, found, None
 
 
 def _fitting(subject: Subject) -> dict[str, Any]:
@@ -101,12 +108,13 @@ def _fitting(subject: Subject) -> dict[str, Any]:
 
 
 def _subject(name: str, scale: str | None, dtype: str, gib: float | None) -> Subject:
-    architecture, preset = find(name)
+    architecture, preset, names = _found(name)
     known_as = title = name if preset is None else preset.name
     if scale is not None:
         architecture, title, preset = presets.scaled(architecture, scale), f"{known_as} ({scale})", None
-    counted = parameters(architecture)
-    return Subject(known_as, title, architecture, describe(architecture), counted, dtype, preset, gib)
+        names = None  # its blocks are others
+    words, counted = describe(architecture, names), parameters(architecture)
+    return Subject(known_as, title, architecture, words, counted, dtype, preset, gib, names)
 
 
 def print_cards(subjects: Sequence[Subject], console: Console) -> None:
@@ -140,7 +148,7 @@ def _drawings(subjects: Sequence[Subject]) -> Table:
     for _ in subjects:
         grid.add_column(width=drawing.WIDTH, no_wrap=True)
     grid.add_row(*(Text(subject.title, style="bold") for subject in subjects))
-    grid.add_row(*(Text("\n".join(drawing.draw(subject.architecture))) for subject in subjects))
+    grid.add_row(*(Text("\n".join(drawing.draw(subject.architecture, subject.names))) for subject in subjects))
     return grid
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from model.config import Architecture, Attention, Beside, Block, Chunk, MoE, Window
 
 Trait = Callable[[Block], str]
+Names = Mapping[Block, str]
 
 
 def block_names(architecture: Architecture) -> dict[Block, str]:

@@ -140,6 +140,19 @@ def test_a_folder_of_the_hub(tmp_path: Path) -> None:
     assert cards(str(tmp_path))[0]["parameters"]["total"] == 6_738_415_616
 
 
+def test_blocks_are_called_what_their_file_calls_them(tmp_path: Path) -> None:
+    data = architecture_to_dict(presets.scaled(presets.load("gemma2-2b"), "tiny"))
+    data["blocks"] = {"mine": data["blocks"]["local"], "yours": data["blocks"]["global"]}
+    data["layers"] = ["(mine yours)*2"]
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(data))
+    [found] = cards(str(path))
+    assert found["description"]["layers"] == "4: (mine yours)*2"
+    assert found["architecture"]["blocks"].keys() == {"mine", "yours"}
+    assert "─┼─ mine × 2 ─" in run(str(path)).stdout
+    assert cards(str(path), "--scale", "tiny")[0]["description"]["layers"] == "4: (local global)*2"
+
+
 def toml(data: dict[str, Any]) -> str:
     """Every value of the outermost table on one line."""
 
