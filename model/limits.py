@@ -2,7 +2,8 @@
 
 Reading depends on how much is read: weights that stay in the processor's cache are read several times as fast. So it is
 measured for a size, the next power of two. What was measured is kept on disk for this machine, its PyTorch and its
-threads; `python -m model roofline` measures anew.
+threads; `python -m model roofline` measures anew. A limit is a maximum, so that the best ever found is kept: a busy
+machine reaches less. `--forget` begins anew.
 """
 
 from __future__ import annotations
@@ -37,12 +38,16 @@ BRIEF_SHAPES = ((512, 768, 3072),)
 class Limits:
     """Measures a limit when it is first asked for, unless it is known from the disk."""
 
-    def __init__(self, folder: Path | None = None, *, brief: bool = False, fresh: bool = False) -> None:
+    def __init__(
+        self, folder: Path | None = None, *, brief: bool = False, fresh: bool = False, forget: bool = False
+    ) -> None:
         """brief: in well under half a second, with less memory, a little less exactly. fresh: measure even what is
-        known."""
+        known, which still counts where it is better; forget: which is gone from the disk. Raises OSError then."""
         self.brief = brief
         name = f"{machine.fingerprint()}-{torch.get_num_threads()}.json"
         self._path = (folder or machine.folder("limits")) / name
+        if forget:
+            self._path.unlink(missing_ok=True)
         self._known = {"read": {}, "multiply": {}} if fresh else _load(self._path)
 
     def bandwidth(self, size: float) -> float:
@@ -65,18 +70,23 @@ class Limits:
     def _measured(self, kind: str, key: str, measure: Callable[[], float]) -> float:
         if key not in self._known[kind]:
             self._known[kind][key] = measure()
-            self._save()
+            self._known[kind][key] = self._save()[kind][key]
         return self._known[kind][key]
 
-    def _save(self) -> None:
-        """What others have found meanwhile stays; a file is replaced whole, so that nobody reads half of one."""
-        kept = {kind: {**found, **self._known[kind]} for kind, found in _load(self._path).items()}
+    def _save(self) -> dict[str, dict[str, float]]:
+        """The best of what is known here and there; a file is replaced whole, so that nobody reads half of one."""
+        kept = {kind: _merged(found, self._known[kind]) for kind, found in _load(self._path).items()}
         try:
             with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False) as file:
                 json.dump(kept, file)
             Path(file.name).replace(self._path)
         except OSError as error:
             log.warning("the machine's limits are not kept: %s", error)
+        return kept
+
+
+def _merged(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    return {key: max(limits[key] for limits in (one, other) if key in limits) for key in one | other}
 
 
 def size_class(size: float) -> int:

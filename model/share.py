@@ -127,15 +127,19 @@ def command(
     seconds: Annotated[float, typer.Option(help="Time for the measurement of each step.")] = 1.0,
     only_predict: Annotated[bool, typer.Option("--predict", help="Build no model, tell what is possible.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="What was measured here before does not count.")] = False,
 ) -> None:
-    """Measure how fast this machine reads and multiplies, and the share of it that models reach."""
+    """Measure how fast this machine reads and multiplies, and the share of it that models reach.
+
+    Its limits are the best ever measured here with this PyTorch and as many threads.
+    """
     if dtype not in TYPES:
         raise ConfigError(f"dtype: {dtype!r} is not one of {', '.join(TYPES)}")
     if panels.available(weights, getattr(torch, dtype)) is None:
         raise ConfigError(f"weights: this machine has no kernels for {weights}")
     plan = Plan(tuple(streams or STREAMS), context, prompt, dtype, weights)
     console = Console(highlight=False, quiet=as_json)
-    limits, found = Limits(fresh=True), {}
+    limits, found = Limits(fresh=True, forget=forget), {}
     roofs = {"read": limits.bandwidth(LARGEST), **{kind: limits.rate(kind) for kind in TYPES}}
     _print_machine(roofs, console)
     for name in names or ():

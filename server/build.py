@@ -102,7 +102,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     if device.type != "cpu":
         _send(model, name, device)
     passes.apply(model, form=form)
-    roofs = _roofs(architecture, options) if options.measure_machine and device.type == "cpu" else None
+    roofs = _roofs(name, architecture, options) if options.measure_machine and device.type == "cpu" else None
     engine = Engine(
         name,
         _runner(model, name, tokenizer.vocab_size, roofs, options),
@@ -230,16 +230,16 @@ def _send(model: Transformer, name: str, device: torch.device) -> None:
     model.to(device)
 
 
-def _roofs(architecture: Architecture, options: BuildOptions) -> Machine | None:
+def _roofs(name: str, architecture: Architecture, options: BuildOptions) -> Machine | None:
     """What this machine can do for a model of this size; not knowing it costs the metrics and nothing else."""
     size = parameters(architecture).total * panels.weight_bytes(options.weights, getattr(torch, options.dtype))
     try:
         roofs = Limits(brief=True).machine(size, options.dtype, options.weights)
     except (RuntimeError, OSError, MemoryError) as error:
-        log.warning("the machine was not measured", error=str(error))
+        log.warning("the machine was not measured", model=name, error=str(error))
         return None
     rates = {"reads_gb_per_second": round(roofs.bandwidth / 1e9, 1), "multiplies_tflops": round(roofs.flops / 1e12, 3)}
-    log.info("this machine", dtype=options.dtype, **rates)
+    log.info("this machine", model=name, dtype=options.dtype, **rates)
     return roofs
 
 

@@ -79,6 +79,21 @@ def test_limits_are_measured_once_and_kept(tmp_path: Path, measured: list[object
     assert Limits(tmp_path, fresh=True).rate("bfloat16") == 1e12 and len(measured) == 3
 
 
+def test_a_limit_is_the_best_ever_found_unless_that_is_forgotten(
+    tmp_path: Path, measured: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Limits(tmp_path).bandwidth(1)
+    Limits(tmp_path).rate("float32")
+    monkeypatch.setattr(limits, "matrix_rate", lambda dtype, shapes, budget: 5e11)  # while others are busy
+    assert Limits(tmp_path, fresh=True).rate("float32") == 1e12
+    monkeypatch.setattr(limits, "matrix_rate", lambda dtype, shapes, budget: 2e12)
+    assert Limits(tmp_path, fresh=True).rate("float32") == Limits(tmp_path).rate("float32") == 2e12
+    monkeypatch.setattr(limits, "matrix_rate", lambda dtype, shapes, budget: 5e11)
+    assert Limits(tmp_path, fresh=True, forget=True).rate("float32") == Limits(tmp_path).rate("float32") == 5e11
+    (path,) = tmp_path.iterdir()
+    assert json.loads(path.read_text()) == {"read": {}, "multiply": {"float32": 5e11}}
+
+
 def test_a_file_that_is_not_ours_is_measured_over(tmp_path: Path, measured: list[object]) -> None:
     Limits(tmp_path).bandwidth(1)
     (path,) = tmp_path.iterdir()
