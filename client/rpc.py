@@ -36,7 +36,7 @@ from client.facts import (
     Usage,
 )
 from client.failures import broken, client_errors, end_error
-from client.live import LayerLoad, RoutingLoad
+from client.live import LayerLoad, RoutingLoad, measured
 from client.many import MOST_BYTES, ManyCall
 from client.threads import patient_threads
 from dyno.inference.v1 import inference_pb2 as pb
@@ -112,7 +112,7 @@ class RpcClient(Client):
                 async for load in call:
                     progress.begun = True
                     layers = (_copy(LayerLoad, one, expert_tokens=tuple(one.expert_tokens)) for one in load.layers)
-                    yield _copy(RoutingLoad, load, layers=tuple(layers))
+                    yield measured(_copy(RoutingLoad, load, layers=tuple(layers)))
             finally:
                 call.cancel()
 

@@ -63,5 +63,9 @@ def load_view(load: RoutingLoad) -> Table:
     for one in load.layers:
         numbers = (one.entropy, one.imbalance, one.busiest_share, one.margin)
         spark = Text(sparks(one.expert_tokens[:_WIDEST_SPARKS]), style="cyan")
-        table.add_row(str(one.layer), *(f"{number:.2f}" for number in numbers), plain(one.distinct_experts), spark)
+        table.add_row(str(one.layer), *map(_hundredths, numbers), plain(one.distinct_experts), spark)
     return table
+
+
+def _hundredths(number: float | None) -> str:
+    return "–" if number is None else f"{number:.2f}"

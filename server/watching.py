@@ -34,15 +34,15 @@ class TooManyWatchers(QueueFull):
 
 @dataclass(frozen=True, slots=True)
 class LayerLoad:
-    """One mixture layer over some time."""
+    """One mixture layer over some time. None where there was nothing to measure: 0 would read as a collapse."""
 
     layer: int  # index of the block
     expert_tokens: tuple[int, ...]
-    entropy: float
-    imbalance: float
-    busiest_share: float
-    distinct_experts: float  # that a forward pass touched, mean of the passes
-    margin: float  # mean of the tokens
+    entropy: float | None
+    imbalance: float | None
+    busiest_share: float | None
+    distinct_experts: float | None  # that a forward pass touched, mean of the passes
+    margin: float | None  # mean of the tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +121,9 @@ def load_between(
 ) -> RoutingLoad:
     """What happened between two readings of the counts; `blocks`: where the mixture layers are."""
     passes, tokens = after.passes - before.passes, after.tokens - before.tokens
-    distinct = (after.distinct - before.distinct) / max(1, passes)
-    margins = (after.margins - before.margins) / max(1, tokens)
-    layers = zip(blocks, before.loads, after.loads, distinct.tolist(), margins.tolist(), strict=True)
+    distinct = _means(after.distinct - before.distinct, passes)
+    margins = _means(after.margins - before.margins, tokens)
+    layers = zip(blocks, before.loads, after.loads, distinct, margins, strict=True)
     return RoutingLoad(
         model=model,
         seconds=seconds,
@@ -135,13 +135,18 @@ def load_between(
     )
 
 
-def _layer(block: int, load: np.ndarray, distinct: float, margin: float) -> LayerLoad:
+def _means(sums: np.ndarray, count: int) -> list[float] | list[None]:
+    return (sums / count).tolist() if count else [None] * len(sums)
+
+
+def _layer(block: int, load: np.ndarray, distinct: float | None, margin: float | None) -> LayerLoad:
+    some = bool(load.any())
     return LayerLoad(
         layer=block,
         expert_tokens=tuple(load.tolist()),
-        entropy=float(entropy(load)),
-        imbalance=float(imbalance(load)),
-        busiest_share=float(busiest_share(load)),
+        entropy=float(entropy(load)) if some else None,
+        imbalance=float(imbalance(load)) if some else None,
+        busiest_share=float(busiest_share(load)) if some else None,
         distinct_experts=distinct,
         margin=margin,
     )

@@ -54,6 +54,19 @@ def test_every_layer_has_a_row() -> None:
     assert screen.splitlines()[-1].split() == ["3", "0.46", "2.67", "0.67", "0.12", "1.50", "█▄··"]
 
 
+async def test_without_tokens_there_is_no_spread_to_tell_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """null from REST; what gRPC leaves unset reads as 0, which would be a collapse."""
+    idle = dict.fromkeys(("entropy", "imbalance", "busiest_share", "distinct_experts", "margin"))
+    for name, value in {"passes": 0, "tokens": 0, "layers": [{"layer": 3, "expert_tokens": [0, 0], **idle}]}.items():
+        monkeypatch.setitem(LOAD, name, value)
+    load, *_ = [load async for load in client.watch_routing("fake")]
+    assert load.layers == (LayerLoad(3, (0, 0), None, None, None, None, None),)
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(load_view(load))
+    assert captured.get().splitlines()[-1].split()[:6] == ["3", "–", "–", "–", "–", "–"]
+
+
 @pytest.mark.parametrize(("count", "lines"), [(None, 2), (1, 1)])
 async def test_the_command_prints_a_line_of_json_a_load(count: int | None, lines: int, fake: FakeServer) -> None:
     console = Console(width=100, color_system=None)

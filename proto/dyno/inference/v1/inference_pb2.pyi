@@ -1524,7 +1524,9 @@ Global___WatchRoutingResponse: _TypeAlias = WatchRoutingResponse  # noqa: Y015
 
 @_typing.final
 class LayerLoad(_message.Message):
-    """One layer's load."""
+    """One layer's load. Without tokens since the message before there is nothing to measure: the fields after
+    expert_tokens are then unset, and their 0 says nothing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1538,9 +1540,9 @@ class LayerLoad(_message.Message):
     layer: _builtins.int
     """Index of the block."""
     entropy: _builtins.float
-    """Entropy of the load over the experts, 0 (one expert, or no tokens) to 1 (even)."""
+    """Entropy of the load over the experts, 0 (one expert) to 1 (even)."""
     imbalance: _builtins.float
-    """Load of the busiest expert over the mean load; 0 without tokens."""
+    """Load of the busiest expert over the mean load."""
     busiest_share: _builtins.float
     """Part of the load that the busiest expert had."""
     distinct_experts: _builtins.float

@@ -162,13 +162,17 @@ class LayerLoad(Account):
 
     layer: int = Field(description="Index of the block.")
     expert_tokens: list[int] = Field(description="Tokens each expert processed.")
-    entropy: float = Field(
-        description="Entropy of the load over the experts, 0 (one expert, or no tokens) to 1 (even)."
+    entropy: float | None = Field(
+        description="Entropy of the load over the experts, 0 (one expert) to 1 (even); null without tokens."
     )
-    imbalance: float = Field(description="Load of the busiest expert over the mean load; 0 without tokens.")
-    busiest_share: float = Field(description="Part of the load that the busiest expert had.")
-    distinct_experts: float = Field(description="Experts that a forward pass touched, mean of the passes.")
-    margin: float = Field(description="Gate margin, mean of the tokens.")
+    imbalance: float | None = Field(description="Load of the busiest expert over the mean load; null without tokens.")
+    busiest_share: float | None = Field(
+        description="Part of the load that the busiest expert had; null without tokens."
+    )
+    distinct_experts: float | None = Field(
+        description="Experts that a forward pass touched, mean of the passes; null without any."
+    )
+    margin: float | None = Field(description="Gate margin, mean of the tokens; null without any.")
 
 
 class RoutingLoad(Account):
