@@ -16,6 +16,8 @@ from client.units import milliseconds, plain
 DISTRIBUTIONS = ("first_token", "inter_token", "total")
 _TOLD = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)  # marks of a distribution; the line itself is finer
 _BENDS = 61
+_END = 0.995  # of a distribution's line
+_LONG_TAIL = 20  # times the median: on an even axis the rest would be one upright line
 
 
 def ratios(findings: Findings) -> list[Figure]:
@@ -120,19 +122,22 @@ def distributions(findings: Findings) -> list[Figure]:
 def _shares(findings: Findings, metric: str, level: int) -> Figure:
     """All percentiles at once: the share of values at or below each time."""
     results, load, word = findings.results, loads(findings.results)[level], METRIC_NAMES[metric]
-    series = []
+    series, log = [], False
     for i, name in enumerate(names(results)):
         values = [v for m in results.of(i, level) for v in values_of(metric, m.run.records)]
         if values:
             series.append(Series(i, _line(f"{name}, {word}, {load}", values), "dense"))
+            log |= bool(np.quantile(values, _END) > _LONG_TAIL * np.median(values))
     said = "How many per cent took at most so long: every percentile in one line; further left is faster."
-    svg = lines(f"{word} at {load}", "ms", "per cent", series, top=100)
+    said += f" The axis is logarithmic: the slowest took more than {_LONG_TAIL} times the median." if log else ""
+    label = "ms, logarithmic" if log else "ms"
+    svg = lines(f"{word} at {load}", label, "per cent", series, top=100, log=log)
     return Figure("Distributions", f"{word[0].upper()}{word[1:]}, {load}", said, svg)
 
 
 def _line(name: str, values: list[float]) -> tuple[Point, ...]:
     """Up to the 99.5th percentile: one request out of hundreds must not decide how wide the plot is."""
-    bends = [(q, "") for q in np.linspace(0, 0.995, _BENDS)]
+    bends = [(q, "") for q in np.linspace(0, _END, _BENDS)]
     told = [(q, f"{name}: {q:.0%} took at most {milliseconds(float(np.quantile(values, q)))} ms") for q in _TOLD]
     places = sorted(bends + told)
     times = 1e3 * np.quantile(values, [q for q, _ in places])
