@@ -40,7 +40,8 @@ def measured(
 
 
 class Screen(Watcher):
-    """The progress bar; with a folder, it also keeps the results of every finished round there."""
+    """The progress bar, or where there is no terminal to draw it on a line a round and a rate tried; with a folder, it
+    also keeps the results of every finished round there."""
 
     def __init__(self, experiment: Experiment, bar: Progress, folder: Path | None = None) -> None:
         self._experiment = experiment
@@ -48,6 +49,7 @@ class Screen(Watcher):
         self._folder = folder
         self._task: TaskID = bar.add_task("starting", total=None, errors="")
         self._failed = 0
+        self._round = -1
         self._full = False  # the disk, or whatever keeps the folder from being written
 
     def starting(self, architecture: Architecture) -> None:
@@ -60,11 +62,15 @@ class Screen(Watcher):
         load = describe(self._experiment.levels[cell.level])
         said = f"round {cell.repeat + 1} of {self._experiment.repeats}: {architecture.name}, {load}"
         self._bar.update(self._task, description=said)
+        if cell.repeat != self._round:
+            self._round = cell.repeat
+            self._line(f"round {cell.repeat + 1} of {self._experiment.repeats}")
 
     def searching(self, architecture: Architecture, rate: float, requests: int) -> None:
         total = self._bar.tasks[self._task].total or 0
         said = f"searching: {architecture.name} at {rate:.3g} requests/s"
         self._bar.update(self._task, description=said, total=total + requests)
+        self._line(said)
 
     def answered(self, record: Record) -> None:
         self._failed += not record.ok
@@ -80,3 +86,11 @@ class Screen(Watcher):
             if not self._full:
                 self._bar.console.print(f"this round is not on disk: {error}", style="yellow", markup=False)
             self._full = True
+
+    def _line(self, begins: str) -> None:
+        if self._bar.console.is_terminal:
+            return
+        task = self._bar.tasks[self._task]
+        failed = f", {self._failed} failed" if self._failed else ""
+        said = f"{begins}; {task.completed:.0f} requests answered{failed}, {task.elapsed or 0.0:.0f} s"
+        self._bar.console.print(said, markup=False, highlight=False, soft_wrap=True)

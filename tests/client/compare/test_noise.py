@@ -58,6 +58,21 @@ def test_a_full_disk_is_said_once_and_the_comparison_goes_on(tmp_path: Path, mon
     assert console.file.getvalue().count("No space left on device") == 1
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_where_no_bar_is_drawn_every_round_and_rate_is_a_line(fake: FakeServer, terminal: bool) -> None:
+    experiment = on(fake, "a", "b", repeats=2)
+    console = Console(file=StringIO(), width=200, force_terminal=terminal)
+    screen = Screen(experiment, Progress(console=console))  # not drawn by itself
+    await measure(experiment, watcher=screen)
+    screen.searching(experiment.architectures[1], 2.5, 10)
+    assert isinstance(console.file, StringIO)
+    lines = [line.partition(";") for line in console.file.getvalue().splitlines()]
+    told = ["round 1 of 2", "round 2 of 2", "searching: b at 2.5 requests/s"]
+    assert [said for said, _, _ in lines] == ([] if terminal else told)
+    counts = [0, 2 * experiment.workload.requests, 4 * experiment.workload.requests]
+    assert all(f" {n} requests answered, " in rest for n, (_, _, rest) in zip(counts, lines, strict=False))
+
+
 async def test_an_endpoint_that_nobody_answers_at_is_told_by_name(fake: FakeServer) -> None:
     experiment = on(fake, "a", "b")
     gone = replace(experiment.architectures[1], target="http://127.0.0.1:1")
