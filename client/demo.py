@@ -75,7 +75,7 @@ async def _compare(console: Console, target: str) -> None:
         architectures=(Architecture("dense", DENSE, target), Architecture("experts", EXPERTS, target)),
         workload=Workload(requests=12, output_tokens=24, prompt_tokens=64),
         levels=(Closed(4),),
-        repeats=2,
+        repeats=5,
     )
     with progress(console) as bar:
         results = await measure(experiment, stopping=_at_most, watcher=Screen(experiment, bar))
