@@ -67,7 +67,8 @@ class Administration:
         return [*ready, *self._others.values()]
 
     async def load(self, wish: LoadWish, *, by: str, detached: bool = False) -> ModelStatus:
-        """Serve one more model. Raises LoadFailed; `detached` tells of that in `models` only."""
+        """Serve one more model. Raises LoadFailed, Draining when the server leaves first; `detached` tells of either in
+        `models` only."""
         self._require_open()
         wish.check()
         name, _ = split_spec(wish.model)
@@ -77,13 +78,14 @@ class Administration:
         log.info("loading", model=name, by=by)
         begun = self._others[name] = ModelStatus(name, ModelState.LOADING)
         loading = self._begin(self._load(name, wish))
-        status = begun if detached else await asyncio.shield(loading)
+        status = begun if detached else await _outcome(loading)
         if status.state is ModelState.FAILED:
             raise LoadFailed(f"model {shown(name)} could not be loaded: {status.error}", param="model")
         return status
 
     async def unload(self, name: str, *, by: str, seconds: float | None = None) -> int:
-        """Serve it no more; how many of its requests were ended because they took longer than `seconds`."""
+        """Serve it no more; how many of its requests were ended because they took longer than `seconds`. Raises
+        Draining when the server leaves first."""
         if seconds is not None and not 0 <= seconds <= self._service.limits.request_seconds:
             raise InvalidValue.between("drain_seconds", seconds, 0, self._service.limits.request_seconds)
         if name not in self._service.models:
@@ -91,7 +93,7 @@ class Administration:
         log.info("unloading", model=name, by=by)
         self._others[name] = ModelStatus(name, ModelState.UNLOADING)
         bound = self._host.drain_seconds if seconds is None else seconds
-        return await asyncio.shield(self._begin(self._unload(name, bound)))
+        return await _outcome(self._begin(self._unload(name, bound)))
 
     async def reset_prefix_cache(self, name: str | None, *, by: str) -> list[str]:
         """Of one model, or of all of them; their names."""
@@ -192,3 +194,13 @@ class Administration:
         self._work.add(task)
         task.add_done_callback(self._work.discard)
         return task
+
+
+async def _outcome(work: asyncio.Task[T]) -> T:
+    """What the work comes to; it goes on when nobody waits for that any more."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        if work.cancelled():
+            raise Draining("the server was shut down before this was complete", retry_after=1) from None
+        raise

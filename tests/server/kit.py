@@ -99,6 +99,7 @@ class Harness:
     app: Application
     session: aiohttp.ClientSession
     models: dict[str, ServedModel] = field(default_factory=dict)
+    left: bool = False
 
     @property
     def url(self) -> str:
@@ -107,6 +108,12 @@ class Harness:
     @property
     def target(self) -> str:
         return f"127.0.0.1:{self.app.grpc_port}"
+
+    async def leave(self) -> None:
+        """End it as a process does that was told to."""
+        self.left = True
+        await self.app.drain()
+        await self.app.stop()
 
     async def series(self) -> dict[tuple[str, Labels], float]:
         """Every sample of /metrics by name and labels."""
@@ -201,6 +208,7 @@ async def running(
     """The application serving these models; with `loading` its listeners only. `more` are settings."""
     app = Application(settings(**more), build_fakes, limits)
     await app.listen()
+    harness: Harness | None = None
     try:
         async with aiohttp.ClientSession() as session:
             harness = Harness(app, session)
@@ -210,4 +218,5 @@ async def running(
                 await app.serve(served)
             yield harness
     finally:
-        await app.stop()
+        if harness is None or not harness.left:
+            await app.stop()

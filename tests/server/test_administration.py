@@ -243,6 +243,28 @@ class TestRequests:
             assert len((await stream)[0].tokens) == 100
 
 
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
+class TestTheEnd:
+    async def test_a_load_that_the_server_does_not_wait_for_is_told_so(self, transport: str) -> None:
+        async with administered(transport) as (server, operator, _):
+            loading = asyncio.create_task(operator.load("new=late"))
+            await until(lambda: server.app.administration.models()[2:])
+            await server.leave()
+            refused = await refusal(loading)
+            assert (refused.kind, refused.code, refused.retry) == ("unavailable", "draining", 1)
+
+    async def test_an_unload_that_the_server_does_not_wait_for_is_told_so(self, transport: str) -> None:
+        async with administered(transport, drain_seconds=0.1) as (server, operator, caller):
+            stream = asyncio.create_task(caller.stream(**LONG))
+            await until(lambda: server.app.service.active)
+            unloading = asyncio.create_task(operator.unload("slow", drain_seconds=60))
+            await until(lambda: "slow" not in server.app.service.models)
+            await server.leave()
+            refused = await refusal(unloading)
+            assert (refused.kind, refused.code, refused.retry) == ("unavailable", "draining", 1)
+            assert (await refusal(stream)).code == "draining"
+
+
 async def test_a_load_under_way_does_not_outlive_the_server() -> None:
     async with administered("rest") as (server, operator, _):
         await operator.load("new=late", detached=True)
