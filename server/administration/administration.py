@@ -23,6 +23,7 @@ from server.errors import (
     ModelExists,
     ModelNotFound,
     RequestNotFound,
+    Unavailable,
     shown,
 )
 from server.generation import Generation
@@ -116,6 +117,8 @@ class Administration:
                 failed = self._failed(name, error)
                 log.warning("model could not be loaded", model=name, why=failed.error)
                 log.debug("this is where", model=name, exc_info=error)
+                if isinstance(error, Unavailable):  # no fault of the model
+                    raise
                 return failed
             self._service.add(model)
         del self._others[name]
@@ -192,8 +195,13 @@ class Administration:
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._work.add(task)
-        task.add_done_callback(self._work.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._work.discard(task)
+        if not task.cancelled():
+            task.exception()  # asked for, or asyncio complains of one that nobody waited for
 
 
 async def _outcome(work: asyncio.Task[T]) -> T:

@@ -253,6 +253,19 @@ class TestTheEnd:
             refused = await refusal(loading)
             assert (refused.kind, refused.code, refused.retry) == ("unavailable", "draining", 1)
 
+    async def test_a_load_that_a_drain_overtakes_is_no_fault_of_the_model(self, transport: str) -> None:
+        async with administered(transport) as (server, operator, _):
+            loading = asyncio.create_task(operator.load("new=late"))
+            await operator.load("other=late", detached=True)
+            await until(lambda: len(server.app.administration.models()) == 4)
+            await operator.drain()
+            refused = await refusal(loading)
+            assert (refused.kind, refused.code, refused.retry) == ("unavailable", "draining", 1)
+            await until(lambda: not server.app.administration._work)
+            told = await operator.models()
+            assert {told[name]["state"] for name in ("new", "other")} == {"failed"}
+            assert set(server.app.premises.running._engines) == {"fake", "slow"}
+
     async def test_an_unload_that_the_server_does_not_wait_for_is_told_so(self, transport: str) -> None:
         async with administered(transport, drain_seconds=0.1) as (server, operator, caller):
             stream = asyncio.create_task(caller.stream(**LONG))
