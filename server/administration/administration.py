@@ -92,6 +92,7 @@ class Administration:
         if name not in self._service.models:
             raise ModelNotFound(name, self._service.models)
         log.info("unloading", model=name, by=by)
+        self._service.remove(name)  # now, so that whoever comes next finds it gone; its name is free when it is down
         self._others[name] = ModelStatus(name, ModelState.UNLOADING)
         bound = self._host.drain_seconds if seconds is None else seconds
         return await _outcome(self._begin(self._unload(name, bound)))
@@ -135,7 +136,6 @@ class Administration:
         return failed
 
     async def _unload(self, name: str, seconds: float) -> int:
-        self._service.remove(name)
         try:
             ended = await self._end_requests(name, seconds)
             await self._host.take_down(name)

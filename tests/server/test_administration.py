@@ -13,6 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.errors import ModelNotFound
 from server.service import Phase
 from tests.server.callers import Caller, Refused, RestCaller, RpcCaller
 from tests.server.doors import until
@@ -241,6 +242,22 @@ class TestRequests:
             assert (await refusal(caller.whole(**LONG))).code == "draining"
             assert (await refusal(operator.load("new=fake"))).code == "draining"
             assert len((await stream)[0].tokens) == 100
+
+
+async def test_of_two_who_unload_a_model_at_once_one_finds_it_gone() -> None:
+    """Nor does either of them take down what is loaded under that name after it."""
+    async with administered("rest") as (server, operator, caller):
+        administration = server.app.administration
+        for _ in range(3):
+            await operator.load("new=fake")
+            ends = await asyncio.gather(
+                *(administration.unload("new", by=by) for by in ("one", "other")), return_exceptions=True
+            )
+            assert [type(end) for end in ends] == [int, ModelNotFound], ends
+            await operator.load("new=fake")
+            assert await caller.whole(model="new", prompt="abc", max_tokens=3)
+            assert await operator.unload("new") == 0
+        assert set(server.app.premises.running._engines) == {"fake", "slow"}
 
 
 @pytest.mark.parametrize("transport", ["rest", "grpc"])
