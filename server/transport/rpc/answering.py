@@ -23,9 +23,9 @@ async def answering(
 ) -> AsyncIterator[str]:
     """Gives the call an id, turns what goes wrong inside into a status, and counts it. `flat`: as `abort` has it."""
     id, code = new_id(), grpc.StatusCode.OK
-    await context.send_initial_metadata((("x-request-id", told_id(metadata(context, "x-request-id"), id)),))
     observer.opened("grpc")
     try:
+        await context.send_initial_metadata((("x-request-id", told_id(metadata(context, "x-request-id"), id)),))
         yield id
     except ServiceError as error:
         code = status_of(error)
@@ -33,6 +33,9 @@ async def answering(
     except asyncio.CancelledError:
         code = _hung_up(context)
         raise
+    except grpc.aio.InternalError:  # what was to be sent has nobody left to go to
+        code = _hung_up(context)
+        raise asyncio.CancelledError from None
     except WriteStalled as stalled:
         code = grpc.StatusCode.RESOURCE_EXHAUSTED
         await abort(context, SlowReader(str(stalled)), id)

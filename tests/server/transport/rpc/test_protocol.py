@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from server.limits import Limits
 from server.transport.listening import AddressInUse
+from server.transport.rpc import answering
 from server.transport.rpc.listener import SERVICE
 from tests.server.kit import CONTEXT, VOCAB, Harness, fake_model, running
 
@@ -184,3 +186,22 @@ async def test_a_reader_that_stops_reading_is_cut_off() -> None:
             await server.settled(30)
             assert await server.total("dyno_requests_total", outcome="cancelled") == 1
             call.cancel()
+
+
+async def test_a_call_whose_time_is_over_as_it_begins_is_counted_and_no_fault(
+    channel: grpc.aio.Channel, server: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = {"transport": "grpc", "method": "Tokenize", "code": "DEADLINE_EXCEEDED"}
+    before = await server.total("dyno_transport_requests_total", **labels)
+
+    def late() -> str:
+        time.sleep(0.3)
+        return "late"
+
+    monkeypatch.setattr(answering, "new_id", late)
+    call = InferenceServiceStub(channel).Tokenize(pb.TokenizeRequest(model="fake", text="abc"), timeout=0.2)
+    assert (await failure(call)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await asyncio.sleep(0.3)
+    assert await server.total("dyno_transport_requests_total", **labels) == before + 1
+    assert await server.total("dyno_transport_open_calls", transport="grpc") == 0
+    assert not caplog.records
