@@ -117,7 +117,7 @@ class ManyGenerations:
         id = new_id()
         self._observer.opened("grpc")
         task = self._tasks[tag] = asyncio.create_task(self._run(tag, id, start))
-        task.add_done_callback(partial(self._end_unbegun, tag, id))
+        task.add_done_callback(partial(self._end_unbegun, tag, id, convert.model_name(start.request.model)))
 
     async def _run(self, tag: int, id: str, start: pb.GenerateStart) -> None:
         error: ServiceError | None = None
@@ -168,10 +168,13 @@ class ManyGenerations:
             return DeadlineExceeded("the time for this call ran out before the request was complete")
         return Cancelled("the request was cancelled")
 
-    def _end_unbegun(self, tag: int, id: str, task: asyncio.Task[None]) -> None:
+    def _end_unbegun(self, tag: int, id: str, model: str | None, task: asyncio.Task[None]) -> None:
         """The end of a task that was cancelled before its first turn."""
         if self._tasks.get(tag) is task:
-            self._end(tag, id, self._cancelled())
+            error = self._cancelled()
+            with contextlib.suppress(ServiceError), self._service.counting_refusals(model):
+                raise error
+            self._end(tag, id, error)
 
     def _end(self, tag: int, id: str, error: ServiceError | None) -> None:
         """The last event."""

@@ -85,8 +85,10 @@ async def test_a_cancelled_request_ends_and_leaves_its_tag(channel: grpc.aio.Cha
 
 
 async def test_a_request_that_is_cancelled_at_once_ends_too(channel: grpc.aio.Channel, server: Harness) -> None:
-    """Both in one message: it is cancelled before anything of it has run."""
+    """Both in one message: it is cancelled before anything of it has run, and counted all the same."""
     start, cancel = pb.GenerateStart(request=rpc_request(LONG)), pb.GenerateCancel()
+    received = await server.total("dyno_requests_received_total", model="slow")
+    cancelled = await server.total("dyno_requests_total", model="slow", outcome="cancelled")
     async with session(channel) as call:
         call.heard = {tag: Heard() for tag in range(20)}
         for tag in call.heard:
@@ -94,6 +96,8 @@ async def test_a_request_that_is_cancelled_at_once_ends_too(channel: grpc.aio.Ch
         heard = await call.rest()
     assert {one.kind for one in heard.values()} == {"cancelled"}
     await server.settled()
+    assert await server.total("dyno_requests_received_total", model="slow") == received + 20
+    assert await server.total("dyno_requests_total", model="slow", outcome="cancelled") == cancelled + 20
 
 
 async def test_a_refusal_is_that_of_a_call_of_its_own(channel: grpc.aio.Channel) -> None:
