@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MOST_REQUESTS = 256  # in flight; servers take no more on a call
 MOST_BYTES = 1 << 19  # of a message of several requests; servers take twice as much
+MOST_ACTIONS = 512  # of a message; servers take twice as many
 IDLE_SECONDS = 1.0  # so long a call waits for another request when it has none
 MOST_SECONDS = 60.0
 """Age at which a call takes no more requests, so that a connection can be let go of and balanced anew."""
@@ -121,7 +122,9 @@ class ManyCall:
             while self._actions and not self._call.done():
                 together = [self._actions.popleft()]
                 size = together[0].ByteSize()
-                while self._actions and (size := size + self._actions[0].ByteSize()) < MOST_BYTES:
+                while self._actions and len(together) < MOST_ACTIONS:
+                    if (size := size + self._actions[0].ByteSize()) >= MOST_BYTES:
+                        break
                     together.append(self._actions.popleft())
                 yield pb.GenerateManyRequest(actions=together)
 

@@ -21,6 +21,7 @@ class Limits:
     connections: int = 1024
     streams_per_connection: int = 100
     requests_per_call: int = 256  # in flight, of a call that carries many
+    actions_per_message: int = 1024  # of such a call; the smallest has four bytes
     call_seconds: float = 300.0  # in which such a call takes new ones
     watchers: int = 16  # of live routing, all models together
     watch_seconds: tuple[float, float] = (0.1, 60.0)  # from one load to the next

@@ -59,6 +59,7 @@ class Servicer(InferenceServiceServicer):
         writing = asyncio.Lock()
         async with asyncio.TaskGroup() as group:
             async for request in requests:
+                self._fake.most_actions = max(self._fake.most_actions, len(request.actions))
                 for action in request.actions:
                     if action.HasField("cancel"):
                         tasks[action.tag].cancel()

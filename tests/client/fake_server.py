@@ -83,6 +83,7 @@ class FakeServer:
         self.times: dict[int, list[float]] = {}
         self.cancelled = asyncio.Event()  # set when a client leaves a stream
         self.calls = self.open_calls = 0  # of GenerateMany
+        self.most_actions = 0  # in a message of theirs
         self.ready = True
         self.http = self.grpc = ""
 

@@ -180,6 +180,15 @@ async def test_a_call_of_grpc_is_not_overfilled(
     assert [answer.choices[0].text for answer in answers] == [f"w{i}.0 w{i}.1 w{i}.2 w{i}.3 " for i in range(4)]
 
 
+async def test_a_message_of_grpc_has_no_more_actions_than_a_server_takes(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.many.MOST_ACTIONS", 20)
+    async with connect(fake.grpc) as client:
+        await asyncio.gather(*(collect(client.generate(asking(seed=i))) for i in range(50)))
+    assert (fake.calls, fake.most_actions) == (1, 20)
+
+
 async def test_a_call_of_grpc_that_is_old_takes_no_more(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.behave(gap=0.1)
     async with connect(fake.grpc) as client:

@@ -104,7 +104,7 @@ def _limits(limits: Limits) -> Iterator[str]:
     yield (
         f"A message may have {limits.body_bytes:,} bytes, metadata {limits.metadata_bytes:,}; a connection may have "
         f"{limits.streams_per_connection} calls at once, each `GenerateMany` one, which may have "
-        f"{limits.requests_per_call} requests in flight.\n"
+        f"{limits.requests_per_call} requests in flight and {limits.actions_per_message:,} actions in a message.\n"
     )
 
 

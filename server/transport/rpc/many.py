@@ -93,7 +93,10 @@ class ManyGenerations:
                 await write(message)
 
     async def _read(self, requests: AsyncIterator[pb.GenerateManyRequest]) -> None:
+        most = self._limits.actions_per_message
         async for request in requests:
+            if len(request.actions) > most:  # nobody else has a turn before the last of them
+                raise InvalidValue.at_most("actions", len(request.actions), most, "in a message")
             for action in request.actions:
                 self._do(action)
             await self._room.wait()  # a caller that does not read its answers is not heard either

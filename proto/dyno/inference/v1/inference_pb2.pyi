@@ -341,8 +341,8 @@ class GenerateManyRequest(_message.Message):
     ACTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerateAction]:
-        """In order. One that does nothing, begins a request under the tag of another in flight, or one too many (256), ends the
-        call with INVALID_ARGUMENT.
+        """In order, at most 1,024. One that does nothing, begins a request under the tag of another in flight, or one too many
+        (256), ends the call with INVALID_ARGUMENT.
         """
 
     def __init__(

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
+from client.many import MOST_ACTIONS
 from dyno.inference.v1 import inference_pb2 as pb
 from server.limits import Limits
 from server.transport.auth.keys import read_keys
@@ -139,6 +140,22 @@ async def test_a_call_has_no_more_than_so_many_requests() -> None:
             refused = await call.refusal()
         assert (refused.kind, refused.param) == ("invalid", "start") and "at most 3" in refused.message
         await server.settled()
+
+
+async def test_a_message_has_no_more_than_so_many_actions(channel: grpc.aio.Channel, server: Harness) -> None:
+    """Small as they are: nobody else has a turn before the last of them."""
+    most, cancel = Limits().actions_per_message, pb.GenerateAction(tag=9, cancel=pb.GenerateCancel())
+    async with session(channel) as call:
+        await call.start(5, **LONG)
+        await call.do(*[cancel] * most)
+        while not call.heard[5].tokens:
+            assert await call.read()
+        await call.do(*[cancel] * (most + 1))
+        refused = await call.refusal()
+    assert (refused.kind, refused.code, refused.param) == ("invalid", "invalid_value", "actions")
+    assert f"at most {most}" in refused.message
+    assert most >= MOST_ACTIONS, "our own client keeps to it"
+    await server.settled()
 
 
 async def test_a_message_that_does_nothing_ends_the_call(channel: grpc.aio.Channel, server: Harness) -> None:
