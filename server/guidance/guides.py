@@ -48,7 +48,8 @@ class Guides:
     ) -> Sequence[Constraint]:
         """One for each of `count` requests. `endless`: an end token is allowed only where nothing else is.
 
-        Raises InvalidValue for a form that cannot be used, QueueFull when too many wait to be compiled.
+        Raises InvalidValue for a form that cannot be used, QueueFull when too many wait to be compiled, Unavailable
+        where none can be tried out.
         """
         if self._pending >= self._limits.queue:
             raise QueueFull(f"{self._pending} forms wait to be compiled already", retry_after=1)

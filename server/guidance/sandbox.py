@@ -9,7 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import structlog
+
+from server.errors import Unavailable
 from server.guidance import trial
+
+log = structlog.get_logger()
 
 START_SECONDS = 30.0  # python and the library, on a busy machine
 
@@ -25,7 +30,7 @@ class Sandbox:
         self._process: subprocess.Popen[bytes] | None = None
 
     def verdict(self, grammar: str) -> str | None:
-        """Why a grammar cannot be used; None when it can."""
+        """Why a grammar cannot be used; None when it can. Raises Unavailable where it cannot be tried out."""
         process = self._process or self._start()
         try:
             answer = self._ask(process, grammar)
@@ -55,10 +60,15 @@ class Sandbox:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-I", str(Path(trial.__file__))]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env={}
-        )
-        _read_line(self._process, START_SECONDS)
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env={}
+            )
+            _read_line(self._process, START_SECONDS)
+        except (OSError, EOFError) as error:  # the system has no descriptors, processes or memory left, or no time
+            self.close()
+            log.warning("forms of answers cannot be tried out", why=str(error) or type(error).__name__)
+            raise Unavailable("forms of answers cannot be tried out at the moment", retry_after=1) from error
         return self._process
 
     def _ask(self, process: subprocess.Popen[bytes], grammar: str) -> object:

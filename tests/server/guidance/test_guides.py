@@ -18,7 +18,7 @@ from model import zoo
 from model.tokenizer import ByteTokenizer, Tokenizer
 from server.call import Guidance, GuidanceKind
 from server.engine.constraint import Constraint, members
-from server.errors import InvalidValue
+from server.errors import InvalidValue, Unavailable
 from server.guidance.grammar import check_guidance
 from server.guidance.guides import REMEMBERED, Guides
 from server.guidance.sandbox import Sandbox
@@ -246,6 +246,19 @@ def test_what_kills_the_compiler_kills_nothing_else() -> None:
         schema = json.dumps({"$ref": "#/$defs/a0", "$defs": {**defs, "a60000": {}}})
         assert "too deep" in str(sandbox.verdict(LLMatcher.grammar_from_json_schema(schema)))
         assert sandbox.verdict(LLMatcher.grammar_from_regex("a")) is None
+    finally:
+        sandbox.close()
+
+
+@pytest.mark.parametrize("command", ["/nowhere/python", "/bin/true"], ids=["no process", "no answer"])
+def test_where_nothing_can_be_tried_out_it_is_nobodys_mistake(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox, grammar = Sandbox(10.0), LLMatcher.grammar_from_regex("a")
+    try:
+        with monkeypatch.context() as broken, pytest.raises(Unavailable) as refused:
+            broken.setattr("server.guidance.sandbox.sys.executable", command)
+            sandbox.verdict(grammar)
+        assert refused.value.retry_after == 1 and command not in refused.value.message
+        assert sandbox.verdict(grammar) is None, "it is begun anew"
     finally:
         sandbox.close()
 
