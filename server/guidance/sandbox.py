@@ -81,9 +81,11 @@ def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
     """Raises TimeoutError when no whole line comes in time, EOFError when the process has ended."""
     assert process.stdout is not None
     give_up, line = time.monotonic() + seconds, b""
+    readable = select.poll()  # select.select takes no descriptor from 1024 on, and every connection has one
+    readable.register(process.stdout, select.POLLIN)
     while not line.endswith(b"\n"):
         left = give_up - time.monotonic()
-        if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+        if left <= 0 or not readable.poll(left * 1000):
             raise TimeoutError
         read = process.stdout.read(65536)
         if not read:

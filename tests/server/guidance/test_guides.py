@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+import resource
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -261,6 +264,20 @@ def test_where_nothing_can_be_tried_out_it_is_nobodys_mistake(command: str, monk
         assert sandbox.verdict(grammar) is None, "it is begun anew"
     finally:
         sandbox.close()
+
+
+def test_forms_are_tried_out_beside_a_thousand_connections() -> None:
+    most, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != resource.RLIM_INFINITY and allowed < 2048:
+        pytest.skip("so many descriptors are not to be had here")
+    sandbox = Sandbox(10.0)
+    with contextlib.ExitStack() as stack:
+        stack.callback(sandbox.close)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (most, allowed))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(most, 2048), allowed))
+        while stack.enter_context(Path("/dev/null").open("rb")).fileno() < 1024:
+            pass
+        assert sandbox.verdict(LLMatcher.grammar_from_regex("a")) is None
 
 
 async def test_what_takes_for_ever_is_ended() -> None:
