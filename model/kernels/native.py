@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).with_name("native")
 # Sums may be regrouped for the vector units; NaN and infinity keep their meaning.
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math")
+FLAGS = ("-O3", "-march=native", "-pthread", "-fPIC", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math")
 NO_TILES = ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8")
 SECONDS = 120
 
@@ -87,7 +87,7 @@ def _compile(compiler: str, built: Path, *flags: str) -> None:
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(one, objects))
-    _run(compiler, "-shared", *objects.values(), *_openmp(), "-o", str(built))
+    _run(compiler, "-shared", "-pthread", *objects.values(), "-o", str(built))
 
 
 def _run_proof(built: Path) -> int:
@@ -98,12 +98,6 @@ def _run_proof(built: Path) -> int:
 
 def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
-
-
-def _openmp() -> tuple[str, ...]:
-    """Link with PyTorch's own OpenMP runtime: a second one would fight with it for the cores."""
-    bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    return (str(bundled[0]), f"-Wl,-rpath,{bundled[0].parent}") if bundled else ("-fopenmp",)
 
 
 def _folder() -> Path:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,3 +67,26 @@ def test_of_a_model(name: str, dtype: torch.dtype, form: panels.Form) -> None:
         tokens = torch.randint(architecture.vocab, shape, generator=torch.Generator().manual_seed(1))
         alone, *others = (with_threads(count, partial(logits, model, tokens)) for count in (1, 2, 3, 5))
         assert all(torch.equal(other, alone) for other in others)
+
+
+def test_callers_have_teams_of_their_own_that_end_with_them() -> None:
+    """Four callers at once, each with three threads; a model that is loaded is rehearsed while others are served."""
+    laid, x = panels.lay_out(torch.randn(700, 160)), torch.randn(40, 160)
+    alone, before = with_threads(1, lambda: panels.linear(x, laid)), _threads()
+    torch.set_num_threads(3)
+
+    def calls(_: int) -> bool:
+        torch.set_num_threads(3)  # each thread has a number of its own
+        with torch.inference_mode():
+            return all(torch.equal(panels.linear(x, laid), alone) for _ in range(200))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(calls, range(4)))
+    ends = time.monotonic() + 10
+    while _threads() > before and time.monotonic() < ends:
+        time.sleep(0.01)  # a thread's team ends a moment after it
+    assert _threads() <= before
+
+
+def _threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))

@@ -58,16 +58,14 @@ void share_out(const Step<T>& s, int threads) {
 #ifdef DYNO_VECTORS
   const std::vector<StretchTask<T>> tasks = tasks_of(s, threads);
 #endif
-  std::atomic<int64_t> turn{0};
-#pragma omp parallel num_threads(threads)
-  {
+  std::atomic<int64_t> turn{0}, stretch{0};
+  together(threads, [&](const Member& me) {
     if (s.fresh.slots) {
-#pragma omp for
-      for (int64_t i = 0; i < s.fresh.count; ++i) s.fresh.store(p, i, s.keys, s.values);
+      me.part(s.fresh.count, [&](int64_t i) { s.fresh.store(p, i, s.keys, s.values); });
+      me.meet();
     }
 #ifdef DYNO_VECTORS
-#pragma omp for schedule(dynamic, 1) nowait
-    for (size_t task = 0; task < tasks.size(); ++task) tasks[task].run();
+    for (size_t task; (task = stretch.fetch_add(1, std::memory_order_relaxed)) < tasks.size();) tasks[task].run();
 #endif
     const int64_t parts = parts_of<T>(p, threads), heads = p.kv_heads / parts;
     std::vector<float> scratch(heads * (p.room() + p.group()));
@@ -83,7 +81,7 @@ void share_out(const Step<T>& s, int threads) {
       };
       attend<T, Way>(task_at(i), claim, s.query, s.out, scratch.data());
     }
-  }
+  });
 }
 
 template <typename T>

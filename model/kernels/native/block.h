@@ -75,26 +75,22 @@ void enter(const Attention& a, int64_t rows, const X* x, const X* cos, const X* 
   const int64_t width = a.qkv.depth, placed = a.heads + a.kv_heads;
   const auto normed = Operand<X>::in_room(0, width, rows, a.qkv.rounds);
   std::atomic<int64_t> turn{0};
-#pragma omp parallel num_threads(threads)
-  {
-    write_rows(normed, threads, [&](int64_t row, int64_t from, int64_t to) {
+  together(threads, [&](const Member& me) {
+    write_rows(normed, me, [&](int64_t row, int64_t from, int64_t to) {
       const auto pen = normed.pen(row);
       normalise(a.before, x + row * width, width, from, to, [&](int64_t at, Vec y) { pen.put(at, y); });
     });
-    share(a.qkv, normed, turn, threads, Place<X>{out, a.qkv.columns});
-    if (a.turned || a.query_norm) {
-#pragma omp barrier
-#pragma omp for collapse(2) schedule(static)
-      for (int64_t row = 0; row < rows; ++row)
-        for (int64_t h = 0; h < placed; ++h) {
-          X* head = out + row * a.qkv.columns + h * a.dim;
-          if (const Norm* norm = h < a.heads ? a.query_norm : a.key_norm)
-            normalise(*norm, head, a.dim, 0, a.dim, [&](int64_t at, Vec y) { store(head + at, y); });
-          if (a.turned)
-            rotate(head, cos + row * a.turned / 2, sin + row * a.turned / 2, a.turned, a.interleaved != 0);
-        }
-    }
-  }
+    share(a.qkv, normed, turn, me, Place<X>{out, a.qkv.columns});
+    if (!a.turned && !a.query_norm) return;
+    me.meet();
+    me.part(rows * placed, [&](int64_t task) {
+      const int64_t row = task / placed, h = task % placed;
+      X* head = out + row * a.qkv.columns + h * a.dim;
+      if (const Norm* norm = h < a.heads ? a.query_norm : a.key_norm)
+        normalise(*norm, head, a.dim, 0, a.dim, [&](int64_t at, Vec y) { store(head + at, y); });
+      if (a.turned) rotate(head, cos + row * a.turned / 2, sin + row * a.turned / 2, a.turned, a.interleaved != 0);
+    });
+  });
 }
 
 template <typename X>
@@ -146,28 +142,27 @@ void leave(const Weight& projection, const FeedForward* ff, const Norm* norm, in
   const auto seen = Operand<X>::in_room(1, width, rows, ff && ff->up.rounds);
   const auto hidden = Operand<X>::in_room(2, ff ? ff->hidden : 0, rows, ff && ff->down.rounds);
   std::atomic<int64_t> turns[3] = {};
-#pragma omp parallel num_threads(threads)
-  {
-    write_rows(taken, threads, [&](int64_t row, int64_t from, int64_t to) { take(attended + row * inner, from, to, taken.pen(row)); });
-    share(projection, taken, turns[0], threads, Residual<X>{x, out, width});
-#pragma omp barrier
+  together(threads, [&](const Member& me) {
+    write_rows(taken, me, [&](int64_t row, int64_t from, int64_t to) { take(attended + row * inner, from, to, taken.pen(row)); });
+    share(projection, taken, turns[0], me, Residual<X>{x, out, width});
+    me.meet();
     if (!ff) {
-#pragma omp for
-      for (int64_t row = 0; row < rows; ++row)
+      me.part(rows, [&](int64_t row) {
         normalise(*norm, out + row * width, width, 0, width, [&](int64_t at, Vec y) { store(normed + row * width + at, y); });
+      });
     } else {
-      write_rows(seen, threads, [&](int64_t row, int64_t from, int64_t to) {
+      write_rows(seen, me, [&](int64_t row, int64_t from, int64_t to) {
         const auto pen = seen.pen(row);
         normalise(ff->before, out + row * width, width, from, to, [&](int64_t at, Vec y) { pen.put(at, y); });
       });
       if (ff->gated)
-        share(ff->up, seen, turns[1], threads, Gate<X>{hidden, ff->activation});
+        share(ff->up, seen, turns[1], me, Gate<X>{hidden, ff->activation});
       else
-        share(ff->up, seen, turns[1], threads, Activate<X>{hidden, ff->activation});
-#pragma omp barrier
-      share(ff->down, hidden, turns[2], threads, Residual<X>{out, out, width});
+        share(ff->up, seen, turns[1], me, Activate<X>{hidden, ff->activation});
+      me.meet();
+      share(ff->down, hidden, turns[2], me, Residual<X>{out, out, width});
     }
-  }
+  });
 }
 
 }  // namespace dyno

@@ -39,11 +39,10 @@ template <typename X, typename Y>
 void linear_to(const Weight& weight, int64_t rows, const X* x, Y* out, int threads) {
   const auto taken = Operand<X>::in_room(0, weight.depth, rows, weight.rounds);
   std::atomic<int64_t> turn{0};
-#pragma omp parallel num_threads(threads)
-  {
-    write_rows(taken, threads, [&](int64_t row, int64_t from, int64_t to) { take(x + row * weight.depth, from, to, taken.pen(row)); });
-    share(weight, taken, turn, threads, Place<Y>{out, weight.columns});
-  }
+  together(threads, [&](const Member& me) {
+    write_rows(taken, me, [&](int64_t row, int64_t from, int64_t to) { take(x + row * weight.depth, from, to, taken.pen(row)); });
+    share(weight, taken, turn, me, Place<Y>{out, weight.columns});
+  });
 }
 
 template <typename X>

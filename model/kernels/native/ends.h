@@ -17,13 +17,14 @@ struct Angles {  // a rotary table (model/position.py)
 // Cosines and sines of the table at each position (rows, count).
 template <typename X>
 void turn(const Angles& a, int64_t rows, const int64_t* positions, X* cos, X* sin, int threads) {
-#pragma omp parallel for num_threads(threads) if (rows > 16)
-  for (int64_t row = 0; row < rows; ++row)
+  const auto one = [&](int64_t row) {
     for (int64_t i = 0; i < a.count; ++i) {
       const float angle = float(positions[row]) * a.frequencies[i];
       narrow(std::cos(angle) * a.magnitude, cos + row * a.count + i);
       narrow(std::sin(angle) * a.magnitude, sin + row * a.count + i);
     }
+  };
+  together(rows > 16 ? threads : 1, [&](const Member& me) { me.part(rows, one); });
 }
 
 // x (rows, width) → logits (rows, columns): the norm and then the head.
@@ -32,14 +33,13 @@ void finish(const Norm& norm, const Weight& head, int64_t rows, const X* x, floa
   const int64_t width = head.depth;
   const auto normed = Operand<X>::in_room(0, width, rows, head.rounds);
   std::atomic<int64_t> turn{0};
-#pragma omp parallel num_threads(threads)
-  {
-    write_rows(normed, threads, [&](int64_t row, int64_t from, int64_t to) {
+  together(threads, [&](const Member& me) {
+    write_rows(normed, me, [&](int64_t row, int64_t from, int64_t to) {
       const auto pen = normed.pen(row);
       normalise(norm, x + row * width, width, from, to, [&](int64_t at, Vec y) { pen.put(at, y); });
     });
-    share(head, normed, turn, threads, Place<float>{logits, head.columns});
-  }
+    share(head, normed, turn, me, Place<float>{logits, head.columns});
+  });
 }
 
 struct Look {
@@ -75,11 +75,11 @@ inline Look look(const float* x, int64_t count) {
 
 // Of each row of logits (rows, count), which lie `stride` apart.
 inline void look_at(int64_t rows, int64_t count, int64_t stride, const float* logits, int64_t* best, bool* finite, int threads) {
-#pragma omp parallel for num_threads(threads) if (rows > 1)
-  for (int64_t row = 0; row < rows; ++row) {
+  const auto one = [&](int64_t row) {
     const Look found = look(logits + row * stride, count);
     best[row] = found.best, finite[row] = found.finite;
-  }
+  };
+  together(rows > 1 ? threads : 1, [&](const Member& me) { me.part(rows, one); });
 }
 
 }  // namespace dyno

@@ -40,19 +40,20 @@ struct Groups {
 // A thread's share of one layer of all touched experts; `end` makes the ending for an expert.
 template <typename X, typename End>
 void share_all(const Groups& groups, const Weight* weights, typename Operand<X>::Number* rows, int64_t depth,
-               std::atomic<int64_t>& turn, int threads, End end) {
+               std::atomic<int64_t>& turn, const Member& me, End end) {
   const int64_t count = weights[0].count();
   const bool rounds = weights[0].rounds;
   if (rounds) {
-#pragma omp for collapse(2)
-    for (int64_t g = 0; g < depth / GROUP; ++g)
-      for (size_t c = 0; c < groups.place.size(); ++c) {
-        if (groups.place[c] < 0) continue;
-        const Operand<X> own = groups.operand<X>(rows, depth, true, groups.chosen[c]);
-        RoundedRows<X>{own}.round(groups.place[c], g);
-      }
+    const int64_t choices = groups.place.size();
+    me.part(depth / GROUP * choices, [&](int64_t task) {
+      const int64_t c = task % choices, g = task / choices;
+      if (groups.place[c] < 0) return;
+      const Operand<X> own = groups.operand<X>(rows, depth, true, groups.chosen[c]);
+      RoundedRows<X>{own}.round(groups.place[c], g);
+    });
+    me.meet();
   }
-  const int64_t chunk = std::max<int64_t>(count * int64_t(groups.touched.size()) / (threads * 8) / 4, 1) * 4;
+  const int64_t chunk = std::max<int64_t>(count * int64_t(groups.touched.size()) / (me.count * 8) / 4, 1) * 4;
   const int64_t chunks = (count + chunk - 1) / chunk, tasks = chunks * groups.touched.size();
   const auto take = [&] { return turn.fetch_add(1, std::memory_order_relaxed); };
   const auto ahead = [&](int64_t task) {
@@ -80,33 +81,30 @@ void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, co
   float* results = room<float>(choices * width, 2);
   const Parts parts(width, threads);
   std::atomic<int64_t> turns[2] = {};
-#pragma omp parallel num_threads(threads)
-  {
-#pragma omp for collapse(2)  // threads write columns of their own, as write_rows() has it
-    for (size_t t = 0; t < groups.touched.size(); ++t)
-      for (int64_t part = 0; part < parts.count; ++part) {
-        const int64_t expert = groups.touched[t];
-        const Operand<X> own = groups.operand<X>(taken, width, rounds, expert);
-        for (int64_t row = 0; row < groups.size(expert); ++row) {
-          const int64_t c = groups.choices[groups.starts[expert] + row];
-          const Vec scale = all(e.weigh_input ? gates[c] : 1.0f);
-          const auto pen = own.pen(row);
-          for (int64_t i = parts.start(part); i < parts.stop(part); i += 16) pen.put(i, scale * load(x + c / e.active * width + i));
-        }
+  together(threads, [&](const Member& me) {
+    me.part(int64_t(groups.touched.size()) * parts.count, [&](int64_t task) {  // columns of their own, as write_rows() has it
+      const int64_t expert = groups.touched[task / parts.count], part = task % parts.count;
+      const Operand<X> own = groups.operand<X>(taken, width, rounds, expert);
+      for (int64_t row = 0; row < groups.size(expert); ++row) {
+        const int64_t c = groups.choices[groups.starts[expert] + row];
+        const Vec scale = all(e.weigh_input ? gates[c] : 1.0f);
+        const auto pen = own.pen(row);
+        for (int64_t i = parts.start(part); i < parts.stop(part); i += 16) pen.put(i, scale * load(x + c / e.active * width + i));
       }
-    share_all<X>(groups, e.up, taken, width, turns[0], threads, [&](int64_t expert) {
+    });
+    me.meet();
+    share_all<X>(groups, e.up, taken, width, turns[0], me, [&](int64_t expert) {
       return [&e, into = groups.operand<X>(hidden, e.hidden, rounds_hidden, expert)](int64_t row, int64_t panel, Vec a, Vec b) {
         e.gated ? Gate<X>{into, e.activation}(row, panel, a, b) : Activate<X>{into, e.activation}(row, panel, a, b);
       };
     });
-#pragma omp barrier
-    share_all<X>(groups, e.down, hidden, e.hidden, turns[1], threads, [&](int64_t expert) {
+    me.meet();
+    share_all<X>(groups, e.down, hidden, e.hidden, turns[1], me, [&](int64_t expert) {
       const int64_t* mine = groups.choices.data() + groups.starts[expert];
       return [=](int64_t row, int64_t panel, Vec a, Vec b) { Place<float>{results, width}(mine[row], panel, a, b); };
     });
-#pragma omp barrier
-#pragma omp for
-    for (int64_t token = 0; token < tokens; ++token)
+    me.meet();
+    me.part(tokens, [&](int64_t token) {
       for (int64_t i = 0; i < width; i += 16) {
         Vec sum = zero();
         for (int64_t c = token * e.active; c < (token + 1) * e.active; ++c)
@@ -114,7 +112,8 @@ void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, co
             sum = fma(all(e.weigh_input ? 1.0f : gates[c]), load(results + c * width + i), sum);
         store(out + token * width + i, sum);
       }
-  }
+    });
+  });
 }
 
 }  // namespace dyno

@@ -201,15 +201,15 @@ void share_part(const Weight& weight, const Operand<X>& x, int64_t from, int64_t
 
 // A thread's share of one linear layer: it takes turns with the others until no panel is left. All threads of a team come.
 template <typename X, typename End>
-void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn, int threads, End end) {
+void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn, const Member& me, End end) {
   if (weight.rounds) {
     const RoundedRows<X> rounded{x};
-#pragma omp for collapse(2)  // groups first: what a block's rows are rounded to is interleaved
-    for (int64_t g = 0; g < rounded.groups(); ++g)
-      for (int64_t row = 0; row < x.blocks.rows; ++row) rounded.round(row, g);
+    const int64_t rows = x.blocks.rows;  // groups first: what a block's rows are rounded to is interleaved
+    me.part(rounded.groups() * rows, [&](int64_t task) { rounded.round(task % rows, task / rows); });
+    me.meet();
   }
   const int64_t count = weight.count(), group = x.blocks.rows <= SUMS / 8 ? AT_ONCE : 2;  // fewer would be too short a turn
-  const int64_t chunk = std::max<int64_t>(count / (threads * 8) / group, 1) * group;
+  const int64_t chunk = std::max<int64_t>(count / (me.count * 8) / group, 1) * group;
   const auto take = [&] { return turn.fetch_add(chunk, std::memory_order_relaxed); };
   for (int64_t from = take(), next; from < count; from = next) {  // the next part is taken early, to be fetched
     next = take();

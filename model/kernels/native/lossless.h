@@ -37,8 +37,7 @@ inline void codes_of(const uint8_t* bytes, const uint8_t* sixteen, uint8_t* code
 
 // numbers (units, UNIT) → to (units, UNIT_BYTES); odd[unit]: whether it has a number whose upper byte is not among the sixteen.
 inline void pack(int64_t units, const bf16* numbers, const uint8_t* upper, uint8_t* to, uint8_t* odd, int threads) {
-#pragma omp parallel for num_threads(threads)
-  for (int64_t u = 0; u < units; ++u) {
+  const auto one = [&](int64_t u) {
     const bf16* own = numbers + u * UNIT;
     uint8_t *kept = to + u * UNIT_BYTES, bytes[64], first[64], second[64], none = 0;
     split(own, kept, bytes);
@@ -47,7 +46,8 @@ inline void pack(int64_t units, const bf16* numbers, const uint8_t* upper, uint8
     codes_of(bytes, upper, second);
     for (int64_t i = 0; i < 64; ++i) none |= first[i] | second[i], kept[UNIT + i] = uint8_t((first[i] & 15) | second[i] << 4);
     odd[u] = none >> 4;
-  }
+  };
+  together(threads, [&](const Member& me) { me.part(units, one); });
 }
 
 // A unit's numbers as they were: 32 columns, in halves, of either step.

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "ahead.h"
+#include "team.h"
 #include "tiles.h"
 #include "vector.h"
 
@@ -180,17 +181,17 @@ struct Parts {
 // come. Rows of a block that are interleaved share lines of memory, which threads would take from each other with every number
 // that they write: such a block is one thread's, or each thread writes columns of its own.
 template <typename X, typename Write>
-void write_rows(const Operand<X>& rows, int threads, Write write) {
+void write_rows(const Operand<X>& rows, const Member& me, Write write) {
   const Blocks& blocks = rows.blocks;
   const bool shared = rows.layout == INTERLEAVED;
   const int64_t count = shared ? blocks.count : blocks.rows;
-  const Parts parts(rows.depth, shared && count % threads && count < 4 * threads ? threads : 1);
-#pragma omp for collapse(2)
-  for (int64_t block = 0; block < count; ++block)
-    for (int64_t part = 0; part < parts.count; ++part) {
-      const int64_t first = shared ? blocks.start(block) : block, own = shared ? blocks.size(block) : 1;
-      for (int64_t row = first; row < first + own; ++row) write(row, parts.start(part), parts.stop(part));
-    }
+  const Parts parts(rows.depth, shared && count % me.count && count < 4 * me.count ? me.count : 1);
+  me.part(count * parts.count, [&](int64_t task) {
+    const int64_t block = task / parts.count, part = task % parts.count;
+    const int64_t first = shared ? blocks.start(block) : block, own = shared ? blocks.size(block) : 1;
+    for (int64_t row = first; row < first + own; ++row) write(row, parts.start(part), parts.stop(part));
+  });
+  me.meet();
 }
 
 }  // namespace dyno

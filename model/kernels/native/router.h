@@ -65,15 +65,13 @@ void route(const Router& r, int64_t rows, const X* x, const Routing& out, int th
   const int64_t width = r.weight.depth;
   const auto taken = Operand<float>::in_room(0, width, rows);
   std::atomic<int64_t> turn{0};
-#pragma omp parallel num_threads(threads)
-  {
-    write_rows(taken, threads, [&](int64_t row, int64_t from, int64_t to) { take(x + row * width, from, to, taken.pen(row)); });
-    share(r.weight, taken, turn, threads, Place<float>{out.logits, r.weight.columns});
+  together(threads, [&](const Member& me) {
+    write_rows(taken, me, [&](int64_t row, int64_t from, int64_t to) { take(x + row * width, from, to, taken.pen(row)); });
+    share(r.weight, taken, turn, me, Place<float>{out.logits, r.weight.columns});
     std::vector<float> scratch(2 * r.experts);
-#pragma omp barrier
-#pragma omp for
-    for (int64_t row = 0; row < rows; ++row) choose(r, out, row, scratch.data(), scratch.data() + r.experts);
-  }
+    me.meet();
+    me.part(rows, [&](int64_t row) { choose(r, out, row, scratch.data(), scratch.data() + r.experts); });
+  });
 }
 
 }  // namespace dyno
