@@ -104,11 +104,6 @@ class ServerProcess:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
-    @property
-    def log_tail(self) -> str:
-        """The last lines that the server wrote."""
-        return "\n".join(self._tail)
-
     def start(self) -> None:
         """Start it and wait until /readyz is 200. Raises LaunchError, with nothing left running."""
         require_server()

@@ -188,7 +188,7 @@ def draw_of(picks: Sequence[Pick]) -> Draw:
 
 
 def only_likeliest(picks: Sequence[Pick]) -> bool:
-    """Whether every pick takes its likeliest token, whatever the step's other facts are."""
+    """Whether every pick takes its likeliest token, with nothing that changes which that is."""
     free = (pick.known is None and pick.request.constraint is None for pick in picks)
     return all(p.request.sampling.temperature <= 0 for p in picks) and all(free) and not edits_of(picks)
 

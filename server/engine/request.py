@@ -1,4 +1,4 @@
-"""A request as the engine knows it: three lengths and a table of blocks; everything else is derived. No torch here."""
+"""A request as the engine knows it: three lengths, from which everything else is derived. No torch here."""
 
 from __future__ import annotations
 

@@ -35,13 +35,13 @@ class Board(Generic[Tree]):
         self._views = list(self._down(self.host))
 
     def fill(self, tree: Tree) -> Tree:
-        """Copy a tree of the same shape to the device, without waiting for it; returns `tree`."""
+        """Copy a tree of the same shape to the device, without waiting for it; returns the tree there."""
         for view, tensor in zip(self._views, self._down(tree), strict=True):
             view.copy_(tensor)
         return self.send()
 
     def send(self) -> Tree:
-        """Copy what the host's tree holds now to the device, without waiting for it; returns `tree`."""
+        """Copy what the host's tree holds now to the device, without waiting for it; returns the tree there."""
         self._there.copy_(self._host, non_blocking=True)
         return self.tree
 

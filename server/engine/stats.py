@@ -38,7 +38,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Where one request's time went. first_token = queued + prefill (+ time lost to preemption before it)."""
+    """Where one request's time went. first_token = queued + prefill, which holds what preemption took before it."""
 
     queued: float  # arrival → first scheduled
     prefill: float  # first scheduled → first token

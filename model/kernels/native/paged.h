@@ -166,9 +166,9 @@ inline float soften(const Paged& p, int64_t head, const Seen& seen, const float*
   return plain ? soften_as<true>(p, head, seen, logits, top, sum, put) : soften_as<false>(p, head, seen, logits, top, sum, put);
 }
 
-// do(how many, from which on) for all of `count` heads, as many at a time as registers take.
-template <typename Do>
-inline void by_four(int64_t count, const Do& act) {
+// act(how many, from which on) for all of `count` heads, as many at a time as registers take.
+template <typename Act>
+inline void by_four(int64_t count, const Act& act) {
   int64_t g = 0;
   for (; g + 4 <= count; g += 4) act(std::integral_constant<int, 4>{}, g);
   if (count - g == 3) act(std::integral_constant<int, 3>{}, g);

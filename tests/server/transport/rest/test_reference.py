@@ -12,7 +12,7 @@ from server.limits import Limits
 from server.transport.rest.forms import StructuredOutputs
 from server.transport.rest.schema import IGNORED, UNSUPPORTED, ChatBody, CompletionBody
 
-PAGE = (Path(__file__).parents[4] / "docs" / "requests.md").read_text()
+PAGE = " ".join((Path(__file__).parents[4] / "docs" / "requests.md").read_text().split())
 WORDS = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]*)`", PAGE))))
 OF_MESSAGES = {"annotations", "name", "refusal", "tool_calls"}
 
