@@ -42,4 +42,4 @@ def test_limits_are_as_the_page_says() -> None:
     assert f"−{limits.priority} to {limits.priority}" in PAGE
     assert f"{limits.guidance_choices:,} choices" in PAGE and f"at most {limits.guidance_chars >> 10} Ki" in PAGE
     assert limits.guidance_seconds == 1.0 and f"{limits.json_depth} levels" in PAGE
-    assert f"at most {limits.choices} continuations" in PAGE and f"at most {limits.logprobs} best" in PAGE
+    assert f"at most {limits.choices} continuations" in PAGE and f"up to {limits.logprobs} most likely" in PAGE
