@@ -15,6 +15,9 @@ from tests.bench.processes import NOISY_CORES, family, used_seconds
 HEAD = """| case | ours, tokens/s | peer | tokens/s | ratio, 95 % interval | first token, ms | gRPC / REST | others |
 |---|--:|---|--:|--:|--:|--:|--:|"""
 
+REST = 0.5
+"""Seconds before each turn: threads of whoever was measured before may spin for a while (Intel's OpenMP 200 ms)."""
+
 Measure = Callable[[Running, str, int], Score]
 """(server, target, round): one run of a case."""
 
@@ -40,6 +43,7 @@ def face(ours: Running, peer: Running, rounds: int, measure: Measure) -> Rounds:
     turns = [(told.ours, ours, http), (told.theirs, peer, peer.targets[0]), *((told.grpc, ours, one) for one in grpc)]
     for number in range(rounds):
         for scores, server, target in turns[:: 1 if number % 2 else -1]:
+            time.sleep(REST)
             scores.append(measure(server, target, number))
     return told
 

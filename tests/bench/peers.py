@@ -29,7 +29,7 @@ from tests.bench.contender import Contender, External, NotMeasured, Running, Sco
 from tests.bench.processes import NOISY_CORES, Others, end_orderly
 
 CASES = {
-    "c1": Case(1, requests=4),
+    "c1": Case(1, requests=8),
     "c8": Case(8, requests=24),
     "c32": Case(32, requests=64),
     "long": Case(4, prompt=1024, output=16, requests=16),

@@ -167,6 +167,11 @@ def test_what_has_no_figure_is_not_measured() -> None:
     assert row == "| c1 | 100.0 / 100.0 | peer | not measured | | | | |"
 
 
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facing, "REST", 0.0)
+
+
 def facing_each_other(rounds: int) -> tuple[list[str], facing.Rounds]:
     """Servers that are not there: ours does 100 and 110 over gRPC, the peer 50, and the third round twice as fast."""
     server = Running(SimpleNamespace(pid=os.getpid()), "m", 1, ("http://ours", "grpc://ours"), 0.0)  # type: ignore[arg-type]
