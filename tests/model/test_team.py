@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,3 +22,12 @@ def test_teams_of_several_callers(tmp_path: Path, flags: str) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=100)
     done = subprocess.run([built], check=False, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stdout, done.stderr) == (0, "right\n", "")
+
+
+@pytest.mark.skipif(COMPILER is None or platform.machine() != "x86_64", reason="no compiler here, or another processor")
+@pytest.mark.parametrize("source", sorted(native.FOLDER.glob("*.cpp")), ids=lambda source: source.stem)
+def test_a_processor_without_vector_units_is_built_for_too(source: Path) -> None:
+    """Attention and its threads alone; every header names what it needs."""
+    flags = [flag for flag in native.FLAGS if not flag.startswith("-march")]
+    command = [str(COMPILER), *flags, "-march=x86-64", "-fsyntax-only", str(source)]
+    subprocess.run(command, check=True, capture_output=True, timeout=100)

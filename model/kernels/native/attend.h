@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "paged.h"
+#include "team.h"
 
 #ifdef DYNO_VECTORS
 #include "stretch.h"
