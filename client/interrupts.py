@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from client import loop
+
 _T = TypeVar("_T")
 
 
@@ -16,9 +18,9 @@ class Interrupted(Exception):
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
-    """asyncio.run in which SIGTERM, like Ctrl-C, cancels `main` and lets it clean up. Raises Interrupted then."""
+    """loop.run in which SIGTERM, like Ctrl-C, cancels `main` and lets it clean up. Raises Interrupted then."""
     try:
-        return asyncio.run(_cancellable(main))
+        return loop.run(_cancellable(main))
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         raise Interrupted from error
 
@@ -51,6 +53,6 @@ def _cancel_current() -> Callable[[], object]:
 
 
 def _on_signals(action: Callable[[], object]) -> None:
-    loop = asyncio.get_running_loop()
+    running = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, action)
+        running.add_signal_handler(number, action)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from client import loop
 from client.access import Access
 from client.api import Choice, Client, ClientError, Conversation, GenerateRequest, Message, StreamCut
 from client.connect import connect
@@ -74,7 +75,7 @@ async def ask(target: str, request: GenerateRequest, access: Access | None = Non
 
 def chat(target: str, request: GenerateRequest, console: Console, access: Access | None = None) -> None:
     """A conversation until the end of input or /quit. Ctrl-C ends an answer, not the conversation."""
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=loop.factory()) as runner:
         client = connect(target, access)
         try:
             card = runner.run(_chatty(client, request.model))

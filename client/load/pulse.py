@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import numpy as np
 
@@ -26,9 +27,9 @@ class Pulse:
         self._timer.cancel()
 
     def _beat(self) -> None:
-        self._due = self._loop.time() + EVERY
-        self._timer = self._loop.call_at(self._due, self._wake)
+        self._due = time.perf_counter() + EVERY
+        self._timer = self._loop.call_later(EVERY, self._wake)
 
     def _wake(self) -> None:
-        self._late.append(self._loop.time() - self._due)
+        self._late.append(max(0.0, time.perf_counter() - self._due))  # uvloop's timers may ring early
         self._beat()

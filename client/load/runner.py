@@ -134,6 +134,8 @@ class _Runner:
                 if row.offset > self._load.bounds.seconds:
                     return
                 await asyncio.sleep(max(0.0, row.offset - self._now()))
+                while self._now() < row.offset:  # noqa: ASYNC110 - a timer may ring early (client/loop.py)
+                    await asyncio.sleep(0)
                 group.create_task(self._send(index, row, row.offset))
 
     async def _closed(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from client import loop
 from client.api import Client
 from client.connect import connect
 from client.load.arrivals import Closed
@@ -58,7 +59,7 @@ def measure_each(
     async def together() -> list[Summary]:
         return await asyncio.gather(*(_measure(target, model, case, seed, vocab) for model in models))
 
-    return tuple(asyncio.run(together()))
+    return tuple(loop.run(together()))
 
 
 async def _measure(target: str, model: str, case: Case, seed: Sequence[int], vocab: int) -> Summary:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import re
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from client import loop
 from client.api import ClientError
 from client.connect import connect
 from client.load.arrivals import Closed
@@ -154,7 +154,7 @@ def _answers(server: Running) -> bool:
             return all(record.ok for record in done.records)
 
     try:
-        return asyncio.run(ask())
+        return loop.run(ask())
     except (ClientError, OSError):
         return False
 

@@ -11,7 +11,6 @@ of other code.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import os
 import time
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from client import loop
 from client.connect import connect
 from client.load.arrivals import Closed
 from client.load.runner import Load, run
@@ -123,7 +123,7 @@ def main() -> None:
     options, flags = parser.parse_known_args()
     print(" ".join(name.rjust(9) for name in HEAD))
     for streams in options.streams:
-        asyncio.run(compare(streams, options, flags))
+        loop.run(compare(streams, options, flags))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from client import launch
+from client import launch, loop
 from client.api import Client
 from client.connect import connect
 from tests.client.fake_server import FakeServer
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that clients run on."""
+    return {"client": loop.factory() or asyncio.new_event_loop}
 
 
 @pytest.fixture
