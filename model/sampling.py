@@ -60,15 +60,15 @@ class Edits:
     """Changes to single logits: repetition divides what is positive and multiplies what is negative at its own (rows,
     tokens); then `bias` is added at (rows, tokens)."""
 
-    rows: list[int]
-    tokens: list[int]
-    bias: list[float]
-    repeated_rows: list[int]
-    repeated_tokens: list[int]
-    repetition: list[float]
+    rows: np.ndarray  # int64, as all rows and tokens
+    tokens: np.ndarray
+    bias: np.ndarray  # float32, as `repetition`
+    repeated_rows: np.ndarray
+    repeated_tokens: np.ndarray
+    repetition: np.ndarray
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.repeated_rows)
+        return len(self.rows) > 0 or len(self.repeated_rows) > 0
 
 
 def beside(x: Tensor, numbers: Tensor) -> Tensor:
@@ -79,13 +79,13 @@ def beside(x: Tensor, numbers: Tensor) -> Tensor:
 def edit(logits: Tensor, edits: Edits) -> Tensor:
     """A copy of logits (R, vocab) with the edits made; a (row, token) may occur several times in `rows`."""
     logits = logits.clone()
-    if edits.repeated_rows:
-        at = tuple(beside(logits, torch.tensor(x)) for x in (edits.repeated_rows, edits.repeated_tokens))
-        penalty, found = beside(logits, torch.tensor(edits.repetition)), logits[at]
+    if len(edits.repeated_rows):
+        at = tuple(beside(logits, torch.from_numpy(x)) for x in (edits.repeated_rows, edits.repeated_tokens))
+        penalty, found = beside(logits, torch.from_numpy(edits.repetition)), logits[at]
         logits[at] = torch.where(found > 0, found / penalty, found * penalty)
-    if edits.rows:
-        at = tuple(beside(logits, torch.tensor(x)) for x in (edits.rows, edits.tokens))
-        logits.index_put_(at, beside(logits, torch.tensor(edits.bias)), accumulate=True)
+    if len(edits.rows):
+        at = tuple(beside(logits, torch.from_numpy(x)) for x in (edits.rows, edits.tokens))
+        logits.index_put_(at, beside(logits, torch.from_numpy(edits.bias)), accumulate=True)
     return logits
 
 

@@ -12,10 +12,9 @@ from torch import Tensor
 from model.config import Span
 from model.kernels.paged import Pages, Stretch
 from model.moe import Loads
-from model.sampling import Draw, Edits, uniform
+from model.sampling import Draw, uniform
 from server.engine.constraint import members
 from server.engine.paged import Decode, GroupView
-from server.engine.request import Sampling
 from server.engine.step import Pick, Row, Step
 
 
@@ -187,25 +186,6 @@ def draw_of(picks: Sequence[Pick]) -> Draw:
     )
 
 
-def only_likeliest(picks: Sequence[Pick]) -> bool:
-    """Whether every pick takes its likeliest token, with nothing that changes which that is."""
-    free = (pick.known is None and pick.request.constraint is None for pick in picks)
-    return all(p.request.sampling.temperature <= 0 for p in picks) and all(free) and not edits_of(picks)
-
-
-def edits_of(picks: Sequence[Pick]) -> Edits:
-    """Penalties, biases and forbidden end tokens of every pick, as changes to single logits."""
-    edits = Edits([], [], [], [], [], [])
-    for row, pick in enumerate(picks):
-        sampling = pick.request.sampling
-        if sampling.logit_bias:
-            _extend(edits, row, [t for t, _ in sampling.logit_bias], [b for _, b in sampling.logit_bias])
-        if pick.number < sampling.min_tokens and pick.request.constraint is None:
-            _extend(edits, row, list(sampling.stop_ids), [float("-inf")] * len(sampling.stop_ids))
-        _penalise(edits, row, pick, sampling)
-    return edits
-
-
 def barred(picks: Sequence[Pick], vocab: int) -> np.ndarray | None:
     """(picks, vocab) flags: tokens that constraints keep from being drawn; None where nobody has a constraint.
 
@@ -225,20 +205,3 @@ def barred(picks: Sequence[Pick], vocab: int) -> np.ndarray | None:
             allowed = others if others.any() else allowed
         out[row] = ~allowed
     return out
-
-
-def _penalise(edits: Edits, row: int, pick: Pick, sampling: Sampling) -> None:
-    if pick.number > 0 and (sampling.presence_penalty or sampling.frequency_penalty):
-        ids, counts = np.unique(pick.outputs, return_counts=True)
-        _extend(edits, row, ids.tolist(), (-sampling.presence_penalty - sampling.frequency_penalty * counts).tolist())
-    if sampling.repetition_penalty != 1:
-        seen = list({*pick.request.prompt, *pick.outputs})
-        edits.repeated_rows.extend([row] * len(seen))
-        edits.repeated_tokens.extend(seen)
-        edits.repetition.extend([sampling.repetition_penalty] * len(seen))
-
-
-def _extend(edits: Edits, row: int, tokens: list[int], bias: list[float]) -> None:
-    edits.rows.extend([row] * len(tokens))
-    edits.tokens.extend(tokens)
-    edits.bias.extend(bias)

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from server.engine.constraint import Constraint
+from server.engine.seen import Seen
 
 
 class Outcome(StrEnum):
@@ -96,6 +97,7 @@ class Request:
     outputs: list[int] = field(default_factory=list)
     scores: list[TokenLogprobs] = field(default_factory=list)  # of prompt[1:], as far as they are known and asked for
     num_computed: int = 0
+    seen: Seen | None = None  # made when a penalty first asks for it
     started: bool = False  # whether it ever had a seat in a step; losing its blocks does not change that
 
     @property

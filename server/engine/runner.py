@@ -17,6 +17,7 @@ from model.roofline import Machine
 from model.transformer import StepInput, StepOutput, Transformer
 from server.engine import batch
 from server.engine.continued import Continued
+from server.engine.edits import edits_of, only_likeliest
 from server.engine.memory import memory_entries, step_memory
 from server.engine.paged import PagedCache, PagedView
 from server.engine.results import Computed, Drawn, scored
@@ -155,7 +156,7 @@ class ModelRunner:
         are known to be numbers."""
         if not picks:
             return Drawn()
-        likeliest = batch.only_likeliest(picks) and not any(n is not None for n in asked)
+        likeliest = only_likeliest(picks) and not any(n is not None for n in asked)
         found = done.best if likeliest else done.logits if good else done.logits.nan_to_num()
         if len(picks) < len(found):
             wanted = [i for i, (row, at) in enumerate(batch.selected(step)) if at in step.rows[row].wanted]
@@ -201,7 +202,7 @@ def _tokens(logits: Tensor, picks: list[Pick]) -> Tensor:
 
 
 def _draw(logits: Tensor, picks: list[Pick]) -> Tensor:
-    edits, barred = batch.edits_of(picks), batch.barred(picks, logits.shape[-1])
+    edits, barred = edits_of(picks), batch.barred(picks, logits.shape[-1])
     if edits:
         logits = sampling.edit(logits, edits)
     return sampling.sample(logits if barred is None else sampling.bar(logits, barred), batch.draw_of(picks))

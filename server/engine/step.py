@@ -92,12 +92,6 @@ class Pick(NamedTuple):
         """Which output the token that follows is, from 0; a token of the prompt is negative."""
         return self.position + 1 - len(self.request.prompt)
 
-    @property
-    def outputs(self) -> list[int]:
-        """The outputs before the token that is to be drawn."""
-        outputs = self.request.outputs
-        return [*outputs, *self.drafted] if self.drafted else outputs
-
 
 @dataclass(frozen=True, slots=True)
 class Step:

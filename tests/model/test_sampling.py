@@ -205,21 +205,26 @@ def test_a_row_alone_draws_what_it_draws_in_a_batch(seed: int, rows: int) -> Non
 # ---------------------------------------------------------------------------------------------- edits
 
 
+def edits_at(*columns: list[float]) -> Edits:
+    kinds = (np.int64, np.int64, np.float32) * 2
+    return Edits(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
+
+
 def test_biases_add_up_and_repetition_shrinks_towards_zero() -> None:
     logits = torch.tensor([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0]])
-    edits = Edits([0, 0, 1], [2, 2, 0], [0.5, 0.25, -1.0], [1, 1], [0, 1], [2.0, 2.0])
+    edits = edits_at([0, 0, 1], [2, 2, 0], [0.5, 0.25, -1.0], [1, 1], [0, 1], [2.0, 2.0])
     assert edit(logits, edits).tolist() == [[2.0, -2.0, 1.75], [0.0, -4.0, 1.0]]
     assert logits.tolist() == [[2.0, -2.0, 1.0]] * 2, "the logits that log-probabilities are taken from stay"
 
 
 def test_a_forbidden_token_stays_forbidden_under_every_edit() -> None:
-    edits = Edits([0, 0], [1, 1], [-math.inf, 100.0], [0], [1], [0.5])
+    edits = edits_at([0, 0], [1, 1], [-math.inf, 100.0], [0], [1], [0.5])
     assert edit(torch.tensor([[0.0, 5.0]]), edits)[0, 1] == -math.inf
 
 
 def test_no_edits_are_false() -> None:
-    assert not Edits([], [], [], [], [], [])
-    assert Edits([0], [0], [1.0], [], [], []) and Edits([], [], [], [0], [0], [1.0])
+    assert not edits_at([], [], [], [], [], [])
+    assert edits_at([0], [0], [1.0], [], [], []) and edits_at([], [], [], [0], [0], [1.0])
 
 
 def test_log_probabilities() -> None:

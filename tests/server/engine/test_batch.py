@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from model.sampling import edit, uniform
-from server.engine.batch import draw_of, edits_of
+from server.engine.batch import draw_of
+from server.engine.edits import edits_of
 from server.engine.request import Request, Sampling
 from server.engine.step import Pick
 
