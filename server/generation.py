@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from server.call import Finished, GenerateCall, PackedRoutes, Piece, PromptTokens, RoutingDetail, WholeChoice
-from server.engine.engine import Delta
+from server.engine.ending import Delta
 from server.engine.request import Outcome, Request
 from server.engine.stats import RequestStats
 from server.engine.stream import EngineFault, Stream

@@ -34,7 +34,7 @@ from server.guidance.guides import Guides
 from server.limits import Limits
 from server.models import ServedModel
 from server.preparation import Preparation, visible_text
-from server.tally import REJECTED, SHED
+from server.tally import SHED
 from server.tenancy import Places
 from server.textwork import TextWork
 from server.validation import check_text, check_token_ids, most_generations
@@ -280,4 +280,4 @@ def _outcome(error: BaseException) -> str:
         return Outcome.CANCELLED
     if isinstance(error, EngineDown | InternalError) or not isinstance(error, ServiceError):
         return Outcome.ERROR
-    return SHED if isinstance(error, QueueFull | Unavailable) else REJECTED
+    return SHED if isinstance(error, QueueFull | Unavailable) else Outcome.REJECTED

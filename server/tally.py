@@ -24,8 +24,8 @@ from server.engine.request import Outcome
 from server.engine.stats import Compute, GroupUse, LayerRouting, RequestStats, Scarce, StepStats
 from server.windows import RoutingWindows
 
-REJECTED, SHED = "rejected", "shed"  # before the engine: the caller's mistake, or no room and nobody there
-OUTCOMES: tuple[str, ...] = (*Outcome, REJECTED, SHED)
+SHED = "shed"  # before the engine: no room, or nobody there
+OUTCOMES: tuple[str, ...] = (*Outcome, SHED)
 PARTS = tuple(field.name for field in fields(Operations))
 TRANSPORTS, DIRECTIONS = ("rest", "grpc"), ("received", "sent")
 CAUSES = ("queue", "cache", "prefill", "preemption", "overhead")

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from server.engine.constraint import ConstraintFailed
 from server.engine.isolation import describe
-from server.engine.request import Outcome, Request
+from server.engine.request import Outcome, Request, Routes
+from server.engine.stats import RequestStats
 from server.engine.step import Failure, Row, TokenLogprobs
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def refusal(request: Request, capacity: int, source_capacity: int) -> str:
 
 
 def verdict(request: Request, token: int) -> tuple[Outcome | None, str]:
-    """Whether `token`, the newest output, is the last: the outcome, and for an error why.
+    """Whether `token`, the newest output, is the last: the outcome, and for a failure why.
 
     The first min_tokens outputs never end a request by their id. A stop condition is always obeyed, and so is a
     constraint after which nothing may follow; neither is asked about the token whose id has ended the request.
@@ -42,11 +43,22 @@ def verdict(request: Request, token: int) -> tuple[Outcome | None, str]:
         if (request.stop is not None and request.stop.push(token)) or complete:
             return Outcome.STOP, ""
     except ConstraintFailed as failed:
-        return Outcome.ERROR, str(failed)
+        return Outcome.REJECTED, str(failed)
     except Exception as fault:
         log.warning("a stop condition failed", exc_info=True)
         return Outcome.ERROR, describe(fault)
     return (Outcome.LENGTH if said >= sampling.max_tokens else None), ""
+
+
+class Delta(NamedTuple):
+    """What one step gave one request. A tuple for the same reason as Row: one is made for every token."""
+
+    request: Request
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs | None, ...]
+    stats: RequestStats | None = None  # set exactly on the last delta
+    routes: Routes | None = None  # with stats: how every computed token was routed, cached prefix included
+    error: str = ""  # why, when it failed
 
 
 class Answer(NamedTuple):
@@ -57,6 +69,7 @@ class Answer(NamedTuple):
     outcome: Outcome | None = None
     error: str = ""
     accepted: int = 0  # drafts that the draws confirmed and that came before the end
+    spoilt: bool = False  # whether what was computed for it cannot be trusted
 
 
 def take(row: Row, draws: Sequence[tuple[int, TokenLogprobs | None]], failure: Failure | None) -> Answer:
@@ -66,7 +79,7 @@ def take(row: Row, draws: Sequence[tuple[int, TokenLogprobs | None]], failure: F
     `failure` counts from its position on: one behind a wrong draft is nobody's.
     """
     if not draws:
-        return Answer() if failure is None else Answer((), (), Outcome.ERROR, failure.why)
+        return Answer() if failure is None else Answer((), (), Outcome.ERROR, failure.why, spoilt=True)
     if row.request.sampling.max_tokens == 0 and failure is None:
         return Answer(outcome=Outcome.LENGTH)
     request, known = row.request, row.start + row.count - len(row.drafts)
@@ -74,7 +87,8 @@ def take(row: Row, draws: Sequence[tuple[int, TokenLogprobs | None]], failure: F
     logprobs: list[TokenLogprobs | None] = []
     for (token, logprob), draft in zip(draws, (*row.drafts, None), strict=True):
         if failure is not None and failure.position < known + len(tokens):
-            return Answer(tuple(tokens), tuple(logprobs), Outcome.ERROR, failure.why, accepted=len(tokens))
+            said = tuple(tokens), tuple(logprobs)
+            return Answer(*said, Outcome.ERROR, failure.why, accepted=len(tokens), spoilt=True)
         request.outputs.append(token)
         tokens.append(token)
         logprobs.append(logprob)

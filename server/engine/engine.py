@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from itertools import islice
-from typing import NamedTuple
+from typing import Any
 
 from server.engine import isolation, pace
 from server.engine.account import Account, Shortage, Tally, summary
 from server.engine.drafting import Drafting, MakeDrafter, PromptLookup
-from server.engine.ending import Answer, refusal, take
+from server.engine.ending import Answer, Delta, refusal, take
+from server.engine.entry import Entry, Seat
 from server.engine.ledger import Ledger
 from server.engine.request import Outcome, Request, Routes
 from server.engine.routes import RouteLog, layer_routing
-from server.engine.scheduler import PRIORITY_SECONDS, Entry, Scheduler, Seat
-from server.engine.stats import NOTHING, GroupUse, LayerRouting, Observer, RequestStats, Scarce, StepStats
-from server.engine.step import Runner, TokenLogprobs
+from server.engine.scheduler import Scheduler
+from server.engine.stats import NOTHING, GroupUse, LayerRouting, Observer, Scarce, StepStats
+from server.engine.step import Runner
 from server.engine.tables import Cache
-
-
-class Delta(NamedTuple):
-    """What one step gave one request. A tuple for the same reason as Row: one is made for every token."""
-
-    request: Request
-    tokens: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs | None, ...]
-    stats: RequestStats | None = None  # set exactly on the last delta
-    routes: Routes | None = None  # with stats: how every computed token was routed, cached prefix included
-    error: str = ""  # why, when the outcome is ERROR
 
 
 class Engine:
@@ -73,6 +64,7 @@ class Engine:
         self._live: dict[str, Entry] = {}
         self._deltas: list[Delta] = []
         self._progress, self._number = pace.Progress(name, max_batch_tokens, chunk_seconds), 0
+        self.ran = False  # anything, in the last step
 
     @property
     def capacity_tokens(self) -> int:
@@ -100,6 +92,11 @@ class Engine:
         return bool(self._live or self._deltas)
 
     @property
+    def late(self) -> Sequence[Future[Any]]:
+        """What the last step waited for in vain."""
+        return self._scheduler.patience.late
+
+    @property
     def longest_step(self) -> float:
         """Seconds that a step may honestly take, judged by those before."""
         return self._progress.longest_step
@@ -119,8 +116,8 @@ class Engine:
         routes = RouteLog(self._mixtures) if self._mixtures else None
         account = Account(request.arrived, routes, shortage=self._shortage)
         drafting = Drafting(self._drafter(request), self._speculate) if self._speculate else None
-        entry = self._live[request.id] = Entry(request, self._cache.holding(), account, drafting=drafting)
-        entry.turn = self._clock() + PRIORITY_SECONDS * request.priority
+        entry = Entry(request, self._cache.holding(), account, drafting=drafting, queued=self._clock())
+        self._live[request.id] = entry
         self._scheduler.add(entry)
         self._guard(self._observer.received, self.name, request.num_prompt_tokens)
         why = refusal(request, self.capacity_tokens, self.source_tokens)
@@ -156,6 +153,7 @@ class Engine:
         for entry, _ in seats:
             entry.account.seated(began, len(seats), entry.holding.bytes)
             entry.request.started = True
+        self.ran = bool(seats)
         ran = isolation.run(self._runner, self._number, seats) if seats else []
         tally = self._ledger.tally(began, self._clock())
         self._progress.took(sum(part.tokens for part in ran), tally.now - began)
@@ -187,7 +185,7 @@ class Engine:
         for entry in [e for e in self._live.values() if e.request.deadline is not None and now >= e.request.deadline]:
             self._finish(entry, Answer(outcome=Outcome.DEADLINE), now)
         for entry in [e for e in self._live.values() if e.request.failure is not None]:
-            self._finish(entry, Answer(outcome=Outcome.ERROR, error=entry.request.failure or ""), now)
+            self._finish(entry, Answer(outcome=Outcome.REJECTED, error=entry.request.failure or ""), now)
 
     def _note_losses(self, now: float) -> None:
         """Who waits and still counts as holding blocks has just lost them."""
@@ -200,7 +198,8 @@ class Engine:
         result = ran.result
         if result is None:
             for seat in ran.seats:
-                self._finish(seat.entry, Answer(outcome=Outcome.ERROR, error=ran.fault), tally.now)
+                spoilt = ran.outcome is Outcome.ERROR
+                self._finish(seat.entry, Answer(outcome=ran.outcome, error=ran.fault, spoilt=spoilt), tally.now)
             return
         tally.forward_seconds += result.forward_seconds
         self._guard(self._ledger.charge, ran.seats, result, tally)
@@ -245,13 +244,14 @@ class Engine:
         if answer.outcome is not None:
             self._finish(entry, answer, tally.now)
         elif answer.tokens:
+            _ = entry.awaits  # what may come next is looked up while the engine does other things
             self._deltas.append(Delta(entry.request, answer.tokens, answer.logprobs))
 
     def _finish(self, entry: Entry, answer: Answer, now: float) -> None:
         """Take a request out and leave its last delta for the end of the step."""
         assert answer.outcome is not None, "a request ends somehow"
         del self._live[entry.request.id]
-        self._scheduler.remove(entry, discard=answer.outcome is Outcome.ERROR)
+        self._scheduler.remove(entry, discard=answer.spoilt)
         account = entry.account
         account.holds(now, 0)
         routing = self._routing(account)

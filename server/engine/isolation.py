@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from server.engine.constraint import ConstraintFailed
-from server.engine.scheduler import Seat
+from server.engine.entry import Seat
+from server.engine.request import Outcome
 from server.engine.step import DeviceLost, Runner, Step, StepResult
 
 log = logging.getLogger(__name__)
@@ -18,11 +19,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """Seats that went through the model together; `result` None when they could not, and `fault` says why."""
+    """Seats that went through the model together; `result` None when they could not, `fault` says why then and
+    `outcome` whose doing it is."""
 
     seats: list[Seat]
     result: StepResult | None
     fault: str = ""
+    outcome: Outcome = Outcome.ERROR
 
     @property
     def tokens(self) -> int:
@@ -44,8 +47,8 @@ def run(runner: Runner, number: int, seats: list[Seat]) -> list[Ran]:
         if len(seats) == 1 and not seats[0].row.drafts:
             if isinstance(fault, ConstraintFailed):
                 log.info("a request's constraint failed: %s", fault)
-            else:
-                log.warning("a request made the model fail", exc_info=True)
+                return [Ran(seats, None, str(fault), Outcome.REJECTED)]
+            log.warning("a request made the model fail", exc_info=True)
             return [Ran(seats, None, describe(fault))]
         if len(seats) == 1:
             log.warning("a request made the model fail with its drafts; it goes on without", exc_info=True)

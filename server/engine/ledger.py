@@ -9,8 +9,8 @@ import numpy as np
 from model.costs import Costs
 from model.routing import expert_loads
 from server.engine.account import Account, Tally
+from server.engine.entry import Seat
 from server.engine.request import Routes
-from server.engine.scheduler import Seat
 from server.engine.stats import Compute, LayerRouting
 from server.engine.step import MixtureShape, Row, StepResult
 from server.engine.work import Work

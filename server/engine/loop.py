@@ -16,7 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from server.engine.engine import Delta, Engine
+from server.engine.ending import Delta
+from server.engine.engine import Engine
+from server.engine.patience import rest
 from server.engine.request import Request
 from server.engine.stream import EngineFault, Stream
 
@@ -117,8 +119,7 @@ class EngineLoop:
     def _run(self) -> None:
         try:
             while self._take_in():
-                for engine in self._engines.values():
-                    self._step(engine)
+                self._round()
             for engine in self._engines.values():
                 engine.cancel_all()
                 self._step(engine)
@@ -186,6 +187,14 @@ class EngineLoop:
 
     def _has_work(self) -> bool:
         return self._stopping or bool(self._commands) or any(engine.has_work for engine in self._engines.values())
+
+    def _round(self) -> None:
+        """A step of every engine that has work; where none of them could do anything, a rest."""
+        engines = [engine for engine in self._engines.values() if engine.has_work]
+        for engine in engines:
+            self._step(engine)
+        if not any(engine.ran for engine in engines):
+            rest([future for engine in engines for future in engine.late])
 
     def _step(self, engine: Engine) -> None:
         if not engine.has_work:

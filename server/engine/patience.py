@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 from weakref import WeakSet
@@ -12,7 +13,7 @@ from server.engine.constraint import Constraint
 GRACE = 0.002
 """Seconds that a step waits, all its requests together. What a constraint finds out is most often there after a tenth
 of that; a request that lost a step for it would be as slow as two."""
-PAUSE = 0.005  # seconds that a step waits which has nothing else to do
+PAUSE = 0.005  # seconds to wait where nothing else can be done
 
 
 class Patience:
@@ -23,13 +24,13 @@ class Patience:
 
     def __init__(self) -> None:
         self._left = 0.0
-        self._late: list[Future[Any]] = []
+        self.late: list[Future[Any]] = []  # what the step under way waited for in vain
         self._waited_for: WeakSet[Future[Any]] = WeakSet()
         self.lost = False  # whether somebody has had to wait in the step under way
 
     def begin(self) -> None:
         """A step begins."""
-        self._left, self._late, self.lost = GRACE, [], False
+        self._left, self.late, self.lost = GRACE, [], False
 
     def lacks(self, constraint: Constraint | None) -> bool:
         """Whether it cannot be asked in this step, or, having failed, any more."""
@@ -37,11 +38,6 @@ class Patience:
             return False
         self.lost = True
         return True
-
-    def rest(self) -> None:
-        """Nothing could be done in this step: wait until something has come, or a while."""
-        if self._late:
-            wait(self._late, PAUSE, FIRST_COMPLETED)
 
     def _is_late(self, coming: Future[Any] | None) -> bool:
         if coming is None:
@@ -53,5 +49,11 @@ class Patience:
             self._left -= time.monotonic() - began
         if coming.done():
             return False
-        self._late.append(coming)
+        self.late.append(coming)
         return True
+
+
+def rest(late: Sequence[Future[Any]]) -> None:
+    """Nothing could be done anywhere: wait until one of these has come, or a while."""
+    if late:
+        wait(late, PAUSE, FIRST_COMPLETED)

@@ -19,6 +19,7 @@ class Outcome(StrEnum):
     LENGTH = "length"  # max_tokens
     CANCELLED = "cancelled"  # the client is gone or said so
     DEADLINE = "deadline"  # its time ran out
+    REJECTED = "rejected"  # its constraint cannot be followed: the caller's doing
     ERROR = "error"  # a fault of ours
 
 

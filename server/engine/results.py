@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,7 +94,11 @@ class Routed:
         return Routed(self.experts[:count], self.gates[:count], self.margins[:count])
 
     def told(self) -> Routes:
-        return Routes(self.experts.numpy(), self.gates.numpy(), self.margins.numpy())
+        """What is no number (its request fails) is told as 0, so that no sum over requests is spoilt by it."""
+        gates, margins = self.gates.numpy(), self.margins.numpy()
+        if not np.isfinite(margins.sum()):
+            gates, margins = (np.nan_to_num(column, posinf=0, neginf=0) for column in (gates, margins))
+        return Routes(self.experts.numpy(), gates, margins)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,75 +8,27 @@ and lets both lengths move up by those that turn out right.
 
 from __future__ import annotations
 
-from bisect import insort_right
-from dataclasses import dataclass
-from typing import NamedTuple
-
-from server.engine.account import Account
 from server.engine.constraint import Constraint
 from server.engine.drafting import Drafting
+from server.engine.entry import Entry, Seat, in_order
 from server.engine.patience import Patience
-from server.engine.request import Request
 from server.engine.stats import Scarce
 from server.engine.step import Row
-from server.engine.tables import Cache, Holding
+from server.engine.tables import Cache
 from server.engine.waiting import Waiting
-
-PRIORITY_SECONDS = 0.1
-"""What one step of priority is worth. A request of low priority stands behind later ones of high priority, but only
-behind those that come within this time: none waits for ever, however many of high priority there are."""
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A request under way, the blocks it holds and the facts about it."""
-
-    request: Request
-    holding: Holding
-    account: Account
-    running: bool = False
-    drafting: Drafting | None = None
-    turn: float = 0.0  # whose turn it is goes by this: when it was queued, earlier or later by its priority
-
-    @property
-    def awaits(self) -> bool:
-        """Whether what it may say next is still to be found out."""
-        constraint = self.request.constraint
-        return constraint is not None and constraint.coming is not None
-
-    def judge(self, drafted: int, accepted: int) -> None:
-        """So many tokens were guessed for the request in a step, and so many of them were right."""
-        self.account.drafted_tokens += drafted
-        self.account.accepted_tokens += accepted
-        if self.drafting is not None:
-            self.drafting.judge(accepted)
-
-
-class Seat(NamedTuple):
-    """One request's place in a step."""
-
-    entry: Entry
-    row: Row
-
-    @property
-    def undrafted(self) -> Seat:
-        """The same without guesses."""
-        row = self.row
-        return Seat(self.entry, row._replace(count=row.count - len(row.drafts), drafts=()))
 
 
 class Scheduler:
     """First come, first served, in this order: requests that need one token, those that need more, those that wait; and
-    what none of them can use goes to drafts, which take no block that anybody waits for. Beside others, those that need
-    more have only `chunk` tokens in all: the step is short for those who go on, and of several prompts the first is
-    answered before the last is read. One that is alone takes all there is.
+    what none of them can use goes to drafts, whose blocks are taken back before anybody is preempted or kept waiting.
+    Beside those that need one token, the others have only `chunk` tokens in all: the step is short for those who go on.
 
-    running is in order of arrival, moved by priority (`turn`), and only the last of it is ever preempted. waiting is in
-    that order for each tenant (told apart by the salt of their prefixes), and the tenants take turns: nobody overtakes
-    the head of a line but a request of its tenant whose turn is earlier, so it cannot starve. Whoever waits for a
-    beginning that another request computes at this moment lets others pass until it is there. A request is let in only
-    when all that run have tokens and one is left, so never more run than a step has tokens: no decode waits for
-    somebody's prompt.
+    running is in order of arrival, within a tenant moved by priority (`in_order`), and only the last of it is ever
+    preempted. waiting is in that order for each tenant (told apart by the salt of their prefixes), and the tenants take
+    turns: nobody overtakes the head of a line but a request of its tenant whose turn is earlier, so it cannot starve.
+    Whoever waits for a beginning that another request computes at this moment lets others pass until it is there. A
+    request is let in only when all that run have tokens and one is left, so never more run than a step has tokens: no
+    decode waits for somebody's prompt.
     """
 
     def __init__(self, cache: Cache, *, max_batch_tokens: int, max_rows: int) -> None:
@@ -84,7 +36,7 @@ class Scheduler:
         self._max_batch_tokens = max_batch_tokens
         self._max_rows = max_rows
         self.running: list[Entry] = []
-        self.waiting: Waiting[Entry] = Waiting(_tenant, _turn)
+        self.waiting: Waiting[Entry] = Waiting(lambda entry: entry.tenant, lambda entry: entry.turn)
         self.preempted = 0  # in the step under way
         self._left = 0
         self._chunk_left = 0
@@ -102,6 +54,7 @@ class Scheduler:
             entry.request.constraint.close()
         if entry.running:
             self.running.remove(entry)
+            self.running = in_order(self.running)
             entry.running = False
         else:
             self.waiting.remove(entry)
@@ -112,17 +65,16 @@ class Scheduler:
 
     def schedule(self, chunk: int | None = None) -> list[Seat]:
         """The rows of the next step. Empty when there is no request, or all wait for their constraints (`patience` has
-        them); otherwise that is a fault. chunk: most tokens of prompts in a step of several requests; None: no such
-        bound."""
+        them); otherwise that is a fault. chunk: most tokens of prompts beside answers; None: no bound."""
         self._left, self._plan, self._drafts, self.preempted = self._max_batch_tokens, {}, {}, 0
-        self._chunk_left = self._max_batch_tokens if chunk is None else chunk
         self.patience.begin()
         self._short = False
         behind = self._feed_back()
+        self._chunk_left = chunk if chunk is not None and self._plan else self._max_batch_tokens
         self._top_up(self._catch_up(behind) + self._admit())
         self._speculate()
-        if not self._plan:
-            self.patience.rest()
+        if self.preempted:
+            self.running = in_order(self.running)
         return [self._seat(entry, count) for entry, count in self._plan.items()]
 
     @property
@@ -151,7 +103,7 @@ class Scheduler:
         everyone = [*self.running, *self.waiting]
         assert all(entry.running for entry in self.running), "a request runs and does not know"
         for queue in (self.running, *self.waiting.lines):
-            assert queue == sorted(queue, key=_turn), "somebody is out of turn"
+            assert queue == in_order(queue), "somebody is out of turn"
         assert not any(entry.running or entry.request.num_computed for entry in self.waiting), "a waiting request runs"
         most = min(self._max_rows, self._max_batch_tokens)
         assert len(self.running) <= most, f"{len(self.running)} run where {most} may"
@@ -173,7 +125,7 @@ class Scheduler:
         """Tokens for running requests that need several; returns those that got less than there was."""
         cut = []
         for place, entry in enumerate(behind):
-            if entry.running and self._room(entry):
+            if entry.running and self._room:
                 others = place + 1 < len(behind) or self._may_admit
                 cut += self._chunk(entry, others)
         return cut
@@ -182,11 +134,13 @@ class Scheduler:
         """Let waiting requests in while tokens, rows and blocks last; returns those that got less than there was."""
         cut: list[Entry] = []
         for entry in list(self.waiting) if self._may_admit else ():
-            if not (self._room(entry) and self._may_admit) or self.preempted:
+            if not (self._room and self._may_admit) or self.preempted:
                 break
             if self.patience.lacks(entry.request.constraint) or self._cache.is_coming(entry.request, entry.holding):
                 continue
             cached = self._cache.admit(entry.request, entry.holding)
+            if cached is None and self._take_back_guesses():
+                cached = self._cache.admit(entry.request, entry.holding)
             if cached is None:
                 self._short = True
                 break
@@ -200,7 +154,7 @@ class Scheduler:
         return bool(self.waiting) and len(self.running) < min(self._max_rows, self._max_batch_tokens)
 
     def _start(self, entry: Entry, cached: int) -> None:
-        insort_right(self.running, entry, key=_turn)
+        self.running = in_order([*self.running, entry])
         entry.running = True
         entry.request.num_computed = cached
         entry.account.found(cached)
@@ -211,7 +165,7 @@ class Scheduler:
     def _chunk(self, entry: Entry, others: bool) -> list[Entry]:
         """Grant what is needed and left. One of several whole steps leaves half to those behind it: they need not wait
         for its end, and it takes twice as long at most. Returns the request when it was cut so."""
-        need, room = entry.request.num_uncomputed, self._room(entry)
+        need, room = entry.request.num_uncomputed, self._room
         cut = others and need > self._max_batch_tokens
         count = min(need, (min(room, max(0, self._chunk_left)) + 1) // 2 if cut else room)
         if not self._grant(entry, count):
@@ -219,16 +173,16 @@ class Scheduler:
         self._chunk_left -= count
         return [entry] if cut else []
 
-    def _room(self, entry: Entry) -> int:
-        """The tokens that are left for a request that needs several: of those for prompts, where others have some."""
-        alone = len(self._plan) == (entry in self._plan)
-        return self._left if alone else max(0, min(self._left, self._chunk_left))
+    @property
+    def _room(self) -> int:
+        """The tokens that are left for requests that need several."""
+        return max(0, min(self._left, self._chunk_left))
 
     def _top_up(self, cut: list[Entry]) -> None:
         """What nobody behind could use goes to those that stood back."""
         for entry in cut:
             count = self._plan.get(entry)
-            if count is not None and (room := self._room(entry)):
+            if count is not None and (room := self._room):
                 more = min(room, entry.request.num_uncomputed - count)
                 if self._cache.extend(entry.holding, entry.request.num_computed + count + more):
                     self._plan[entry] = count + more
@@ -262,12 +216,15 @@ class Scheduler:
     def _grant(self, entry: Entry, count: int) -> bool:
         """Give `count` tokens, at the cost of the youngest where blocks are short; False when it is itself that."""
         while not self._cache.extend(entry.holding, entry.request.num_computed + count):
-            victim = self._preempt_youngest()
-            if victim is entry:
+            if not self._take_back_guesses() and self._preempt_youngest() is entry:
                 return False
         self._plan[entry] = count
         self._left -= count
         return True
+
+    def _take_back_guesses(self) -> bool:
+        """The blocks that wrong guesses have left behind what some request has; whether there were any."""
+        return any(self._cache.trim(entry.holding, entry.request.num_tokens) for entry in self.running)
 
     def _preempt_youngest(self) -> Entry:
         victim = self.running.pop()
@@ -290,11 +247,3 @@ class Scheduler:
         return Seat(
             entry, Row(entry.request, start, count, blocks, prior, tuple(holding.source), encodes, drafts, select)
         )
-
-
-def _turn(entry: Entry) -> float:
-    return entry.turn
-
-
-def _tenant(entry: Entry) -> bytes:
-    return entry.request.cache_salt

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from server.engine.engine import Delta
+from server.engine.ending import Delta
 from server.engine.request import Outcome
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from server.engine.engine import Delta, Engine
+from server.engine.ending import Delta
+from server.engine.engine import Engine
 from server.engine.request import Request
 from server.engine.stats import RequestStats
 from tests.fakes import Clock, FakeRunner, Recorder

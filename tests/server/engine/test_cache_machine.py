@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from model.config import Chunk, Full, Span, Window
+from server.engine.holding import Holding
 from server.engine.request import Request
 from server.engine.step import CacheGroup
-from server.engine.tables import Cache, Holding
+from server.engine.tables import Cache
 from tests.fakes import make_request
 
 BLOCK = 4

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from server.engine.engine import Delta, Engine
+from server.engine.ending import Delta
+from server.engine.engine import Engine
 from server.engine.loop import EngineLoop
 from server.engine.request import Outcome
 from server.engine.step import DeviceLost, Step

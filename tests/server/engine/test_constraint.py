@@ -61,7 +61,7 @@ def test_one_that_fails_ends_alone(rig: Make) -> None:
     broken = make_request([1, 2], 9, id="a", constraint=Countdown(3, bad=1))
     r.add(broken, make_request([1, 2], 9, id="free"))
     r.finish()
-    assert (r.said("a"), r.stats("a").outcome) == ([3, 2], Outcome.ERROR)
+    assert (r.said("a"), r.stats("a").outcome) == ([3, 2], Outcome.REJECTED)
     assert "lost count" in r.last("a").error and broken.constraint is not None
     assert len(r.said("free")) == 9
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model.config import Full
 from server.engine.blocks import OutOfBlocks
+from server.engine.constraint import ConstraintFailed, Known, bits_of
 from server.engine.pace import LEAST_CHUNK, NoProgress, Progress
 from server.engine.request import Outcome, Request
 from server.engine.routes import RouteLog
@@ -115,6 +117,30 @@ class TestExceptions:
         r.finish()
         assert (r.stats("bad").outcome, r.last("bad").error) == (Outcome.ERROR, "KeyError: 'piece'")
         assert r.said("good") == continuation([2], 3, 257)
+
+    def test_a_prefix_is_kept_when_the_fault_is_not_the_models(self, rig: Make) -> None:
+        class Broken(Known):
+            def allowed(self, ahead: Sequence[int] = ()) -> np.ndarray:
+                return bits_of([1])
+
+            def push(self, token: int) -> bool:
+                raise ConstraintFailed("no such word")
+
+        class Stop:
+            def push(self, token: int) -> bool:
+                raise KeyError("piece")
+
+        r = rig()
+        r.add(make_request(range(9), 1, id="before"))
+        r.finish()
+        r.add(
+            make_request(range(9), 3, id="form", constraint=Broken()), make_request(range(9), 3, id="stop", stop=Stop())
+        )
+        r.finish()
+        r.add(make_request(range(9), 1, id="after"))
+        r.finish()
+        assert [r.stats(id).outcome for id in ("form", "stop")] == [Outcome.REJECTED, Outcome.ERROR]
+        assert r.stats("after").cached_tokens == 8
 
 
 class TestNotANumber:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from server.engine.engine import Delta, Engine
+from server.engine.ending import Delta
+from server.engine.engine import Engine
 from server.engine.loop import EngineLoop
 from server.engine.pace import FIRST_STEP, SLACK
 from server.engine.request import Outcome

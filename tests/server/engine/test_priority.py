@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.config import Full
+from server.engine.account import Account
+from server.engine.entry import PRIORITY_SECONDS, Entry, in_order
+from server.engine.holding import Holding
 from server.engine.step import CacheGroup
 from tests.fakes import make_request
 from tests.server.engine.conftest import Rig
@@ -56,3 +63,36 @@ def test_low_priority_is_served_however_many_of_high_come(rig: Make) -> None:
         number += 1
         assert number < 30, "it starves"
     assert 20 <= r.clock.now <= 22, "two hundred steps of priority, a tenth of a second each"
+
+
+def test_priority_moves_nobody_of_another_tenant(rig: Make) -> None:
+    for priority in (0, -100):
+        r = rig(groups=(CacheGroup(Full(), 9, 1),), prefix_cache=False)  # 32 tokens
+        r.add(make_request(range(8), 20, id="first", cache_salt=b"one"))
+        r.step()
+        r.add(make_request(range(8), 20, id="second", cache_salt=b"other", priority=priority))
+        r.finish()
+        assert (r.stats("first").preemptions, r.stats("second").preemptions) == (0, 1)
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.integers(-3, 3)), max_size=12), st.randoms())
+def test_the_order_is_that_of_arrival_and_within_a_tenant_that_of_turns(
+    came: list[tuple[bytes, int]], chance: Random
+) -> None:
+    entries = [
+        Entry(
+            make_request([1], 1, cache_salt=tenant, priority=priority),
+            Holding([[]], [0]),
+            Account(0.0),
+            queued=at * PRIORITY_SECONDS,
+        )
+        for at, (tenant, priority) in enumerate(came)
+    ]
+    mixed = list(entries)
+    chance.shuffle(mixed)
+    order = in_order(mixed)
+    assert [entry.tenant for entry in order] == [tenant for tenant, _ in came]
+    for tenant in {tenant for tenant, _ in came}:
+        turns = [entry.turn for entry in order if entry.tenant == tenant]
+        assert turns == sorted(turns)
+    assert in_order(order) == order

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from model.config import Full
+from server.engine.results import Routed
 from server.engine.stats import LayerRouting
 from server.engine.step import CacheGroup, MixtureShape
 from tests.fakes import expert_tokens, make_request
@@ -93,3 +96,11 @@ def test_rows_of_other_models_bring_nothing(rig: Make) -> None:
     r.add(make_request([1], 2))
     r.finish()
     assert all(row.prior is None for step in r.runner.steps for row in step.rows)
+
+
+def test_what_is_no_number_spoils_no_sum() -> None:
+    """Of a request whose row is no number, and which fails; sums over all requests go on."""
+    bad, good = torch.tensor([[float("nan")], [0.5]]), torch.tensor([[[0, 1]], [[1, 2]]], dtype=torch.int16)
+    routes = Routed(good, torch.tensor([[[float("nan"), 1.0]], [[0.75, 0.25]]]), bad).told()
+    assert routes.margins.tolist() == [[0.0], [0.5]]
+    assert routes.gates.tolist() == [[[0.0, 1.0]], [[0.75, 0.25]]]

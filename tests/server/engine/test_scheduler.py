@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from model.config import Full, Window
 from server.engine.account import Account
-from server.engine.scheduler import Entry, Scheduler
+from server.engine.entry import Entry
+from server.engine.scheduler import Scheduler
 from server.engine.stats import Scarce
 from server.engine.step import CacheGroup
 from server.engine.tables import Cache
@@ -81,28 +82,33 @@ def test_beside_others_prompts_have_so_many_tokens_in_all() -> None:
     assert bench.step(6) == [("a", 4, 1), ("b", 6, 1), ("c", 7, 2), ("d", 0, 3)]
 
 
-def test_the_first_prompt_takes_all_there_is_and_the_others_wait_for_it() -> None:
+def test_prompts_that_hold_up_nobody_have_the_whole_step() -> None:
     bench = Bench()
     bench.add("a", 12)
-    bench.add("b", 3)
-    assert bench.step(4) == [("a", 0, 12)]
-    assert bench.step(4) == [("a", 12, 1), ("b", 0, 3)]
+    bench.add("b", 6)
+    assert bench.step(4) == [("a", 0, 12), ("b", 0, 4)]
+    assert bench.step(4) == [("a", 12, 1), ("b", 4, 2)]
 
 
 def test_prompts_that_are_short_share_a_chunk() -> None:
     bench = Bench()
+    bench.add("z", 2)
+    bench.step()
     for name in "abc":
         bench.add(name, 3)
-    assert bench.step(7) == [("a", 0, 3), ("b", 0, 3), ("c", 0, 1)]
+    assert bench.step(7) == [("z", 2, 1), ("a", 0, 3), ("b", 0, 3), ("c", 0, 1)]
 
 
 def test_a_long_prompt_shares_its_chunk_with_those_behind_it() -> None:
     bench = Bench()
+    bench.add("z", 2)
+    bench.step()
     bench.add("long", 40)
     bench.add("b", 3)
-    assert bench.step(8) == [("long", 0, 5), ("b", 0, 3)]  # 4, and the one that nobody else could use
-    assert bench.step(8) == [("b", 3, 1), ("long", 5, 8)]
+    assert bench.step(8) == [("z", 2, 1), ("long", 0, 5), ("b", 0, 3)]  # 4, and the one that nobody else could use
+    assert bench.step(8) == [("z", 3, 1), ("b", 3, 1), ("long", 5, 8)]
     bench.end("b")
+    bench.end("z")
     assert bench.step(8) == [("long", 13, 16)]
 
 

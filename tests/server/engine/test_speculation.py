@@ -308,3 +308,35 @@ def test_rows_without_drafts_are_as_they_were(rig: Callable[..., Rig]) -> None:
     assert list(r.rows()) == [[("r", 0, 4)], *([("r", 3 + n, 1)] for n in range(1, 8))]
     assert not any(row.drafts for step in r.runner.steps for row in step.rows)
     assert not any(step.drafted_tokens for step in r.seen.steps)
+
+
+@pytest.mark.parametrize("speculate", [0, 24])
+def test_blocks_of_wrong_guesses_are_nobodys_when_others_need_some(rig: Callable[..., Rig], speculate: int) -> None:
+    """Without guesses both fit to the end; so they do with them."""
+    r = rig(
+        groups=(CacheGroup(Full(), 9, 1),),  # eight blocks of four
+        vocab=257,
+        speculate=speculate,
+        drafter=knowing((Full(),), 1, 257),
+        max_batch_tokens=64,
+        prefix_cache=False,
+    )
+    r.add(make_request(range(10, 14), 24, id="long"), make_request(range(3), 5, id="short"))
+    r.finish()
+    assert [r.stats(id).preemptions for id in ("short", "long")] == [0, 0]
+    assert (r.stats("long").drafted_tokens > 0) == (speculate > 0)
+
+
+def test_blocks_of_wrong_guesses_keep_nobody_waiting(rig: Callable[..., Rig]) -> None:
+    r = rig(
+        groups=(CacheGroup(Full(), 9, 1),),
+        vocab=257,
+        speculate=24,
+        drafter=knowing((Full(),), 1, 257),
+        prefix_cache=False,
+    )
+    r.add(make_request(range(4), 20, id="long"))
+    r.step(3)
+    r.add(make_request(range(10, 20), 1, id="late"))
+    r.step()
+    assert r.last("late").stats is not None, "three blocks are free, whatever was guessed into them"

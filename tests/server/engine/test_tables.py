@@ -9,11 +9,12 @@ import pytest
 
 from model.config import Chunk, Full, Span, Window
 from server.engine.blocks import OutOfBlocks
+from server.engine.holding import Holding
 from server.engine.request import Request, Routes
 from server.engine.routes import RouteLog
 from server.engine.stats import GroupUse
 from server.engine.step import CacheGroup, MixtureShape
-from server.engine.tables import Cache, Holding
+from server.engine.tables import Cache
 from tests.fakes import make_request
 
 BLOCK = 4

@@ -1,0 +1,77 @@
+"""A request in the scheduler's hands. No torch here."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from server.engine.account import Account
+from server.engine.drafting import Drafting
+from server.engine.holding import Holding
+from server.engine.request import Request
+from server.engine.step import Row
+
+PRIORITY_SECONDS = 0.1
+"""What one step of priority is worth. A request of low priority stands behind later ones of high priority, but only
+behind those that come within this time: none waits for ever, however many of high priority there are."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A request under way, the blocks it holds and the facts about it."""
+
+    request: Request
+    holding: Holding
+    account: Account
+    running: bool = False
+    drafting: Drafting | None = None
+    queued: float = 0.0  # when it came, in seconds
+
+    @property
+    def tenant(self) -> bytes:
+        """Requests share prefixes, and have priorities, among those of the same tenant."""
+        return self.request.cache_salt
+
+    @property
+    def turn(self) -> float:
+        """Whose turn it is among those of a tenant goes by this."""
+        return self.queued + PRIORITY_SECONDS * self.request.priority
+
+    @property
+    def awaits(self) -> bool:
+        """Whether what it may say next is still to be found out, which begins when this is first asked."""
+        constraint = self.request.constraint
+        return constraint is not None and constraint.coming is not None
+
+    def judge(self, drafted: int, accepted: int) -> None:
+        """So many tokens were guessed for the request in a step, and so many of them were right."""
+        self.account.drafted_tokens += drafted
+        self.account.accepted_tokens += accepted
+        if self.drafting is not None:
+            self.drafting.judge(accepted)
+
+
+class Seat(NamedTuple):
+    """One request's place in a step."""
+
+    entry: Entry
+    row: Row
+
+    @property
+    def undrafted(self) -> Seat:
+        """The same without guesses."""
+        row = self.row
+        return Seat(self.entry, row._replace(count=row.count - len(row.drafts), drafts=()))
+
+
+def in_order(entries: list[Entry]) -> list[Entry]:
+    """By when they came; among those of a tenant by whose turn it is, in the places that are the tenant's: nobody's
+    priority moves anybody of another tenant.
+
+        a came at 1, b at 2, a' of a's tenant at 3, with priority    →    a' b a
+    """
+    lines: dict[bytes, deque[Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.turn):
+        lines.setdefault(entry.tenant, deque()).append(entry)
+    return [lines[entry.tenant].popleft() for entry in sorted(entries, key=lambda entry: entry.queued)]
