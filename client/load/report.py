@@ -14,7 +14,7 @@ from client.load.arrivals import Closed, describe, to_json
 from client.load.intervals import quantile_interval
 from client.load.judgement import client_bound, of_the_prompts, warnings
 from client.load.record import Run
-from client.load.statistics import Summary
+from client.load.statistics import Objective, Summary
 from client.load.steady import settled_after
 from client.units import milliseconds, percent, plain
 
@@ -69,9 +69,13 @@ def errors(run: Run) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def view(run: Run, summary: Summary, *, unshared: bool = False) -> RenderableType:
-    """The run as a screen: rates, the table of latencies, warnings and errors. `unshared` as for `document`."""
-    parts: list[RenderableType] = [_rates(run, summary), _latencies(summary, intervals(run)), Text(_settling(run))]
+def view(run: Run, summary: Summary, *, unshared: bool = False, objective: Objective | None = None) -> RenderableType:
+    """The run as a screen: rates, the table of latencies, warnings and errors. `unshared` as for `document`;
+    `objective` is the one that the summary's goodput is of."""
+    parts: list[RenderableType] = [_rates(run, summary)]
+    if objective and objective.asks:
+        parts.append(Text(_goodput(summary, objective)))
+    parts += [_latencies(summary, intervals(run)), Text(_settling(run))]
     if summary.entropy == summary.entropy:  # not NaN: there are experts
         parts.append(Text(f"routing: entropy {summary.entropy:.2f}, busiest over mean {summary.imbalance:.2f}"))
     parts += [Text(f"note: {warning}", style="yellow") for warning in _notes(run, summary, unshared)]
@@ -94,6 +98,17 @@ def _rates(run: Run, summary: Summary) -> Text:
     if not closed:
         lines.append(f"sent {milliseconds(summary.lag.p99)} ms late at the 99th percentile")
     return Text("\n".join(lines))
+
+
+def _goodput(summary: Summary, objective: Objective) -> str:
+    limits = {
+        "first token": objective.first_token,
+        "per output token": objective.per_token,
+        "end to end": objective.total,
+    }
+    asked = ", ".join(f"{name} {milliseconds(limit)} ms" for name, limit in limits.items() if limit is not None)
+    met = summary.goodput * summary.seconds / summary.requests if summary.requests else float("nan")
+    return f"goodput {plain(summary.goodput)} requests/s: {percent(met)} of the requests within {asked}"
 
 
 def _settling(run: Run) -> str:

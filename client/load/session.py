@@ -47,17 +47,19 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A run and what it came to. `unshared`: its prompts were drawn, and not so that they begin alike."""
+    """A run and what it came to. `unshared`: its prompts were drawn, and not so that they begin alike;
+    `objective`: what goodput asks for."""
 
     run: Run
     summary: Summary
     unshared: bool = False
+    objective: Objective = field(default_factory=Objective)
 
     def document(self) -> dict[str, Any]:
         return report.document(self.run, self.summary, unshared=self.unshared)
 
     def view(self) -> RenderableType:
-        return report.view(self.run, self.summary, unshared=self.unshared)
+        return report.view(self.run, self.summary, unshared=self.unshared, objective=self.objective)
 
 
 async def put_under_load(plan: Plan, console: Console) -> Done:
@@ -75,7 +77,7 @@ async def put_under_load(plan: Plan, console: Console) -> Done:
             load = Load(trace, arrivals, subject.card.id, bounds=plan.bounds)
             done = await run(client, load, stop=stop, on_record=watch.saw)
     unshared = plan.trace is None and plan.workload.prompts is not Prompts.SHARED
-    return Done(done, summarise(done.records, done.seconds, plan.objective), unshared)
+    return Done(done, summarise(done.records, done.seconds, plan.objective), unshared, plan.objective)
 
 
 def progress(console: Console) -> Progress:

@@ -81,6 +81,16 @@ def test_load_prints_a_table_and_keeps_the_trace(fake_process: ServerProcess, tm
     assert json.loads(again.stdout)["trace"] == trace.hash
 
 
+def test_load_prints_goodput_where_there_is_an_objective(fake_process: ServerProcess) -> None:
+    arguments = ("load", "--target", fake_process.http, "--model", "fast", "--concurrency", "2", "--requests", "4")
+    asked = (*arguments, "--prompts", "random", "--prompt-tokens", "16", "--output-tokens", "2")
+    assert "goodput" not in dyno(*asked).stdout
+    held = " ".join(dyno(*asked, "--first-token-within", "9").stdout.split())
+    assert "requests/s: 100% of the requests within first token 9000 ms" in held
+    missed = " ".join(dyno(*asked, "--first-token-within", "0.000001", "--per-token-within", "9").stdout.split())
+    assert "goodput 0 requests/s: 0% of the requests within first token 0.001 ms, per output token 9000 ms" in missed
+
+
 @pytest.mark.parametrize(("prompts", "noted"), [("random", True), ("shared", False)])
 def test_load_notes_prompts_that_were_cached_though_they_share_nothing(
     fake_process: ServerProcess, prompts: str, noted: bool
