@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import inspect
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from client.load.arrivals import Closed, Constant, Gamma, Poisson
 from client.load.statistics import Objective
 from client.load.workload import Prompts, Workload
 
+PAGE = Path(__file__).parents[3] / "docs" / "compare.md"
 EXAMPLES = Path(experiments.__file__).parent / "examples"
 
 LEAST = """
@@ -50,10 +51,9 @@ def test_quality_is_of_whole_passages_or_by_position() -> None:
 
 
 def test_the_example_in_the_documentation_is_one() -> None:
-    text = inspect.getdoc(experiments)
-    assert text is not None
-    example = text.partition("\n\n")[2]
-    told = parsed(inspect.cleandoc(example))
+    short, annotated = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert [one.model for one in parsed(short).architectures] == ["local.toml", "mine.toml"]
+    told = parsed(annotated)
     assert told.workload == Workload(40, 64, Prompts.TALES, 64, tenants=2, cancelled=0.1, cancel_after=0.5)
     assert told.levels == (Poisson(2.0), Poisson(4.0))
     assert told.objective == Objective(first_token=0.5, per_token=0.05)
