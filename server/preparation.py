@@ -66,6 +66,7 @@ class Preparation:
                 priority=call.priority or 0,
                 trace=call.trace,
                 given_id=call.given_id,
+                user=call.user,
             )
             for choice in range(call.n or 1)
         ]

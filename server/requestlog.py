@@ -1,4 +1,5 @@
-"""One JSON line for every request that ended: ids, lengths, times, a summary of its routing. Never what was written."""
+"""One JSON line for every request that ended: ids, lengths, times, a summary of its routing. Never what was written:
+of the caller's own words there are two labels, its id for the request (`x-request-id`) and its `user`."""
 
 from __future__ import annotations
 
@@ -54,6 +55,7 @@ def line(when: datetime, stats: RequestStats) -> dict[str, Any]:
         "id": stats.call,
         "given_id": stats.given_id,
         "choice": stats.choice,
+        "user": stats.user,
         "trace_id": stats.trace and stats.trace.trace_id,
         "model": stats.model,
         "outcome": str(stats.outcome),

@@ -1,7 +1,8 @@
 """From a server's request log (`--request-log`) to a trace: the same instants, lengths and models of use.
 
 The log never holds what was written, so prompts are random token ids of the logged lengths. The part that was found in
-the prefix cache is a common beginning of all prompts: a replay finds about as much there.
+the prefix cache is a common beginning of all prompts: a replay finds about as much there. The `user` of a request is
+the tenant of its row.
 """
 
 from __future__ import annotations
@@ -71,5 +72,6 @@ def _row(line: dict[str, Any], offset: float, common: list[int], vocab: int, see
         prompt=tuple(shared + own),
         max_tokens=line["completion_tokens"] + left,  # one who left would have been told more
         seed=seed[-1],
+        tenant=str(line.get("user") or ""),
         cancel_after=round(float(line["latency"]["total"]), 6) if left else None,
     )

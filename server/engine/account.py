@@ -202,6 +202,7 @@ def summary(
         short_of_blocks=account.short(latency.queued),
         trace=request.trace,
         given_id=request.given_id,
+        user=request.user,
     )
 
 

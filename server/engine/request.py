@@ -95,6 +95,7 @@ class Request:
     constraint: Constraint | None = None  # what the outputs may be
     trace: Trace | None = None
     given_id: str | None = None  # its caller's name for it
+    user: str | None = None  # its caller's label for whoever asked
     outputs: list[int] = field(default_factory=list)
     scores: list[TokenLogprobs] = field(default_factory=list)  # of prompt[1:], as far as they are known and asked for
     num_computed: int = 0

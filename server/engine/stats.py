@@ -127,6 +127,7 @@ class RequestStats:
     short_of_blocks: float = 0.0  # of latency.queued, while the queue waited for cache blocks
     trace: Trace | None = None
     given_id: str | None = None
+    user: str | None = None
 
     @property
     def call(self) -> str:

@@ -246,7 +246,7 @@ async def telling(tmp_path: Path) -> AsyncIterator[tuple[Harness, Path]]:
 async def test_every_request_has_a_line_and_none_has_a_word(telling: tuple[Harness, Path]) -> None:
     server, path = telling
     secret = "xyzzy-plugh"
-    body = {"model": "fake", "prompt": f"{secret} {secret}", "max_tokens": 4, "n": 2, "user": secret}
+    body = {"model": "fake", "prompt": f"{secret} {secret}", "max_tokens": 4, "n": 2, "user": "team-7"}
     given = {"x-request-id": "my-own_7"}
     async with server.session.post(f"{server.url}/v1/completions", json=body, headers=given) as response:
         assert response.headers["x-request-id"] == "my-own_7"
@@ -258,7 +258,7 @@ async def test_every_request_has_a_line_and_none_has_a_word(telling: tuple[Harne
     assert secret not in text
     lines = [json.loads(line) for line in text.splitlines()]
     assert sorted(line["choice"] for line in lines) == [0, 1]
-    assert {line["given_id"] for line in lines} == {"my-own_7"}
+    assert {(line["given_id"], line["user"]) for line in lines} == {("my-own_7", "team-7")}
     assert len({line["id"] for line in lines}) == 1 and lines[0]["id"] != "my-own_7"
     assert sum(line["completion_tokens"] for line in lines) == usage["completion_tokens"]
     assert {line["prompt_tokens"] for line in lines} == {usage["prompt_tokens"]}

@@ -89,11 +89,12 @@ def logged(**changes: object) -> bytes:
 def test_a_request_log_becomes_a_trace(tmp_path: Path) -> None:
     log = tmp_path / "log"
     late = logged(time="2026-01-01T00:00:12.500+00:00", outcome="cancelled", latency={"total": 0.5}, prompt_tokens=12)
-    log.write_bytes(late + logged() + logged(choice=1) + logged(outcome="error"))
+    log.write_bytes(late + logged(user="b") + logged(choice=1) + logged(outcome="error"))
     first, second = record(log, vocab=50).rows
     assert (first.offset, second.offset) == (0.0, 4.0)
     assert (len(first.prompt), first.max_tokens, first.cancel_after) == (10, 4, None)
     assert (len(second.prompt), second.max_tokens, second.cancel_after) == (12, 5, 0.5)
+    assert (first.tenant, second.tenant) == ("b", "")
     assert first.prompt[:6] == second.prompt[:6]
     assert first.prompt[6:] != second.prompt[6:10]
     dyno("record", log, tmp_path / "out", "--vocab", 50)

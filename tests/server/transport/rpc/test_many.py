@@ -254,13 +254,14 @@ async def test_a_request_is_known_by_the_names_that_its_caller_gave_it(tmp_path:
         async with grpc.aio.insecure_channel(server.target) as channel, session(channel) as call:
             await call.start(1, prompt="x", max_tokens=2)
             names = {"request_id": "mine-2", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
-            await call.start(2, **names, prompt="x", max_tokens=2)
+            await call.start(2, **names, prompt="x", max_tokens=2, user="team-7")
             heard = await call.rest()
         await server.settled()
     lines = {line["id"]: line for line in map(json.loads, log.read_text().splitlines())}
     (first,), (second,) = heard[1].ids, heard[2].ids
     assert (lines[first]["given_id"], lines[second]["given_id"]) == (None, "mine-2")
     assert (lines[first]["trace_id"], lines[second]["trace_id"]) == (None, "a" * 32)
+    assert (lines[first]["user"], lines[second]["user"]) == (None, "team-7")
 
 
 async def test_a_draining_server_ends_an_idle_call_and_lets_the_others_finish() -> None:
