@@ -9,24 +9,31 @@ from http import HTTPStatus
 from typing import Any
 
 from server.limits import Limits
-from server.transport.rest.openapi.errors import BEFORE_ROUTES, MEANING, status_and_type
-from server.transport.rest.openapi.fields import NO_EFFECT, NOT_OFFERED
+from server.transport.rest.openapi.errors import ANYWHERE, BEFORE_ROUTES, GUARDED, MEANING, status_and_type
+from server.transport.rest.openapi.fields import NO_EFFECT, NOT_OFFERED, fields
 
 METHODS = ("get", "post")
 ORDER = ("Generation", "Text and models", "Operation", "Administration")
+GENERATING = ("CompletionBody", "ChatBody")
+BOTH = "Fields of both"
+ASKED = frozenset(fields(Limits()))  # shapes of what is sent; the others are of answers
+COMMON = frozenset(f"`{kind.code}`" for kind in (*GUARDED, *ANYWHERE))
 
 INTRODUCTION = """\
 # REST
 
 This page is made from the server's OpenAPI document, [openapi.json](openapi.json), by `make docs`: every path, field,
-limit and error. How the fields work together is told in [requests.md](requests.md), what a request costs in
+limit and error. How the fields work together is described in [requests.md](requests.md), what a request costs in
 [telemetry.md](telemetry.md); programs that call it are in [examples](examples), clients that are known to work in
-[clients.md](clients.md). The same over gRPC: [grpc.md](grpc.md). Keys, roles and TLS are told in
-[security.md](security.md), what operators do in [administration.md](administration.md).
+[clients.md](clients.md). The same over gRPC: [grpc.md](grpc.md). Keys, roles and TLS are described in
+[security.md](security.md), administration in [administration.md](administration.md).
 
 Where the server has API keys, every call but those of health needs one: `authorization: Bearer KEY`. Without keys the
 header is ignored. Bodies are JSON in UTF-8, `content-type: application/json`, not compressed. Every optional field
-also takes `null`; a field that is not known is refused with its name. An integer is written as one: `4.0` is refused.
+also takes `null`; an unknown field is refused by name. Integers have no fraction: `4.0` is refused.
+
+Besides the errors listed with it, every call that needs a key or a role can answer **401** `invalid_api_key`, **403**
+`permission_denied` and **429** `too_many_requests`, and every call **500** `internal_error`.
 
 Every answer has the header `x-request-id`: the caller's own where the request had one of 1 to 64 letters, digits, `-`
 and `_`, else the server's id.
@@ -35,10 +42,10 @@ and `_`, else the server's id.
 STREAMS = """\
 ## Streams
 
-With `"stream": true` an answer is a list of server-sent events, `data: {…}` and an empty line each. Nothing is sent
-before the first token, so that what fails until then has a status of its own. What fails later ends the stream with
+With `"stream": true` an answer is a list of server-sent events, each `data: {…}` and an empty line. Nothing is sent
+before the first token, so a failure before it has an HTTP status of its own. A later one ends the stream with
 `data: {"error": {…}}`. Only a complete stream ends with `data: [DONE]`. With `stream_options.include_usage` the event
-before it has `"choices": []` and the usage. The texts of all events put together are the text of the whole answer.
+before it has `"choices": []` and the usage. The texts of all events, joined, are the text of the whole answer.
 """
 
 
@@ -74,6 +81,8 @@ def _contents(document: dict[str, Any]) -> Iterator[str]:
 def _operations(document: dict[str, Any]) -> Iterator[str]:
     for tag in ORDER:
         yield f"## {tag}\n"
+        if tag == "Generation":
+            yield from _both(document["components"]["schemas"])
         for method, path, operation in _each(document):
             if tag in operation["tags"]:
                 yield from _operation(method, path, operation, document["components"]["schemas"])
@@ -89,12 +98,34 @@ def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[
         yield ""
     if "requestBody" in operation:
         content = operation["requestBody"]["content"]["application/json"]
-        yield from _table(schemas[_name(content["schema"])])
+        yield from _body(_name(content["schema"]), schemas)
         for example in content["examples"].values():
             yield from (f"{example['summary']}:\n", *_curl(method, path, example["value"]))
     else:
         yield from _curl(method, path, None)
     yield from _answers(operation["responses"])
+
+
+def _shared(schemas: dict[str, Any]) -> dict[str, Any]:
+    """The fields that mean the same in completions and in chats."""
+    completion, chat = (schemas[name]["properties"] for name in GENERATING)
+    return {field: shape for field, shape in completion.items() if chat.get(field) == shape}
+
+
+def _both(schemas: dict[str, Any]) -> Iterator[str]:
+    yield f"### {BOTH}\n"
+    yield "Of `/v1/completions` and `/v1/chat/completions`.\n"
+    yield from _table({"properties": _shared(schemas)}, asked=True)
+
+
+def _body(name: str, schemas: dict[str, Any]) -> Iterator[str]:
+    schema = schemas[name]
+    if name in GENERATING:
+        shared = _shared(schemas)
+        own = {field: shape for field, shape in schema["properties"].items() if field not in shared}
+        yield f"Takes [the fields of both](#{anchor(BOTH)}) and:\n"
+        schema = schema | {"properties": own}
+    yield from _table(schema, asked=True)
 
 
 def _who(role: str) -> str:
@@ -118,8 +149,13 @@ def _answers(responses: dict[str, Any]) -> Iterator[str]:
         if status.startswith("2"):
             kinds = [f"`{media}`: {kind(content['schema'])}" for media, content in response["content"].items()]
             yield f"- **{status}** {'; '.join(kinds)}"
-        else:
-            yield f"- **{status}** {response['description']}"
+    listed = (
+        (status, [code for code in response["description"].split(", ") if code not in COMMON])
+        for status, response in sorted(responses.items())
+        if not status.startswith("2")
+    )
+    if errors := "; ".join(f"**{status}** {', '.join(codes)}" for status, codes in listed if codes):
+        yield f"- Errors: {errors}"
     yield ""
 
 
@@ -149,8 +185,9 @@ def _arrival(limits: Limits) -> Iterator[str]:
         "nesting of JSON": f"{limits.json_depth} levels",
         "keys of a JSON object": f"{limits.json_keys}; of `logit_bias`, {limits.logit_bias}",
         "connections": f"{limits.connections:,}",
-        "requests that wait": f"{limits.queue}, for {limits.queue_seconds:g} s",
-        "a whole request": f"{limits.request_seconds:g} s",
+        "requests waiting for one model": f"{limits.queue} (`--queue`)",
+        "their wait": f"{limits.queue_seconds:g} s (`--queue-seconds`)",
+        "a whole request": f"{limits.request_seconds:g} s (`--request-seconds`)",
         "a write that nobody reads": f"{limits.stalled_write_seconds:g} s",
         "events that wait behind such a write": f"{limits.unsent_events}",
         "watchers of routing": f"{limits.watchers}",
@@ -166,44 +203,48 @@ def _objects(schemas: dict[str, Any]) -> Iterator[str]:
         if not name.endswith("Body") or name == "MessageBody":
             yield f"### {name}\n"
             yield from ([schema["description"].replace("\n", " ") + "\n"] if "description" in schema else [])
-            yield from _table(schema)
+            yield from _table(schema, asked=name in ASKED)
 
 
-def _table(schema: dict[str, Any]) -> Iterator[str]:
-    needed = schema.get("required", ())
+def _table(schema: dict[str, Any], *, asked: bool) -> Iterator[str]:
+    """`asked`: of a request, whose optional fields all take null; else of an answer."""
+    required, apart = schema.get("required", ()), {NO_EFFECT: list[str](), NOT_OFFERED: list[str]()}
     if not schema.get("properties"):
         yield "No fields.\n"
         return
-    yield from ("| field | type | default | |", "|---|---|---|---|")
-    for field, shape in sorted(schema["properties"].items(), key=lambda one: _place(one[0] in needed, one[1])):
-        default = "needed" if field in needed else _default(shape)
-        yield f"| `{field}` | {kind(shape)} | {default} | {shape.get('description', '')} |"
-    yield ""
-
-
-def _place(needed: bool, shape: dict[str, Any]) -> int:
-    """First what is needed, last what changes nothing and what is refused."""
-    told = shape.get("description", "")
-    return -1 if needed else 1 if told == NO_EFFECT else 2 if told == NOT_OFFERED else 0
+    rows = []
+    for field, shape in sorted(schema["properties"].items(), key=lambda one: one[0] not in required):
+        if (about := shape.get("description", "")) in apart:
+            apart[about].append(f"`{field}`")
+        elif asked:
+            rows.append(
+                f"| `{field}` | {kind(shape)} | {'required' if field in required else _default(shape)} | {about} |"
+            )
+        else:
+            rows.append(f"| `{field}` | {kind(shape, null=True)} | {'always' if field in required else ''} | {about} |")
+    if rows:
+        yield from (f"| field | type | {'default' if asked else 'present'} | |", "|---|---|---|---|", *rows, "")
+    yield from (f"{about.removesuffix('.')}: {', '.join(names)}.\n" for about, names in apart.items() if names)
 
 
 def _default(shape: dict[str, Any]) -> str:
     return "" if shape.get("default") is None else f"`{json.dumps(shape['default'])}`"
 
 
-def kind(schema: dict[str, Any]) -> str:
-    """A schema in a few words; null is left out, for it is nearly everywhere."""
+def kind(schema: dict[str, Any], *, null: bool = False) -> str:
+    """A schema in a few words; `null`: that it may be null is said, too."""
     if "$ref" in schema:
         name = _name(schema)
         return f"[{name}](#{anchor(name)})"
     if "anyOf" in schema:
-        return "; or ".join(kind(one) for one in schema["anyOf"] if one != {"type": "null"})
+        kinds = [kind(one) for one in schema["anyOf"] if one != {"type": "null"}]
+        return "; or ".join([*kinds, "null"] if null and len(kinds) < len(schema["anyOf"]) else kinds)
     if "const" in schema:
         return f"`{json.dumps(schema['const'])}`"
     if "enum" in schema:
         return " or ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
     types = schema.get("type", "anything")
-    word = " or ".join(one for one in types if one != "null") if isinstance(types, list) else types
+    word = " or ".join(one for one in types if one != "null" or null) if isinstance(types, list) else types
     if "items" in schema:
         word = f"array of ({inner})" if "," in (inner := kind(schema["items"])) else f"array of {inner}"
     if isinstance(values := schema.get("additionalProperties"), dict):

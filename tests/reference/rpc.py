@@ -40,24 +40,24 @@ INTRODUCTION = """\
 # gRPC
 
 This page is made from the comments of [the proto files](../proto) by `make docs`. How the fields work together is
-told in [requests.md](requests.md), with every default and limit, what a request costs in
+described in [requests.md](requests.md), with every default and limit, what a request costs in
 [telemetry.md](telemetry.md); programs that call it are in [examples](examples), clients that are known to work in
-[clients.md](clients.md). The same over REST: [rest.md](rest.md). Keys, roles and TLS are told in
-[security.md](security.md), what operators do in [administration.md](administration.md).
+[clients.md](clients.md). The same over REST: [rest.md](rest.md). Keys, roles and TLS are described in
+[security.md](security.md), administration in [administration.md](administration.md).
 
-The server has reflection (`grpc.reflection.v1alpha`; where others than this machine can reach it only with
-`--reflection`) and `grpc.health.v1` with `Check`, `List` and `Watch`: the empty name is the server,
-`dyno.inference.v1.InferenceService` the service, and the name of a model that model. Where the server has API keys,
-every call but `Check` and `Watch` needs one, as metadata `authorization: Bearer KEY`.
+The server has reflection (`grpc.reflection.v1alpha`; beyond loopback only with `--reflection`) and `grpc.health.v1`
+with `Check`, `List` and `Watch`: the empty name is the server, `dyno.inference.v1.InferenceService` the service, and
+the name of a model that model. Where the server has API keys, every call but `Check` and `Watch` needs one, as metadata
+`authorization: Bearer KEY`.
 
 An id in the metadata `x-request-id`, 1 to 64 letters, digits, `-` and `_`, comes back in the initial metadata.
 Deadlines and cancellation end the work within one step.
 
-Who has many requests at once (a load, an evaluation, a gateway) sends them over one `GenerateMany`: what a step gave of
-all of them comes as one message, where `StreamGenerate` has a message for each. Each of them is checked, counted,
-limited and cancelled as with a call of its own; only one that a message cannot hold, here or in its caller's library,
-ends the others too. A call stays where it began: behind a balancer begin a new one now and
-then, as the `dyno` client does every minute and after a second with nothing in flight.
+To send many requests at once (a load, an evaluation, a gateway), use one `GenerateMany` call: each step's tokens for
+all of them arrive in one message, where `StreamGenerate` has a message for each. Each request is checked, counted,
+limited and cancelled as with a call of its own; only one too large for a message, here or in its caller's library, ends
+the others too. A call stays on one server; behind a load balancer, open a new one periodically, as the `dyno` client
+does every minute and after a second with nothing in flight.
 
 ```console
 $ grpcurl -plaintext -d '{"model": "tales-moe", "prompt": "Once upon a time", "sampling": {"max_tokens": 24}}' \\
@@ -115,7 +115,7 @@ def _errors() -> Iterator[str]:
     own = {
         transport.SlowReader: "The stream was ended because nobody read it.",
         transport.CallOver: "This `GenerateMany` is too old for another request; the next one takes it.",
-        transport.ServiceUnknown: "A health check of something that is not here.",
+        transport.ServiceUnknown: "A health check of an unknown name.",
     }
     rows = []
     for kind, meaning in (MEANING | own).items():

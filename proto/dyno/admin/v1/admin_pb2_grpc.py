@@ -109,21 +109,21 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelRequest(self, request, context):
-        """Ends a request; its caller is told that it was cancelled.
+        """Ends a request; its caller gets the error `cancelled`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetPrefixCache(self, request, context):
-        """Forgets the prefixes that are kept for requests to come.
+        """Clears the prefix cache.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Takes no more calls, lets those in flight finish and ends the process, as SIGTERM does.
+        """Accepts no more calls, lets those in flight finish and ends the process, as SIGTERM does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

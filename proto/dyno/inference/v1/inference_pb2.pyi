@@ -104,15 +104,15 @@ class GenerateRequest(_message.Message):
     logprobs: _builtins.int
     """Also return the log-probability of each chosen token and this many best alternatives (0 to 20)."""
     routing: Global___RoutingDetail.ValueType
-    """How much routing detail to return; `dyno.routing` goes before it."""
+    """How much routing detail to return; `dyno.routing` takes precedence."""
     user: _builtins.str
-    """An end-user label for the operator's log (at most 64 characters)."""
+    """A label for the operator's request log (at most 64 characters, printable)."""
     prompt_logprobs: _builtins.int
     """Also return the log-probability of each token of the prompt and this many best alternatives (0 to 20). max_tokens
     may then be 0.
     """
     priority: _builtins.int
-    """Whose turn it is: the lower, the earlier; -100 to 100. One step counts as much as a tenth of a second of waiting."""
+    """The lower, the earlier its turn; -100 to 100. One step counts as a tenth of a second of waiting."""
     @_builtins.property
     def token_ids(self) -> Global___TokenIds:
         """Token ids of the model's vocabulary."""
@@ -127,11 +127,11 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def dyno(self) -> Global___DynoOptions:
-        """Which accounts to give of each choice."""
+        """Which measurements to return of each choice."""
 
     @_builtins.property
     def guidance(self) -> Global___Guidance:
-        """A form that the answer must have."""
+        """A constraint on the output."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
 class DynoOptions(_message.Message):
-    """Which accounts to give of a choice at its end. docs/telemetry.md defines every field of them."""
+    """Which measurements to return of a choice at its end. docs/telemetry.md defines every field of them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -190,7 +190,7 @@ class DynoOptions(_message.Message):
     compute: _builtins.bool
     """What it computed and moved; unset means yes."""
     routing_start: _builtins.int
-    """With ROUTING_DETAIL_TOKENS: the first position that is told, 0 and up; unset means 0."""
+    """With ROUTING_DETAIL_TOKENS: the first position to report, 0 and up; unset means 0."""
     def __init__(
         self,
         *,
@@ -220,7 +220,7 @@ Global___DynoOptions: _TypeAlias = DynoOptions  # noqa: Y015
 
 @_typing.final
 class Guidance(_message.Message):
-    """A form that the whole text of an answer must have. Tokens that would break it are never drawn; a choice ends when
+    """A constraint on the whole text of an answer. Tokens that would violate it are never sampled; a choice ends when
     nothing may follow, and may end where an end is allowed. max_tokens can still cut it short.
     """
 
@@ -331,9 +331,9 @@ Global___StreamGenerateRequest: _TypeAlias = StreamGenerateRequest  # noqa: Y015
 
 @_typing.final
 class GenerateManyRequest(_message.Message):
-    """What to do with the requests of a call: several that begin at one moment may come as one message. When the caller has
-    said its last, the call ends with its last request. A call takes requests for 300 seconds, and until the server drains;
-    one that comes later ends with UNAVAILABLE, and so does then the call, where no request is in flight.
+    """What to do with the requests of a call; several actions may share one message. When the caller has closed its side, the
+    call ends with its last request. A call accepts requests for 300 seconds, and until the server drains; one that comes
+    later ends with UNAVAILABLE, and so does the call when no request is in flight.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -341,8 +341,8 @@ class GenerateManyRequest(_message.Message):
     ACTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerateAction]:
-        """In order, at most 1,024. One that does nothing, begins a request under the tag of another in flight, or one too many
-        (256), ends the call with INVALID_ARGUMENT.
+        """In order, at most 1,024. An empty action, a tag that is in flight already, or one request too many (256) ends the
+        call with INVALID_ARGUMENT.
         """
 
     def __init__(
@@ -375,7 +375,7 @@ class GenerateAction(_message.Message):
 
     @_builtins.property
     def cancel(self) -> Global___GenerateCancel:
-        """Cancel it; its `end` follows. One that has ended, or never was, is let be."""
+        """Cancel it; its `end` follows. Has no effect on one that has ended, or never was."""
 
     def __init__(
         self,
@@ -396,7 +396,7 @@ Global___GenerateAction: _TypeAlias = GenerateAction  # noqa: Y015
 
 @_typing.final
 class GenerateStart(_message.Message):
-    """A request, and what calls of their own have as metadata and deadline."""
+    """A request, with what a call of its own would have as metadata and deadline."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -434,7 +434,7 @@ Global___GenerateStart: _TypeAlias = GenerateStart  # noqa: Y015
 
 @_typing.final
 class GenerateCancel(_message.Message):
-    """Takes a request back."""
+    """Cancels a request."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -451,7 +451,7 @@ Global___GenerateCancel: _TypeAlias = GenerateCancel  # noqa: Y015
 
 @_typing.final
 class GenerateManyResponse(_message.Message):
-    """What is ready of the requests of a call."""
+    """New tokens and ends of the requests of a call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -676,11 +676,11 @@ class SamplingParameters(_message.Message):
     repetition_penalty: _builtins.float
     """Divides positive and multiplies negative logits of tokens seen in prompt or output; 0.01 to 2, unset means 1."""
     seed: _builtins.int
-    """Fixes the draw; unset means a fresh one each time."""
+    """Seed of the sampling; unset means a fresh one each time."""
     ignore_eos: _builtins.bool
     """Do not stop at the model's end-of-text token."""
     include_stop_str_in_output: _builtins.bool
-    """Show the stop string, or the text of the stop token, that ended the generation."""
+    """Include the stop string, or the text of the stop token, that ended the generation."""
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
         """Added to the logits of these token ids; -100 to 100, at most 300 entries."""
@@ -695,7 +695,7 @@ class SamplingParameters(_message.Message):
 
     @_builtins.property
     def allowed_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Generate nothing but these token ids; at most 4096, none given means any."""
+        """Generate only these token ids; at most 4096, none given means any."""
 
     def __init__(
         self,
@@ -1123,7 +1123,7 @@ class Compute(_message.Message):
     cache_written_bytes: _builtins.int
     """Bytes that were written to the cache."""
     tokens: _builtins.int
-    """Tokens that went through the model, wrong guesses included."""
+    """Tokens that went through the model, rejected draft tokens included."""
     passes: _builtins.float
     """Its share of forward passes: 2.5 stands for as much as two and a half passes of its own."""
     seconds: _builtins.float
@@ -1131,11 +1131,11 @@ class Compute(_message.Message):
     parameters: _builtins.int
     """Parameters that any of its tokens passed: all but routed experts that none of them went to."""
     memory_bound_seconds: _builtins.float
-    """Of its seconds, the least that this machine could do, in passes that wait for memory rather than for operations: bytes moved by
-    the bytes a second that it was measured to read. 0, as the next, where nothing was measured.
+    """Of its seconds, the least that this machine could take, in passes bound by memory rather than by operations: bytes
+    moved over the bytes per second that it was measured to read. 0, as the next, where nothing was measured.
     """
     compute_bound_seconds: _builtins.float
-    """The same in passes that wait for operations."""
+    """The same in passes bound by operations."""
     @_builtins.property
     def flops(self) -> Global___Flops:
         """Floating-point operations by part."""
@@ -1223,9 +1223,9 @@ class Steps(_message.Message):
     mean_batch: _builtins.float
     """Mean number of requests that shared them, this one included."""
     drafted_tokens: _builtins.int
-    """Tokens that were guessed from the text, to be confirmed several at a time."""
+    """Draft tokens of speculative decoding."""
     accepted_tokens: _builtins.int
-    """Those of them that were right, and so took no forward pass of their own."""
+    """Those of them that were accepted, and so took no forward pass of their own."""
     def __init__(
         self,
         *,
@@ -1668,7 +1668,7 @@ class ScoreRequest(_message.Message):
     prompt_logprobs: _builtins.int
     """This many best alternatives at every place (0 to 20)."""
     user: _builtins.str
-    """An end-user label for the operator's log (at most 64 characters)."""
+    """A label for the operator's request log (at most 64 characters, printable)."""
     priority: _builtins.int
     """The lower, the earlier; -100 to 100."""
     @_builtins.property
@@ -1702,7 +1702,7 @@ Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
 
 @_typing.final
 class ScoreResponse(_message.Message):
-    """How probable a prompt is."""
+    """The score of a prompt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1723,7 +1723,7 @@ class ScoreResponse(_message.Message):
 
     @_builtins.property
     def finished(self) -> Global___Finished:
-        """Token counts, latency and what else it cost."""
+        """Token counts, latency and other costs."""
 
     def __init__(
         self,
@@ -1974,11 +1974,11 @@ class Model(_message.Message):
     dtype: _builtins.str
     """Type the weights are served in: float32 or bfloat16."""
     weights: _builtins.str
-    """How linear layers are kept: lossless (bfloat16 in 12 bits that give back all 16); whole; int8 (8 bits with one scale
-    an output); w8a8 (the same, and what they read is rounded to 8 bits with one scale for 32 numbers).
+    """How linear layers are stored: lossless (bfloat16 in 12 bits that give back all 16); whole; int8 (8 bits with one scale
+    per output); w8a8 (the same, and what they read is rounded to 8 bits with one scale per 32 numbers).
     """
     card_json: _builtins.str
-    """What `dyno inspect --json` tells: parameters by part, operations a token, a description in words; as JSON."""
+    """What `dyno inspect --json` says: parameters by part, operations per token, a description in words; as JSON."""
     def __init__(
         self,
         *,

@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """Generates text with any of the served models and tells what each request cost.
+    """Generates text with any of the served models and reports what each request cost.
 
-    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (but
-    for those of callers who are not let in); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
+    to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
     NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
     """
 
@@ -87,10 +87,10 @@ class InferenceServiceStub:
 
 
 class InferenceServiceServicer:
-    """Generates text with any of the served models and tells what each request cost.
+    """Generates text with any of the served models and reports what each request cost.
 
-    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (but
-    for those of callers who are not let in); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
+    to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
     NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
     """
 
@@ -102,8 +102,8 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GenerateMany(self, request_iterator, context):
-        """The same for many prompts over one call. Each begins, is cancelled, fails and ends on its own; what is ready of all
-        of them at one moment comes as one message, which costs both sides a fraction of a message each.
+        """The same for many prompts over one call. Each begins, is cancelled, fails and ends on its own; the tokens of one step
+        arrive in one message for all of them, which is cheaper for both sides than a message each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +117,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """Tells how probable the tokens of a prompt are, each after those before it; generates nothing.
+        """Scores a prompt: the log-probability of each token after those before it. Generates nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,7 +152,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchRouting(self, request, context):
-        """Tells again and again how a model's tokens spread over its experts, until the caller leaves or the server drains.
+        """Reports periodically how a model's tokens spread over its experts, until the caller leaves or the server drains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -215,10 +215,10 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """Generates text with any of the served models and tells what each request cost.
+    """Generates text with any of the served models and reports what each request cost.
 
-    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (but
-    for those of callers who are not let in); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
+    to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
     NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
     """
 

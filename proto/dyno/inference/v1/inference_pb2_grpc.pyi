@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """Generates text with any of the served models and tells what each request cost.
+    """Generates text with any of the served models and reports what each request cost.
 
-    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (but
-    for those of callers who are not let in); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
+    to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
     NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
     """
 
@@ -41,13 +41,13 @@ class InferenceServiceStub:
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_inference_pb2.StreamGenerateRequest, _inference_pb2.StreamGenerateResponse]
     """Continues a prompt, one message each time tokens are ready; the last message of each choice has `finished`."""
     GenerateMany: _grpc.StreamStreamMultiCallable[_inference_pb2.GenerateManyRequest, _inference_pb2.GenerateManyResponse]
-    """The same for many prompts over one call. Each begins, is cancelled, fails and ends on its own; what is ready of all
-    of them at one moment comes as one message, which costs both sides a fraction of a message each.
+    """The same for many prompts over one call. Each begins, is cancelled, fails and ends on its own; the tokens of one step
+    arrive in one message for all of them, which is cheaper for both sides than a message each.
     """
     Generate: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """Continues a prompt and answers once, when every choice has ended."""
     Score: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ScoreRequest, _inference_pb2.ScoreResponse]
-    """Tells how probable the tokens of a prompt are, each after those before it; generates nothing."""
+    """Scores a prompt: the log-probability of each token after those before it. Generates nothing."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]
     """Turns text into the token ids of a model."""
     Detokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]
@@ -57,14 +57,14 @@ class InferenceServiceStub:
     GetModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]
     """Describes one served model: its architecture card."""
     WatchRouting: _grpc.UnaryStreamMultiCallable[_inference_pb2.WatchRoutingRequest, _inference_pb2.WatchRoutingResponse]
-    """Tells again and again how a model's tokens spread over its experts, until the caller leaves or the server drains."""
+    """Reports periodically how a model's tokens spread over its experts, until the caller leaves or the server drains."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
-    """Generates text with any of the served models and tells what each request cost.
+    """Generates text with any of the served models and reports what each request cost.
 
-    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (but
-    for those of callers who are not let in); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
+    to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
     NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
     """
 
@@ -72,13 +72,13 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     StreamGenerate: _aio.UnaryStreamMultiCallable[_inference_pb2.StreamGenerateRequest, _inference_pb2.StreamGenerateResponse]  # type: ignore[assignment]
     """Continues a prompt, one message each time tokens are ready; the last message of each choice has `finished`."""
     GenerateMany: _aio.StreamStreamMultiCallable[_inference_pb2.GenerateManyRequest, _inference_pb2.GenerateManyResponse]  # type: ignore[assignment]
-    """The same for many prompts over one call. Each begins, is cancelled, fails and ends on its own; what is ready of all
-    of them at one moment comes as one message, which costs both sides a fraction of a message each.
+    """The same for many prompts over one call. Each begins, is cancelled, fails and ends on its own; the tokens of one step
+    arrive in one message for all of them, which is cheaper for both sides than a message each.
     """
     Generate: _aio.UnaryUnaryMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Continues a prompt and answers once, when every choice has ended."""
     Score: _aio.UnaryUnaryMultiCallable[_inference_pb2.ScoreRequest, _inference_pb2.ScoreResponse]  # type: ignore[assignment]
-    """Tells how probable the tokens of a prompt are, each after those before it; generates nothing."""
+    """Scores a prompt: the log-probability of each token after those before it. Generates nothing."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Turns text into the token ids of a model."""
     Detokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]  # type: ignore[assignment]
@@ -88,13 +88,13 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     GetModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes one served model: its architecture card."""
     WatchRouting: _aio.UnaryStreamMultiCallable[_inference_pb2.WatchRoutingRequest, _inference_pb2.WatchRoutingResponse]  # type: ignore[assignment]
-    """Tells again and again how a model's tokens spread over its experts, until the caller leaves or the server drains."""
+    """Reports periodically how a model's tokens spread over its experts, until the caller leaves or the server drains."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Generates text with any of the served models and tells what each request cost.
+    """Generates text with any of the served models and reports what each request cost.
 
-    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (but
-    for those of callers who are not let in); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
+    to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
     NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
     """
 
@@ -112,8 +112,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_inference_pb2.GenerateManyRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateManyResponse], _abc.AsyncIterator[_inference_pb2.GenerateManyResponse]]:
-        """The same for many prompts over one call. Each begins, is cancelled, fails and ends on its own; what is ready of all
-        of them at one moment comes as one message, which costs both sides a fraction of a message each.
+        """The same for many prompts over one call. Each begins, is cancelled, fails and ends on its own; the tokens of one step
+        arrive in one message for all of them, which is cheaper for both sides than a message each.
         """
 
     @_abc_1.abstractmethod
@@ -130,7 +130,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.ScoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.ScoreResponse, _abc.Awaitable[_inference_pb2.ScoreResponse]]:
-        """Tells how probable the tokens of a prompt are, each after those before it; generates nothing."""
+        """Scores a prompt: the log-probability of each token after those before it. Generates nothing."""
 
     @_abc_1.abstractmethod
     def Tokenize(
@@ -170,6 +170,6 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.WatchRoutingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.WatchRoutingResponse], _abc.AsyncIterator[_inference_pb2.WatchRoutingResponse]]:
-        """Tells again and again how a model's tokens spread over its experts, until the caller leaves or the server drains."""
+        """Reports periodically how a model's tokens spread over its experts, until the caller leaves or the server drains."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -84,7 +84,7 @@ class Compute(Account):
     weight_bytes: float = Field(description="Bytes of weights that were read for it.")
     cache_read_bytes: int = Field(description="Bytes of the cache that were read.")
     cache_written_bytes: int = Field(description="Bytes that were written to the cache.")
-    tokens: int = Field(description="Tokens that went through the model, wrong guesses included.")
+    tokens: int = Field(description="Tokens that went through the model, rejected draft tokens included.")
     passes: float = Field(description="Its share of forward passes.")
     seconds: float = Field(description="The same share of the seconds inside the model.")
     parameters: int = Field(description="Parameters that any of its tokens passed.")
@@ -145,7 +145,7 @@ class Routing(Account):
 
 
 class Facts(Account):
-    """The account of one choice. docs/telemetry.md defines every field."""
+    """The measurements of one choice. docs/telemetry.md defines every field."""
 
     index: int = Field(description="Which choice.")
     finish_reason: Literal["stop", "length"] = Field(description="Why it ended.")

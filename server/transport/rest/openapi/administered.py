@@ -10,7 +10,7 @@ from server.transport.rest.openapi.accounts import Account
 
 
 class AdministeredModel(Account):
-    """A model and what it is doing."""
+    """A model and its state."""
 
     name: str = Field(description="The name it is served under.")
     state: Literal["loading", "ready", "unloading", "failed"] = Field(description="What it is doing.")
@@ -22,7 +22,7 @@ class AdministeredModel(Account):
 class AdministeredModels(Account):
     """The models, those that are served first."""
 
-    models: list[AdministeredModel] = Field(description="One entry a model.")
+    models: list[AdministeredModel] = Field(description="One entry per model.")
 
 
 class LoadedModel(Account):
@@ -63,16 +63,16 @@ class RequestsInFlight(Account):
 
 
 class Done(Account):
-    """It is done."""
+    """Empty response."""
 
 
 class Forgotten(Account):
-    """The prefixes are forgotten."""
+    """The prefix cache is cleared."""
 
-    models: list[str] = Field(description="The models whose prefixes were forgotten.")
+    models: list[str] = Field(description="The models whose prefix cache was cleared.")
 
 
 class Draining(Account):
-    """The server takes no more calls."""
+    """The server accepts no more calls."""
 
     requests: int = Field(description="Requests that are still in flight.")

@@ -62,7 +62,7 @@ class Usage(Answer):
 
 
 class CompletionLogprobs(Answer):
-    """Lists with one entry a token."""
+    """Lists with one entry per token."""
 
     tokens: list[str] = Field(description="The texts of the tokens.")
     token_logprobs: list[float | None] = Field(
@@ -90,13 +90,13 @@ class ChatLogprob(TopLogprob):
 
 
 class ChatLogprobs(Answer):
-    """One entry a token."""
+    """One entry per token."""
 
     content: list[ChatLogprob] = Field(description="The tokens of the answer.")
 
 
 class PromptLogprob(Answer):
-    """How probable a token of the prompt was."""
+    """The log-probability of a token of the prompt."""
 
     logprob: float = Field(description="Natural logarithm of its probability.")
     rank: int = Field(description="Its place among all tokens, 1 for the likeliest.")
@@ -161,7 +161,7 @@ class WholeFacts(Answer):
     """What the request cost."""
 
     id: str = Field(description="The server's id of the request.")
-    choices: list[Facts] = Field(description="One entry a choice.")
+    choices: list[Facts] = Field(description="One entry per choice.")
 
 
 class Envelope(Answer):
@@ -174,7 +174,7 @@ class Completion(Envelope):
     """A whole answer of `/v1/completions`."""
 
     object: Literal["text_completion"] = Field(description="What this is.")
-    choices: list[CompletionChoice] = Field(description="One entry a prompt and continuation, by index.")
+    choices: list[CompletionChoice] = Field(description="One entry per prompt and continuation, by index.")
     usage: Usage
     dyno: WholeFacts | None = Field(None, description="Only with `dyno`.")
 
@@ -192,7 +192,7 @@ class ChatCompletion(Envelope):
     """A whole answer of `/v1/chat/completions`."""
 
     object: Literal["chat.completion"] = Field(description="What this is.")
-    choices: list[ChatChoice] = Field(description="One entry an answer, by index.")
+    choices: list[ChatChoice] = Field(description="One entry per answer, by index.")
     usage: Usage
     dyno: WholeFacts | None = Field(None, description="Only with `dyno`.")
 
@@ -235,7 +235,7 @@ class Card(Answer):
     dtype: str = Field(description="Type of weights and cache: float32 or bfloat16.")
     weights: str = Field(description="How linear layers are kept: lossless, whole, int8 or w8a8.")
     architecture: dict[str, Any] = Field(description="The whole architecture.")
-    card: dict[str, Any] = Field(description="What `dyno inspect --json` tells of it.")
+    card: dict[str, Any] = Field(description="What `dyno inspect --json` says of it.")
 
 
 class Model(Answer):
@@ -253,11 +253,11 @@ class ModelList(Answer):
     """The served models."""
 
     object: Literal["list"] = Field(description="What this is.")
-    data: list[Model] = Field(description="One entry a model.")
+    data: list[Model] = Field(description="One entry per model.")
 
 
 class Status(Answer):
-    """That all is well."""
+    """All is well."""
 
     status: Literal["alive", "ready"] = Field(description="What was asked for.")
 
@@ -269,7 +269,7 @@ class Version(Answer):
 
 
 class State(BaseModel):
-    """What is held right now; for people, and free to change."""
+    """Internal state, for people; its form may change at any time."""
 
     model_config = ConfigDict(extra="allow")
     phase: str = Field(description="What the server is doing.")

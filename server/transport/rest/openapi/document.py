@@ -24,7 +24,7 @@ ABOUT = (
 )
 REFERENCE = "#/components/schemas/{model}"
 HEADERS = {
-    "x-request-id": ("The caller's own id where the request had a good one, else the server's.", "string"),
+    "x-request-id": ("The caller's own id where the request had a valid one, else the server's.", "string"),
     "retry-after": ("Seconds after which to try again.", "integer"),
     "www-authenticate": ("Bearer.", "string"),
 }

@@ -10,8 +10,8 @@ from server.limits import Limits
 Told: TypeAlias = dict[str, Any]
 """Keywords of JSON schema that are added to those of the shape; `anyOf`, `type` and the like replace them."""
 
-NO_EFFECT = "Taken and without effect: clients of other servers send it."
-NOT_OFFERED = "Not offered: any other value is refused."
+NO_EFFECT = "Accepted and ignored, for compatibility."
+NOT_OFFERED = "Not supported; other values are rejected."
 INT64 = 2**63
 INT32 = 2**31
 
@@ -40,27 +40,27 @@ def fields(limits: Limits) -> dict[str, dict[str, Told]]:
 
 
 def _generation(limits: Limits) -> dict[str, Told]:
-    form, chars = "A form that the answer must have: ", limits.guidance_chars
+    form, chars = "Constrains the output: ", limits.guidance_chars
     texts = {"type": "string", "maxLength": chars}
     return {
         "model": told("Name of a served model; may be left out when exactly one is served."),
         "n": told("How many independent continuations of each prompt.", 1, minimum=1, maximum=limits.choices),
         "stream": told("Answer with server-sent events.", False),
-        "stream_options": told("What a stream tells beside its text; needs `stream`."),
-        "user": told("A label for the operator's log, printable.", maxLength=limits.user_chars),
-        "dyno": told("Its presence asks for the account of each choice. docs/telemetry.md defines it."),
+        "stream_options": told("What a stream reports beside its text; needs `stream`."),
+        "user": told("A label for the operator's request log, printable.", maxLength=limits.user_chars),
+        "dyno": told("Its presence asks for the measurements of each choice. docs/telemetry.md defines them."),
         "prompt_logprobs": told(
             "Also the log-probability of each token of the prompt, and this many best alternatives.",
             minimum=0,
             maximum=limits.logprobs,
         ),
         "priority": told(
-            "Whose turn it is: the lower, the earlier. One step counts as much as a tenth of a second of waiting.",
+            "The lower, the earlier its turn. One step counts as a tenth of a second of waiting.",
             0,
             minimum=-limits.priority,
             maximum=limits.priority,
         ),
-        "response_format": told(form + "OpenAI's way to ask."),
+        "response_format": told(form + "OpenAI's way."),
         "guided_json": told(
             form + "a JSON schema, or its text.",
             anyOf=[{"type": "object"}, {"type": "boolean"}, texts, {"type": "null"}],
@@ -68,7 +68,7 @@ def _generation(limits: Limits) -> dict[str, Told]:
         "guided_regex": told(form + "a regular expression that all of it matches.", maxLength=chars),
         "guided_choice": told(form + "one of these texts.", minItems=1, maxItems=limits.guidance_choices),
         "guided_grammar": told(form + "a grammar in the Lark language, with a rule `start`.", maxLength=chars),
-        "structured_outputs": told(form + "vLLM's newer way to ask."),
+        "structured_outputs": told(form + "vLLM's newer way."),
         "metadata": told(NO_EFFECT),
         "store": told(NO_EFFECT),
         "service_tier": told(NO_EFFECT),
@@ -88,13 +88,13 @@ def _sampling(limits: Limits) -> dict[str, Told]:
     ids = {"type": "integer", "minimum": 0}
     return {
         "max_tokens": told("Most tokens to generate; with the prompt within the model's context.", minimum=0),
-        "min_tokens": told("No end before so many; at most `max_tokens`.", 0, minimum=0),
+        "min_tokens": told("No end before this many; at most `max_tokens`.", 0, minimum=0),
         "temperature": told("0 is greedy.", 1, minimum=0, maximum=limits.temperature),
-        "top_k": told("Keep only so many best tokens; 0 is off.", 0, minimum=0, maximum=INT32 - 1),
+        "top_k": told("Keep only this many best tokens; 0 is off.", 0, minimum=0, maximum=INT32 - 1),
         "top_p": told("Keep the smallest set of best tokens of this mass.", 1, exclusiveMinimum=0, maximum=1),
         "min_p": told("Keep tokens of at least this part of the best one's probability.", 0, minimum=0, maximum=1),
-        "presence_penalty": told("Taken from the logit of every token already generated.", 0, **penalty),
-        "frequency_penalty": told("Taken once for each time that a token was generated.", 0, **penalty),
+        "presence_penalty": told("Subtracted from the logit of every token already generated.", 0, **penalty),
+        "frequency_penalty": told("Subtracted once for each time that a token was generated.", 0, **penalty),
         "repetition_penalty": told(
             "Divides positive and multiplies negative logits of tokens in prompt or output.",
             1,
@@ -108,17 +108,20 @@ def _sampling(limits: Limits) -> dict[str, Told]:
             propertyNames={"pattern": "^-?[0-9]{1,19}$"},
             maxProperties=limits.logit_bias,
         ),
-        "seed": told("Fixes the draw; left out, a fresh one each time.", minimum=-INT64, maximum=INT64 - 1),
+        "seed": told("Seed of the sampling; left out, a fresh one each time.", minimum=-INT64, maximum=INT64 - 1),
         "stop": told(
             "Texts that end the answer and are not shown.",
             anyOf=[stop, {"type": "array", "items": stop, "maxItems": limits.stop}, {"type": "null"}],
         ),
         "stop_token_ids": told("Token ids that end the answer.", items=ids, maxItems=limits.stop_ids),
-        "ignore_eos": told("Go on after the model's end token.", False),
+        "ignore_eos": told("Continue after the model's end token.", False),
         "allowed_token_ids": told(
-            "Nothing but these; not beside a form.", items=ids, minItems=1, maxItems=limits.allowed_ids
+            "Only these tokens; not together with constrained output.",
+            items=ids,
+            minItems=1,
+            maxItems=limits.allowed_ids,
         ),
-        "include_stop_str_in_output": told("Show what ended the answer.", False),
+        "include_stop_str_in_output": told("Include what ended the answer in its text.", False),
     }
 
 
@@ -155,13 +158,13 @@ def _completion(limits: Limits) -> dict[str, Told]:
     return {
         "prompt": told("A text, a list of texts, token ids, or a list of such lists.", anyOf=[text, ids, *lists]),
         "max_tokens": told(
-            "Most tokens to generate; with the prompt within the model's context. 0 where the prompt is told (`echo`, "
-            "`prompt_logprobs`).",
+            "Most tokens to generate; with the prompt within the model's context. 0 where the prompt is returned "
+            "(`echo`) or scored (`prompt_logprobs`).",
             16,
             minimum=0,
         ),
         "logprobs": told(
-            "Log-probabilities of the tokens, and of so many best ones.", minimum=0, maximum=limits.logprobs
+            "Log-probabilities of the tokens, and of this many best ones.", minimum=0, maximum=limits.logprobs
         ),
         "echo": told("The prompt before the answer; with `logprobs` also its log-probabilities.", False),
     }
@@ -177,8 +180,8 @@ def _chat(limits: Limits) -> dict[str, Told]:
         ),
         "max_tokens": told("The older name of `max_completion_tokens`.", minimum=0),
         "max_completion_tokens": told("Most tokens to generate; left out, what fits into the context.", minimum=0),
-        "logprobs": told("Whether to tell log-probabilities.", False),
-        "top_logprobs": told("Of so many best tokens; needs `logprobs`.", minimum=0, maximum=limits.logprobs),
+        "logprobs": told("Whether to return log-probabilities.", False),
+        "top_logprobs": told("Of this many best tokens; needs `logprobs`.", minimum=0, maximum=limits.logprobs),
     }
 
 
@@ -208,8 +211,8 @@ def _stream() -> dict[str, Told]:
 
 def _dyno() -> dict[str, Told]:
     return {
-        "routing": told("How much of the routing.", "layers"),
-        "routing_start": told("With `tokens`: the first position told.", 0, minimum=0, maximum=INT32 - 1),
+        "routing": told("How much of the routing to report.", "layers"),
+        "routing_start": told("With `tokens`: the first position reported.", 0, minimum=0, maximum=INT32 - 1),
         "latency": told("Where the time went.", True),
         "compute": told("What was computed and moved.", True),
     }
@@ -224,10 +227,10 @@ def _response_format() -> dict[str, Told]:
 
 def _named_schema(limits: Limits) -> dict[str, Told]:
     return {
-        "name": told("For the reader."),
-        "description": told("For the reader."),
+        "name": told("Ignored."),
+        "description": told("Ignored."),
         "schema": told(f"The JSON schema, or its text; at most {limits.guidance_chars} characters."),
-        "strict": told("Without effect: the form is always kept to."),
+        "strict": told("Ignored: the schema is always enforced."),
     }
 
 
@@ -258,14 +261,14 @@ def _admin(limits: Limits) -> dict[str, dict[str, Told]]:
         "LoadBody": {
             "model": told("NAME, PATH or ID=NAME, as `--model` takes it.", minLength=1, maxLength=SPEC_CHARS),
             "scale": told("Size of a preset without a checkpoint."),
-            "seed": told("Draws the weights of a model without a checkpoint.", minimum=0, maximum=INT64 - 1),
+            "seed": told("Seed of the random weights of a model without a checkpoint.", minimum=0, maximum=INT64 - 1),
             "cache_tokens": told("Size of the model's cache in tokens.", minimum=1, maximum=(1 << 40) - 1),
-            "detached": told("Answer at once, with the model loading.", False),
+            "detached": told("Answer at once, while the model loads.", False),
         },
         "UnloadBody": {
             "model": told("Its name."),
             "drain_seconds": told(
-                "How long its requests may take to finish; left out, as at the server's end.",
+                "Seconds its requests have to finish; left out, the server's `--drain-seconds`.",
                 minimum=0,
                 maximum=limits.request_seconds,
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -51,15 +51,15 @@ def _generation() -> dict[str, Operation]:
         "POST /v1/completions": Operation(
             "Generation",
             "Continue a prompt",
-            "Continues one or several prompts, whole or as a stream. With `echo` it tells how probable a prompt is.",
+            "Continues one or several prompts, whole or as a stream. With `echo` it scores the prompt.",
             answers.Completion,
             CompletionBody,
             {
                 "A continuation": STORY | whole,
-                "A stream, with its account": STORY
+                "A stream, with its measurements": STORY
                 | {"stream": True, "stream_options": {"include_usage": True}, "dyno": {"routing": "summary"}},
                 "The probability of a prompt": STORY | {"max_tokens": 0, "echo": True, "logprobs": 1},
-                "One of some words": {
+                "One of several words": {
                     "model": "tales-dense",
                     "prompt": "The wolf was ",
                     "guided_choice": ["grey", "old"],
@@ -154,29 +154,29 @@ def _watching(limits: Limits) -> dict[str, Operation]:
 def _operation() -> dict[str, Operation]:
     ready = Operation(
         "Operation",
-        "Whether calls are taken now",
-        "Also the path to watch for a load balancer.",
+        "Whether the server accepts calls",
+        "The path for a load balancer to watch.",
         answers.Status,
         errors=UNAVAILABLE,
     )
     return {
         "GET /livez": Operation(
             "Operation",
-            "Whether it is alive",
-            "The process answers and its engine moves; what fails this is to be restarted.",
+            "Whether the server is alive",
+            "The process answers and its engine makes progress; restart a server that fails this.",
             answers.Status,
             errors=(errors.EngineDown,),
         ),
         "GET /readyz": ready,
-        "GET /health": ready,
-        "GET /ready": ready,
-        "GET /version": Operation("Operation", "Tell the server's version", "", answers.Version),
+        "GET /health": replace(ready, about="Alias of `/readyz`."),
+        "GET /ready": replace(ready, about="Alias of `/readyz`."),
+        "GET /version": Operation("Operation", "The server's version", "", answers.Version),
         "GET /metrics": Operation(
             "Operation", "Metrics for Prometheus", "As text, or as OpenMetrics where `accept` asks for it. Also HEAD."
         ),
         "GET /debug/state": Operation(
             "Operation",
-            "What is held right now",
+            "Internal state",
             "For callers on the same machine, and only with the setting `debug`.",
             answers.State,
             errors=(RouteNotFound,),
@@ -187,7 +187,7 @@ def _operation() -> dict[str, Operation]:
 def _administration() -> dict[str, Operation]:
     known: tuple[Kind, ...] = (errors.ModelNotFound, *UNAVAILABLE)
     return {
-        "GET /admin/v1/models": _admin("List models and what they are doing", admin.AdministeredModels),
+        "GET /admin/v1/models": _admin("List models and their states", admin.AdministeredModels),
         "POST /admin/v1/models/load": Operation(
             "Administration",
             "Load a model beside the others",
@@ -199,14 +199,14 @@ def _administration() -> dict[str, Operation]:
             accepted=True,
         ),
         "POST /admin/v1/models/unload": _admin(
-            "Serve a model no more", admin.Unloaded, UnloadBody, {"model": "mine", "drain_seconds": 5}, (*BODY, *known)
+            "Unload a model", admin.Unloaded, UnloadBody, {"model": "mine", "drain_seconds": 5}, (*BODY, *known)
         ),
         "GET /admin/v1/requests": _admin("List the requests in flight", admin.RequestsInFlight),
         "POST /admin/v1/requests/cancel": _admin(
             "End a request", admin.Done, CancelBody, {"id": "efeb2f9f38eb47057b8fa163"}, (*BODY, errors.RequestNotFound)
         ),
         "POST /admin/v1/prefix-cache/reset": _admin(
-            "Forget the prefixes that are kept", admin.Forgotten, ResetBody, {"model": "tales-moe"}, (*BODY, *known)
+            "Clear the prefix cache", admin.Forgotten, ResetBody, {"model": "tales-moe"}, (*BODY, *known)
         ),
         "POST /admin/v1/drain": _admin(
             "Finish what is in flight and end the process", admin.Draining, DrainBody, {}, BODY
