@@ -51,7 +51,8 @@ def require_server() -> None:
     """Raises LaunchError when this installation is the client alone."""
     missing = [name for name in ("server", "torch", "fastapi") if find_spec(name) is None]
     if missing:
-        raise LaunchError(f"the server is not installed (no {', '.join(missing)}): pip install 'dyno[server]'")
+        how = "in Dyno's folder, run make install or pip install '.[server]'"
+        raise LaunchError(f"the server is not installed (no {', '.join(missing)}): {how}")
 
 
 @contextlib.contextmanager

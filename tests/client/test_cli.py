@@ -186,7 +186,7 @@ def test_a_client_alone_says_that_it_has_no_server(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(launch, "find_spec", lambda name: None)
     done = dyno("serve")
     assert done.exit_code == 1
-    assert "pip install 'dyno[server]'" in done.stderr
+    assert "pip install '.[server]'" in done.stderr
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
