@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -56,6 +57,14 @@ async def test_python(server: Harness, program: str) -> None:
     said = await told(server, sys.executable, str(EXAMPLES / program))
     assert "first token after" in said and REFUSED in said
     assert ("tokens of each expert" if program == "rest.py" else "mean entropy") in said
+
+
+async def test_the_python_client_as_its_page_has_it(server: Harness) -> None:
+    text = (DOCS / "clients.md").read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for target in (f"grpc://{server.target}", server.url):
+        said = await told(server, sys.executable, "-c", program.replace("grpc://127.0.0.1:50051", target))
+        assert re.search(r"\nfirst token after [0-9.e-]+ s\n$", said)
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
