@@ -86,10 +86,16 @@ def layer_routing(routes: Routes, mixtures: tuple[MixtureShape, ...]) -> tuple[L
     loads, dropped = expert_loads(routes.experts, max(shape.experts for shape in mixtures))
     gates = routes.gates[:, :, 0].mean(axis=0, dtype=np.float64).tolist()
     margins = routes.margins.mean(axis=0, dtype=np.float64).tolist()
-    return tuple(
-        _one_layer(shape, loads[at, : shape.experts], int(dropped[at]), gates[at], margins[at])
-        for at, shape in enumerate(mixtures)
-    )
+    told: dict[int, LayerRouting] = {}
+    for experts in {shape.experts for shape in mixtures}:  # of layers that have as many, all at once
+        own = [at for at, shape in enumerate(mixtures) if shape.experts == experts]
+        load, lost = loads[own, :experts], dropped[own]
+        measures = (load, lost, entropy(load), imbalance(load), busiest_share(load, lost))
+        columns = (measure.tolist() for measure in measures)
+        for at, tokens, lacking, even, uneven, share in zip(own, *columns, strict=True):
+            numbers = even, uneven, share, gates[at], margins[at]
+            told[at] = LayerRouting(mixtures[at].layer, tuple(tokens), lacking, *numbers)
+    return tuple(told[at] for at in range(len(mixtures)))
 
 
 def summarise(routing: Sequence[LayerRouting]) -> RoutingSummary:
@@ -107,17 +113,4 @@ def summarise(routing: Sequence[LayerRouting]) -> RoutingSummary:
         busiest_share=sum(layer.busiest_share for layer in routing) / count,
         mean_gate=sum(layer.mean_gate for layer in routing) / count,
         margin=sum(layer.margin for layer in routing) / count,
-    )
-
-
-def _one_layer(shape: MixtureShape, load: np.ndarray, dropped: int, mean_gate: float, margin: float) -> LayerRouting:
-    return LayerRouting(
-        layer=shape.layer,
-        tokens=tuple(load.tolist()),
-        dropped=dropped,
-        entropy=float(entropy(load)),
-        imbalance=float(imbalance(load)),
-        busiest_share=float(busiest_share(load, dropped)),
-        mean_gate=mean_gate,
-        margin=margin,
     )
