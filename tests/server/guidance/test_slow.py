@@ -60,12 +60,12 @@ async def test_beside_an_ambiguous_grammar_others_have_a_token_in_every_step(
                 assert len(delta.tokens) == 1
                 free += delta.tokens
             elif delta.stats is not None:
-                assert delta.stats.outcome is Outcome.ERROR and delta.error in (TOO_SLOW, TOO_AMBIGUOUS)
+                assert delta.stats.outcome is Outcome.REJECTED and delta.error in (TOO_SLOW, TOO_AMBIGUOUS)
         engine.check()
     assert free == continuation([3], 120, vocab)
     runs = [step for step in engine._runner.steps if any(row.request.id == "free" for row in step.rows)]  # type: ignore[attr-defined]
     assert len(runs) == 120, "nothing was run twice"
-    assert {stats.id for stats in seen.requests if stats.outcome is Outcome.ERROR} == {f"slow {n}" for n in range(4)}
+    assert {stats.id for stats in seen.requests if stats.outcome is Outcome.REJECTED} == {f"slow {n}" for n in range(4)}
 
 
 def test_an_allowance_counts_what_is_not_free_and_ends() -> None:
