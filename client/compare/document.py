@@ -63,6 +63,11 @@ def document(findings: Findings) -> dict[str, Any]:
             {**_place(place), "baseline": 0, "metrics": [asdict(one) | {"verdict": one.verdict} for one in found]}
             for place, found in findings.differences.items()
         ],
+        "because": [
+            {**_place(place), "baseline": 0, **asdict(one)}
+            for place, one in findings.because.items()
+            if one is not None
+        ],
         "tried": [asdict(one) for one in results.tried],
         "cells": [_cell(m) for m in results.measured],
     }

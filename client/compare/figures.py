@@ -5,13 +5,14 @@ from __future__ import annotations
 from client.compare.costs import costs, qualities
 from client.compare.figure import Figure
 from client.compare.results import Findings
-from client.compare.times import distributions, ratios, rounds, throughput
+from client.compare.times import distributions, ratios, reasons, rounds, throughput
 
 
 def figures(findings: Findings) -> tuple[Figure, ...]:
     """Those that there is data for; the figures of one part stand together."""
     made = (
         *ratios(findings),
+        *reasons(findings),
         *throughput(findings),
         *distributions(findings),
         *rounds(findings),

@@ -17,7 +17,7 @@ import numpy as np
 from client.compare.bootstrap import DRAWS, Floats, Interval, interval
 from client.compare.experiment import SURE_ROUNDS
 from client.compare.ranks import holm, signed_rank_p
-from client.compare.student import quantile, two_sided
+from client.compare.student import around, quantile, two_sided
 from client.load.record import Record
 
 LEVEL = 0.95
@@ -143,12 +143,10 @@ def over_rounds(metric: str, values: Sequence[tuple[float, float]], lost: int = 
     if len(values) < 2:
         nothing = Interval(nan, nan)
         return Difference(metric, len(values), len(values), nan, nothing, nan, nothing, lost=lost)
-    logs = np.array([np.log(other / baseline) for baseline, other in values])
-    gaps = np.array([other - baseline for baseline, other in values])
-    freedom = len(values) - 1
-    reach = quantile((1 - LEVEL) / 2, freedom)
-    (low, middle, high), (least, gap, most) = (_student(one, reach) for one in (logs, gaps))
-    error = (high - middle) / reach
+    tail, freedom = (1 - LEVEL) / 2, len(values) - 1
+    low, middle, high = around([log(other / baseline) for baseline, other in values], tail)
+    least, gap, most = around([other - baseline for baseline, other in values], tail)
+    error = (high - middle) / quantile(tail, freedom)
     return Difference(
         metric=metric,
         pairs=len(values),
@@ -161,12 +159,6 @@ def over_rounds(metric: str, values: Sequence[tuple[float, float]], lost: int = 
         probability=two_sided(middle / error, freedom) if error else float(middle == 0),
         lost=lost,
     )
-
-
-def _student(values: Floats, reach: float) -> tuple[float, float, float]:
-    """(low, mean, high)."""
-    mean, error = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
-    return mean - reach * error, mean, mean + reach * error
 
 
 def corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from client.api import ModelCard
 from client.compare.accounts import Account, together
+from client.compare.because import Split, split
 from client.compare.bootstrap import Floats, Interval
 from client.compare.drift import Drift, drift
 from client.compare.experiment import Experiment
@@ -77,19 +78,22 @@ class Findings:
     percentiles: dict[Place, dict[str, tuple[Percentile, ...]]]  # by metric, one for each of QUANTILES
     drifts: dict[Place, Drift]
     accounts: dict[Place, Account | None]
+    because: dict[Place, Split | None]  # of what the difference end to end is made; None where servers do not tell
 
 
 def conclude(results: Results) -> Findings:
     """Every summary, and every architecture against the first."""
     experiment = results.experiment
     grid = [(a, level) for level in range(len(experiment.levels)) for a in range(len(experiment.architectures))]
+    differences = _corrected({place: _differences(results, *place) for place in grid if place[0] > 0})
     return Findings(
         results,
         summaries={place: _summary(results, *place) for place in grid},
-        differences=_corrected({place: _differences(results, *place) for place in grid if place[0] > 0}),
+        differences=differences,
         percentiles={place: _percentiles(results, *place) for place in grid},
         drifts={place: drift(_rounds(results, *place)) for place in grid},
         accounts={place: together(m.account for m in results.of(*place)) for place in grid},
+        because={place: _because(results, *place, some) for place, some in differences.items()},
     )
 
 
@@ -107,9 +111,18 @@ def _summary(results: Results, architecture: int, level: int) -> Summary:
 
 
 def _differences(results: Results, architecture: int, level: int) -> tuple[Difference, ...]:
+    return differences_of(_pairs(results, architecture, level), results.experiment.seed)
+
+
+def _because(results: Results, architecture: int, level: int, found: Sequence[Difference]) -> Split | None:
+    """None too where there is no verdict: requests that are left are no fair sample."""
+    return None if any(one.too_lossy for one in found) else split(_pairs(results, architecture, level))
+
+
+def _pairs(results: Results, architecture: int, level: int) -> list[tuple[Run, Run]]:
+    """(baseline, other) of every round that both have."""
     sides = [{m.cell.repeat: m.run for m in results.of(i, level)} for i in (0, architecture)]
-    rounds = sorted(sides[0].keys() & sides[1].keys())
-    return differences_of([(sides[0][r], sides[1][r]) for r in rounds], results.experiment.seed)
+    return [(sides[0][r], sides[1][r]) for r in sorted(sides[0].keys() & sides[1].keys())]
 
 
 def differences_of(pairs: Sequence[tuple[Run, Run]], seed: int) -> tuple[Difference, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import isfinite, log
+from math import copysign, isfinite, log
 
 from client.compare.plots import COLOURS, WIDTH, Scale, arrow, number, svg, ticks
 from client.units import plain
@@ -16,6 +16,7 @@ from client.units import plain
 _START, _END = 6, WIDTH - 6
 _ROW, _HEAD, _FOOT = 34, 26, 42
 _EDGE = 20
+_SWATCH, _LINE = 15, 17  # of a key
 _LETTER = 6.8  # units across, of a wide typeface
 _ROUND = (1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
 _LEAST_SPAN = 0.02  # of the value, across an axis of dots: smaller differences are not blown up to its whole width
@@ -34,6 +35,7 @@ class Row:
     told: str = ""
     tip: str = ""
     sure: bool = True
+    parts: tuple[float, ...] = ()  # that add up to the value, above and below 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,17 @@ def bars(title: str, x_label: str, groups: Sequence[Group]) -> str:
     return _stacked(title, x_label, told, x, [(t, number(t)) for t in across], _bar)
 
 
+def made_of(title: str, x_label: str, groups: Sequence[Group], key: Sequence[str]) -> str:
+    """Each row's parts in a bar to either side of 0, those of one sign one after another, with a mark at their sum.
+    `key` names the parts."""
+    told = [Group(group.heading, tuple(row for row in group.rows if any(row.parts))) for group in groups]
+    told = [group for group in told if group.rows]
+    ends = [sum(n for n in row.parts if n * sign > 0) for group in told for row in group.rows for sign in (-1, 1)]
+    across = ticks(min(ends, default=0.0), max(ends, default=0.0), 4)
+    x = Scale(across[0], across[-1], _START, _END)
+    return _stacked(title, x_label, told, x, [(t, number(t)) for t in across], _parts, key)
+
+
 def dots(title: str, x_label: str, groups: Sequence[Group]) -> str:
     """Marks on an axis that begins near the least of them: for values whose differences are small beside them."""
     told = _told(groups, isfinite)
@@ -100,12 +113,20 @@ _Draw = Callable[[Row, Scale, float], str]
 
 
 def _stacked(
-    title: str, x_label: str, groups: Sequence[Group], x: Scale, marks: Sequence[tuple[float, str]], draw: _Draw
+    title: str,
+    x_label: str,
+    groups: Sequence[Group],
+    x: Scale,
+    marks: Sequence[tuple[float, str]],
+    draw: _Draw,
+    key: Sequence[str] = (),
 ) -> str:
-    """Groups one under another, the axis at the bottom. `marks` are the axis' values and what they are called."""
+    """Groups one under another, the axis at the bottom. `marks` are the axis' values and what they are called; `key` is
+    told above."""
     if not groups:
         return ""
-    parts, y = [], 0.0
+    head, y = _key(key)
+    parts = [head]
     for group in groups:
         if group.heading:
             parts.append(f'<text class="head" x="0" y="{y + 17:g}">{escape(_fitted(group.heading, WIDTH))}</text>')
@@ -116,6 +137,19 @@ def _stacked(
     parts += [_tick(x(value), y + 14, name) for value, name in marks]
     parts.append(f'<text class="name" x="{WIDTH / 2:g}" y="{y + 32:g}" text-anchor="middle">{escape(x_label)}</text>')
     return svg(title, y + _FOOT, "".join(parts))
+
+
+def _key(names: Sequence[str]) -> tuple[str, float]:
+    """A swatch and a name each, in as many lines as they need; and how far down they reach."""
+    told, x, y = [], 0.0, 0.0
+    for i, name in enumerate(names):
+        width = _SWATCH + _LETTER * len(name) + 10
+        if x and x + width > WIDTH:
+            x, y = 0.0, y + _LINE
+        told.append(f'<rect class="p{i}" x="{x:.1f}" y="{y + 2:g}" width="10" height="10" rx="2"/>')
+        told.append(f'<text x="{x + _SWATCH:.1f}" y="{y + 11:g}">{escape(name)}</text>')
+        x += width
+    return "".join(told), y + _LINE + 6 if names else 0.0
 
 
 def _tick(x: float, y: float, name: str) -> str:
@@ -147,6 +181,17 @@ def _interval(row: Row, x: Scale, y: float) -> str:
 def _bar(row: Row, x: Scale, y: float) -> str:
     width = max(1.0, x(row.value) - x.start)
     return f'<rect x="{x.start:g}" y="{y - 6:g}" width="{width:.1f}" height="12" rx="2"/>'
+
+
+def _parts(row: Row, x: Scale, y: float) -> str:
+    ends, drawn = {-1.0: 0.0, 1.0: 0.0}, []
+    for i, part in enumerate(row.parts):
+        sign = copysign(1.0, part)
+        left, right = sorted((x(ends[sign]), x(ends[sign] + part)))
+        ends[sign] += part
+        drawn.append(f'<rect class="p{i}" x="{left:.1f}" y="{y - 6:g}" width="{right - left:.1f}" height="12"/>')
+    zero = f'<path class="one" d="M{x(0):.1f} {y - 8:g}v16"/>'
+    return f'{"".join(drawn)}{zero}<path class="sum" d="M{x(row.value):.1f} {y - 9:g}v18"/>'
 
 
 def _dot(row: Row, x: Scale, y: float) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from math import atan, cos, inf, isinf, pi, sin, sqrt
+from math import atan, cos, inf, isinf, nan, pi, sin, sqrt
+from statistics import fmean, stdev
 
 
 def two_sided(t: float, freedom: int) -> float:
@@ -37,3 +39,13 @@ def quantile(tail: float, freedom: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if two_sided(middle, freedom) > 2 * tail else (low, middle)
     return (low + high) / 2
+
+
+def around(values: Sequence[float], tail: float = 0.025) -> tuple[float, float, float]:
+    """(low, mean, high) of independent values, the truth beyond either end with probability `tail`; the ends are NaN
+    where there are fewer than two."""
+    mean = fmean(values)
+    if len(values) < 2:
+        return nan, mean, nan
+    reach = quantile(tail, len(values) - 1) * stdev(values) / sqrt(len(values))
+    return mean - reach, mean, mean + reach

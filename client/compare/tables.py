@@ -9,6 +9,7 @@ from math import inf
 from client.api import ModelCard
 from client.compare import losses
 from client.compare.accounts import Account
+from client.compare.because import Part
 from client.compare.bootstrap import Interval
 from client.compare.brief import besides
 from client.compare.exactness import identical
@@ -17,7 +18,7 @@ from client.compare.paired import METRICS, NOT_SHOWN, Difference
 from client.compare.predicted import costs
 from client.compare.results import QUANTILES, Findings, Percentile, Results
 from client.compare.searching import bounds, in_words, outcomes
-from client.compare.words import METRIC_NAMES, SHORT_NAMES
+from client.compare.words import METRIC_NAMES, PART_NAMES, SHORT_NAMES
 from client.load.arrivals import describe
 from client.load.statistics import Summary
 from client.units import counted, milliseconds, percent, plain
@@ -158,10 +159,24 @@ def difference_grid(findings: Findings, level: int) -> Grid:
     return Grid(f"{title}, request by request: medians with 95 % intervals", heads, rows)
 
 
+def because_grid(findings: Findings, level: int) -> Grid:
+    """What the differences end to end at one level are made of; without rows where servers do not tell."""
+    experiment = findings.results.experiment
+    told = [(name, findings.because[i, level]) for i, name in enumerate(_names(findings.results)) if i]
+    rows = [(name, *(map(_mean, (*one.parts, one.whole)))) for name, one in told if one]
+    title = f"Where the difference from {experiment.baseline.name} comes from at {describe(experiment.levels[level])}"
+    heads = ("", *PART_NAMES.values(), "end to end")
+    return Grid(f"{title}: means with 95 % intervals over rounds, ms", heads, tuple(rows))
+
+
+def _mean(one: Part) -> str:
+    return f"{milliseconds(one.seconds)} {_interval(one.interval, 1e3)}"
+
+
 def grids(findings: Findings) -> list[Grid]:
     """All tables of a report."""
-    levels = range(len(findings.results.experiment.levels))
-    loads = [grid for n in levels for grid in (level_grid(findings, n), difference_grid(findings, n))]
+    levels, told = range(len(findings.results.experiment.levels)), (level_grid, difference_grid, because_grid)
+    loads = [grid for n in levels for tell in told if (grid := tell(findings, n)).rows]
     return [models_grid(findings.results), *loads]
 
 

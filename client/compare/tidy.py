@@ -10,6 +10,7 @@ from math import nan
 
 from client.api import ModelCard
 from client.compare.accounts import Account
+from client.compare.because import Split
 from client.compare.figure import loads, names
 from client.compare.paired import Difference
 from client.compare.quality import Quality
@@ -131,6 +132,7 @@ def _loaded(findings: Findings, i: int, level: int) -> Iterator[Line]:
     base = findings.results.experiment.baseline.name
     for difference in findings.differences.get((i, level), ()):
         yield from (replace(line, against=base, verdict=difference.verdict) for line in _difference(difference))
+    yield from (replace(line, against=base) for line in _because(findings.because.get((i, level))))
 
 
 def _difference(one: Difference) -> Iterator[Line]:
@@ -140,3 +142,11 @@ def _difference(one: Difference) -> Iterator[Line]:
     yield _line(one.metric, "corrected p", "1", one.adjusted if one.pairs else nan)
     yield _line(one.metric, "smallest ratio to be seen", "1", one.smallest)
     yield _line(one.metric, "pairs", "requests", one.pairs)
+
+
+def _because(split: Split | None) -> Iterator[Line]:
+    if split is None:
+        return
+    for one in (split.whole, *split.parts):
+        which = "mean difference" if one is split.whole else f"mean difference, {one.name}"
+        yield _line("total", which, "s", one.seconds, one.interval.low, one.interval.high)

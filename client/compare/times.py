@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from client.compare.because import Split
 from client.compare.figure import Figure, by_load, loads, names
 from client.compare.paired import METRICS, Difference
 from client.compare.plots import Point, Series, lines
 from client.compare.results import QUANTILES, Findings, Percentile, Results, values_of
-from client.compare.rows import Group, Row, bars, forest, reach
+from client.compare.rows import Group, Row, bars, forest, made_of, reach
 from client.compare.searching import bounds, in_words, outcomes
-from client.compare.words import METRIC_NAMES
+from client.compare.words import METRIC_NAMES, PART_NAMES
 from client.units import milliseconds, plain
 
 DISTRIBUTIONS = ("first_token", "inter_token", "total")
@@ -54,6 +55,32 @@ def _ratio(findings: Findings, i: int, level: int, one: Difference) -> Row:
     tip = f"{name}, {METRIC_NAMES[one.metric]}, {load}: {plain(one.ratio)} times as long "
     tip += f"({plain(ends.low)} to {plain(ends.high)}), {one.verdict}"
     return Row(name, i, one.ratio, ends.low, ends.high, plain(one.ratio), tip, one.told_apart)
+
+
+def reasons(findings: Findings) -> list[Figure]:
+    """What the differences end to end are made of, a figure a level."""
+    return [_reasons_at(findings, level) for level in range(len(loads(findings.results)))]
+
+
+def _reasons_at(findings: Findings, level: int) -> Figure:
+    results, load = findings.results, loads(findings.results)[level]
+    told = [(i, one) for (i, at), one in findings.because.items() if at == level and one is not None]
+    rows = tuple(_reason(names(results)[i], i, one) for i, one in told)
+    said = "The mean difference end to end, and the parts of a request's time that it is made of: right of the line is "
+    said += "longer, left is shorter, the upright mark is their sum."
+    part = f"Where the difference from {results.experiment.baseline.name} comes from"
+    svg = made_of(f"{part}, {load}", "ms a request", [Group("", rows)], tuple(PART_NAMES.values()))
+    return Figure(part, f"By part, {load}", said, svg)
+
+
+def _reason(name: str, i: int, one: Split) -> Row:
+    tips = (
+        f"{PART_NAMES.get(part.name, 'end to end')} {milliseconds(part.seconds)} ms "
+        f"({milliseconds(part.interval.low)} to {milliseconds(part.interval.high)})"
+        for part in (one.whole, *one.parts)
+    )
+    pieces, whole = tuple(1e3 * part.seconds for part in one.parts), 1e3 * one.whole.seconds
+    return Row(name, i, whole, told=plain(whole), tip=f"{name}: {', '.join(tips)}", parts=pieces)
 
 
 def throughput(findings: Findings) -> list[Figure]:

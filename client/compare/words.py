@@ -11,6 +11,13 @@ METRIC_NAMES = {
     "total_p95": "the 95th percentile of the time end to end",
     "throughput": "time a generated token, all requests together",
 }
+PART_NAMES = {
+    "queue": "in the queue",
+    "prefill": "own prompt",
+    "decode": "own tokens",
+    "others": "others' prompts, preemption",
+    "outside": "outside the server",
+}
 SHORT_NAMES = {
     "first_token": "first token",
     "inter_token": "inter-token",
