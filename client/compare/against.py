@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from client.compare.bits import apart
 from client.compare.experiment import SURE_ROUNDS
 from client.compare.losses import loss
 from client.compare.paired import MOST_LOST, Difference, corrected
+from client.compare.quality import Quality
 from client.compare.results import Measured, Results, differences_of
 from client.compare.searching import bounds, outcomes
 from client.compare.tables import Grid, difference_row
 from client.compare.words import SHORT_NAMES
 from client.load.arrivals import Arrivals, describe
-from client.units import percent, plain
+from client.units import plain
 
 TOLERANCE = 0.05
 _QUALITY = 0.005  # of bits per byte: the same weights give the same, but for the order of sums
@@ -101,7 +103,8 @@ def judge(old: Results, new: Results, tolerance: float = TOLERANCE) -> Gate:
     checks = [_missing(key, before[key]) for key in before if key not in after]
     checks += [_errors(key, before[key], after[key]) for key in both]
     checks += [*_rates(old, new, tolerance), *_qualities(old, new)]
-    return Gate(changes, tuple(checks), tuple(_unjudged(before, after, changes, tolerance)), tolerance)
+    unjudged = (*_unjudged(before, after, changes, tolerance), *_unsure(old, new))
+    return Gate(changes, tuple(checks), unjudged, tolerance)
 
 
 def _cells(results: Results) -> dict[_Key, _Rounds]:
@@ -150,14 +153,38 @@ def _rates(old: Results, new: Results, tolerance: float) -> Iterator[Check]:
 
 
 def _qualities(old: Results, new: Results) -> Iterator[Check]:
-    judged = dict(zip(_names(new), new.qualities, strict=False))
+    for name, before, after in _judged(old, new):
+        worse = after is None or (_up(before, after) > _QUALITY and _shown(before, after))
+        old_words, new_words = (f"{one.bits_per_byte:.4f}" if one else "none" for one in (before, after))
+        yield Check(name, f"bits per byte (+{_QUALITY:.1%} is borne)", old_words, new_words, worse)
+
+
+def _unsure(old: Results, new: Results) -> Iterator[str]:
+    """Quality that is worse on these passages, and may not be on others."""
+    for name, before, after in _judged(old, new):
+        if after and (up := _up(before, after)) > _QUALITY and not _shown(before, after):
+            yield f"{name}: {up:.1%} more bits per byte, which {after.passages} passages do not show to be so elsewhere"
+
+
+def _judged(old: Results, new: Results) -> Iterator[tuple[str, Quality, Quality | None]]:
+    """Then and now, on the passages that both were asked about; None where it is not known any more."""
+    known = dict(zip(_names(new), new.qualities, strict=False))
     for name, then in zip(_names(old), old.qualities, strict=False):
         if then is None or name not in _names(new):
             continue
-        now = judged.get(name)
-        worse = now is None or now.bits_per_byte > then.bits_per_byte * (1 + _QUALITY)
-        old_words, new_words = (f"{one.bits_per_byte:.4f}" if one else "none" for one in (then, now))
-        yield Check(name, f"bits per byte (+{percent(_QUALITY)} is borne)", old_words, new_words, worse)
+        now = known.get(name)
+        count = min(then.passages, now.passages) if now else then.passages
+        yield name, then.first(count), now and now.first(count)
+
+
+def _up(before: Quality, after: Quality) -> float:
+    return after.bits_per_byte / before.bits_per_byte - 1
+
+
+def _shown(before: Quality, after: Quality) -> bool:
+    """Whether the passages speak for it that it is worse; without them the number as it is."""
+    found = apart(before.each, after.each)
+    return found is None or found.verdict == "worse"
 
 
 def _unjudged(

@@ -158,16 +158,21 @@ class _Bench:
                 break
             await self._measure(cell, stop)
         await self._search(stop)
+        await self._qualities(stop)
         self._results.interrupted = stop.is_set()
 
     async def _facts(self) -> None:
-        """What is asked once of each: the size of its cache, and its quality."""
+        """What is asked once of each: what runs, and the size of its cache."""
         readings = [await self._reading(side) for side in self._sides]
         builds = zip(self._experiment.architectures, readings, strict=True)
         told = {one.name: " ".join(reading.build) for one, reading in builds if reading and reading.build}
         self._results.environment |= {"servers": told} if told else {}
         self._results.capacities = tuple(accounts.capacity(reading) for reading in readings)
-        if self._experiment.quality is not None and not any(self._results.qualities):
+
+    async def _qualities(self, stop: asyncio.Event) -> None:
+        """After all that is timed: what was scored is in the prefix caches, and prompts are of the same texts."""
+        asked = self._experiment.quality is not None and not any(self._results.qualities)
+        if asked and not stop.is_set() and not self._results.gone:
             self._results.qualities = tuple([await self._quality(side) for side in self._sides])
 
     async def _quality(self, side: Side) -> Quality | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import nan
 
+from client.compare.bits import Stretch, stretches
 from client.compare.cautions import cautions
 from client.compare.figure import loads, names
 from client.compare.results import Findings, Results
@@ -23,8 +24,7 @@ def besides(findings: Findings) -> tuple[str, ...]:
         ("Requests a second within the objective at best", _told(results, goodput, plain)),
         ("Cache bytes a token", _told(results, [card.cache_bytes_per_token or nan for card in results.cards], _whole)),
         ("Tokens that the cache holds", _told(results, [n or nan for n in results.capacities], _counted)),
-        ("Bits per byte on held text, less is better", _told(results, _qualities(results), "{:.4f}".format)),
-        *_furthest(results),
+        *_qualities(results),
     )
     return (*(f"{what}: {told}." for what, told in said if told), *_failures(findings))
 
@@ -37,19 +37,21 @@ def _best(findings: Findings, read: Callable[[Summary], float]) -> list[float]:
     return [max(map(read, some), default=nan) for some in measured]
 
 
-def _qualities(results: Results) -> list[float]:
-    return [nan if one is None else one.bits_per_byte for one in results.qualities]
+def _qualities(results: Results) -> list[tuple[str, str]]:
+    """Of whole passages; and where texts have gone on for longest, if that was asked for."""
+    whole, *bands = stretches(results.qualities) or (None,)
+    said = _bits(results, "on held text", whole) if whole else []
+    return said + (_bits(results, f"of {bands[-1].name} of long texts", bands[-1]) if bands else [])
 
 
-def _furthest(results: Results) -> list[tuple[str, str]]:
-    """Quality where texts have gone on for longest, if that was asked for."""
-    last = [one.bands[-1] if one and one.bands else None for one in results.qualities]
-    stretch = next((band for band in last if band), None)
-    if stretch is None:
-        return []
-    values = [nan if band is None else band.bits_per_byte for band in last]
-    told = _told(results, values, "{:.4f}".format)
-    return [(f"Bits per byte of tokens {stretch.start} to {stretch.stop} of long texts", told)]
+def _bits(results: Results, where: str, one: Stretch) -> list[tuple[str, str]]:
+    """The numbers, and the differences where texts were kept apart."""
+    values = [nan if judged is None else judged.bits_per_byte for judged in one.judged]
+    apart = [f"{name} {found}" for name, found in zip(names(results), one.apart, strict=False) if found]
+    return [
+        (f"Bits per byte {where}, less is better", _told(results, values, "{:.4f}".format)),
+        (f"Bits per byte {where} against {names(results)[0]}", "; ".join(apart)),
+    ]
 
 
 def _whole(value: float) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from math import isfinite, nan
 
+from client.compare.bits import Apart, stretches
 from client.compare.figure import Figure, by_load, loads, names
+from client.compare.paired import NOT_SHOWN
 from client.compare.plots import Point, Series, lines
+from client.compare.quality import Band, Quality
 from client.compare.results import Findings, Results
 from client.compare.rows import Group, Row, bars, dots
 from client.load.lengths import most
@@ -113,15 +116,29 @@ def _collisions(findings: Findings) -> Figure:
 
 
 def _quality(results: Results) -> Figure:
-    rows = []
-    for i, (name, one) in enumerate(zip(names(results), results.qualities, strict=False)):
-        if one is not None:
-            told = f"{one.bits_per_byte:.4f}"
-            tip = f"{name}: {told} bits per byte of {one.bytes} bytes"
-            rows.append(Row(name, i, one.bits_per_byte, told=told, tip=tip))
+    whole = stretches(results.qualities)[:1]
+    rows = tuple(
+        _judged(name, i, judged, apart, names(results)[0])
+        for some in whole
+        for i, (name, judged, apart) in enumerate(zip(names(results), some.judged, some.apart, strict=False))
+        if judged is not None
+    )
     title = "Bits per byte"
-    said = "On held text that no model of the zoo was trained on; further left is better. The axis does not begin at 0."
-    return Figure("Quality", title, said, dots(title, "bits per byte", [Group("", tuple(rows))]))
+    said = "On held text that no model of the zoo was trained on; further left is better. Intervals are of the "
+    said += f"difference from {names(results)[0]} on the same passages; a hollow mark is no difference shown. The axis "
+    said += "does not begin at 0."
+    return Figure("Quality", title, said, dots(title, "bits per byte", [Group("", rows)]))
+
+
+def _judged(name: str, i: int, judged: Quality | Band, apart: Apart | None, baseline: str) -> Row:
+    """Its interval is that of the difference, about its own place."""
+    value = judged.bits_per_byte
+    tip = f"{name}: {value:.4f} bits per byte"
+    if apart is None:
+        return Row(name, i, value, told=f"{value:.4f}", tip=tip)
+    low, high = (value - apart.difference + end for end in (apart.interval.low, apart.interval.high))
+    tip += f"; against {baseline} {apart}"
+    return Row(name, i, value, low, high, f"{value:.4f}", tip, apart.verdict != NOT_SHOWN)
 
 
 def _reach(results: Results) -> Figure:

@@ -13,6 +13,7 @@ import orjson
 
 from client.api import ModelCard
 from client.compare.accounts import account_from_json
+from client.compare.bits import stretches
 from client.compare.cautions import cautions
 from client.compare.experiment import Experiment, from_text
 from client.compare.quality import quality_from_json
@@ -53,6 +54,11 @@ def document(findings: Findings) -> dict[str, Any]:
         "models": [asdict(card) for card in results.cards],
         "capacities": list(results.capacities),
         "qualities": [one and asdict(one) for one in results.qualities],
+        "quality_differences": [
+            {"text": one.name, "baseline": 0, "architectures": [apart and apart.to_json() for apart in one.apart]}
+            for one in stretches(results.qualities)
+            if any(one.apart)
+        ],
         "interrupted": results.interrupted,
         "gone": results.gone,
         "cautions": list(cautions(findings)),

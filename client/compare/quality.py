@@ -14,9 +14,26 @@ import aiohttp
 from client.access import Access
 from client.load.prompts import passages
 
-PASSAGES = 12
+PASSAGES = 200  # all that ship: twelve could not tell the two trained models apart
 LONG_TEXTS = 16  # passages put together, where bounds ask for long ones
 _TIMEOUT = aiohttp.ClientTimeout(total=300)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Of one text: the log-probability of so many bytes."""
+
+    logprob: float
+    bytes: int
+
+    @property
+    def bits(self) -> float:
+        return -self.logprob / log(2)
+
+
+def bits_per_byte(texts: Sequence[Scored]) -> float:
+    """Of all of them together. Raises ZeroDivisionError where they have no bytes."""
+    return sum(one.bits for one in texts) / sum(one.bytes for one in texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +43,7 @@ class Band:
     start: int
     stop: int
     bits_per_byte: float
+    each: tuple[Scored, ...] = ()  # text by text; none in results of older versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +55,27 @@ class Quality:
     bytes: int
     passages: int
     bands: tuple[Band, ...] = ()
+    each: tuple[Scored, ...] = ()  # passage by passage; none in results of older versions
+
+    def first(self, count: int) -> Quality:
+        """Of its first passages alone; as it is where it does not know them apart."""
+        some = self.each[:count]
+        return _of(some, self.bands) if some else self
+
+
+def _of(passages: Sequence[Scored], bands: Sequence[Band] = ()) -> Quality:
+    size = sum(one.bytes for one in passages)
+    return Quality(bits_per_byte(passages), size, len(passages), tuple(bands), tuple(passages))
 
 
 def quality_from_json(data: Mapping[str, Any]) -> Quality:
     """Back from what `dataclasses.asdict` made of it."""
-    return Quality(**{**data, "bands": tuple(Band(**band) for band in data.get("bands", ()))})
+    bands = tuple(Band(**{**band, "each": _each(band)}) for band in data.get("bands", ()))
+    return Quality(**{**data, "bands": bands, "each": _each(data)})
 
 
-@dataclass(slots=True)
-class _Sum:
-    logprob: float = 0.0
-    bytes: int = 0
-
-    @property
-    def bits_per_byte(self) -> float:
-        return -self.logprob / log(2) / self.bytes
+def _each(data: Mapping[str, Any]) -> tuple[Scored, ...]:
+    return tuple(Scored(**one) for one in data.get("each", ()))
 
 
 class _Judge:
@@ -62,28 +86,28 @@ class _Judge:
         self._url = target.rstrip("/").removesuffix("/v1")
         self._secure = access.context() if target.startswith("https://") else True
 
-    async def passages(self, count: int) -> Quality:
-        """Of the first `count` passages that ship with Dyno."""
-        found = _Sum()
+    async def passages(self, count: int) -> list[Scored]:
+        """The first `count` passages that ship with Dyno."""
+        found = []
         for text in passages()[:count]:
             _, told = await self._scores(text)
-            found.logprob += sum(n for n in told["token_logprobs"][1:] if n is not None)
-            found.bytes += len(text.encode()) - len(told["tokens"][0].encode())
-        return Quality(found.bits_per_byte, found.bytes, count)
+            logprob = sum(n for n in told["token_logprobs"][1:] if n is not None)
+            found.append(Scored(logprob, len(text.encode()) - len(told["tokens"][0].encode())))
+        return found
 
     async def bands(self, bounds: Sequence[int]) -> tuple[Band, ...]:
         """Of the same texts, at positions up to the first bound, and from each to the next."""
         edges = list(pairwise((1, *bounds)))
-        found = [_Sum() for _ in edges]
+        found: list[list[Scored]] = [[] for _ in edges]
         for number in range(LONG_TEXTS):
             ids = await self._ids(number, bounds[-1])
             text, told = await self._scores(ids)
             places = told["text_offset"]  # where a text can be cut: a character may be of several tokens
-            for one, (start, stop) in zip(found, edges, strict=True):
+            for some, (start, stop) in zip(found, edges, strict=True):
                 end = places[stop] if stop < len(places) else None
-                one.logprob += sum(told["token_logprobs"][start:stop])
-                one.bytes += len(text[places[start] : end].encode())
-        return tuple(Band(*edge, one.bits_per_byte) for one, edge in zip(found, edges, strict=True))
+                size = len(text[places[start] : end].encode())
+                some.append(Scored(sum(told["token_logprobs"][start:stop]), size))
+        return tuple(Band(*edge, bits_per_byte(some), tuple(some)) for some, edge in zip(found, edges, strict=True))
 
     async def _ids(self, number: int, length: int) -> list[int]:
         """The first tokens of a text that is long enough: passages one after another, from another one on each time."""
@@ -120,7 +144,6 @@ async def quality(
         async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=access.headers) as session:
             judge = _Judge(session, target, model, access)
             found = await judge.passages(count)
-            bands = await judge.bands(bounds) if bounds else ()
+            return _of(found, await judge.bands(bounds) if bounds else ())
     except (aiohttp.ClientError, TimeoutError, OSError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
         return None
-    return Quality(found.bits_per_byte, found.bytes, found.passages, bands)

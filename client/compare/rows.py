@@ -92,9 +92,11 @@ def made_of(title: str, x_label: str, groups: Sequence[Group], key: Sequence[str
 
 
 def dots(title: str, x_label: str, groups: Sequence[Group]) -> str:
-    """Marks on an axis that begins near the least of them: for values whose differences are small beside them."""
+    """Marks on an axis that begins near the least of them: for values whose differences are small beside them. The axis
+    holds every interval whole."""
     told = _told(groups, isfinite)
-    values = [row.value for group in told for row in group.rows]
+    rows = [row for group in told for row in group.rows]
+    values = [value for row in rows for value in (row.value, row.low, row.high) if isfinite(value)]
     if not values:
         return ""
     spare = max(0.0, _LEAST_SPAN * max(map(abs, values)) - (max(values) - min(values))) / 2
@@ -195,7 +197,10 @@ def _parts(row: Row, x: Scale, y: float) -> str:
 
 
 def _dot(row: Row, x: Scale, y: float) -> str:
-    return f'<path class="grid" d="M{x.start:g} {y:g}H{x.end:g}"/>{_spot(row, x(row.value), y)}'
+    line = f'<path class="grid" d="M{x.start:g} {y:g}H{x.end:g}"/>'
+    if isfinite(row.low) and isfinite(row.high):
+        line += f'<path class="whisker" d="M{x(row.low):.1f} {y:g}H{x(row.high):.1f}"/>'
+    return line + _spot(row, x(row.value), y)
 
 
 def _spot(row: Row, x: float, y: float) -> str:

@@ -10,6 +10,7 @@ from client.api import ModelCard
 from client.compare import losses
 from client.compare.accounts import Account
 from client.compare.because import Part
+from client.compare.bits import Stretch, stretches
 from client.compare.bootstrap import Interval
 from client.compare.brief import besides
 from client.compare.exactness import identical
@@ -71,9 +72,7 @@ def models_grid(results: Results) -> Grid:
     rows = [(name, *(tell(card) for card in results.cards)) for name, tell in _CARD_ROWS]
     if any(results.capacities):
         rows.append(("tokens that the cache holds", *(counted(n) for n in results.capacities)))
-    if any(results.qualities):
-        rows.append(("bits per byte, held text", *(f"{q.bits_per_byte:.4f}" if q else "–" for q in results.qualities)))
-    rows += _band_rows(results)
+    rows += [row for one in stretches(results.qualities) for row in _quality_rows(one, _names(results)[0])]
     if results.tried:
         rows.append(("highest rate within the objective", *_highest_rates(results)))
     return Grid("Architectures", ("", *_names(results)), tuple(rows))
@@ -83,17 +82,12 @@ def _highest_rates(results: Results) -> list[str]:
     return [in_words(*bounds(outcomes(results.tried, i))) for i in range(len(results.experiment.architectures))]
 
 
-def _band_rows(results: Results) -> list[tuple[str, ...]]:
-    """A row for each stretch of positions that was judged."""
-    told = [one.bands if one else () for one in results.qualities]
-    stretches = next((bands for bands in told if bands), ())
-    return [
-        (
-            f"bits per byte, tokens {band.start} to {band.stop}",
-            *(f"{bands[i].bits_per_byte:.4f}" if bands else "–" for bands in told),
-        )
-        for i, band in enumerate(stretches)
-    ]
+def _quality_rows(one: Stretch, baseline: str) -> list[tuple[str, ...]]:
+    """What each came to, and how far it is from the first where texts were kept apart."""
+    rows = [(f"bits per byte, {one.name}", *(f"{q.bits_per_byte:.4f}" if q else "–" for q in one.judged))]
+    if any(one.apart):
+        rows.append((f"against {baseline}, on the same texts", *(str(apart or "–") for apart in one.apart)))
+    return rows
 
 
 def level_grid(findings: Findings, level: int) -> Grid:

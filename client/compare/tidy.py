@@ -11,6 +11,7 @@ from math import nan
 from client.api import ModelCard
 from client.compare.accounts import Account
 from client.compare.because import Split
+from client.compare.bits import Apart, stretches
 from client.compare.figure import loads, names
 from client.compare.paired import Difference
 from client.compare.quality import Quality
@@ -106,6 +107,8 @@ def _alone(results: Results, i: int) -> Iterator[Line]:
         yield _line("cache", "capacity", "tokens", results.capacities[i])
     if i < len(results.qualities):
         yield from _quality(results.qualities[i])
+        for one in stretches(results.qualities):
+            yield from (replace(line, against=names(results)[0]) for line in _bits(one.name, one.apart[i]))
     if results.tried:
         held, failed = bounds(outcomes(results.tried, i))
         yield _line("highest rate", "within the objective", "1/s", held, held, failed)
@@ -117,6 +120,12 @@ def _quality(quality: Quality | None) -> Iterator[Line]:
     yield _line("bits per byte", "whole passages", "bits/byte", quality.bits_per_byte)
     for band in quality.bands:
         yield _line("bits per byte", f"tokens {band.start} to {band.stop}", "bits/byte", band.bits_per_byte)
+
+
+def _bits(name: str, apart: Apart | None) -> Iterator[Line]:
+    if apart is not None:
+        found = _line("bits per byte", f"difference, {name}", "bits/byte", apart.difference)
+        yield replace(found, low=apart.interval.low, high=apart.interval.high, verdict=apart.verdict)
 
 
 def _loaded(findings: Findings, i: int, level: int) -> Iterator[Line]:

@@ -25,7 +25,7 @@ def test_what_there_is_is_told_in_a_sentence_each() -> None:
         "Cache bytes a token: arch0 1024, arch1 64.",
         "Tokens that the cache holds: arch0 100 k.",
         "Bits per byte on held text, less is better: arch0 1.4670, arch1 1.4793.",
-        "Bits per byte of tokens 128 to 512 of long texts: arch0 1.6000, arch1 2.0000.",
+        "Bits per byte of tokens 128 to 512 of long texts, less is better: arch0 1.6000, arch1 2.0000.",
         "No request failed.",
     )
 
