@@ -173,11 +173,12 @@ class _Bench:
         """After all that is timed: what was scored is in the prefix caches, and prompts are of the same texts."""
         asked = self._experiment.quality is not None and not any(self._results.qualities)
         if asked and not stop.is_set() and not self._results.gone:
-            self._results.qualities = tuple([await self._quality(side) for side in self._sides])
+            told = [await self._quality(i, side) for i, side in enumerate(self._sides)]
+            self._results.qualities = tuple(told)
 
-    async def _quality(self, side: Side) -> Quality | None:
-        bounds = self._experiment.quality or ()
-        return await quality(side.http, side.subject.card.id, bounds=bounds) if side.http else None
+    async def _quality(self, architecture: int, side: Side) -> Quality | None:
+        bounds, control = self._experiment.quality or (), self._experiment.control == architecture
+        return await quality(side.http, side.subject.card.id, bounds=bounds) if side.http and not control else None
 
     async def _measure(self, cell: Cell, stop: asyncio.Event) -> None:
         experiment, side = self._experiment, self._sides[cell.architecture]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from client.compare import losses
+from client.compare.control import distrust
 from client.compare.experiment import SURE_ROUNDS
 from client.compare.results import Findings, Results
 from client.compare.searching import unsteady
@@ -25,6 +26,7 @@ def cautions(findings: Findings) -> tuple[str, ...]:
     said = list(losses.of_places(results))
     if results.gone:
         said.insert(0, f"ended early: {results.gone}; what was measured until then is here")
+    said += distrust(findings)
     said += [f"{names[m.cell.architecture]}: {w}" for m in results.measured for w in warnings(m.run)]
     said += _searching(results)
     said += _cached(findings) + _unsettled(results)

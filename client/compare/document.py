@@ -39,6 +39,7 @@ def document(findings: Findings) -> dict[str, Any]:
         "experiment": {
             "name": experiment.name,
             "architectures": [asdict(one) for one in experiment.architectures],
+            "control": experiment.control,
             "levels": [arrivals.to_json(level) for level in experiment.levels],
             "repeats": experiment.repeats,
             "seed": experiment.seed,

@@ -60,6 +60,7 @@ class Experiment:
     client_cores: tuple[int, ...] = ()
     hashes: tuple[tuple[str, str], ...] = ()  # of the files it names: a trace, lengths, architectures
     texts: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # of the short ones, to be kept
+    control: int | None = field(default=None, repr=False)  # the place of the baseline's second server
     source: str = field(default="", repr=False, compare=False)  # the text it was read from …
     path: str = field(default="", repr=False, compare=False)  # … and where that was
 
@@ -105,9 +106,11 @@ def parse(root: Section, default_name: str = "comparison", files: Files | None =
     trace = workload.text("trace", "")
     objective = parts.objective(root.section("objective"))
     levels = parts.levels(root.section("arrivals"), recorded=bool(trace))
+    control = root.truth("control")
+    architectures = _architectures(root, files, again=control)
     experiment = Experiment(
         name=root.text("name", default_name),
-        architectures=_architectures(root, files),
+        architectures=architectures,
         workload=parts.workload(workload, files, drawn=not trace),
         levels=levels,
         repeats=root.whole("repeats", SURE_ROUNDS, least=1),
@@ -122,6 +125,7 @@ def parse(root: Section, default_name: str = "comparison", files: Files | None =
         quality=parts.quality(root),
         cores=server.places("cores"),
         client_cores=server.places("client_cores"),
+        control=len(architectures) - 1 if control else None,
     )
     server.close()
     root.close()
@@ -135,14 +139,17 @@ def _trace(files: Files, name: str) -> Path:
         raise ExperimentError(f"workload.trace: {error}") from error
 
 
-def _architectures(root: Section, files: Files) -> tuple[Architecture, ...]:
-    architectures = tuple(_architecture(section, files) for section in root.sections("architectures"))
+def _architectures(root: Section, files: Files, *, again: bool) -> tuple[Architecture, ...]:
+    """`again`: the first of them comes once more, as the last."""
+    architectures = [_architecture(section, files) for section in root.sections("architectures")]
+    if again and architectures:
+        architectures.append(replace(architectures[0], name=f"{architectures[0].name} again"))
     if len(architectures) < 2:
         raise ExperimentError(f"a comparison needs at least two [[architectures]], got {len(architectures)}")
     names = [architecture.name for architecture in architectures]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ExperimentError(f"two architectures have the name {', '.join(sorted(twice))}")
-    return architectures
+    return tuple(architectures)
 
 
 def _architecture(section: Section, files: Files) -> Architecture:

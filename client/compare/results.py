@@ -85,7 +85,8 @@ def conclude(results: Results) -> Findings:
     """Every summary, and every architecture against the first."""
     experiment = results.experiment
     grid = [(a, level) for level in range(len(experiment.levels)) for a in range(len(experiment.architectures))]
-    differences = _corrected({place: _differences(results, *place) for place in grid if place[0] > 0})
+    found = {place: _differences(results, *place) for place in grid if place[0] > 0}
+    differences = _corrected(found, experiment.control)
     return Findings(
         results,
         summaries={place: _summary(results, *place) for place in grid},
@@ -97,10 +98,15 @@ def conclude(results: Results) -> Findings:
     )
 
 
-def _corrected(found: dict[Place, tuple[Difference, ...]]) -> dict[Place, tuple[Difference, ...]]:
-    """Every comparison of the report counts in the correction of its kind."""
-    each = iter(corrected([one for some in found.values() for one in some]))
-    return {place: tuple(next(each) for _ in some) for place, some in found.items()}
+def _corrected(found: dict[Place, tuple[Difference, ...]], control: int | None) -> dict[Place, tuple[Difference, ...]]:
+    """Every comparison of the report counts in the correction of its kind; those of the control, which nobody asks
+    about, among themselves."""
+    told: dict[Place, tuple[Difference, ...]] = {}
+    for controls in (False, True):
+        family = {place: some for place, some in found.items() if (place[0] == control) == controls}
+        each = iter(corrected([one for some in family.values() for one in some]))
+        told |= {place: tuple(next(each) for _ in some) for place, some in family.items()}
+    return told
 
 
 def _summary(results: Results, architecture: int, level: int) -> Summary:

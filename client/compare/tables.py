@@ -13,6 +13,7 @@ from client.compare.because import Part
 from client.compare.bits import Stretch, stretches
 from client.compare.bootstrap import Interval
 from client.compare.brief import besides
+from client.compare.control import against_itself
 from client.compare.exactness import identical
 from client.compare.experiment import SURE_ROUNDS
 from client.compare.paired import METRICS, NOT_SHOWN, Difference
@@ -175,16 +176,16 @@ def grids(findings: Findings) -> list[Grid]:
 
 
 def summary(findings: Findings) -> tuple[str, ...]:
-    """The report in plain words: what failed, times of each architecture but the first, then what else there is to
-    compare."""
+    """The report in plain words: what failed, the baseline against itself, times of each architecture but the first,
+    then what else there is to compare."""
     experiment = findings.results.experiment
-    said = [_against(findings, i) for i in range(1, len(experiment.architectures))]
+    said = [_against(findings, i) for i in range(1, len(experiment.architectures)) if i != experiment.control]
     if any(one.verdict.startswith("seems") for some in findings.differences.values() for one in some):
         said.append(f"“Seems” only leans: a verdict needs {SURE_ROUNDS} rounds.")
     if findings.results.tried:
         told = zip(_names(findings.results), _highest_rates(findings.results), strict=True)
         said.append("Highest rate within the objective: " + "; ".join(f"{name} {rate}" for name, rate in told) + ".")
-    return (*losses.of_places(findings.results), *said, *besides(findings))
+    return (*losses.of_places(findings.results), *against_itself(findings), *said, *besides(findings))
 
 
 def _against(findings: Findings, i: int) -> str:

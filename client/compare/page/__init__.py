@@ -50,7 +50,10 @@ def _about(results: Results) -> str:
     runs = results.measured
     when = f", measured from {runs[0].run.started} on" if runs else ""
     count = sum(len(m.run.records) for m in runs)
-    return f"{len(results.experiment.architectures)} architectures, {count} requests{when}."
+    control = results.experiment.control
+    asked = len(results.experiment.architectures) - (control is not None)
+    again = "" if control is None else f", {results.experiment.baseline.name} a second time as a control"
+    return f"{asked} architecture{'s' if asked != 1 else ''}{again}, {count} requests{when}."
 
 
 def _notes(findings: Findings) -> str:

@@ -1,0 +1,102 @@
+"""A control is the baseline a second time: it says what the machine and the luck of a process come to."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+
+import pytest
+
+from client.compare import bench
+from client.compare.bench import measure
+from client.compare.cautions import cautions
+from client.compare.control import against_itself
+from client.compare.document import document
+from client.compare.experiment import Architecture, parse
+from client.compare.page import page
+from client.compare.quality import Quality
+from client.compare.results import Results, conclude
+from client.compare.section import ExperimentError, Section
+from client.compare.tables import summary
+from tests.client.compare.factories import results
+from tests.client.compare.test_bench import on
+from tests.client.compare.test_experiment import LEAST
+from tests.client.fake_server import FakeServer
+
+
+def test_the_baseline_comes_once_more_as_the_last() -> None:
+    told = parse(Section(tomllib.loads("control = true" + LEAST)))
+    assert told.control == 2
+    assert told.architectures[2] == replace(told.baseline, name="a again")
+    without = parse(Section(tomllib.loads("control = false" + LEAST)))
+    assert without.control is None and len(without.architectures) == 2
+    assert told.fingerprint != without.fingerprint
+
+
+def test_one_architecture_and_its_control_are_a_comparison() -> None:
+    one = LEAST.replace('[[architectures]]\nname = "b at home"\nmodel = "b"\ntarget = "grpc://127.0.0.1:1"\n', "")
+    told = parse(Section(tomllib.loads("control = true" + one)))
+    assert [architecture.name for architecture in told.architectures] == ["a", "a again"]
+    with pytest.raises(ExperimentError, match="at least two"):
+        parse(Section(tomllib.loads(one)))
+
+
+def controlled(firsts: tuple[float, ...]) -> Results:
+    """The last architecture is the control."""
+    made = results(firsts)
+    made.experiment = replace(made.experiment, control=len(firsts) - 1)
+    return made
+
+
+def test_what_the_baseline_came_to_against_itself_comes_first() -> None:
+    findings = conclude(controlled((0.1, 0.2, 0.1)))
+    first, second, *_ = summary(findings)
+    assert first == (
+        "arch0 against itself at 2/s, Poisson: first token 1.00 (1.00 to 1.00), per token 1.00 (1.00 to 1.00), "
+        "end to end 1.00 (1.00 to 1.00)."
+    )
+    assert second.startswith("arch1 against arch0: slower in first token")
+    assert not any(line.startswith("arch2 against") for line in summary(findings))
+    assert not any("trusted" in caution for caution in cautions(findings))
+    assert "2 architectures, arch0 a second time as a control, " in page(findings)
+    assert document(findings)["experiment"]["control"] == 2
+
+
+def test_measurements_that_tell_the_baseline_from_itself_are_not_to_be_trusted() -> None:
+    findings = conclude(controlled((0.1, 0.2, 0.13)))
+    said = summary(findings)[0]
+    assert said.startswith(
+        "not to be trusted: arch0 was told apart from itself, by a factor of up to 1.30 (first token, "
+    )
+    assert said in cautions(findings)
+    assert against_itself(conclude(results((0.1, 0.2, 0.13)))) == ()
+
+
+def test_the_control_is_outside_of_the_correction() -> None:
+    def smallest(made: Results) -> list[float]:
+        return [one.smallest for one in conclude(made).differences[1, 0]]
+
+    assert smallest(controlled((0.1, 0.2, 0.1))) == smallest(results((0.1, 0.2)))
+    assert smallest(results((0.1, 0.2, 0.1))) != smallest(results((0.1, 0.2)))
+
+
+async def test_a_second_server_is_measured_and_not_scored_again(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = []
+
+    async def quality(target: str, model: str, bounds: object = ()) -> Quality:
+        scored.append(model)
+        return Quality(1.5, 100, 2)
+
+    monkeypatch.setattr(bench, "quality", quality)
+    architectures = (Architecture("a", "a", fake.http), Architecture("b", "b", fake.http))
+    again = (*architectures, replace(architectures[0], name="a again"))
+    whole = await measure(on(fake, "a", "b", architectures=again, control=2, quality=(), repeats=2))
+    assert len(whole.of(2, 0)) == 2
+    assert scored == ["a", "b"]
+    findings = conclude(whole)
+    assert summary(findings)[-1] == "No request failed."
+    assert [
+        line for line in against_itself(findings) if line.startswith("a against itself at 3 at a time: first token")
+    ]
