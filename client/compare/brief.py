@@ -8,6 +8,7 @@ from math import nan
 from client.compare.bits import Stretch, stretches
 from client.compare.cautions import cautions
 from client.compare.figure import loads, names
+from client.compare.predicted import peak_bytes
 from client.compare.results import Findings, Results
 from client.load.statistics import Summary
 from client.units import counted, plain
@@ -22,7 +23,7 @@ def besides(findings: Findings) -> tuple[str, ...]:
     said = (
         ("Generated tokens a second at best", _told(results, _best(findings, lambda s: s.output_rate), plain)),
         ("Requests a second within the objective at best", _told(results, goodput, plain)),
-        ("Cache bytes a token", _told(results, [card.cache_bytes_per_token or nan for card in results.cards], _whole)),
+        ("Cache bytes of a request at its peak", _told(results, _held(results), _counted)),
         ("Tokens that the cache holds", _told(results, [n or nan for n in results.capacities], _counted)),
         *_qualities(results),
     )
@@ -35,6 +36,10 @@ def _best(findings: Findings, read: Callable[[Summary], float]) -> list[float]:
     places = range(len(names(findings.results)))
     measured = [[s for level in levels if (s := findings.summaries[i, level]).requests] for i in places]
     return [max(map(read, some), default=nan) for some in measured]
+
+
+def _held(results: Results) -> list[float]:
+    return [peak_bytes(results, i) or nan for i in range(len(names(results)))]
 
 
 def _qualities(results: Results) -> list[tuple[str, str]]:
@@ -52,10 +57,6 @@ def _bits(results: Results, where: str, one: Stretch) -> list[tuple[str, str]]:
         (f"Bits per byte {where}, less is better", _told(results, values, "{:.4f}".format)),
         (f"Bits per byte {where} against {names(results)[0]}", "; ".join(apart)),
     ]
-
-
-def _whole(value: float) -> str:
-    return f"{value:.0f}"
 
 
 def _counted(value: float) -> str:

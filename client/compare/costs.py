@@ -8,10 +8,10 @@ from client.compare.bits import Apart, stretches
 from client.compare.figure import Figure, by_load, loads, names
 from client.compare.paired import NOT_SHOWN
 from client.compare.plots import Point, Series, lines
+from client.compare.predicted import peak_bytes
 from client.compare.quality import Band, Quality
 from client.compare.results import Findings, Results
 from client.compare.rows import Group, Row, bars, dots
-from client.load.lengths import most
 from client.units import counted, percent, plain
 
 _GIBIBYTE = 2**30
@@ -48,17 +48,13 @@ def _sized(value: float) -> str:
 
 
 def _cache(results: Results) -> Figure:
-    said = "What one token keeps in memory; less lets more requests run at once."
+    said = "What one token keeps in memory as long as every layer sees it; behind a window it is let go of."
     return _each(results, "Cache", "bytes a token", said, [float(card.cache_bytes_per_token) for card in results.cards])
 
 
 def _concurrency(results: Results) -> Figure:
-    """Not of traces, which have lengths of their own."""
-    workload = results.experiment.workload
-    tokens = most(workload.prompt_tokens or 1) + most(workload.output_tokens)
-    kept = [0 if results.experiment.trace else card.cache_bytes_per_token for card in results.cards]
-    said = "Requests at their longest that fit 1 GiB of cache, if every token is kept and none shared."
-    fit = [_GIBIBYTE / (one * tokens) if one else 0.0 for one in kept]
+    fit = [_GIBIBYTE / one if (one := peak_bytes(results, i)) else 0.0 for i in range(len(names(results)))]
+    said = "Requests that fit 1 GiB of cache: as these were measured, all at their peak and with nothing shared."
     return _each(results, "Concurrency", "requests in 1 GiB of cache", said, fit)
 
 

@@ -29,6 +29,13 @@ def costs(results: Results, architecture: int, level: int) -> Costs:
     return Costs(_predicted(card, records), _flops(records), float(card.cache_bytes_per_token), _cache(records))
 
 
+def peak_bytes(results: Results, architecture: int) -> float:
+    """Mean cache bytes of a request at its peak, all loads together; 0 where nobody tells."""
+    records = (r for m in results.measured if m.cell.architecture == architecture for r in m.run.records if r.ok)
+    told = [r.facts.cache.peak_bytes for r in records if r.facts is not None and r.facts.cache is not None]
+    return float(np.mean(told)) if told else 0.0
+
+
 def _predicted(card: ModelCard, records: Sequence[Record]) -> float:
     """At the mean position of the tokens, on the line through the two lengths that a card tells: operations grow with
     the position in a straight line, but for windows, which the card does not tell apart."""

@@ -14,6 +14,7 @@ from client.compare.because import Split
 from client.compare.bits import Apart, stretches
 from client.compare.figure import loads, names
 from client.compare.paired import Difference
+from client.compare.predicted import peak_bytes
 from client.compare.quality import Quality
 from client.compare.results import QUANTILES, Findings, Results
 from client.compare.searching import bounds, outcomes
@@ -103,6 +104,7 @@ def _line(metric: str, statistic: str, unit: str, value: float, low: float = nan
 def _alone(results: Results, i: int) -> Iterator[Line]:
     """What does not depend on the load."""
     yield from (_line(metric, statistic, unit, read(results.cards[i])) for metric, statistic, unit, read in _CARD)
+    yield _line("cache", "held by a request at its peak", "bytes", peak_bytes(results, i) or nan)
     if i < len(results.capacities) and results.capacities[i]:
         yield _line("cache", "capacity", "tokens", results.capacities[i])
     if i < len(results.qualities):

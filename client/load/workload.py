@@ -49,6 +49,18 @@ class Workload:
     cancelled: float = 0.0
     cancel_after: float = 1.0
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest request there can be, its answer included; a passage that is sent as text counts as
+        one token, as only a tokenizer knows how many it has."""
+        whole_text = self.prompts is Prompts.TALES and self.prompt_tokens is None
+        return (1 if whole_text else most(self.drawn_tokens)) + most(self.output_tokens)
+
+    @property
+    def drawn_tokens(self) -> Lengths:
+        """Of prompts that are made of tokens."""
+        return self.prompt_tokens or DEFAULT_PROMPT_TOKENS
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -101,7 +113,7 @@ def made(
 
 def fits(workload: Workload, subjects: Sequence[Subject]) -> None:
     """Raises WorkloadError when a model tells a context that is too short."""
-    needed = most(workload.prompt_tokens or 1) + most(workload.output_tokens)
+    needed = workload.longest
     for subject in subjects:
         context = subject.card.context
         if context and needed > context:
@@ -125,7 +137,7 @@ async def _prompts(
 def drawn_ids(workload: Workload, vocab: int, seed: int, start: int = 0) -> tuple[tuple[int, ...], ...]:
     """Random or shared prompts as token ids below `vocab`."""
     lengths = _prompt_lengths(workload, seed, start)
-    longest = most(workload.prompt_tokens or DEFAULT_PROMPT_TOKENS)
+    longest = most(workload.drawn_tokens)
     if workload.prompts is Prompts.RANDOM:
         whole = random_ids(workload.requests, longest, vocab, (seed, start))
     else:
@@ -135,7 +147,7 @@ def drawn_ids(workload: Workload, vocab: int, seed: int, start: int = 0) -> tupl
 
 
 def _prompt_lengths(workload: Workload, seed: int, start: int) -> tuple[int, ...]:
-    return draw_lengths(workload.prompt_tokens or DEFAULT_PROMPT_TOKENS, workload.requests, (seed, start, 4))
+    return draw_lengths(workload.drawn_tokens, workload.requests, (seed, start, 4))
 
 
 async def _tokenised(texts: Sequence[str], subjects: Sequence[Subject]) -> list[tuple[int, ...]]:

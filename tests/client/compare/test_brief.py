@@ -8,21 +8,40 @@ from client.compare.results import Results, conclude
 from client.compare.searching import Tried
 from client.compare.tables import summary
 from client.load.statistics import Objective
-from tests.client.compare.factories import results
+from tests.client.compare.factories import TOLD, results
+
+
+def peaking(made: Results, *peaks: int) -> Results:
+    """Every request of an architecture held so many bytes of cache at its peak."""
+    assert TOLD.cache is not None
+    caches = [replace(TOLD.cache, peak_bytes=peak) for peak in peaks]
+    for n, m in enumerate(made.measured):
+        facts = replace(TOLD, cache=caches[m.cell.architecture])
+        records = tuple(replace(r, facts=facts) for r in m.run.records)
+        made.measured[n] = replace(m, run=replace(m.run, records=records))
+    return made
+
+
+def quiet(made: Results) -> Results:
+    """Of a server that tells no more than how many tokens there were."""
+    for n, m in enumerate(made.measured):
+        records = tuple(replace(r, facts=replace(TOLD, cache=None)) for r in m.run.records)
+        made.measured[n] = replace(m, run=replace(m.run, records=records))
+    return made
 
 
 def test_what_there_is_is_told_in_a_sentence_each() -> None:
     made = results((0.1, 0.2))
     made.experiment = replace(made.experiment, objective=Objective(first_token=0.15))
     made.tried = [Tried(0, 4.0, 1.0, True), Tried(0, 8.0, 0.1, False), Tried(1, 2.0, 1.0, True)]
-    made.cards = (replace(made.cards[0], cache_bytes_per_token=1024), replace(made.cards[1], cache_bytes_per_token=64))
+    made = peaking(made, 4 << 20, 64 << 10)
     made.capacities = (100_000, 0)
     far = tuple((Band(1, 128, 1.5), Band(128, 512, bits)) for bits in (1.6, 2.0))
     made.qualities = (Quality(1.467, 1000, 12, far[0]), Quality(1.4793, 1000, 12, far[1]))
     assert besides(conclude(made)) == (
         "Generated tokens a second at best: 6.00 each.",
         "Requests a second within the objective at best: arch0 2.00, arch1 0.",
-        "Cache bytes a token: arch0 1024, arch1 64.",
+        "Cache bytes of a request at its peak: arch0 4.19 M, arch1 65.5 k.",
         "Tokens that the cache holds: arch0 100 k.",
         "Bits per byte on held text, less is better: arch0 1.4670, arch1 1.4793.",
         "Bits per byte of tokens 128 to 512 of long texts, less is better: arch0 1.6000, arch1 2.0000.",
@@ -32,7 +51,7 @@ def test_what_there_is_is_told_in_a_sentence_each() -> None:
 
 def test_what_nobody_told_is_not_said() -> None:
     made = results()
-    made.cards = tuple(replace(card, cache_bytes_per_token=0) for card in made.cards)
+    made = quiet(made)
     assert besides(conclude(made)) == ("Generated tokens a second at best: 6.00 each.", "No request failed.")
     made.measured = []
     assert besides(conclude(made)) == ()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 from client.compare.figure import Figure
@@ -11,6 +12,7 @@ from client.compare.schedule import Cell
 from client.compare.tables import models_grid
 from client.load.arrivals import Poisson
 from tests.client.compare.factories import results
+from tests.client.compare.test_brief import peaking, quiet
 
 
 def several_loads(names: tuple[str, ...] = ("plain", "a name", "another name")) -> Results:
@@ -86,6 +88,15 @@ def test_numbers_stand_beside_their_bars() -> None:
     made.qualities = (Quality(1.467, 1000, 12), Quality(1.4793, 1000, 12), None)
     assert texts(called("Bits per byte", made))[:4] == ["plain", "1.4670", "a name", "1.4793"]
     assert texts(called("Cache", made))[1] == str(made.cards[0].cache_bytes_per_token)
+
+
+def test_what_a_window_lets_go_of_makes_room_for_more_requests() -> None:
+    """By what the requests held, whatever the cards say a token keeps as long as it is seen, and of traces too."""
+    made = peaking(results(), 1 << 23, 1 << 21)
+    made.experiment = replace(made.experiment, trace=Path("t.jsonl"))
+    assert made.cards[0].cache_bytes_per_token == made.cards[1].cache_bytes_per_token
+    assert texts(called("Concurrency", made))[:4] == ["arch0", "128", "arch1", "512"]
+    assert "Concurrency" not in [one.title for one in figures(conclude(quiet(results())))]
 
 
 def test_every_mark_of_an_architecture_is_known_by_its_place() -> None:

@@ -53,6 +53,7 @@ def test_every_value_is_a_plain_number_with_a_unit() -> None:
     [
         (("", "arch0", "parameters", "total"), 2_000_000, "parameters"),
         (("", "arch0", "cache", "capacity"), 100_000, "tokens"),
+        (("", "arch1", "cache", "held by a request at its peak"), 4096, "bytes"),
         (("", "arch0", "bits per byte", "whole passages"), 1.467, "bits/byte"),
         (("", "arch0", "bits per byte", "tokens 1 to 128"), 1.5, "bits/byte"),
         (("", "arch0", "highest rate", "within the objective"), 4.0, "1/s"),
