@@ -35,8 +35,8 @@ class Apart:
         return "better" if self.difference < 0 else "worse"
 
     def __str__(self) -> str:
-        """ "+0.0071 [0.0042, 0.0100], worse" """
-        return f"{self.difference:+.4f} [{self.interval.low:.4f}, {self.interval.high:.4f}], {self.verdict}"
+        """ "+0.0071 [0.0042, 0.0100]" """
+        return f"{self.difference:+.4f} [{self.interval.low:.4f}, {self.interval.high:.4f}]"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"verdict": self.verdict}

@@ -10,6 +10,7 @@ from client.compare.cautions import cautions
 from client.compare.figure import loads, names
 from client.compare.predicted import peak_bytes
 from client.compare.results import Findings, Results
+from client.compare.worth import in_words, worths
 from client.load.statistics import Summary
 from client.units import counted, plain
 
@@ -27,7 +28,8 @@ def besides(findings: Findings) -> tuple[str, ...]:
         ("Tokens that the cache holds", _told(results, [n or nan for n in results.capacities], _counted)),
         *_qualities(results),
     )
-    return (*(f"{what}: {told}." for what, told in said if told), *_failures(findings))
+    told = (f"{what}: {told}." for what, told in said if told)
+    return (*told, *in_words(worths(results), names(results)), *_failures(findings))
 
 
 def _best(findings: Findings, read: Callable[[Summary], float]) -> list[float]:
@@ -52,7 +54,9 @@ def _qualities(results: Results) -> list[tuple[str, str]]:
 def _bits(results: Results, where: str, one: Stretch) -> list[tuple[str, str]]:
     """The numbers, and the differences where texts were kept apart."""
     values = [nan if judged is None else judged.bits_per_byte for judged in one.judged]
-    apart = [f"{name} {found}" for name, found in zip(names(results), one.apart, strict=False) if found]
+    apart = [
+        f"{name} {found}, {found.verdict}" for name, found in zip(names(results), one.apart, strict=False) if found
+    ]
     return [
         (f"Bits per byte {where}, less is better", _told(results, values, "{:.4f}".format)),
         (f"Bits per byte {where} against {names(results)[0]}", "; ".join(apart)),

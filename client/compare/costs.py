@@ -12,6 +12,7 @@ from client.compare.predicted import peak_bytes
 from client.compare.quality import Band, Quality
 from client.compare.results import Findings, Results
 from client.compare.rows import Group, Row, bars, dots
+from client.compare.worth import worths
 from client.units import counted, percent, plain
 
 _GIBIBYTE = 2**30
@@ -30,8 +31,8 @@ def costs(findings: Findings) -> list[Figure]:
 
 
 def qualities(results: Results) -> list[Figure]:
-    """Of held text, whole and by position."""
-    return [_quality(results), _reach(results)]
+    """Of held text, whole and by position, and for what it costs."""
+    return [_quality(results), _worth(results), _reach(results)]
 
 
 def _each(results: Results, title: str, unit: str, said: str, values: list[float]) -> Figure:
@@ -133,8 +134,28 @@ def _judged(name: str, i: int, judged: Quality | Band, apart: Apart | None, base
     if apart is None:
         return Row(name, i, value, told=f"{value:.4f}", tip=tip)
     low, high = (value - apart.difference + end for end in (apart.interval.low, apart.interval.high))
-    tip += f"; against {baseline} {apart}"
+    tip += f"; against {baseline} {apart}, {apart.verdict}"
     return Row(name, i, value, low, high, f"{value:.4f}", tip, apart.verdict != NOT_SHOWN)
+
+
+def _worth(results: Results) -> Figure:
+    series = []
+    for one in worths(results):
+        name, spent = names(results)[one.architecture], one.cost.seconds
+        tip = f"{name}, {loads(results)[one.cost.level]}: {plain(spent)} s for 1,000 tokens, "
+        tip += f"{one.bits_per_byte:.4f} bits per byte"
+        point = Point(spent, one.bits_per_byte, tip=tip)
+        if one.bits and one.time:
+            ends, times = one.bits.interval, one.time.ratio_interval
+            low, high = (one.bits_per_byte - one.bits.difference + end for end in (ends.low, ends.high))
+            left, right = (spent / one.time.ratio * end for end in (times.low, times.high))
+            point = Point(spent, one.bits_per_byte, low, high, tip, left, right)
+        series.append(Series(one.architecture, (point,)))
+    title, within = "Quality for cost", " within the objective" if results.experiment.objective.asks else ""
+    said = f"Time for 1,000 tokens{within}, each at the load at which it takes least; lower and further left is "
+    said += f"better. Intervals are of the difference from {names(results)[0]}. The upright axis does not begin at 0."
+    svg = lines(title, "seconds for 1,000 tokens", "bits per byte", series, zero=False)
+    return Figure("Quality", title, said, svg)
 
 
 def _reach(results: Results) -> Figure:

@@ -20,6 +20,7 @@ from client.compare.quality import quality_from_json
 from client.compare.results import QUANTILES, Findings, Measured, Percentile, Results
 from client.compare.schedule import Cell
 from client.compare.searching import Tried
+from client.compare.worth import worths
 from client.load import arrivals
 from client.load.record import Run, record_from_json, record_to_json
 
@@ -60,6 +61,7 @@ def document(findings: Findings) -> dict[str, Any]:
             for one in stretches(results.qualities)
             if any(one.apart)
         ],
+        "quality_for_cost": [one.to_json() for one in worths(results)],
         "interrupted": results.interrupted,
         "gone": results.gone,
         "cautions": list(cautions(findings)),

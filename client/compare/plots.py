@@ -21,14 +21,16 @@ _REACH = 3  # an interval that ends further up than so many times its value does
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """`low` and `high` are the ends of y's interval; infinite ends are not drawn. Without a tip it is no mark of its
-    own, only a bend of the line."""
+    """`low` and `high` are the ends of y's interval, `left` and `right` those of x's; infinite ends are not drawn.
+    Without a tip it is no mark of its own, only a bend of the line."""
 
     x: float
     y: float
     low: float = float("nan")
     high: float = float("nan")
     tip: str = ""
+    left: float = float("nan")
+    right: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +107,9 @@ def lines(
     if not points:
         return ""
     tops = [p.y for p in points] + [p.high for p in points if isfinite(p.high) and p.high < _REACH * p.y]
-    least = 0.0 if zero else min(p.y for p in points)
+    least = 0.0 if zero else min(low for p in points for low in (p.y, p.low) if isfinite(low))
     up = ticks(least, top or max(tops))
-    x, across = _along([p.x for p in points], whole, log)
+    x, across = _along([end for p in points for end in (p.x, p.right) if isfinite(end)], whole, log)
     y = Scale(up[0], up[-1], _HEIGHT - _BOTTOM, _TOP)
     parts = [_axes(x, y, across, up, x_label, y_label)]
     parts += [_series(one, x, y) for one in series]
@@ -160,6 +162,8 @@ def _mark(p: Point, kind: str, x: Scale, y: Scale) -> str:
     if isfinite(p.low) and isfinite(p.high):
         whisker = f'<path class="whisker" d="M{across:.1f} {y.held(p.low):.1f}V{y.held(p.high):.1f}"/>'
         whisker += arrow(across, y.end, "up") if p.high > y.high else ""
+    if isfinite(p.left) and isfinite(p.right):
+        whisker += f'<path class="whisker" d="M{x.held(p.left):.1f} {y(p.y):.1f}H{x.held(p.right):.1f}"/>'
     size = {"": 4.5, "light": 3.5}.get(kind, 2.5)
     spot = f'<circle cx="{across:.1f}" cy="{y(p.y):.1f}" r="{size}"/>'
     # Dense marks are for the pointer: at a keyboard they would be hundreds of stops, and tables have their numbers.

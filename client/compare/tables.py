@@ -88,6 +88,7 @@ def _quality_rows(one: Stretch, baseline: str) -> list[tuple[str, ...]]:
     rows = [(f"bits per byte, {one.name}", *(f"{q.bits_per_byte:.4f}" if q else "–" for q in one.judged))]
     if any(one.apart):
         rows.append((f"against {baseline}, on the same texts", *(str(apart or "–") for apart in one.apart)))
+        rows.append(("verdict", *(apart.verdict if apart else "–" for apart in one.apart)))
     return rows
 
 

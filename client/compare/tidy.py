@@ -18,6 +18,7 @@ from client.compare.predicted import peak_bytes
 from client.compare.quality import Quality
 from client.compare.results import QUANTILES, Findings, Results
 from client.compare.searching import bounds, outcomes
+from client.compare.worth import worths
 from client.load.statistics import Summary
 
 
@@ -111,6 +112,9 @@ def _alone(results: Results, i: int) -> Iterator[Line]:
         yield from _quality(results.qualities[i])
         for one in stretches(results.qualities):
             yield from (replace(line, against=names(results)[0]) for line in _bits(one.name, one.apart[i]))
+    for worth in worths(results):
+        if worth.architecture == i:
+            yield _line("cost", "1000 tokens, at best", "s", worth.cost.seconds)
     if results.tried:
         held, failed = bounds(outcomes(results.tried, i))
         yield _line("highest rate", "within the objective", "1/s", held, held, failed)
