@@ -87,6 +87,9 @@ inline Mask lanes(uint32_t bits) {
 }
 inline Mask no_number(Vec x) { return {_mm256_cmp_ps(x.low, x.low, _CMP_UNORD_Q), _mm256_cmp_ps(x.high, x.high, _CMP_UNORD_Q)}; }
 inline bool any(Mask which) { return _mm256_movemask_ps(which.low) || _mm256_movemask_ps(which.high); }
+inline Mask above(Vec x, Vec bound) {
+  return {_mm256_cmp_ps(x.low, bound.low, _CMP_GT_OQ), _mm256_cmp_ps(x.high, bound.high, _CMP_GT_OQ)};
+}
 inline Mask not_below(Vec x, Vec bound) {
   return {_mm256_cmp_ps(x.low, bound.low, _CMP_NLT_UQ), _mm256_cmp_ps(x.high, bound.high, _CMP_NLT_UQ)};
 }
@@ -212,6 +215,12 @@ inline Vec sums_of(const Vec* v) {
     return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
   };
   return {eight(v), eight(v + 8)};
+}
+
+// Rows of words, one behind the other: word c of row r → to[c * rows + r].
+inline void weave(int64_t rows, int64_t words, const uint32_t* from, uint32_t* to) {
+  for (int64_t word = 0; word < words; ++word)
+    for (int64_t row = 0; row < rows; ++row) *to++ = from[row * words + word];
 }
 
 // Turn 16 rows of 16 words each: word c of row r → to[c * step + r].

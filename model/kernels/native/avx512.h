@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
+
 #include "numbers.h"
 
 namespace dyno {
@@ -51,6 +53,7 @@ inline Mask lanes(uint32_t bits) { return static_cast<Mask>(bits); }
 inline Mask no_number(Vec x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
 inline bool any(Mask which) { return which != 0; }
 inline Mask not_below(Vec x, Vec bound) { return _mm512_cmp_ps_mask(x, bound, _CMP_NLT_UQ); }
+inline Mask above(Vec x, Vec bound) { return _mm512_cmp_ps_mask(x, bound, _CMP_GT_OQ); }
 inline Vec pick(Mask which, Vec yes, Vec no) { return _mm512_mask_mov_ps(no, which, yes); }
 
 // 32 numbers that lie in pairs, apart.
@@ -120,10 +123,9 @@ inline Vec sums_of(Vec* v) {
   return _mm512_permutexvar_ps(order, mixed);
 }
 
-// Turn 16 rows of 16 words each: word c of row r → to[c * step + r].
-inline void turn(const char* const* rows, int64_t at, uint32_t* to, int64_t step) {
-  __m512i a[16], b[16];
-  for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i] + at);
+// Turn 16 vectors of 16 words each: word c of vector r → word r of vector c.
+inline void turn(__m512i* a) {
+  __m512i b[16];
   for (int i = 0; i < 16; i += 2) {
     b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
     b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
@@ -138,10 +140,30 @@ inline void turn(const char* const* rows, int64_t at, uint32_t* to, int64_t step
     const __m512i even = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88), odd = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
     const __m512i even2 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
     const __m512i odd2 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
-    _mm512_storeu_si512(to + j * step, _mm512_shuffle_i32x4(even, even2, 0x88));
-    _mm512_storeu_si512(to + (4 + j) * step, _mm512_shuffle_i32x4(odd, odd2, 0x88));
-    _mm512_storeu_si512(to + (8 + j) * step, _mm512_shuffle_i32x4(even, even2, 0xdd));
-    _mm512_storeu_si512(to + (12 + j) * step, _mm512_shuffle_i32x4(odd, odd2, 0xdd));
+    b[j] = _mm512_shuffle_i32x4(even, even2, 0x88);
+    b[4 + j] = _mm512_shuffle_i32x4(odd, odd2, 0x88);
+    b[8 + j] = _mm512_shuffle_i32x4(even, even2, 0xdd);
+    b[12 + j] = _mm512_shuffle_i32x4(odd, odd2, 0xdd);
+  }
+  for (int i = 0; i < 16; ++i) a[i] = b[i];
+}
+
+// The same of 16 rows in memory: word c of row r → to[c * step + r].
+inline void turn(const char* const* rows, int64_t at, uint32_t* to, int64_t step) {
+  __m512i a[16];
+  for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i] + at);
+  turn(a);
+  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * step, a[i]);
+}
+
+// Rows of words, at most 16 of them and one behind the other: word c of row r → to[c * rows + r]. words: a multiple of 16.
+// Up to 15 words behind the last are written, too.
+inline void weave(int64_t rows, int64_t words, const uint32_t* from, uint32_t* to) {
+  for (int64_t at = 0; at < words; at += 16) {
+    __m512i a[16];
+    for (int64_t i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(from + std::min(i, rows - 1) * words + at);
+    turn(a);
+    for (int64_t i = 0; i < 16; ++i) _mm512_storeu_si512(to + (at + i) * rows, a[i]);
   }
 }
 

@@ -135,6 +135,22 @@ void whole_panels(int64_t from, int64_t to, const Operand<X>& x, const W* w, End
   panels(from, to, WholeRows<X, W>{x}, w, x.depth * PANEL, end, then);
 }
 
+// The first `count` panels for all rows, written as they are to rows `pitch` apart.
+template <typename X>
+void products(int64_t count, const Operand<X>& x, const X* w, float* to, int64_t pitch) {
+  if (x.layout == TILED || MOST > SUMS / 2) {
+    auto put = [&](int64_t row, int64_t panel, Vec a, Vec b) {
+      store(to + row * pitch + panel * PANEL, a);
+      store(to + row * pitch + panel * PANEL + 16, b);
+    };
+    return whole_panels(0, count, x, w, put);
+  }
+  const WholeRows<X, X> rows{x};
+  for (int64_t p = 0; p < count; ++p)
+    for (int64_t b = 0; b < x.blocks.count; ++b)
+      meet<2, SUMS / 2>(rows, b, w + p * x.depth * PANEL, {}, to + x.blocks.start(b) * pitch + p * PANEL, pitch);
+}
+
 constexpr int WIDENED = 7;  // the room of a panel that is kept in fewer bits, as what it stands for
 
 // Weights that are kept in fewer bits, for many rows: a panel is made what it stands for once, by widen(panel, to), and then

@@ -159,6 +159,18 @@ struct Operand {
       for (int64_t c = 0; c < cells; ++c) std::memcpy(to + c * stride * depth, values + c * depth, sizeof(Number) * depth);
     }
   };
+  // All rows of a block at once, from where they lie one behind the other. Up to 15 words behind the block are written, too,
+  // before they are another one's.
+  void fill(int64_t block, const Number* rows) const {
+    constexpr int64_t cell = Cell<X, X>::depth * sizeof(Number);
+    const int64_t first = blocks.start(block), count = blocks.size(block);
+    if (layout == INTERLEAVED && cell == sizeof(uint32_t))
+      return weave(count, depth * int64_t(sizeof(Number)) / cell, (const uint32_t*)rows, (uint32_t*)(data + first * depth));
+    for (int64_t m = 0; m < count; ++m) {
+      const Pen own = pen(first + m);
+      for (int64_t at = 0; at < depth; at += 16) own.put(at, load(rows + m * depth + at));
+    }
+  }
   Pen pen(int64_t row) const {
     if (layout == ROUNDED) return {data + row * depth, ROUNDED, 0};
     if (layout == TILED) return {data + row / TILE * TILE * depth + row % TILE * TILE_DEPTH, TILED, 0};

@@ -121,11 +121,15 @@ struct PlainBlock {
 };
 
 #ifdef DYNO_VECTORS
+// The sum of weights, as a number or in sixteen parts.
+inline void join(float& sum, float shrink, Vec more) { sum = sum * shrink + sum_of(more); }
+inline void join(Vec& sum, float shrink, Vec more) { sum = fma(sum, all(shrink), more); }
+
 // Logits of one query before scale → its weights e^(logit - top), given to put(at, 16 of them), zero where a key is not seen;
 // the largest logit so far and the sum; returns what the sums before must be multiplied by. plain: all keys are seen, and
 // nothing but the scale is between products and logits.
-template <bool plain, typename Put>
-inline float soften_as(const Paged& p, int64_t head, const Seen& seen, const float* logits, float& top, float& sum, const Put& put) {
+template <bool plain, typename Sum, typename Put>
+inline float soften_as(const Paged& p, int64_t head, const Seen& seen, const float* logits, float& top, Sum& sum, const Put& put) {
   constexpr int64_t VECTORS = KEYS / 16;
   const Vec lowest = all(-std::numeric_limits<float>::infinity());
   Vec l[VECTORS], best = lowest;
@@ -143,7 +147,7 @@ inline float soften_as(const Paged& p, int64_t head, const Seen& seen, const flo
     best = largest(best, plain ? l[j] : pick(real[j], l[j], lowest));
   }
   const float before = top;
-  top = std::max(before, largest_of(best));
+  if (any(above(best, all(before)))) top = std::max(before, largest_of(best));  // seldom, once a few blocks have been seen
   const float shrink = before == top ? 1.0f : std::exp(before - top);
   Vec total = zero();
 #pragma GCC unroll 4
@@ -152,12 +156,12 @@ inline float soften_as(const Paged& p, int64_t head, const Seen& seen, const flo
     total = total + weights;
     put(16 * j, weights);
   }
-  sum = sum * shrink + sum_of(total);  // what is no number is none here either
+  join(sum, shrink, total);  // what is no number is none here either
   return shrink;
 }
 
-template <typename Put>
-inline float soften(const Paged& p, int64_t head, const Seen& seen, const float* logits, float& top, float& sum, const Put& put) {
+template <typename Sum, typename Put>
+inline float soften(const Paged& p, int64_t head, const Seen& seen, const float* logits, float& top, Sum& sum, const Put& put) {
   if (seen.to <= seen.from) {
     for (int64_t at = 0; at < KEYS; at += 16) put(at, zero());
     return 1.0f;

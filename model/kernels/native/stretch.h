@@ -76,7 +76,7 @@ struct StretchTask {
     const int64_t D = p.key_dim, V = p.value_dim, count = rows(), panels_of_value = (V + PANEL - 1) / PANEL;
     const KeyBlock<X> block{room<X>(KEYS * D, 0), room<X>(KEYS * panels_of_value * PANEL, 1)};
     float* sums = room<float>(count * V, 2);
-    float* tops = room<float>(count * 2, 3);
+    float* tops = room<float>(count * 17, 3);  // the largest logits; the sums of weights, in parts
     Number* asked = room<Number>(count * D + QUERIES * D, 4);
     begin(sums, tops, asked);
     const int64_t last = position(count - 1);
@@ -90,17 +90,20 @@ struct StretchTask {
     }
     for (int64_t row = 0; row < count; ++row) {
       X* mine = out + (token(row) * p.heads + head(row)) * V;
-      const Vec sum = all(tops[2 * row + 1]);
+      const Vec sum = all(sum_of(load(parts(tops, row))));
       for (int64_t v = 0; v < V; v += 16) store(mine + v, load(sums + row * V + v) / sum);
     }
   }
+
+  float* parts(float* tops, int64_t row) const { return tops + rows() + 16 * row; }
 
   void begin(float* sums, float* tops, Number* asked) const {
     const int64_t D = p.key_dim;
     std::fill(sums, sums + rows() * p.value_dim, 0.0f);
     for (int64_t row = 0; row < rows(); ++row) {
-      tops[2 * row] = p.sinks ? p.sinks[head(row)] : -std::numeric_limits<float>::infinity();
-      tops[2 * row + 1] = p.sinks ? 1.0f : 0.0f;
+      tops[row] = p.sinks ? p.sinks[head(row)] : -std::numeric_limits<float>::infinity();
+      store(parts(tops, row), zero());
+      parts(tops, row)[0] = p.sinks ? 1.0f : 0.0f;
     }
     for (int64_t row = 0; row < rows(); row += QUERIES) {
       const int64_t together = std::min(QUERIES, rows() - row);
@@ -129,19 +132,20 @@ struct StretchTask {
     const int64_t V = p.value_dim, count = stop - row;
     alignas(64) float logits[QUERIES * KEYS];
     float shrink[QUERIES];
-    auto keep = [&](int64_t m, int64_t panel, Vec a, Vec b) {
-      store(logits + m * KEYS + panel * PANEL, a);
-      store(logits + m * KEYS + panel * PANEL + 16, b);
-    };
     const int64_t seen = std::min(position(stop - 1) + 1 - at, KEYS);
-    whole_panels(0, (seen + PANEL - 1) / PANEL, Operand<X>(asked, p.key_dim, count), block.keys, keep);
-    const Operand<X> weights(room<Number>(Operand<X>::size(QUERIES, KEYS, false), 5), KEYS, count);
-    for (int64_t m = 0; m < count; ++m) {
-      const int64_t own = position(row + m) - at;
-      const Seen keys_seen{std::max(firsts[token(row + m)] - at, int64_t(0)), std::min(own + 1, KEYS), own};
-      const auto pen = weights.pen(m);
-      float* top = tops + 2 * (row + m);
-      shrink[m] = soften(p, head(row + m), keys_seen, logits + m * KEYS, top[0], top[1], [&](int64_t i, Vec w) { pen.put(i, w); });
+    products((seen + PANEL - 1) / PANEL, Operand<X>(asked, p.key_dim, count), block.keys, logits, KEYS);
+    const Operand<X> weights(room<Number>(Operand<X>::size(QUERIES, KEYS, false) + TILE, 5), KEYS, count);
+    alignas(64) Number soft[MOST * KEYS];
+    for (int64_t b = 0; b < weights.blocks.count; ++b) {
+      Number* to = soft;
+      for (int64_t m = weights.blocks.start(b); m < weights.blocks.start(b) + weights.blocks.size(b); ++m, to += KEYS) {
+        const int64_t own = position(row + m) - at;
+        const Seen keys_seen{std::max(firsts[token(row + m)] - at, int64_t(0)), std::min(own + 1, KEYS), own};
+        Vec sum = load(parts(tops, row + m));
+        shrink[m] = soften(p, head(row + m), keys_seen, logits + m * KEYS, tops[row + m], sum, [=](int64_t i, Vec w) { store(to + i, w); });
+        store(parts(tops, row + m), sum);
+      }
+      weights.fill(b, soft);
     }
     auto add = [&](int64_t m, int64_t panel, Vec a, Vec b) {
       float* mine = sums + (row + m) * V + panel * PANEL;

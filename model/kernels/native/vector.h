@@ -17,7 +17,7 @@ namespace dyno {
 inline Vec keep(Mask which, Vec x) { return pick(which, x, zero()); }
 
 // e^x to 3e-7, 0 below -87; NaN stays NaN.
-inline Vec exponential(Vec x) {
+__attribute__((always_inline)) inline Vec exponential(Vec x) {
   const Vec t = largest(all(-87.3f), least(all(88.0f), x)) * all(1.44269504f), n = rounded(t);
   const Vec r = (t - n) * all(0.69314718f);
   Vec p = all(1.0f / 720);
