@@ -80,12 +80,15 @@ async def measure(
     """
     watcher = watcher or Watcher()
     async with AsyncExitStack() as stack:
+        addresses = [await _start(stack, experiment, one, watcher) for one in experiment.architectures]
+        results = before or Results(experiment, (), {})
+        results.environment = environment(experiment)
+        # Only now: what is started within is pinned as well, and what connects before has threads that are not.
         stack.enter_context(pinned(experiment.client_cores))
-        sides = [await _bring_up(stack, experiment, one, watcher) for one in experiment.architectures]
+        sides = [await _reach(stack, *one) for one in zip(experiment.architectures, addresses, strict=True)]
         sides = _salted(sides, experiment)
         subjects = [side.subject for side in sides]
-        results = before or Results(experiment, (), {})
-        results.cards, results.environment = tuple(subject.card for subject in subjects), environment(experiment)
+        results.cards = tuple(subject.card for subject in subjects)
         supply = Supply(experiment, subjects)
         await supply.check()
         await warm_up(experiment.workload, experiment.warmup, subjects, experiment.seed, supply.warm_trace())
@@ -102,18 +105,38 @@ class Side:
     http: str
 
 
-async def _bring_up(stack: AsyncExitStack, experiment: Experiment, one: Architecture, watcher: Watcher) -> Side:
-    try:
-        target, http = one.target, one.target if one.target.startswith("http") else ""
-        if not target:
-            watcher.starting(one)
-            process = ServerProcess((*one.server_flags(), *_TELLING, *experiment.flags), cores=experiment.cores)
-            server = await stack.enter_async_context(process)
-            http = server.http
-            target = server.grpc if (one.transport or experiment.transport) == "grpc" else server.http
-        client: Client = await stack.enter_async_context(connect(target))
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an architecture is served: for us, and where its counters are read."""
+
+    target: str
+    http: str
+
+
+async def _start(stack: AsyncExitStack, experiment: Experiment, one: Architecture, watcher: Watcher) -> Address:
+    """A server of its own, unless it runs already."""
+    if one.target:
+        return Address(one.target, one.target if one.target.startswith("http") else "")
+    watcher.starting(one)
+    process = ServerProcess((*one.server_flags(), *_TELLING, *experiment.flags), cores=experiment.cores)
+    with _named(one):
+        server = await stack.enter_async_context(process)
+    grpc = (one.transport or experiment.transport) == "grpc"
+    return Address(server.grpc if grpc else server.http, server.http)
+
+
+async def _reach(stack: AsyncExitStack, one: Architecture, address: Address) -> Side:
+    with _named(one):
+        client: Client = await stack.enter_async_context(connect(address.target))
         card = find(await client.models(), one.model if one.target else "")
-        return Side(Subject(client, card, name=one.name), http)
+    return Side(Subject(client, card, name=one.name), address.http)
+
+
+@contextmanager
+def _named(one: Architecture) -> Iterator[None]:
+    """What is wrong within is wrong with this architecture."""
+    try:
+        yield
     except (ClientError, WorkloadError) as error:
         raise type(error)(f"{one.name}: {error}") from error
 

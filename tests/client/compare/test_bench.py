@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Self
 
 import orjson
 import pytest
@@ -17,10 +19,11 @@ from typer.testing import CliRunner
 from client import demo
 from client.api import ClientError
 from client.cli import app
+from client.compare import bench
 from client.compare.bench import Watcher, measure
 from client.compare.experiment import Architecture, Experiment
 from client.compare.results import Results, conclude
-from client.launch import LaunchError
+from client.launch import LaunchError, ServerProcess
 from client.load.arrivals import Closed, Constant
 from client.load.workload import Prompts, Workload, WorkloadError
 from tests.client.fake_server import FakeServer
@@ -149,6 +152,33 @@ async def test_a_server_that_does_not_start_is_told_by_name(fake: FakeServer) ->
     broken = (Architecture("fine", "a", fake.http), Architecture("broken", "b", flags=("--broken",)))
     with pytest.raises(LaunchError, match="broken: the server did not start"):
         await measure(on(fake, "a", "b", architectures=broken))
+
+
+@pytest.mark.usefixtures("fake_processes")
+async def test_the_clients_cores_are_the_clients_alone(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of a server that it starts, and not all that the machine has."""
+    everywhere, seen = os.sched_getaffinity(0), []
+    if len(everywhere) < 2:
+        pytest.skip("the only core is everybody's")
+
+    class Seen(ServerProcess):
+        async def __aenter__(self) -> Self:
+            await super().__aenter__()
+            seen.append(os.sched_getaffinity(self.pid or 0))
+            return self
+
+    class Where(Watcher):
+        def planned(self, requests: int) -> None:
+            seen.append(os.sched_getaffinity(0))
+
+    monkeypatch.setattr(bench, "ServerProcess", Seen)
+    one = min(everywhere)
+    own = (Architecture("own", "a"), Architecture("running", "b", fake.http))
+    experiment = on(fake, "a", "b", architectures=own, client_cores=(one,), repeats=1)
+    results = await measure(experiment, watcher=Where())
+    assert seen == [everywhere, {one}] and os.sched_getaffinity(0) == everywhere
+    assert results.environment["cores"] == len(everywhere)
+    assert results.environment["client cores"] == [one]
 
 
 @pytest.mark.usefixtures("fake_processes")
