@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
-from dataclasses import dataclass, replace
-from secrets import token_hex
-from urllib.parse import urlsplit
+from dataclasses import replace
 
-from client.api import Client, ClientError
+from client.api import ClientError
 from client.compare import accounts, searching
 from client.compare.environment import environment
 from client.compare.experiment import Architecture, Experiment
 from client.compare.quality import Quality, quality
 from client.compare.results import Measured, Results
 from client.compare.schedule import Cell, schedule
+from client.compare.sides import Side, reach, salted, start
 from client.compare.supply import Supply
-from client.connect import connect
-from client.launch import ServerProcess, pinned
+from client.launch import pinned
 from client.load.arrivals import Poisson
 from client.load.record import Record, Run
 from client.load.runner import Load, run
-from client.load.salt import Salt
 from client.load.warmup import warm_up
-from client.load.workload import Subject, WorkloadError, find
 
 _GONE_SECONDS = 10.0
 _GONE = (0, 503)  # nobody answers, or only to say that nothing is served any more
 _MANY = 20  # failures in a row: time to ask whether the server is still there
-_LEAST_VOCAB = 256  # where an endpoint does not tell; none has less
-_TELLING = ("--peer-metrics",)  # among them, how large the cache is
 
 
 class Watcher:
@@ -80,13 +73,13 @@ async def measure(
     """
     watcher = watcher or Watcher()
     async with AsyncExitStack() as stack:
-        addresses = [await _start(stack, experiment, one, watcher) for one in experiment.architectures]
+        addresses = [await start(stack, experiment, one, watcher.starting) for one in experiment.architectures]
         results = before or Results(experiment, (), {})
         results.environment = environment(experiment)
         # Only now: what is started within is pinned as well, and what connects before has threads that are not.
         stack.enter_context(pinned(experiment.client_cores))
-        sides = [await _reach(stack, *one) for one in zip(experiment.architectures, addresses, strict=True)]
-        sides = _salted(sides, experiment)
+        sides = [await reach(stack, *one) for one in zip(experiment.architectures, addresses, strict=True)]
+        sides = salted(sides, experiment)
         subjects = [side.subject for side in sides]
         results.cards = tuple(subject.card for subject in subjects)
         supply = Supply(experiment, subjects)
@@ -95,65 +88,6 @@ async def measure(
         with stopping() as stop:
             await _Bench(experiment, sides, watcher, results, supply).run(stop)
     return results
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """An architecture that is up; `http` is where its counters are read, empty where that is not known."""
-
-    subject: Subject
-    http: str
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where an architecture is served: for us, and where its counters are read."""
-
-    target: str
-    http: str
-
-
-async def _start(stack: AsyncExitStack, experiment: Experiment, one: Architecture, watcher: Watcher) -> Address:
-    """A server of its own, unless it runs already."""
-    if one.target:
-        return Address(one.target, one.target if one.target.startswith("http") else "")
-    watcher.starting(one)
-    process = ServerProcess((*one.server_flags(), *_TELLING, *experiment.flags), cores=experiment.cores)
-    with _named(one):
-        server = await stack.enter_async_context(process)
-    grpc = (one.transport or experiment.transport) == "grpc"
-    return Address(server.grpc if grpc else server.http, server.http)
-
-
-async def _reach(stack: AsyncExitStack, one: Architecture, address: Address) -> Side:
-    with _named(one):
-        client: Client = await stack.enter_async_context(connect(address.target))
-        card = find(await client.models(), one.model if one.target else "")
-    return Side(Subject(client, card, name=one.name), address.http)
-
-
-@contextmanager
-def _named(one: Architecture) -> Iterator[None]:
-    """What is wrong within is wrong with this architecture."""
-    try:
-        yield
-    except (ClientError, WorkloadError) as error:
-        raise type(error)(f"{one.name}: {error}") from error
-
-
-def _salted(sides: list[Side], experiment: Experiment) -> list[Side]:
-    """Servers that run already may have seen these very requests: in an earlier run, or just now, where two
-    architectures are one model on one host, reached in two ways. A trace from a file is sent as it is."""
-    if experiment.trace is not None:
-        return sides
-    word, before, salted = token_hex(3), Counter[tuple[str | None, str]](), []
-    for side, architecture in zip(sides, experiment.architectures, strict=True):
-        card = side.subject.card
-        place = (urlsplit(architecture.target).hostname, card.id)
-        salt = Salt(f"{word}{before[place] or ''}", card.vocab or _LEAST_VOCAB) if architecture.target else None
-        before[place] += 1
-        salted.append(replace(side, subject=replace(side.subject, salt=salt)))
-    return salted
 
 
 class _Bench:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from client import demo
 from client.api import ClientError
 from client.cli import app
-from client.compare import bench
+from client.compare import sides
 from client.compare.bench import Watcher, measure
 from client.compare.experiment import Architecture, Experiment
 from client.compare.results import Results, conclude
@@ -139,7 +139,7 @@ def test_the_command_starts_servers_of_its_own_and_writes_the_report(tmp_path: P
     file.write_text(OWN)
     done = CliRunner().invoke(app, ["compare", str(file), "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert "slower in first token" in done.stdout
+    assert "slower in first token" in " ".join(done.stdout.split())
     told = orjson.loads((tmp_path / "out" / "results.json").read_bytes())
     targets = {cell["target"] for cell in told["cells"]}
     assert len(targets) == 2
@@ -171,7 +171,7 @@ async def test_the_clients_cores_are_the_clients_alone(fake: FakeServer, monkeyp
         def planned(self, requests: int) -> None:
             seen.append(os.sched_getaffinity(0))
 
-    monkeypatch.setattr(bench, "ServerProcess", Seen)
+    monkeypatch.setattr(sides, "ServerProcess", Seen)
     one = min(everywhere)
     own = (Architecture("own", "a"), Architecture("running", "b", fake.http))
     experiment = on(fake, "a", "b", architectures=own, client_cores=(one,), repeats=1)
