@@ -80,7 +80,7 @@ class Run:
     client_cpu: float  # CPU seconds of the client's whole process
     interrupted: bool  # stopped by hand before every row was answered
     salt: str = ""  # what was put before the prompts of the trace
-    held_up: float = 0.0  # how late the client itself woke, 99th percentile of many times a second
+    held_up: float = 0.0  # how late the client itself came to its turn, 99th percentile of all moments
 
 
 def record_to_json(record: Record) -> dict[str, Any]:
