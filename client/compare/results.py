@@ -78,6 +78,11 @@ class Findings:
     drifts: dict[Place, Drift]
     accounts: dict[Place, Account | None]
 
+    def against_baseline(self, level: int) -> list[tuple[str, Difference]]:
+        """Every difference at one level, with the name of the architecture that differs."""
+        others = list(enumerate(self.results.experiment.architectures))[1:]
+        return [(other.name, one) for i, other in others for one in self.differences[i, level]]
+
 
 def conclude(results: Results) -> Findings:
     """Every summary, and every architecture against the first."""

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 
 from client.api import ModelCard
-from client.compare import losses
 from client.compare.accounts import Account
 from client.compare.bootstrap import Interval
-from client.compare.brief import besides
 from client.compare.exactness import identical
-from client.compare.experiment import SURE_ROUNDS
-from client.compare.paired import METRICS, NOT_SHOWN, Difference
+from client.compare.paired import Difference
 from client.compare.predicted import costs
 from client.compare.results import QUANTILES, Findings, Percentile, Results
-from client.compare.searching import bounds, in_words, outcomes
-from client.compare.words import METRIC_NAMES, SHORT_NAMES
+from client.compare.searching import told
+from client.compare.words import SHORT_NAMES
 from client.load.arrivals import describe
 from client.load.statistics import Summary
 from client.units import counted, milliseconds, percent, plain
@@ -74,12 +70,8 @@ def models_grid(results: Results) -> Grid:
         rows.append(("bits per byte, held text", *(f"{q.bits_per_byte:.4f}" if q else "–" for q in results.qualities)))
     rows += _band_rows(results)
     if results.tried:
-        rows.append(("highest rate within the objective", *_highest_rates(results)))
+        rows.append(("highest rate within the objective", *told(results.tried, len(results.experiment.architectures))))
     return Grid("Architectures", ("", *_names(results)), tuple(rows))
-
-
-def _highest_rates(results: Results) -> list[str]:
-    return [in_words(*bounds(outcomes(results.tried, i))) for i in range(len(results.experiment.architectures))]
 
 
 def _band_rows(results: Results) -> list[tuple[str, ...]]:
@@ -153,7 +145,7 @@ def difference_grid(findings: Findings, level: int) -> Grid:
     """Every architecture against the first at one level."""
     experiment = findings.results.experiment
     title = f"Against {experiment.baseline.name} at {describe(experiment.levels[level])}"
-    rows = tuple(difference_row(name, one) for name, one in _against_baseline(findings, level))
+    rows = tuple(difference_row(name, one) for name, one in findings.against_baseline(level))
     heads = ("", "time", "difference, ms", "ratio", "p, corrected", "could have seen", "verdict")
     return Grid(f"{title}, request by request: medians with 95 % intervals", heads, rows)
 
@@ -163,66 +155,6 @@ def grids(findings: Findings) -> list[Grid]:
     levels = range(len(findings.results.experiment.levels))
     loads = [grid for n in levels for grid in (level_grid(findings, n), difference_grid(findings, n))]
     return [models_grid(findings.results), *loads]
-
-
-def summary(findings: Findings) -> tuple[str, ...]:
-    """The report in plain words: what failed, times of each architecture but the first, then what else there is to
-    compare."""
-    experiment = findings.results.experiment
-    said = [_against(findings, i) for i in range(1, len(experiment.architectures))]
-    if any(one.verdict.startswith("seems") for some in findings.differences.values() for one in some):
-        said.append(f"“Seems” only leans: a verdict needs {SURE_ROUNDS} rounds.")
-    if findings.results.tried:
-        told = zip(_names(findings.results), _highest_rates(findings.results), strict=True)
-        said.append("Highest rate within the objective: " + "; ".join(f"{name} {rate}" for name, rate in told) + ".")
-    return (*losses.of_places(findings.results), *said, *besides(findings))
-
-
-def _against(findings: Findings, i: int) -> str:
-    experiment = findings.results.experiment
-    found = [one for level in range(len(experiment.levels)) for one in findings.differences[i, level]]
-    kinds = {word: _in_words(found, word) for word in ("faster", "slower", "seems faster", "seems slower")}
-    shown = "; ".join(f"{word} in {text}" for word, text in kinds.items() if text)
-    failed = "no verdict: too many requests failed" if any(one.too_lossy for one in found) else ""
-    seen = [one.smallest if one.smallest < 100 else inf for one in found if one.metric in METRICS and one.pairs]
-    nothing = NOT_SHOWN + (f" ({_seen(max(seen))} would have shown)" if seen else "")
-    noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
-    doubt = " The machine was too noisy to rely on this." if noisy else ""
-    verdict = "; ".join(filter(None, (shown, failed))) or nothing
-    return f"{experiment.architectures[i].name} against {experiment.baseline.name}: {verdict}.{doubt}"
-
-
-def _seen(smallest: float) -> str:
-    if not smallest < 100:
-        return "nothing short of a factor of 100"
-    return f"one of {smallest - 1:.0%}" if smallest < 2 else f"only a factor of {plain(smallest)}"
-
-
-def _in_words(found: list[Difference], verdict: str) -> str:
-    """ "first token by 1.2 to 1.4 times", for every metric with that verdict at any level."""
-    parts = []
-    for metric, short in SHORT_NAMES.items():
-        ratios = [one.ratio for one in found if one.metric == metric and one.verdict == verdict]
-        if ratios:
-            sizes = sorted(max(r, 1 / r) for r in ratios)
-            span = plain(sizes[0]) if len(sizes) == 1 else f"{plain(sizes[0])} to {plain(sizes[-1])}"
-            parts.append(f"{short} by a factor of {span}")
-    return ", ".join(parts)
-
-
-def sentences(findings: Findings) -> tuple[str, ...]:
-    """The findings in plain words, one for each architecture, metric and level."""
-    experiment = findings.results.experiment
-    return tuple(
-        _sentence(name, experiment.baseline.name, describe(load), one)
-        for level, load in enumerate(experiment.levels)
-        for name, one in _against_baseline(findings, level)
-    )
-
-
-def _against_baseline(findings: Findings, level: int) -> list[tuple[str, Difference]]:
-    names = _names(findings.results)
-    return [(names[i], one) for i in range(1, len(names)) for one in findings.differences[i, level]]
 
 
 def difference_row(name: str, one: Difference) -> tuple[str, ...]:
@@ -241,17 +173,6 @@ def _least(one: Difference) -> str:
 
 def _interval(interval: Interval, factor: float) -> str:
     return f"[{plain(interval.low * factor)}, {plain(interval.high * factor)}]"
-
-
-def _sentence(name: str, base: str, load: str, one: Difference) -> str:
-    metric = METRIC_NAMES[one.metric]
-    if not one.pairs:
-        return f"At {load}, nothing can be said of {metric}: no request was answered by both {name} and {base}."
-    interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
-    evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} pairs"
-    if one.verdict == NOT_SHOWN:
-        evidence += f"; {_seen(one.smallest)} would have shown"
-    return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."
 
 
 def _names(results: Results) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from client.compare.figure import Figure
 from client.compare.figures import figures
 from client.compare.plots import COLOURS
 from client.compare.results import Findings, Results
-from client.compare.tables import Grid, grids, sentences, summary
+from client.compare.tables import Grid, grids
+from client.compare.verdicts import sentences, summary
 
 
 def page(findings: Findings, more: Sequence[Grid] = ()) -> str:

@@ -6,7 +6,7 @@ from client.compare.brief import besides, notes
 from client.compare.quality import Band, Quality
 from client.compare.results import Results, conclude
 from client.compare.searching import Tried
-from client.compare.tables import summary
+from client.compare.verdicts import summary
 from client.load.statistics import Objective
 from tests.client.compare.factories import results
 

@@ -13,7 +13,8 @@ from client.compare.document import document
 from client.compare.page import page
 from client.compare.report import view, write
 from client.compare.results import Results, conclude
-from client.compare.tables import difference_grid, level_grid, models_grid, sentences
+from client.compare.tables import difference_grid, level_grid, models_grid
+from client.compare.verdicts import sentences
 from client.load.record import record_from_json
 from tests.client.compare.factories import results
 
