@@ -8,6 +8,7 @@ from math import nan
 from client.compare.cautions import cautions
 from client.compare.figure import loads, names
 from client.compare.results import Findings, Results
+from client.load.arrivals import Closed
 from client.load.statistics import Summary
 from client.units import counted, plain
 
@@ -16,10 +17,13 @@ _LISTED = 4  # architectures; of more, only the least and the most are told
 
 def besides(findings: Findings) -> tuple[str, ...]:
     """Those sentences that there is data for."""
-    results = findings.results
-    goodput = _best(findings, lambda s: s.goodput) if results.experiment.objective.asks else []
+    results, levels = findings.results, findings.results.experiment.levels
+    # In an open loop it is what was offered that was generated.
+    closed = [level for level, arrivals in enumerate(levels) if isinstance(arrivals, Closed)]
+    throughput = _best(findings, closed, lambda s: s.output_rate)
+    goodput = _best(findings, range(len(levels)), lambda s: s.goodput) if results.experiment.objective.asks else []
     said = (
-        ("Generated tokens a second at best", _told(results, _best(findings, lambda s: s.output_rate), plain)),
+        ("Generated tokens a second at best", _told(results, throughput, plain)),
         ("Requests a second within the objective at best", _told(results, goodput, plain)),
         ("Cache bytes a token", _told(results, [card.cache_bytes_per_token or nan for card in results.cards], _whole)),
         ("Tokens that the cache holds", _told(results, [n or nan for n in results.capacities], _counted)),
@@ -29,9 +33,8 @@ def besides(findings: Findings) -> tuple[str, ...]:
     return (*(f"{what}: {told}." for what, told in said if told), *_failures(findings))
 
 
-def _best(findings: Findings, read: Callable[[Summary], float]) -> list[float]:
-    """The most of each architecture at any load; NaN where nothing was measured."""
-    levels = range(len(loads(findings.results)))
+def _best(findings: Findings, levels: Sequence[int], read: Callable[[Summary], float]) -> list[float]:
+    """The most of each architecture at any of these loads; NaN where nothing was measured."""
     places = range(len(names(findings.results)))
     measured = [[s for level in levels if (s := findings.summaries[i, level]).requests] for i in places]
     return [max(map(read, some), default=nan) for some in measured]

@@ -14,7 +14,7 @@ from client.compare.predicted import costs
 from client.compare.results import QUANTILES, Findings, Percentile, Results
 from client.compare.searching import told
 from client.compare.words import SHORT_NAMES
-from client.load.arrivals import describe
+from client.load.arrivals import Closed, describe
 from client.load.statistics import Summary
 from client.units import counted, milliseconds, percent, plain
 
@@ -27,9 +27,11 @@ _CARD_ROWS: tuple[tuple[str, Callable[[ModelCard], str]], ...] = (
     ("feed-forward", lambda card: card.feed_forward or "–"),
 )
 
+_RATE, _OFFERED = "generated tokens/s", "generated tokens/s, served at this rate"
+
 _SUMMARY_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("answered / sent", lambda s: f"{s.completed} / {s.requests}"),
-    ("generated tokens/s", lambda s: plain(s.output_rate)),
+    (_RATE, lambda s: plain(s.output_rate)),
     ("sent late p99, ms", lambda s: milliseconds(s.lag.p99)),
     ("prompt tokens from the prefix cache", lambda s: percent(s.cached_share)),
     ("routing entropy, 0 to 1", lambda s: plain(s.entropy)),
@@ -89,10 +91,11 @@ def _band_rows(results: Results) -> list[tuple[str, ...]]:
 
 def level_grid(findings: Findings, level: int) -> Grid:
     """What each architecture did at one level, all rounds together."""
-    results = findings.results
+    results, arrivals = findings.results, findings.results.experiment.levels[level]
     summaries = [findings.summaries[i, level] for i in range(len(results.cards))]
+    called = {} if isinstance(arrivals, Closed) else {_RATE: _OFFERED}
     told = (*_SUMMARY_ROWS, *(_OBJECTIVE_ROWS if results.experiment.objective.asks else ()))
-    rows = [(name, *(tell(one) for one in summaries)) for name, tell in told]
+    rows = [(called.get(name, name), *(tell(one) for one in summaries)) for name, tell in told]
     rows += [
         row for metric in ("first_token", "inter_token", "total") for row in _percentile_rows(findings, level, metric)
     ]
@@ -102,7 +105,7 @@ def level_grid(findings: Findings, level: int) -> Grid:
     rows += _predictions(findings, level)
     accounts = [findings.accounts[i, level] for i in range(len(results.cards))]
     rows += [(name, *(_told(one, tell) for one in accounts)) for name, tell in _ACCOUNT_ROWS if any(accounts)]
-    return Grid(f"Load: {describe(results.experiment.levels[level])}", ("", *_names(results)), tuple(rows))
+    return Grid(f"Load: {describe(arrivals)}", ("", *_names(results)), tuple(rows))
 
 
 def _same(results: Results, architecture: int, level: int) -> str:

@@ -11,6 +11,7 @@ from client.compare.results import QUANTILES, Findings, Percentile, Results, val
 from client.compare.rows import Group, Row, bars, forest, reach
 from client.compare.searching import bounds, in_words, outcomes
 from client.compare.words import METRIC_NAMES
+from client.load.arrivals import Closed
 from client.units import milliseconds, plain
 
 DISTRIBUTIONS = ("first_token", "inter_token", "total")
@@ -74,7 +75,10 @@ def _against_throughput(findings: Findings, metric: str) -> Figure:
         series += [Series(i, upper, "light"), Series(i, median)]
     title = f"Throughput and {name}"
     said = "Full marks and lines are medians with their 95 % interval, hollow and dashed the 95th percentile, one mark "
-    said += "a level of load; lower and further right is better."
+    closed = all(isinstance(one, Closed) for one in findings.results.experiment.levels)
+    said += (
+        f"a level of load; lower {'and further right is better' if closed else 'is better, right is what was offered'}."
+    )
     return Figure("Throughput", title, said, lines(title, "generated tokens a second", f"{name}, ms", series))
 
 

@@ -10,15 +10,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from client.compare.paired import MOST_LOST, Difference, over_rounds
+from client.load.arrivals import Closed
 from client.load.record import Record, Run
 from client.load.statistics import gaps
 
 
 def over_runs(pairs: Sequence[tuple[Run, Run]]) -> tuple[Difference, ...]:
-    """One difference for each of `OF_A_RUN`; each pair is a round, (baseline, other). A round in which too many
-    requests of either side failed is lost: the times of the others are no fair sample."""
+    """One difference for each of `TAILS`, and throughput where the server sets the pace; each pair is a round,
+    (baseline, other). A round in which too many requests of either side failed is lost: the times of the others are no
+    fair sample."""
+    closed = all(isinstance(run.arrivals, Closed) for pair in pairs for run in pair)
     whole = [pair for pair in pairs if not any(map(_lossy, pair))]
-    return tuple(_difference(metric, read, whole, len(pairs) - len(whole)) for metric, read in OF_A_RUN.items())
+    asked = TAILS | (THROUGHPUT if closed else {})
+    return tuple(_difference(metric, read, whole, len(pairs) - len(whole)) for metric, read in asked.items())
 
 
 def _difference(metric: str, read: Callable[[Run], float], pairs: Sequence[tuple[Run, Run]], lost: int) -> Difference:
@@ -48,9 +52,11 @@ def _seconds_a_token(run: Run) -> float:
     return run.seconds / tokens if tokens else 0.0
 
 
-OF_A_RUN: dict[str, Callable[[Run], float]] = {
+TAILS: dict[str, Callable[[Run], float]] = {
     "first_token_p95": _quantile(0.95, _first_token),
     "inter_token_p99": _quantile(0.99, gaps),
     "total_p95": _quantile(0.95, lambda record: (record.total,)),
-    "throughput": _seconds_a_token,
 }
+
+# In a closed loop alone: in an open one both sides serve what is offered, and only the last request's end differs.
+THROUGHPUT: dict[str, Callable[[Run], float]] = {"throughput": _seconds_a_token}

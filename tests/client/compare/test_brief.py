@@ -8,11 +8,11 @@ from client.compare.results import Results, conclude
 from client.compare.searching import Tried
 from client.compare.verdicts import summary
 from client.load.statistics import Objective
-from tests.client.compare.factories import results
+from tests.client.compare.factories import closed, results
 
 
 def test_what_there_is_is_told_in_a_sentence_each() -> None:
-    made = results((0.1, 0.2))
+    made = closed(results((0.1, 0.2)))
     made.experiment = replace(made.experiment, objective=Objective(first_token=0.15))
     made.tried = [Tried(0, 4.0, 1.0, True), Tried(0, 8.0, 0.1, False), Tried(1, 2.0, 1.0, True)]
     made.cards = (replace(made.cards[0], cache_bytes_per_token=1024), replace(made.cards[1], cache_bytes_per_token=64))
@@ -33,6 +33,8 @@ def test_what_there_is_is_told_in_a_sentence_each() -> None:
 def test_what_nobody_told_is_not_said() -> None:
     made = results()
     made.cards = tuple(replace(card, cache_bytes_per_token=0) for card in made.cards)
+    assert besides(conclude(made)) == ("No request failed.",), "in an open loop, tokens are as many as were offered"
+    made = closed(made)
     assert besides(conclude(made)) == ("Generated tokens a second at best: 6.00 each.", "No request failed.")
     made.measured = []
     assert besides(conclude(made)) == ()

@@ -9,6 +9,7 @@ import pytest
 
 from client.compare.paired import NO_VERDICT, NOT_SHOWN, corrected
 from client.compare.results import differences_of
+from client.load.arrivals import Closed
 from client.load.record import Record, Run
 from tests.client.compare.factories import record, run
 
@@ -31,16 +32,23 @@ def test_a_tail_is_told_where_the_median_is_the_same() -> None:
     assert (told["first_token_p95"], told["total_p95"]) == ("slower", "slower")
 
 
-def test_throughput_has_a_verdict() -> None:
-    told = verdicts([(round_of(n), round_of(100 + n, longer=1.2)) for n in range(5)])
+def closed(one: Run) -> Run:
+    return replace(one, arrivals=Closed(4))
+
+
+def test_throughput_has_a_verdict_where_the_server_sets_the_pace() -> None:
+    pairs = [(round_of(n), round_of(100 + n, longer=1.2)) for n in range(5)]
+    told = verdicts([(closed(one), closed(two)) for one, two in pairs])
     assert told == {metric: "slower" if metric == "throughput" else NOT_SHOWN for metric in told}
+    assert "throughput" in told and "throughput" not in verdicts(pairs), "what was offered is nobody's merit"
 
 
 def test_a_round_that_lost_requests_has_no_tail() -> None:
     def losing(whole: Run) -> Run:
         return replace(whole, records=(replace(whole.records[0], error="full"), *whole.records[1:]))
 
-    told = verdicts([(round_of(n), losing(round_of(100 + n, stalls=0.5)) if n else round_of(9)) for n in range(5)])
+    pairs = [(round_of(n), losing(round_of(100 + n, stalls=0.5)) if n else round_of(9)) for n in range(5)]
+    told = verdicts([(closed(one), closed(two)) for one, two in pairs])
     assert {told["first_token_p95"], told["throughput"]} == {NO_VERDICT}
 
 
