@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
 
 from client.api import ClientError
@@ -24,6 +24,7 @@ from client.load.warmup import warm_up
 
 _GONE_SECONDS = 10.0
 _GONE = (0, 503)  # nobody answers, or only to say that nothing is served any more
+REST = 0.5  # seconds before each turn: threads of whoever was at work may spin for a while (Intel's OpenMP 200 ms)
 _MANY = 20  # failures in a row: time to ask whether the server is still there
 
 
@@ -90,6 +91,12 @@ async def measure(
     return results
 
 
+async def _rest(stop: asyncio.Event) -> None:
+    """Until `stop`, at most REST."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), REST)
+
+
 class _Bench:
     """One experiment under way."""
 
@@ -111,6 +118,7 @@ class _Bench:
         self._watcher.planned(len(left) * experiment.workload.requests)
         await self._facts()
         for cell in left:
+            await _rest(stop)
             if stop.is_set() or self._results.gone:
                 break
             await self._measure(cell, stop)
@@ -204,8 +212,11 @@ class _Bench:
             if all(rate is None for rate in rates):
                 return
             for i, rate in enumerate(rates):
-                if rate is None or stop.is_set() or self._results.gone:
+                if rate is None or self._results.gone:
                     continue
+                await _rest(stop)
+                if stop.is_set():
+                    return
                 one = await self._try(i, rate, step, stop)
                 if not stop.is_set() and not self._results.gone:  # one that was stopped tells nothing
                     tried.append(one)

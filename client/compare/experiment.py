@@ -4,7 +4,7 @@ name = "dense or experts"
 repeats = 5                    # rounds; under 5 a verdict is only a lean
 seed = 1
 warmup = 4                     # requests to each that are not measured; else as many as there are at once, at least 4
-order = "rotated"              # of the architectures in a round: A B, B A, …; or "fixed", or "random" by the seed
+order = "rotated"              # of the architectures in a round: A B, B A, B A, A B, …; or "fixed", or "random"
 transport = "rest"             # or "grpc"; for the servers that compare starts itself
 quality = true                 # also bits per byte on held text, from servers that can score; or [128, 512], longer
                                # texts told apart by position: up to token 128, and from there to 512

@@ -12,8 +12,15 @@ from client.compare.figure import Figure
 from client.compare.figures import figures
 from client.compare.plots import COLOURS
 from client.compare.results import Findings, Results
+from client.compare.schedule import Order
 from client.compare.tables import Grid, grids
 from client.compare.verdicts import sentences, summary
+
+_ORDERS = {
+    Order.ROTATED: "in an order that is rotated and reversed so that each follows each other one about as often",
+    Order.FIXED: "always in the order of the file",
+    Order.RANDOM: "in an order drawn by the seed",
+}
 
 
 def page(findings: Findings, more: Sequence[Grid] = ()) -> str:
@@ -100,7 +107,8 @@ def method(results: Results) -> str:
     own = sum(not architecture.target for architecture in experiment.architectures)
     return (
         f"{experiment.repeats} rounds of {experiment.workload.requests} requests at each level. In each round the same "
-        f"trace was sent to every architecture in turn, in an order that is {experiment.order}. "
+        "trace was sent to every architecture in turn, half a second after the one before, "
+        f"{_ORDERS[experiment.order]}. "
         f"{own} of {len(experiment.architectures)} architectures had a server process of their own on this machine. "
         "Latencies are the client's, counted from the instant a request was meant to be sent. Differences are medians "
         "over pairs of the same request. 95 % intervals come from a bootstrap that draws rounds, then requests within "

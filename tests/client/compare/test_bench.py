@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 from client import demo
 from client.api import ClientError
 from client.cli import app
-from client.compare import sides
+from client.compare import bench, sides
 from client.compare.bench import Watcher, measure
 from client.compare.experiment import Architecture, Experiment
 from client.compare.results import Results, conclude
@@ -78,6 +79,26 @@ async def test_every_architecture_gets_the_same_requests_in_interleaved_rounds(f
         prompts[body["model"]].append(tuple(body["prompt"]))
     assert sorted(prompts["a"]) == sorted(prompts["b"])
     assert len(set(prompts["a"])) == 2 + 4 * 6  # the warm-up and every cell: no prompt comes twice
+
+
+async def test_there_is_a_rest_before_every_turn_and_a_stop_ends_it(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of the server before may spin for a while."""
+    monkeypatch.setattr(bench, "REST", 0.2)
+    began = time.perf_counter()
+    results = await measure(on(fake, "a", "b", repeats=1))
+    assert time.perf_counter() - began > 0.4 + sum(m.run.seconds for m in results.measured)
+
+    @contextmanager
+    def stopping() -> Iterator[asyncio.Event]:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.1, stop.set)
+        yield stop
+
+    monkeypatch.setattr(bench, "REST", 60.0)
+    stopped = await asyncio.wait_for(measure(on(fake, "a", "b"), stopping=stopping), 10)
+    assert stopped.interrupted and not stopped.measured
 
 
 async def test_stopping_keeps_the_cells_so_far(fake: FakeServer) -> None:
