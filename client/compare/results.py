@@ -11,7 +11,7 @@ import numpy as np
 
 from client.api import ModelCard
 from client.compare.accounts import Account, together
-from client.compare.bootstrap import Floats, Interval
+from client.compare.bootstrap import DRAWS, Floats, Interval
 from client.compare.drift import Drift, drift
 from client.compare.experiment import Experiment
 from client.compare.paired import METRICS, Difference, compare, corrected, pair
@@ -117,9 +117,10 @@ def _differences(results: Results, architecture: int, level: int) -> tuple[Diffe
     return differences_of([(sides[0][r], sides[1][r]) for r in rounds], results.experiment.seed)
 
 
-def differences_of(pairs: Sequence[tuple[Run, Run]], seed: int) -> tuple[Difference, ...]:
+def differences_of(pairs: Sequence[tuple[Run, Run]], seed: int, draws: int = DRAWS) -> tuple[Difference, ...]:
     """Everything that is compared of rounds, each (baseline, other): times request by request, then whole rounds."""
-    requests = tuple(compare(m, [pair(m, one.records, two.records) for one, two in pairs], seed) for m in METRICS)
+    rounds = {metric: [pair(metric, one.records, two.records) for one, two in pairs] for metric in METRICS}
+    requests = tuple(compare(metric, some, seed, draws) for metric, some in rounds.items())
     return (*requests, *over_runs(pairs))
 
 

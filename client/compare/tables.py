@@ -150,7 +150,7 @@ def difference_grid(findings: Findings, level: int) -> Grid:
     title = f"Against {experiment.baseline.name} at {describe(experiment.levels[level])}"
     rows = tuple(difference_row(name, one) for name, one in findings.against_baseline(level))
     heads = ("", "time", "difference, ms", "ratio", "p, corrected", "could have seen", "verdict")
-    return Grid(f"{title}, request by request: medians with 95 % intervals", heads, rows)
+    return Grid(f"{title}: medians over pairs, of tails and throughput means over rounds; 95 % intervals", heads, rows)
 
 
 def grids(findings: Findings) -> list[Grid]:

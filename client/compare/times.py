@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from client.compare.figure import Figure, by_load, loads, names
-from client.compare.paired import METRICS, Difference
+from client.compare.paired import Difference
 from client.compare.plots import Point, Series, lines
 from client.compare.results import QUANTILES, Findings, Percentile, Results, values_of
 from client.compare.rows import Group, Row, bars, forest, reach
@@ -46,7 +46,7 @@ def _ratios_at(findings: Findings, level: int) -> list[Group]:
                 if at == level and one.metric == metric
             ),
         )
-        for metric in METRICS
+        for metric in METRIC_NAMES
     ]
 
 

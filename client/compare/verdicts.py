@@ -9,7 +9,7 @@ from typing import TypeAlias
 from client.compare import losses
 from client.compare.brief import besides
 from client.compare.experiment import SURE_ROUNDS
-from client.compare.paired import METRICS, NOT_SHOWN, Difference
+from client.compare.paired import NOT_SHOWN, Difference
 from client.compare.results import Findings
 from client.compare.searching import told
 from client.compare.turning import turns
@@ -44,7 +44,7 @@ def _against(findings: Findings, i: int) -> str:
     kinds = {word: _in_words(experiment.levels, found, word) for word in _WORDS}
     shown = "; ".join(f"{word} in {text}" for word, text in kinds.items() if text)
     failed = "no verdict: too many requests failed" if any(one.too_lossy for one in each) else ""
-    seen = [one.smallest if one.smallest < 100 else inf for one in each if one.metric in METRICS and one.pairs]
+    seen = [one.smallest if one.smallest < 100 else inf for one in each if one.of_requests and one.pairs]
     nothing = NOT_SHOWN + (f" ({_seen(max(seen))} would have shown)" if seen else "")
     noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
     doubt = " The machine was too noisy to rely on this." if noisy else ""
@@ -122,7 +122,7 @@ def _sentence(name: str, base: str, load: str, one: Difference) -> str:
     if not one.pairs:
         return f"At {load}, nothing can be said of {metric}: no request was answered by both {name} and {base}."
     interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
-    evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} pairs"
+    evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} {'pairs' if one.of_requests else 'rounds'}"
     if one.verdict == NOT_SHOWN:
         evidence += f"; {_seen(one.smallest)} would have shown"
     return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."

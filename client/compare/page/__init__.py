@@ -110,10 +110,12 @@ def method(results: Results) -> str:
         "trace was sent to every architecture in turn, half a second after the one before, "
         f"{_ORDERS[experiment.order]}. "
         f"{own} of {len(experiment.architectures)} architectures had a server process of their own on this machine. "
-        "Latencies are the client's, counted from the instant a request was meant to be sent. Differences are medians "
-        "over pairs of the same request. 95 % intervals come from a bootstrap that draws rounds, then requests within "
-        "them, widened for few rounds by Student's t. A verdict also needs a signed-rank test over rounds below 5 %, "
-        "after Holm's correction for every comparison of this page. docs/compare.md has how often all this is right."
+        "Latencies are the client's, counted from the instant a request was meant to be sent. Differences of times are "
+        "medians over pairs of the same request; their 95 % intervals come from a bootstrap that draws rounds, then "
+        "requests within them, widened for few rounds by Student's t, and a verdict also needs a signed-rank test over "
+        "rounds below 5 %. Tails and throughput have one number a round: geometric means over rounds, with Student's t "
+        "for intervals and verdicts. Holm's correction is for each of these two kinds, with every comparison of this "
+        "page that is of it. docs/compare.md has how often all this is right."
     )
 
 

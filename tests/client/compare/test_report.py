@@ -69,6 +69,14 @@ def test_findings_in_words() -> None:
         "At 2/s, Poisson, time to first token of arch1 against arch0: slower "
         "(ratio 2.00, 95 % interval 2.00 to 2.00, 20 pairs)."
     )
+    assert "end to end of arch1 against arch0: slower (ratio 1.84, 95 % interval 1.84 to 1.84, 5 rounds)." in said[5]
+
+
+def test_the_page_says_what_is_corrected_for_what() -> None:
+    """Two families: it must not say that there is one."""
+    told = page(conclude(results()))
+    assert "for each of these two kinds, with every comparison of this page that is of it" in told
+    assert "of tails and throughput means over rounds" in told
 
 
 def test_few_rounds_and_a_stop_are_cautioned_about() -> None:
