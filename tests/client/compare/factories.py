@@ -25,7 +25,7 @@ def record(row: int, first: float, gap: float = 0.01, error: str = "") -> Record
 
 
 def run(records: Sequence[Record], model: str = "m") -> Run:
-    return Run("http://x", model, Poisson(2.0), "hash", tuple(records), 2.0, "2026-01-01", 0.1, False)
+    return Run("http://x", model, Poisson(2.0), "hash", tuple(records), 6.0, "2026-01-01", 0.1, False)
 
 
 def experiment(names: Sequence[str] = ("plain", "other"), repeats: int = 5) -> Experiment:
