@@ -11,18 +11,28 @@ import numpy as np
 
 from client.compare.paired import MOST_LOST, Difference, over_rounds
 from client.load.arrivals import Closed
+from client.load.judgement import in_pieces
 from client.load.record import Record, Run
 from client.load.statistics import gaps
 
 
 def over_runs(pairs: Sequence[tuple[Run, Run]]) -> tuple[Difference, ...]:
-    """One difference for each of `TAILS`, and throughput where the server sets the pace; each pair is a round,
-    (baseline, other). A round in which too many requests of either side failed is lost: the times of the others are no
-    fair sample."""
-    closed = all(isinstance(run.arrivals, Closed) for pair in pairs for run in pair)
+    """One difference for each of `OF_A_RUN` that the runs tell of; each pair is a round, (baseline, other). A round in
+    which too many requests of either side failed is lost: the times of the others are no fair sample."""
     whole = [pair for pair in pairs if not any(map(_lossy, pair))]
-    asked = TAILS | (THROUGHPUT if closed else {})
-    return tuple(_difference(metric, read, whole, len(pairs) - len(whole)) for metric, read in asked.items())
+    unsaid = _unsaid([run for pair in pairs for run in pair])
+    return tuple(
+        _difference(metric, read, whole, len(pairs) - len(whole))
+        for metric, read in OF_A_RUN.items()
+        if metric not in unsaid
+    )
+
+
+def _unsaid(runs: Sequence[Run]) -> set[str]:
+    """In an open loop both sides serve what is offered, and only the last request's end would differ. Between pieces is
+    not between tokens: a server that sends more at once would look slower, or faster, for it."""
+    offered = {"throughput"} if not all(isinstance(run.arrivals, Closed) for run in runs) else set()
+    return offered | ({"inter_token_p99"} if any(map(in_pieces, runs)) else set())
 
 
 def _difference(metric: str, read: Callable[[Run], float], pairs: Sequence[tuple[Run, Run]], lost: int) -> Difference:
@@ -52,11 +62,9 @@ def _seconds_a_token(run: Run) -> float:
     return run.seconds / tokens if tokens else 0.0
 
 
-TAILS: dict[str, Callable[[Run], float]] = {
+OF_A_RUN: dict[str, Callable[[Run], float]] = {
     "first_token_p95": _quantile(0.95, _first_token),
     "inter_token_p99": _quantile(0.99, gaps),
     "total_p95": _quantile(0.95, lambda record: (record.total,)),
+    "throughput": _seconds_a_token,
 }
-
-# In a closed loop alone: in an open one both sides serve what is offered, and only the last request's end differs.
-THROUGHPUT: dict[str, Callable[[Run], float]] = {"throughput": _seconds_a_token}

@@ -39,9 +39,7 @@ def test_what_is_sent_at_once_is_no_steady_load() -> None:
     assert one_burst(Closed(8), 31) and not one_burst(Closed(8), 32)
     assert not one_burst(Poisson(8.0), 1)
     said = cautions(conclude(closed(results())))
-    assert said == (
-        "4 requests a round at 2 at a time: fewer than four for each of them, so many are sent at once to an idle server",
-    )
+    assert [one.partition(":")[0] for one in said] == ["4 requests a round at 2 at a time"]
 
 
 def test_a_round_that_is_over_at_once_is_no_steady_load() -> None:

@@ -10,6 +10,7 @@ import pytest
 from client.compare.paired import NO_VERDICT, NOT_SHOWN, corrected
 from client.compare.results import differences_of
 from client.load.arrivals import Closed
+from client.load.judgement import in_pieces, warnings
 from client.load.record import Record, Run
 from tests.client.compare.factories import record, run
 
@@ -41,6 +42,19 @@ def test_throughput_has_a_verdict_where_the_server_sets_the_pace() -> None:
     told = verdicts([(closed(one), closed(two)) for one, two in pairs])
     assert told == {metric: "slower" if metric == "throughput" else NOT_SHOWN for metric in told}
     assert "throughput" in told and "throughput" not in verdicts(pairs), "what was offered is nobody's merit"
+
+
+def test_between_pieces_is_not_between_tokens() -> None:
+    """One side sends three tokens at once and does not tell their ids."""
+
+    def lumped(one: Run) -> Run:
+        return replace(one, records=tuple(replace(r, arrivals=r.arrivals[-1:]) for r in one.records))
+
+    pairs = [(round_of(n), round_of(100 + n)) for n in range(5)]
+    assert "inter_token_p99" in verdicts(pairs)
+    assert not in_pieces(pairs[0][0]) and not any("pieces" in said for said in warnings(pairs[0][0]))
+    assert "inter_token_p99" not in verdicts([(one, lumped(two)) for one, two in pairs])
+    assert any("between pieces" in said for said in warnings(lumped(pairs[0][0])))
 
 
 def test_a_round_that_lost_requests_has_no_tail() -> None:
