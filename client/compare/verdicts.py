@@ -120,7 +120,8 @@ def sentences(findings: Findings) -> tuple[str, ...]:
 def _sentence(name: str, base: str, load: str, one: Difference) -> str:
     metric = METRIC_NAMES[one.metric]
     if not one.pairs:
-        return f"At {load}, nothing can be said of {metric}: no request was answered by both {name} and {base}."
+        kind = "request" if one.of_requests else "round"
+        return f"At {load}, nothing can be said of {metric}: no {kind} has one from both {name} and {base}."
     interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
     evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} {'pairs' if one.of_requests else 'rounds'}"
     if one.verdict == NOT_SHOWN:

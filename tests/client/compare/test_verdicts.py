@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from client.compare.results import Measured, Results, conclude
 from client.compare.schedule import Cell
-from client.compare.verdicts import summary
+from client.compare.verdicts import sentences, summary
+from client.facts import facts_from_json
 from client.load.arrivals import Arrivals, Closed, Poisson
+from tests.client.answers import facts
 from tests.client.compare.factories import record, results, run
 
 
@@ -44,6 +46,19 @@ def test_several_loads_are_counted_and_all_of_them_are_every_one() -> None:
         in summary(conclude(under(AT_A_TIME, (1.1, 1.2, 1.3))))[0]
     )
     assert "per token by a factor of 1.10, " in summary(conclude(under(AT_A_TIME[:1], (1.1,))))[0]
+
+
+def test_answers_of_one_token_were_answered_all_the_same() -> None:
+    made = under(AT_A_TIME[:1], (1.1,))
+    for n, m in enumerate(made.measured):
+        short = [replace(r, arrivals=r.arrivals[:1], facts=facts_from_json(facts(8, 1))) for r in m.run.records]
+        made.measured[n] = replace(m, run=replace(m.run, records=tuple(short)))
+    said = [one for one in sentences(conclude(made)) if "nothing can be said" in one]
+    assert said == [
+        "At 1 at a time, nothing can be said of time per output token: no request has one from both arch1 and arch0.",
+        "At 1 at a time, nothing can be said of the 99th percentile of the inter-token time: "
+        "no round has one from both arch1 and arch0.",
+    ]
 
 
 def test_where_the_order_turns_is_said() -> None:
