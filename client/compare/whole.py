@@ -46,7 +46,7 @@ def _lossy(run: Run) -> bool:
 
 def _quantile(q: float, read: Callable[[Record], Sequence[float]]) -> Callable[[Run], float]:
     def of(run: Run) -> float:
-        values = [value for r in run.records if r.ok for value in read(r)]
+        values = [value for r in run.records if r.ok and not r.may_leave for value in read(r)]
         return float(np.quantile(values, q)) if values else 0.0
 
     return of
@@ -57,8 +57,8 @@ def _first_token(record: Record) -> Sequence[float]:
 
 
 def _seconds_a_token(run: Run) -> float:
-    """Throughput, turned about so that less is better."""
-    tokens = sum(r.completion_tokens for r in run.records if r.ok)
+    """Throughput, turned about so that less is better; with what came to users before they left."""
+    tokens = sum(r.tokens for r in run.records if not r.error)
     return run.seconds / tokens if tokens else 0.0
 
 

@@ -58,6 +58,11 @@ class Record:
         return (self.arrivals[-1] - self.arrivals[0]) / later if self.arrivals and later > 0 else None
 
     @property
+    def tokens(self) -> int:
+        """Those that came: of a whole answer all, else those that its user saw before leaving."""
+        return self.completion_tokens if self.facts is not None else len(self.arrivals)
+
+    @property
     def prompt_tokens(self) -> int:
         return self.facts.usage.prompt_tokens if self.facts is not None else 0
 

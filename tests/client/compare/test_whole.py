@@ -44,6 +44,30 @@ def test_throughput_has_a_verdict_where_the_server_sets_the_pace() -> None:
     assert "throughput" in told and "throughput" not in verdicts(pairs), "what was offered is nobody's merit"
 
 
+def test_tokens_of_users_who_left_were_work() -> None:
+    """Every second user of one side leaves after two of three tokens."""
+
+    def leaving(one: Run) -> Run:
+        left = [replace(r, arrivals=r.arrivals[:2], facts=None, cancelled=True, may_leave=True) for r in one.records]
+        return closed(replace(one, records=tuple(left[r.row] if r.row % 2 else r for r in one.records)))
+
+    pairs = [(closed(round_of(n)), leaving(round_of(100 + n))) for n in range(5)]
+    throughput = next(one for one in differences_of(pairs, 0) if one.metric == "throughput")
+    assert throughput.ratio == pytest.approx(6 / 5, rel=0.03), "and not twice"
+
+
+def test_who_might_have_left_makes_no_tail() -> None:
+    """Where they stayed on one side and not on the other, its tail would be theirs."""
+
+    def staying(one: Run, longer: float) -> Run:
+        late = [replace(r, end=r.end + longer, may_leave=True) if r.row % 10 == 0 else r for r in one.records]
+        return replace(one, records=tuple(late))
+
+    pairs = [(staying(round_of(n), 0.0), staying(round_of(n), 5.0)) for n in range(5)]
+    tail = next(one for one in differences_of(pairs, 0) if one.metric == "total_p95")
+    assert tail.ratio == pytest.approx(1.0)
+
+
 def test_between_pieces_is_not_between_tokens() -> None:
     """One side sends three tokens at once and does not tell their ids."""
 
