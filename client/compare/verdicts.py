@@ -43,11 +43,12 @@ def _against(findings: Findings, i: int) -> str:
     each = [one for at in found.values() for one in at.values()]
     kinds = {word: _in_words(experiment.levels, found, word) for word in _WORDS}
     shown = "; ".join(f"{word} in {text}" for word, text in kinds.items() if text)
-    failed = "no verdict: too many requests failed" if any(one.too_lossy for one in each) else ""
+    lossy = {level for at in found.values() for level, one in at.items() if one.too_lossy}
+    failed = f"no verdict{_where(experiment.levels, sorted(lossy))}: too many requests failed" if lossy else ""
     seen = [one.smallest if one.smallest < 100 else inf for one in each if one.of_requests and one.pairs]
     nothing = NOT_SHOWN + (f" ({_seen(max(seen))} would have shown)" if seen else "")
-    noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
-    doubt = " The machine was too noisy to rely on this." if noisy else ""
+    noisy = {level for (side, level), one in findings.drifts.items() if side in (0, i) and one.noisy}
+    doubt = f" The machine was too noisy to rely on this{_where(experiment.levels, sorted(noisy))}." if noisy else ""
     verdict = "; ".join(filter(None, (shown, failed))) or nothing
     return f"{experiment.architectures[i].name} against {experiment.baseline.name}: {verdict}.{doubt}"
 
@@ -89,22 +90,18 @@ def _load(arrivals: Arrivals) -> str:
 def _turns(findings: Findings, i: int) -> list[str]:
     """A sentence for each two loads between which the order turns, with all that turns there."""
     experiment = findings.results.experiment
-    loads = {level: _load(experiment.levels[level]) for level in _rising(experiment.levels)}
+    order = sorted(range(len(experiment.levels)), key=lambda level: amount(experiment.levels[level]))
+    loads = [_load(experiment.levels[level]) for level in order]
     said: dict[tuple[str, str], list[str]] = {}
     for metric, at in _by_metric(findings, i).items():
-        verdicts = [at[level].verdict if level in at else "" for level in loads]
+        verdicts = [at[level].verdict if level in at else "" for level in order]
         for turn in turns(verdicts):
-            last, first = (list(loads.values())[place] for place in (turn.last, turn.first))
-            low = f"at {last}{' and below' if turn.below else ''}"
-            high = f"from {first} on" if turn.above else f"at {first}"
+            low = f"at {loads[turn.last]}{' and below' if turn.below else ''}"
+            high = f"from {loads[turn.first]} on" if turn.above else f"at {loads[turn.first]}"
             where = f"{low}, {verdicts[turn.first]} {high}: between them the order turns."
             said.setdefault((verdicts[turn.last], where), []).append(SHORT_NAMES[metric])
     name, base = experiment.architectures[i].name, experiment.baseline.name
     return [f"{name} is {word} than {base} in {', '.join(some)} {where}" for (word, where), some in said.items()]
-
-
-def _rising(levels: Sequence[Arrivals]) -> list[int]:
-    return sorted(range(len(levels)), key=lambda level: amount(levels[level]))
 
 
 def sentences(findings: Findings) -> tuple[str, ...]:

@@ -70,5 +70,19 @@ def test_where_the_order_turns_is_said() -> None:
     assert turn.endswith(" at 1/s, faster from 4/s on: between them the order turns.")
 
 
+def test_failures_and_noise_are_of_their_load() -> None:
+    made = under(AT_A_TIME, (1.0, 1.2, 1.3))
+    for n, m in enumerate(made.measured):
+        if m.cell == Cell(m.cell.repeat, 2, 1):
+            broken = tuple(replace(r, error="full") for r in m.run.records)
+            made.measured[n] = replace(m, run=replace(m.run, records=broken))
+        if m.cell == Cell(4, 0, 0):
+            slow = tuple(replace(r, end=5.0) for r in m.run.records)
+            made.measured[n] = replace(m, run=replace(m.run, records=slow))
+    said = next(line for line in summary(conclude(made)) if line.startswith("arch1 against arch0"))
+    assert "; no verdict at 32 at a time: too many requests failed." in said
+    assert said.endswith(" The machine was too noisy to rely on this at 1 at a time.")
+
+
 def test_nothing_turns_where_no_verdict_changes_its_sign() -> None:
     assert not any("turns" in line for line in summary(conclude(under(AT_A_TIME, (1.0, 1.2, 1.5)))))
