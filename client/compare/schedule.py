@@ -20,7 +20,7 @@ class Cell:
 class Order(StrEnum):
     """Of the architectures within a round."""
 
-    ROTATED = "rotated"  # balanced (A B, B A, B A, A B, …): neither drift nor who was at work before favours any
+    ROTATED = "rotated"  # balanced (A B, B A, B A, A B, …): drift favours none, and each follows each other one
     FIXED = "fixed"  # as they are in the file
     RANDOM = "random"  # the seed's
 
