@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
-from dataclasses import dataclass, replace
-from secrets import token_hex
-from urllib.parse import urlsplit
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, suppress
+from dataclasses import replace
 
-from client.api import Client, ClientError
+from client.api import ClientError
 from client.compare import accounts, searching
 from client.compare.environment import environment
 from client.compare.experiment import Architecture, Experiment
 from client.compare.quality import Quality, quality
 from client.compare.results import Measured, Results
 from client.compare.schedule import Cell, schedule
+from client.compare.sides import Side, reach, salted, start
 from client.compare.supply import Supply
-from client.connect import connect
-from client.launch import ServerProcess, pinned
+from client.launch import pinned
 from client.load.arrivals import Poisson
 from client.load.record import Record, Run
 from client.load.runner import Load, run
-from client.load.salt import Salt
 from client.load.warmup import warm_up
-from client.load.workload import Subject, WorkloadError, find
 
 _GONE_SECONDS = 10.0
 _GONE = (0, 503)  # nobody answers, or only to say that nothing is served any more
+REST = 0.5  # seconds before each turn: threads of whoever was at work may spin for a while (Intel's OpenMP 200 ms)
 _MANY = 20  # failures in a row: time to ask whether the server is still there
-_LEAST_VOCAB = 256  # where an endpoint does not tell; none has less
-_TELLING = ("--peer-metrics",)  # among them, how large the cache is
 
 
 class Watcher:
@@ -80,12 +74,15 @@ async def measure(
     """
     watcher = watcher or Watcher()
     async with AsyncExitStack() as stack:
-        stack.enter_context(pinned(experiment.client_cores))
-        sides = [await _bring_up(stack, experiment, one, watcher) for one in experiment.architectures]
-        sides = _salted(sides, experiment)
-        subjects = [side.subject for side in sides]
+        addresses = [await start(stack, experiment, one, watcher.starting) for one in experiment.architectures]
         results = before or Results(experiment, (), {})
-        results.cards, results.environment = tuple(subject.card for subject in subjects), environment(experiment)
+        results.environment = environment(experiment)
+        # Only now: what is started within is pinned as well, and what connects before has threads that are not.
+        stack.enter_context(pinned(experiment.client_cores))
+        sides = [await reach(stack, *one) for one in zip(experiment.architectures, addresses, strict=True)]
+        sides = salted(sides, experiment)
+        subjects = [side.subject for side in sides]
+        results.cards = tuple(subject.card for subject in subjects)
         supply = Supply(experiment, subjects)
         await supply.check()
         await warm_up(experiment.workload, experiment.warmup, subjects, experiment.seed, supply.warm_trace())
@@ -94,43 +91,10 @@ async def measure(
     return results
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """An architecture that is up; `http` is where its counters are read, empty where that is not known."""
-
-    subject: Subject
-    http: str
-
-
-async def _bring_up(stack: AsyncExitStack, experiment: Experiment, one: Architecture, watcher: Watcher) -> Side:
-    try:
-        target, http = one.target, one.target if one.target.startswith("http") else ""
-        if not target:
-            watcher.starting(one)
-            process = ServerProcess((*one.server_flags(), *_TELLING, *experiment.flags), cores=experiment.cores)
-            server = await stack.enter_async_context(process)
-            http = server.http
-            target = server.grpc if (one.transport or experiment.transport) == "grpc" else server.http
-        client: Client = await stack.enter_async_context(connect(target))
-        card = find(await client.models(), one.model if one.target else "")
-        return Side(Subject(client, card, name=one.name), http)
-    except (ClientError, WorkloadError) as error:
-        raise type(error)(f"{one.name}: {error}") from error
-
-
-def _salted(sides: list[Side], experiment: Experiment) -> list[Side]:
-    """Servers that run already may have seen these very requests: in an earlier run, or just now, where two
-    architectures are one model on one host, reached in two ways. A trace from a file is sent as it is."""
-    if experiment.trace is not None:
-        return sides
-    word, before, salted = token_hex(3), Counter[tuple[str | None, str]](), []
-    for side, architecture in zip(sides, experiment.architectures, strict=True):
-        card = side.subject.card
-        place = (urlsplit(architecture.target).hostname, card.id)
-        salt = Salt(f"{word}{before[place] or ''}", card.vocab or _LEAST_VOCAB) if architecture.target else None
-        before[place] += 1
-        salted.append(replace(side, subject=replace(side.subject, salt=salt)))
-    return salted
+async def _rest(stop: asyncio.Event) -> None:
+    """Until `stop`, at most REST."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), REST)
 
 
 class _Bench:
@@ -154,6 +118,7 @@ class _Bench:
         self._watcher.planned(len(left) * experiment.workload.requests)
         await self._facts()
         for cell in left:
+            await _rest(stop)
             if stop.is_set() or self._results.gone:
                 break
             await self._measure(cell, stop)
@@ -253,8 +218,11 @@ class _Bench:
             if all(rate is None for rate in rates):
                 return
             for i, rate in enumerate(rates):
-                if rate is None or stop.is_set() or self._results.gone:
+                if rate is None or self._results.gone:
                     continue
+                await _rest(stop)
+                if stop.is_set():
+                    return
                 one = await self._try(i, rate, step, stop)
                 if not stop.is_set() and not self._results.gone:  # one that was stopped tells nothing
                     tried.append(one)

@@ -11,6 +11,7 @@ from client.compare.figure import loads, names
 from client.compare.predicted import peak_bytes
 from client.compare.results import Findings, Results
 from client.compare.worth import in_words, worths
+from client.load.arrivals import Closed
 from client.load.statistics import Summary
 from client.units import counted, plain
 
@@ -19,10 +20,13 @@ _LISTED = 4  # architectures; of more, only the least and the most are told
 
 def besides(findings: Findings) -> tuple[str, ...]:
     """Those sentences that there is data for."""
-    results = findings.results
-    goodput = _best(findings, lambda s: s.goodput) if results.experiment.objective.asks else []
+    results, levels = findings.results, findings.results.experiment.levels
+    # In an open loop it is what was offered that was generated.
+    closed = [level for level, arrivals in enumerate(levels) if isinstance(arrivals, Closed)]
+    throughput = _best(findings, closed, lambda s: s.output_rate)
+    goodput = _best(findings, range(len(levels)), lambda s: s.goodput) if results.experiment.objective.asks else []
     said = (
-        ("Generated tokens a second at best", _told(results, _best(findings, lambda s: s.output_rate), plain)),
+        ("Generated tokens a second at best", _told(results, throughput, plain)),
         ("Requests a second within the objective at best", _told(results, goodput, plain)),
         ("Cache bytes of a request at its peak", _told(results, _held(results), _counted)),
         ("Tokens that the cache holds", _told(results, [n or nan for n in results.capacities], _counted)),
@@ -32,9 +36,8 @@ def besides(findings: Findings) -> tuple[str, ...]:
     return (*told, *in_words(worths(results), names(results)), *_failures(findings))
 
 
-def _best(findings: Findings, read: Callable[[Summary], float]) -> list[float]:
-    """The most of each architecture at any load; NaN where nothing was measured."""
-    levels = range(len(loads(findings.results)))
+def _best(findings: Findings, levels: Sequence[int], read: Callable[[Summary], float]) -> list[float]:
+    """The most of each architecture at any of these loads; NaN where nothing was measured."""
     places = range(len(names(findings.results)))
     measured = [[s for level in levels if (s := findings.summaries[i, level]).requests] for i in places]
     return [max(map(read, some), default=nan) for some in measured]

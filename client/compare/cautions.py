@@ -9,7 +9,7 @@ from client.compare.control import distrust
 from client.compare.experiment import SURE_ROUNDS
 from client.compare.results import Findings, Results
 from client.compare.searching import unsteady
-from client.compare.settling import start
+from client.compare.settling import LEAST_SECONDS, one_burst, shortest, start
 from client.load.arrivals import describe
 from client.load.judgement import warnings
 from client.load.workload import Prompts
@@ -29,7 +29,7 @@ def cautions(findings: Findings) -> tuple[str, ...]:
     said += distrust(findings)
     said += [f"{names[m.cell.architecture]}: {w}" for m in results.measured for w in warnings(m.run)]
     said += _searching(results)
-    said += _cached(findings) + _unsettled(results)
+    said += _cached(findings) + _short(results) + _unsettled(results)
     if results.interrupted:
         said.append("the comparison was stopped early: some cells are missing or shorter than planned")
     if results.resumed:
@@ -56,6 +56,20 @@ def _searching(results: Results) -> list[str]:
         if rates := unsteady(results.tried, i):
             told = ", ".join(f"{plain(rate)}/s" for rate in rates)
             said.append(f"{architecture.name}, searching: held at one time and failed at another: {told}")
+    return said
+
+
+def _short(results: Results) -> list[str]:
+    """Loads that are over before they are steady."""
+    said, requests = [], results.experiment.workload.requests
+    for level, arrivals in enumerate(results.experiment.levels):
+        load, seconds = _load(results, level), shortest([m.run for m in results.measured if m.cell.level == level])
+        if one_burst(arrivals, requests):
+            many = f"{requests} requests a round at {load}"
+            said.append(f"{many}: fewer than four for each of them, so many are sent at once to an idle server")
+        if seconds < LEAST_SECONDS:
+            long = f"rounds of {plain(seconds)} s at {load}"
+            said.append(f"{long}: below {LEAST_SECONDS:g} s they are mostly of how a load begins and ends")
     return said
 
 

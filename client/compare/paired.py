@@ -56,6 +56,11 @@ class Difference:
     smallest: float = nan  # the least change of the ratio that this run would have shown four times out of five
 
     @property
+    def of_requests(self) -> bool:
+        """Whether each pair is a request answered twice, and not a round."""
+        return self.metric in METRICS
+
+    @property
     def too_lossy(self) -> bool:
         """Whether too many pairs were lost: a server that refuses most of its load is quick on the rest."""
         return self.lost > MOST_LOST * (self.pairs + self.lost)
@@ -163,10 +168,13 @@ def over_rounds(metric: str, values: Sequence[tuple[float, float]], lost: int = 
 
 def corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:
     """The same differences, each knowing that the others of its kind were asked for as well (Holm's correction): times
-    of single requests, and numbers of whole rounds, which fewer observations speak for."""
+    of single requests, and numbers of whole rounds.
+
+    One correction for both would see much less, and hardly be surer, as they are mostly numbers of the same answers.
+    """
     told = list(differences)
     for of_requests in (True, False):
-        asked = [i for i, one in enumerate(told) if one.rounds >= 2 and (one.metric in METRICS) == of_requests]
+        asked = [i for i, one in enumerate(told) if one.rounds >= 2 and one.of_requests == of_requests]
         for i, adjusted in zip(asked, holm([told[i].probability for i in asked]), strict=True):
             one, count = told[i], len(asked)
             told[i] = replace(one, adjusted=adjusted, smallest=_smallest(one, count), reach=_reach(one, count))

@@ -16,7 +16,8 @@ from client.compare.brief import notes
 from client.compare.document import document
 from client.compare.page import page
 from client.compare.results import Findings
-from client.compare.tables import Grid, grids, summary
+from client.compare.tables import Grid, grids
+from client.compare.verdicts import summary
 
 
 class Form(StrEnum):

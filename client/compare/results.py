@@ -12,7 +12,7 @@ import numpy as np
 from client.api import ModelCard
 from client.compare.accounts import Account, together
 from client.compare.because import Split, split
-from client.compare.bootstrap import Floats, Interval
+from client.compare.bootstrap import DRAWS, Floats, Interval
 from client.compare.drift import Drift, drift
 from client.compare.experiment import Experiment
 from client.compare.paired import METRICS, Difference, compare, corrected, pair
@@ -80,6 +80,11 @@ class Findings:
     accounts: dict[Place, Account | None]
     because: dict[Place, Split | None]  # of what the difference end to end is made; None where servers do not tell
 
+    def against_baseline(self, level: int) -> list[tuple[str, Difference]]:
+        """Every difference at one level, with the name of the architecture that differs."""
+        others = list(enumerate(self.results.experiment.architectures))[1:]
+        return [(other.name, one) for i, other in others for one in self.differences[i, level]]
+
 
 def conclude(results: Results) -> Findings:
     """Every summary, and every architecture against the first."""
@@ -131,9 +136,10 @@ def _pairs(results: Results, architecture: int, level: int) -> list[tuple[Run, R
     return [(sides[0][r], sides[1][r]) for r in sorted(sides[0].keys() & sides[1].keys())]
 
 
-def differences_of(pairs: Sequence[tuple[Run, Run]], seed: int) -> tuple[Difference, ...]:
+def differences_of(pairs: Sequence[tuple[Run, Run]], seed: int, draws: int = DRAWS) -> tuple[Difference, ...]:
     """Everything that is compared of rounds, each (baseline, other): times request by request, then whole rounds."""
-    requests = tuple(compare(m, [pair(m, one.records, two.records) for one, two in pairs], seed) for m in METRICS)
+    rounds = {metric: [pair(metric, one.records, two.records) for one, two in pairs] for metric in METRICS}
+    requests = tuple(compare(metric, some, seed, draws) for metric, some in rounds.items())
     return (*requests, *over_runs(pairs))
 
 

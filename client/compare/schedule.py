@@ -20,7 +20,7 @@ class Cell:
 class Order(StrEnum):
     """Of the architectures within a round."""
 
-    ROTATED = "rotated"  # each time one further on (A B, B A, …): a machine that slowly gets slower favours none
+    ROTATED = "rotated"  # balanced (A B, B A, B A, A B, …): drift favours none, and each follows each other one
     FIXED = "fixed"  # as they are in the file
     RANDOM = "random"  # the seed's
 
@@ -44,7 +44,14 @@ def _places(architectures: int, repeat: int, level: int, order: Order, seed: int
         case Order.RANDOM:
             return list(map(int, np.random.default_rng((seed, repeat, level)).permutation(architectures)))
         case Order.ROTATED:
-            return [(place + repeat + level) % architectures for place in range(architectures)]
+            row = [(place + repeat // 2 + level) % architectures for place in _zigzag(architectures)]
+            return row[::-1] if repeat % 2 else row
+
+
+def _zigzag(count: int) -> list[int]:
+    """0, 1, -1, 2, -2, …: in all its rotations everybody directly follows everybody else as often (Williams, 1949),
+    of an odd count in those and their reverses. A row and its reverse, one after the other, cancel a steady drift."""
+    return [(place + 1) // 2 if place % 2 else -(place // 2) for place in range(count)]
 
 
 def first_row(cell: Cell, levels: int, requests: int) -> int:

@@ -105,6 +105,11 @@ def _votes(tried: Sequence[Tried], architecture: int) -> dict[float, tuple[int, 
     return votes
 
 
+def told(tried: Sequence[Tried], architectures: int) -> list[str]:
+    """What was found, an architecture each."""
+    return [in_words(*bounds(outcomes(tried, i))) for i in range(architectures)]
+
+
 def in_words(best: float, worst: float) -> str:
     """What `bounds` found."""
     if best == 0:

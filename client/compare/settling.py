@@ -1,4 +1,5 @@
-"""Whether rounds begin otherwise than they go on: an empty server is quicker, a cold one slower. Pure.
+"""Whether rounds are long enough to be of a steady load, and begin as they go on: an empty server is quicker, a cold
+one slower. Pure.
 
 `client.load.steady` judges one run, and on a round of some dozens of requests it often sees a start that is chance.
 Here the beginnings of all rounds are asked together.
@@ -7,17 +8,31 @@ Here the beginnings of all rounds are asked together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp
+from math import exp, inf
 
 import numpy as np
 
 from client.compare.experiment import SURE_ROUNDS
 from client.compare.student import two_sided
-from client.load.record import Record
+from client.load.arrivals import Arrivals, Closed
+from client.load.record import Record, Run
 
 _SHARE = 10  # the first of so many parts
 _LEAST = 4  # requests in it
 _APART, _LEVEL = 1.1, 0.01  # less is not worth a word; one false alarm in a hundred
+
+_TURNS = 4  # of each user
+LEAST_SECONDS = 5.0
+
+
+def one_burst(arrivals: Arrivals, requests: int) -> bool:
+    """Whether a large part of a closed loop's requests is sent at the very beginning, all at once to an idle server."""
+    return isinstance(arrivals, Closed) and requests < _TURNS * arrivals.concurrency
+
+
+def shortest(runs: Sequence[Run]) -> float:
+    """Seconds of the shortest whole round; infinite where there is none."""
+    return min((run.seconds for run in runs if run.records and not run.interrupted), default=inf)
 
 
 def start(rounds: Sequence[Sequence[Record]]) -> float:

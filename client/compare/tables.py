@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 
 from client.api import ModelCard
-from client.compare import losses
 from client.compare.accounts import Account
 from client.compare.because import Part
 from client.compare.bits import Stretch, stretches
 from client.compare.bootstrap import Interval
-from client.compare.brief import besides
-from client.compare.control import against_itself
 from client.compare.exactness import identical
-from client.compare.experiment import SURE_ROUNDS
-from client.compare.paired import METRICS, NOT_SHOWN, Difference
+from client.compare.paired import Difference
 from client.compare.predicted import costs
 from client.compare.results import QUANTILES, Findings, Percentile, Results
-from client.compare.searching import bounds, in_words, outcomes
-from client.compare.words import METRIC_NAMES, PART_NAMES, SHORT_NAMES
-from client.load.arrivals import describe
+from client.compare.searching import told
+from client.compare.words import PART_NAMES, SHORT_NAMES
+from client.load.arrivals import Closed, describe
 from client.load.statistics import Summary
 from client.units import counted, milliseconds, percent, plain
 
@@ -34,9 +29,11 @@ _CARD_ROWS: tuple[tuple[str, Callable[[ModelCard], str]], ...] = (
     ("feed-forward", lambda card: card.feed_forward or "–"),
 )
 
+_RATE, _OFFERED = "generated tokens/s", "generated tokens/s, served at this rate"
+
 _SUMMARY_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("answered / sent", lambda s: f"{s.completed} / {s.requests}"),
-    ("generated tokens/s", lambda s: plain(s.output_rate)),
+    (_RATE, lambda s: plain(s.output_rate)),
     ("sent late p99, ms", lambda s: milliseconds(s.lag.p99)),
     ("prompt tokens from the prefix cache", lambda s: percent(s.cached_share)),
     ("routing entropy, 0 to 1", lambda s: plain(s.entropy)),
@@ -75,12 +72,8 @@ def models_grid(results: Results) -> Grid:
         rows.append(("tokens that the cache holds", *(counted(n) for n in results.capacities)))
     rows += [row for one in stretches(results.qualities) for row in _quality_rows(one, _names(results)[0])]
     if results.tried:
-        rows.append(("highest rate within the objective", *_highest_rates(results)))
+        rows.append(("highest rate within the objective", *told(results.tried, len(results.experiment.architectures))))
     return Grid("Architectures", ("", *_names(results)), tuple(rows))
-
-
-def _highest_rates(results: Results) -> list[str]:
-    return [in_words(*bounds(outcomes(results.tried, i))) for i in range(len(results.experiment.architectures))]
 
 
 def _quality_rows(one: Stretch, baseline: str) -> list[tuple[str, ...]]:
@@ -94,10 +87,11 @@ def _quality_rows(one: Stretch, baseline: str) -> list[tuple[str, ...]]:
 
 def level_grid(findings: Findings, level: int) -> Grid:
     """What each architecture did at one level, all rounds together."""
-    results = findings.results
+    results, arrivals = findings.results, findings.results.experiment.levels[level]
     summaries = [findings.summaries[i, level] for i in range(len(results.cards))]
+    called = {} if isinstance(arrivals, Closed) else {_RATE: _OFFERED}
     told = (*_SUMMARY_ROWS, *(_OBJECTIVE_ROWS if results.experiment.objective.asks else ()))
-    rows = [(name, *(tell(one) for one in summaries)) for name, tell in told]
+    rows = [(called.get(name, name), *(tell(one) for one in summaries)) for name, tell in told]
     rows += [
         row for metric in ("first_token", "inter_token", "total") for row in _percentile_rows(findings, level, metric)
     ]
@@ -107,7 +101,7 @@ def level_grid(findings: Findings, level: int) -> Grid:
     rows += _predictions(findings, level)
     accounts = [findings.accounts[i, level] for i in range(len(results.cards))]
     rows += [(name, *(_told(one, tell) for one in accounts)) for name, tell in _ACCOUNT_ROWS if any(accounts)]
-    return Grid(f"Load: {describe(results.experiment.levels[level])}", ("", *_names(results)), tuple(rows))
+    return Grid(f"Load: {describe(arrivals)}", ("", *_names(results)), tuple(rows))
 
 
 def _same(results: Results, architecture: int, level: int) -> str:
@@ -150,9 +144,9 @@ def difference_grid(findings: Findings, level: int) -> Grid:
     """Every architecture against the first at one level."""
     experiment = findings.results.experiment
     title = f"Against {experiment.baseline.name} at {describe(experiment.levels[level])}"
-    rows = tuple(difference_row(name, one) for name, one in _against_baseline(findings, level))
+    rows = tuple(difference_row(name, one) for name, one in findings.against_baseline(level))
     heads = ("", "time", "difference, ms", "ratio", "p, corrected", "could have seen", "verdict")
-    return Grid(f"{title}, request by request: medians with 95 % intervals", heads, rows)
+    return Grid(f"{title}: medians over pairs, of tails and throughput means over rounds; 95 % intervals", heads, rows)
 
 
 def because_grid(findings: Findings, level: int) -> Grid:
@@ -176,66 +170,6 @@ def grids(findings: Findings) -> list[Grid]:
     return [models_grid(findings.results), *loads]
 
 
-def summary(findings: Findings) -> tuple[str, ...]:
-    """The report in plain words: what failed, the baseline against itself, times of each architecture but the first,
-    then what else there is to compare."""
-    experiment = findings.results.experiment
-    said = [_against(findings, i) for i in range(1, len(experiment.architectures)) if i != experiment.control]
-    if any(one.verdict.startswith("seems") for some in findings.differences.values() for one in some):
-        said.append(f"“Seems” only leans: a verdict needs {SURE_ROUNDS} rounds.")
-    if findings.results.tried:
-        told = zip(_names(findings.results), _highest_rates(findings.results), strict=True)
-        said.append("Highest rate within the objective: " + "; ".join(f"{name} {rate}" for name, rate in told) + ".")
-    return (*losses.of_places(findings.results), *against_itself(findings), *said, *besides(findings))
-
-
-def _against(findings: Findings, i: int) -> str:
-    experiment = findings.results.experiment
-    found = [one for level in range(len(experiment.levels)) for one in findings.differences[i, level]]
-    kinds = {word: _in_words(found, word) for word in ("faster", "slower", "seems faster", "seems slower")}
-    shown = "; ".join(f"{word} in {text}" for word, text in kinds.items() if text)
-    failed = "no verdict: too many requests failed" if any(one.too_lossy for one in found) else ""
-    seen = [one.smallest if one.smallest < 100 else inf for one in found if one.metric in METRICS and one.pairs]
-    nothing = NOT_SHOWN + (f" ({_seen(max(seen))} would have shown)" if seen else "")
-    noisy = any(one.noisy for (side, _), one in findings.drifts.items() if side in (0, i))
-    doubt = " The machine was too noisy to rely on this." if noisy else ""
-    verdict = "; ".join(filter(None, (shown, failed))) or nothing
-    return f"{experiment.architectures[i].name} against {experiment.baseline.name}: {verdict}.{doubt}"
-
-
-def _seen(smallest: float) -> str:
-    if not smallest < 100:
-        return "nothing short of a factor of 100"
-    return f"one of {smallest - 1:.0%}" if smallest < 2 else f"only a factor of {plain(smallest)}"
-
-
-def _in_words(found: list[Difference], verdict: str) -> str:
-    """ "first token by 1.2 to 1.4 times", for every metric with that verdict at any level."""
-    parts = []
-    for metric, short in SHORT_NAMES.items():
-        ratios = [one.ratio for one in found if one.metric == metric and one.verdict == verdict]
-        if ratios:
-            sizes = sorted(max(r, 1 / r) for r in ratios)
-            span = plain(sizes[0]) if len(sizes) == 1 else f"{plain(sizes[0])} to {plain(sizes[-1])}"
-            parts.append(f"{short} by a factor of {span}")
-    return ", ".join(parts)
-
-
-def sentences(findings: Findings) -> tuple[str, ...]:
-    """The findings in plain words, one for each architecture, metric and level."""
-    experiment = findings.results.experiment
-    return tuple(
-        _sentence(name, experiment.baseline.name, describe(load), one)
-        for level, load in enumerate(experiment.levels)
-        for name, one in _against_baseline(findings, level)
-    )
-
-
-def _against_baseline(findings: Findings, level: int) -> list[tuple[str, Difference]]:
-    names = _names(findings.results)
-    return [(names[i], one) for i in range(1, len(names)) for one in findings.differences[i, level]]
-
-
 def difference_row(name: str, one: Difference) -> tuple[str, ...]:
     """One difference, its name first and its verdict last."""
     ms = f"{milliseconds(one.difference)} {_interval(one.difference_interval, 1e3)}"
@@ -252,17 +186,6 @@ def _least(one: Difference) -> str:
 
 def _interval(interval: Interval, factor: float) -> str:
     return f"[{plain(interval.low * factor)}, {plain(interval.high * factor)}]"
-
-
-def _sentence(name: str, base: str, load: str, one: Difference) -> str:
-    metric = METRIC_NAMES[one.metric]
-    if not one.pairs:
-        return f"At {load}, nothing can be said of {metric}: no request was answered by both {name} and {base}."
-    interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
-    evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} pairs"
-    if one.verdict == NOT_SHOWN:
-        evidence += f"; {_seen(one.smallest)} would have shown"
-    return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."
 
 
 def _names(results: Results) -> tuple[str, ...]:

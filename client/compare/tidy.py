@@ -156,7 +156,8 @@ def _difference(one: Difference) -> Iterator[Line]:
     yield _line(one.metric, "ratio", "1", one.ratio, factor.low, factor.high)
     yield _line(one.metric, "corrected p", "1", one.adjusted if one.pairs else nan)
     yield _line(one.metric, "smallest ratio to be seen", "1", one.smallest)
-    yield _line(one.metric, "pairs", "requests", one.pairs)
+    kind = "requests" if one.of_requests else "rounds"
+    yield _line(one.metric, "pairs" if one.of_requests else "rounds", kind, one.pairs)
 
 
 def _because(split: Split | None) -> Iterator[Line]:

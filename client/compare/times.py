@@ -6,12 +6,13 @@ import numpy as np
 
 from client.compare.because import Split
 from client.compare.figure import Figure, by_load, loads, names
-from client.compare.paired import METRICS, Difference
+from client.compare.paired import Difference
 from client.compare.plots import Point, Series, lines
 from client.compare.results import QUANTILES, Findings, Percentile, Results, values_of
 from client.compare.rows import Group, Row, bars, forest, made_of, reach
 from client.compare.searching import bounds, in_words, outcomes
 from client.compare.words import METRIC_NAMES, PART_NAMES
+from client.load.arrivals import Closed
 from client.units import milliseconds, plain
 
 DISTRIBUTIONS = ("first_token", "inter_token", "total")
@@ -46,7 +47,7 @@ def _ratios_at(findings: Findings, level: int) -> list[Group]:
                 if at == level and one.metric == metric
             ),
         )
-        for metric in METRICS
+        for metric in METRIC_NAMES
     ]
 
 
@@ -101,7 +102,10 @@ def _against_throughput(findings: Findings, metric: str) -> Figure:
         series += [Series(i, upper, "light"), Series(i, median)]
     title = f"Throughput and {name}"
     said = "Full marks and lines are medians with their 95 % interval, hollow and dashed the 95th percentile, one mark "
-    said += "a level of load; lower and further right is better."
+    closed = all(isinstance(one, Closed) for one in findings.results.experiment.levels)
+    said += (
+        f"a level of load; lower {'and further right is better' if closed else 'is better, right is what was offered'}."
+    )
     return Figure("Throughput", title, said, lines(title, "generated tokens a second", f"{name}, ms", series))
 
 

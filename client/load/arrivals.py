@@ -141,6 +141,17 @@ _KINDS: dict[str, Callable[..., Arrivals]] = {
 }
 
 
+def amount(arrivals: Arrivals) -> float:
+    """How much load it is, to order those of one law by; 0 where the law does not say."""
+    match arrivals:
+        case Closed(concurrency):
+            return concurrency
+        case Recorded():
+            return 0.0
+        case _:
+            return arrivals.rate
+
+
 def describe(arrivals: Arrivals) -> str:
     """In a few words, for tables."""
     match arrivals:

@@ -5,7 +5,7 @@ mooncake   JSON lines: timestamp (ms), input_length, output_length, hash_ids (on
 azure      CSV: TIMESTAMP (date and time), ContextTokens, GeneratedTokens (arXiv:2311.18677)
 burstgpt   CSV: Timestamp (seconds), Model, Request tokens, Response tokens, … (arXiv:2401.17644)
 sharegpt   a JSON list of {"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}, …]}; it has no
-           arrivals: they are drawn
+           arrivals: they are drawn for the rows that are taken
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from client.load.arrivals import Drawn, Poisson, offsets
 from client.load.trace import Trace, TraceError, TraceRow
 
 MOONCAKE_BLOCK = 512
+_CHARACTERS = 4  # a token
 
 
 class Format(StrEnum):
@@ -70,6 +71,8 @@ def read(form: Format, path: Path, shaping: Shaping) -> Trace:
         raise TraceError(f"{path} is not a {form} trace: {error}") from error
     if not rows:
         raise TraceError(f"{path} holds no request that fits")
+    if form is Format.SHAREGPT:
+        rows = list(Trace(tuple(rows)).timed(offsets(shaping.arrivals, len(rows), shaping.seed)).rows)
     rows.sort(key=lambda row: row.offset)
     zero = rows[0].offset
     return Trace(
@@ -85,8 +88,8 @@ def _fitting(rows: Iterator[TraceRow], shaping: Shaping) -> Iterator[TraceRow]:
 
 
 def _words_as_tokens(text: str) -> int:
-    """Four characters a token: a usual guess where there is no tokenizer."""
-    return -(-len(text) // 4)
+    """A usual guess where there is no tokenizer."""
+    return -(-len(text) // _CHARACTERS)
 
 
 def _mooncake(path: Path, shaping: Shaping) -> Iterator[TraceRow]:
@@ -142,10 +145,18 @@ def _moment(text: str) -> float:
 
 def _sharegpt(path: Path, shaping: Shaping) -> Iterator[TraceRow]:
     data = _json(path.read_bytes(), str(path))
-    pairs = [pair for one in data if (pair := _first_exchange(one, path))]
-    instants = offsets(shaping.arrivals, len(pairs), shaping.seed)
-    for (question, answer), instant in zip(pairs, instants, strict=True):
-        yield TraceRow(instant, question, shaping.length(_words_as_tokens(answer)))
+    for question, answer in (pair for one in data if (pair := _first_exchange(one, path))):
+        yield TraceRow(0.0, _cut(question, shaping), shaping.length(_words_as_tokens(answer)))
+
+
+def _cut(text: str, shaping: Shaping) -> str:
+    """Its beginning, to the last word that is whole; a text that is not to be shorter as it is."""
+    characters = _CHARACTERS * shaping.length(_words_as_tokens(text))
+    if len(text) <= characters:
+        return text
+    begins = text.lstrip()[: characters + 1]
+    whole, space, _ = begins.rpartition(" ")
+    return whole if space else begins[:characters]
 
 
 def _first_exchange(one: Mapping[str, Any], path: Path) -> tuple[str, str] | None:

@@ -11,6 +11,7 @@ from client.units import percent
 _LATE_SECONDS, _LATE_SHARE = 0.002, 0.01
 _HELD_UP = 0.01  # seconds
 _CACHED = 0.05  # of the prompt tokens: so much is chance, or a few words that tales begin with
+_SEEN = 0.99  # of the tokens: a few have no text yet, as half a character
 _BUSY = 0.9  # of one core: the client runs on one
 
 
@@ -36,12 +37,21 @@ def held_up(run: Run) -> bool:
     return bool(firsts) and run.held_up > max(_HELD_UP, 0.1 * firsts[len(firsts) // 2])
 
 
+def in_pieces(run: Run) -> bool:
+    """Whether tokens came together without a word of how many, so that there are fewer instants than tokens: a server
+    that tells no token ids."""
+    answered = [r for r in run.records if r.ok]
+    return sum(len(r.arrivals) for r in answered) < _SEEN * sum(r.completion_tokens for r in answered)
+
+
 def warnings(run: Run) -> tuple[str, ...]:
     """What a reader must know before believing the run; empty when all is well."""
     found = []
     if run.interrupted:
         found.append("the run was stopped before every request was answered")
     found += of_the_client(run)
+    if in_pieces(run):
+        found.append("the server sent several tokens at once and told no ids: times between tokens are between pieces")
     if not isinstance(run.arrivals, Closed) and overloaded(run.records):
         found.append(
             "requests waited ever longer: the rate is above what the server holds, and latencies grow with time"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -31,5 +32,16 @@ class Pulse:
         self._timer = self._loop.call_later(EVERY, self._wake)
 
     def _wake(self) -> None:
-        self._late.append(max(0.0, time.perf_counter() - self._due))  # uvloop's timers may ring early
+        late = max(0.0, time.perf_counter() - self._due)  # uvloop's timers may ring early
+        self._late += missed(late)
         self._beat()
+
+
+def missed(late: float) -> Iterator[float]:
+    """How late this beat is, and each that was due since: an arrival at any of those moments would have waited so long.
+    Counted once, the longest wait would weigh as little as any (coordinated omission; HdrHistogram fills up likewise).
+    """
+    while late > EVERY:
+        yield late
+        late -= EVERY
+    yield late

@@ -58,6 +58,11 @@ class Record:
         return (self.arrivals[-1] - self.arrivals[0]) / later if self.arrivals and later > 0 else None
 
     @property
+    def tokens(self) -> int:
+        """Those that came: of a whole answer all, else those that its user saw before leaving."""
+        return self.completion_tokens if self.facts is not None else len(self.arrivals)
+
+    @property
     def prompt_tokens(self) -> int:
         return self.facts.usage.prompt_tokens if self.facts is not None else 0
 
@@ -80,7 +85,7 @@ class Run:
     client_cpu: float  # CPU seconds of the client's whole process
     interrupted: bool  # stopped by hand before every row was answered
     salt: str = ""  # what was put before the prompts of the trace
-    held_up: float = 0.0  # how late the client itself woke, 99th percentile of many times a second
+    held_up: float = 0.0  # how late the client itself came to its turn, 99th percentile of all moments
 
 
 def record_to_json(record: Record) -> dict[str, Any]:

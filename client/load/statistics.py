@@ -79,7 +79,7 @@ class Summary:
     cancelled: int  # left on purpose, as the trace said; neither completed nor errors
     seconds: float
     request_rate: float
-    output_tokens: int
+    output_tokens: int  # of the completed, and those that came to users before they left
     output_rate: float  # generated tokens a second
     total_rate: float  # prompt and generated tokens a second
     goodput: float  # requests a second that met the objective
@@ -95,9 +95,10 @@ class Summary:
 
 
 def summarise(records: Sequence[Record], seconds: float, objective: Objective | None = None) -> Summary:
-    """Latencies are of the completed requests; errors are counted beside them, never dropped."""
+    """Latencies are of the completed requests; errors are counted beside them, never dropped. A user who leaves has had
+    tokens, and they were work."""
     good = [r for r in records if r.ok]
-    prompt_tokens, output_tokens = sum(r.prompt_tokens for r in good), sum(r.completion_tokens for r in good)
+    prompt_tokens, output_tokens = sum(r.prompt_tokens for r in good), sum(r.tokens for r in records if not r.error)
     met = sum((objective or Objective()).met(r) for r in good)
     span = seconds if seconds > 0 else float("nan")
     entropy, imbalance = routing_means(good)

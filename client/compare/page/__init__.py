@@ -12,7 +12,15 @@ from client.compare.figure import Figure
 from client.compare.figures import figures
 from client.compare.plots import COLOURS
 from client.compare.results import Findings, Results
-from client.compare.tables import Grid, grids, sentences, summary
+from client.compare.schedule import Order
+from client.compare.tables import Grid, grids
+from client.compare.verdicts import sentences, summary
+
+_ORDERS = {
+    Order.ROTATED: "in an order that is rotated and reversed so that each follows each other one about as often",
+    Order.FIXED: "always in the order of the file",
+    Order.RANDOM: "in an order drawn by the seed",
+}
 
 
 def page(findings: Findings, more: Sequence[Grid] = ()) -> str:
@@ -102,12 +110,15 @@ def method(results: Results) -> str:
     own = sum(not architecture.target for architecture in experiment.architectures)
     return (
         f"{experiment.repeats} rounds of {experiment.workload.requests} requests at each level. In each round the same "
-        f"trace was sent to every architecture in turn, in an order that is {experiment.order}. "
+        "trace was sent to every architecture in turn, half a second after the one before, "
+        f"{_ORDERS[experiment.order]}. "
         f"{own} of {len(experiment.architectures)} architectures had a server process of their own on this machine. "
-        "Latencies are the client's, counted from the instant a request was meant to be sent. Differences are medians "
-        "over pairs of the same request. 95 % intervals come from a bootstrap that draws rounds, then requests within "
-        "them, widened for few rounds by Student's t. A verdict also needs a signed-rank test over rounds below 5 %, "
-        "after Holm's correction for every comparison of this page. docs/compare.md has how often all this is right."
+        "Latencies are the client's, counted from the instant a request was meant to be sent. Differences of times are "
+        "medians over pairs of the same request; their 95 % intervals come from a bootstrap that draws rounds, then "
+        "requests within them, widened for few rounds by Student's t, and a verdict also needs a signed-rank test over "
+        "rounds below 5 %. Tails and throughput have one number a round: geometric means over rounds, with Student's t "
+        "for intervals and verdicts. Holm's correction is for each of these two kinds, with every comparison of this "
+        "page that is of it. docs/compare.md has how often all this is right."
     )
 
 

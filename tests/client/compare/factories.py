@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from client.api import ModelCard
 from client.compare.experiment import Architecture, Experiment
 from client.compare.results import Measured, Results
 from client.compare.schedule import Cell
 from client.facts import facts_from_json
-from client.load.arrivals import Poisson
+from client.load.arrivals import Closed, Poisson
 from client.load.record import Record, Run
 from client.load.workload import Workload
 from tests.client.answers import CARD, facts
@@ -24,7 +25,7 @@ def record(row: int, first: float, gap: float = 0.01, error: str = "") -> Record
 
 
 def run(records: Sequence[Record], model: str = "m") -> Run:
-    return Run("http://x", model, Poisson(2.0), "hash", tuple(records), 2.0, "2026-01-01", 0.1, False)
+    return Run("http://x", model, Poisson(2.0), "hash", tuple(records), 6.0, "2026-01-01", 0.1, False)
 
 
 def experiment(names: Sequence[str] = ("plain", "other"), repeats: int = 5) -> Experiment:
@@ -45,4 +46,11 @@ def results(firsts: Sequence[float] = (0.1, 0.2), repeats: int = 5) -> Results:
         for i, first in enumerate(firsts):
             rows = [record(row, first * (1 + row / 100)) for row in range(4)]
             made.measured.append(Measured(Cell(repeat, 0, i), run(rows, names[i])))
+    return made
+
+
+def closed(made: Results) -> Results:
+    """The same, with two at a time."""
+    made.experiment = replace(made.experiment, levels=(Closed(2),))
+    made.measured = [replace(m, run=replace(m.run, arrivals=Closed(2))) for m in made.measured]
     return made

@@ -17,7 +17,7 @@ from client.compare.quality import Quality
 from client.compare.report import write
 from client.compare.results import Results, conclude
 from client.compare.searching import Tried
-from tests.client.compare.factories import record
+from tests.client.compare.factories import closed, record
 from tests.client.compare.test_document import kept, made
 
 
@@ -105,10 +105,11 @@ def test_nothing_in_common_cannot_be_judged(tmp_path: Path) -> None:
 
 
 def test_lower_throughput_and_a_longer_tail_fail_the_gate() -> None:
-    def regressed(new: Results) -> set[str]:
-        return {one.difference.metric for one in judge(made(), new).changes if one.regressed(0.05)}
+    def regressed(new: Results, old: Results | None = None) -> set[str]:
+        return {one.difference.metric for one in judge(old or made(), new).changes if one.regressed(0.05)}
 
-    assert regressed(changed(made(), seconds=1.2)) == {"throughput"}
+    assert regressed(closed(changed(made(), seconds=1.2)), closed(made())) == {"throughput"}
+    assert regressed(changed(made(), seconds=1.2)) == set(), "in an open loop it is what was offered"
     assert regressed(changed(made(), late=3.0)) == {"first_token_p95", "total_p95"}
     assert regressed(changed(made(), late=1.0)) == set()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Self
 
 import orjson
 import pytest
@@ -17,10 +20,11 @@ from typer.testing import CliRunner
 from client import demo
 from client.api import ClientError
 from client.cli import app
+from client.compare import bench, sides
 from client.compare.bench import Watcher, measure
 from client.compare.experiment import Architecture, Experiment
 from client.compare.results import Results, conclude
-from client.launch import LaunchError
+from client.launch import LaunchError, ServerProcess
 from client.load.arrivals import Closed, Constant
 from client.load.workload import Prompts, Workload, WorkloadError
 from tests.client.fake_server import FakeServer
@@ -75,6 +79,26 @@ async def test_every_architecture_gets_the_same_requests_in_interleaved_rounds(f
         prompts[body["model"]].append(tuple(body["prompt"]))
     assert sorted(prompts["a"]) == sorted(prompts["b"])
     assert len(set(prompts["a"])) == 2 + 4 * 6  # the warm-up and every cell: no prompt comes twice
+
+
+async def test_there_is_a_rest_before_every_turn_and_a_stop_ends_it(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of the server before may spin for a while."""
+    monkeypatch.setattr(bench, "REST", 0.2)
+    began = time.perf_counter()
+    results = await measure(on(fake, "a", "b", repeats=1))
+    assert time.perf_counter() - began > 0.4 + sum(m.run.seconds for m in results.measured)
+
+    @contextmanager
+    def stopping() -> Iterator[asyncio.Event]:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.1, stop.set)
+        yield stop
+
+    monkeypatch.setattr(bench, "REST", 60.0)
+    stopped = await asyncio.wait_for(measure(on(fake, "a", "b"), stopping=stopping), 10)
+    assert stopped.interrupted and not stopped.measured
 
 
 async def test_stopping_keeps_the_cells_so_far(fake: FakeServer) -> None:
@@ -136,7 +160,7 @@ def test_the_command_starts_servers_of_its_own_and_writes_the_report(tmp_path: P
     file.write_text(OWN)
     done = CliRunner().invoke(app, ["compare", str(file), "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert "slower in first token" in done.stdout
+    assert "slower in first token" in " ".join(done.stdout.split())
     told = orjson.loads((tmp_path / "out" / "results.json").read_bytes())
     targets = {cell["target"] for cell in told["cells"]}
     assert len(targets) == 2
@@ -149,6 +173,33 @@ async def test_a_server_that_does_not_start_is_told_by_name(fake: FakeServer) ->
     broken = (Architecture("fine", "a", fake.http), Architecture("broken", "b", flags=("--broken",)))
     with pytest.raises(LaunchError, match="broken: the server did not start"):
         await measure(on(fake, "a", "b", architectures=broken))
+
+
+@pytest.mark.usefixtures("fake_processes")
+async def test_the_clients_cores_are_the_clients_alone(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of a server that it starts, and not all that the machine has."""
+    everywhere, seen = os.sched_getaffinity(0), []
+    if len(everywhere) < 2:
+        pytest.skip("the only core is everybody's")
+
+    class Seen(ServerProcess):
+        async def __aenter__(self) -> Self:
+            await super().__aenter__()
+            seen.append(os.sched_getaffinity(self.pid or 0))
+            return self
+
+    class Where(Watcher):
+        def planned(self, requests: int) -> None:
+            seen.append(os.sched_getaffinity(0))
+
+    monkeypatch.setattr(sides, "ServerProcess", Seen)
+    one = min(everywhere)
+    own = (Architecture("own", "a"), Architecture("running", "b", fake.http))
+    experiment = on(fake, "a", "b", architectures=own, client_cores=(one,), repeats=1)
+    results = await measure(experiment, watcher=Where())
+    assert seen == [everywhere, {one}] and os.sched_getaffinity(0) == everywhere
+    assert results.environment["cores"] == len(everywhere)
+    assert results.environment["client cores"] == [one]
 
 
 @pytest.mark.usefixtures("fake_processes")

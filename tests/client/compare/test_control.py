@@ -17,7 +17,7 @@ from client.compare.page import page
 from client.compare.quality import Quality
 from client.compare.results import Results, conclude
 from client.compare.section import ExperimentError, Section
-from client.compare.tables import summary
+from client.compare.verdicts import summary
 from tests.client.compare.factories import results
 from tests.client.compare.test_bench import on
 from tests.client.compare.test_experiment import LEAST

@@ -16,6 +16,8 @@ def test_intervals_cover_and_identical_architectures_are_not_told_apart() -> Non
     assert found.told_apart <= 0.08
     assert found.caught >= 0.6
     assert found.missed_at_smallest <= 0.35  # four times out of five it is shown
+    assert found.tail_covered >= 0.92
+    assert found.tail_caught >= 0.6
     assert found.any_told_apart <= 0.1
     assert min(found.percentiles) >= 0.92
 
@@ -34,7 +36,7 @@ def test_no_simulations_are_refused_in_words(asked: str, monkeypatch: pytest.Mon
 
 
 def test_few_rounds_do_not_lean_more_often_for_being_asked_more() -> None:
-    """Twelve comparisons of identical architectures on a machine whose rounds differ: uncorrected, one report in five
+    """Three loads of identical architectures on a machine whose rounds differ: uncorrected, one report in five
     would lean somewhere."""
     world = World(rounds=3, request=0.05, round=0.05)
     assert rates(world, simulations=120, draws=100).any_told_apart <= 0.1

@@ -10,6 +10,8 @@ import pytest
 
 from client.compare import experiment as experiments
 from client.compare.experiment import read
+from client.compare.settling import one_burst
+from client.load.lengths import most
 from model import accounting, presets
 from model.codec import architecture_from_dict, load_architecture
 from model.config import Architecture
@@ -30,11 +32,19 @@ def test_every_model_of_an_example_exists_and_holds_its_workload(path: Path) -> 
         folder = Path(one.model)
         if folder.suffix == ".toml" or folder.is_dir():
             made = load_architecture(folder / "architecture.json" if folder.is_dir() else folder)
-            needed = experiment.workload.prompt_tokens, experiment.workload.output_tokens
-            assert all(isinstance(n, int) for n in needed)
-            assert sum(n for n in needed if isinstance(n, int)) <= made.context
+            work = experiment.workload
+            assert work.prompt_tokens is not None
+            assert most(work.prompt_tokens) + most(work.output_tokens) <= made.context
         else:
             assert one.model in names() or one.model in presets.names()
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_an_example_is_a_steady_load_and_no_burst(path: Path) -> None:
+    """Requests come while others are at work, and do not all end together."""
+    experiment = read(path)
+    assert not any(one_burst(level, experiment.workload.requests) for level in experiment.levels)
+    assert not isinstance(experiment.workload.output_tokens, int)
 
 
 def test_what_was_trained_is_what_the_recipes_say_and_judged_beyond_it() -> None:

@@ -15,7 +15,7 @@ from client.compare.document import resumable
 from client.compare.experiment import Architecture
 from client.compare.results import Results, conclude
 from client.compare.schedule import Cell
-from client.compare.tables import summary
+from client.compare.verdicts import summary
 from client.load.arrivals import Constant
 from tests.client.compare.factories import record, results
 from tests.client.compare.test_bench import on

@@ -17,7 +17,7 @@ from client.compare.cautions import cautions
 from client.compare.results import Results, conclude
 from client.compare.session import Screen
 from client.compare.supply import Supply
-from client.compare.tables import summary
+from client.compare.verdicts import summary
 from client.connect import connect
 from client.load.trace import Trace, TraceRow
 from client.load.workload import Subject, WorkloadError

@@ -13,15 +13,16 @@ from client.compare.document import document
 from client.compare.page import page
 from client.compare.report import view, write
 from client.compare.results import Results, conclude
-from client.compare.tables import difference_grid, level_grid, models_grid, sentences
+from client.compare.tables import difference_grid, level_grid, models_grid
+from client.compare.verdicts import sentences
 from client.load.record import record_from_json
-from tests.client.compare.factories import results
+from tests.client.compare.factories import closed, results
 
 
 def test_what_is_concluded_can_be_worked_out_by_hand() -> None:
-    findings = conclude(results((0.1, 0.2)))
+    findings = conclude(closed(results((0.1, 0.2))))
     assert findings.summaries[0, 0].first_token.p50 == pytest.approx(0.1015)
-    assert findings.summaries[1, 0].output_rate == pytest.approx(5 * 4 * 3 / 10)  # five runs of two seconds
+    assert findings.summaries[1, 0].output_rate == pytest.approx(5 * 4 * 3 / 30)  # five runs of six seconds
     first, per_token, total, *whole = findings.differences[1, 0]
     assert (first.metric, first.verdict, first.pairs) == ("first_token", "slower", 20)
     assert first.ratio == pytest.approx(2.0)
@@ -48,6 +49,8 @@ def test_grids_name_their_rows() -> None:
     assert models_grid(findings.results).rows[0] == ("parameters", "2.00 M", "2.00 M")
     level = {row[0]: row[1:] for row in level_grid(findings, 0).rows}
     assert level["answered / sent"] == ("20 / 20", "20 / 20")
+    assert level["generated tokens/s, served at this rate"] == ("2.00", "2.00")
+    assert "generated tokens/s" in {row[0] for row in level_grid(conclude(closed(results())), 0).rows}
     assert level["first token p50, ms"] == ("102 [101, 102]", "203 [202, 204]")
     assert difference_grid(findings, 0).rows[0] == (
         "arch1",
@@ -66,6 +69,14 @@ def test_findings_in_words() -> None:
         "At 2/s, Poisson, time to first token of arch1 against arch0: slower "
         "(ratio 2.00, 95 % interval 2.00 to 2.00, 20 pairs)."
     )
+    assert "end to end of arch1 against arch0: slower (ratio 1.84, 95 % interval 1.84 to 1.84, 5 rounds)." in said[5]
+
+
+def test_the_page_says_what_is_corrected_for_what() -> None:
+    """Two families: it must not say that there is one."""
+    told = page(conclude(results()))
+    assert "for each of these two kinds, with every comparison of this page that is of it" in told
+    assert "of tails and throughput means over rounds" in told
 
 
 def test_few_rounds_and_a_stop_are_cautioned_about() -> None:

@@ -13,7 +13,7 @@ from client.compare.parts import Search, search
 from client.compare.results import conclude
 from client.compare.searching import Tried, bounds, in_words, judged, next_rate, outcomes, to_try, unsteady
 from client.compare.section import Section
-from client.compare.tables import summary
+from client.compare.verdicts import summary
 from client.load.record import Record, Run
 from client.load.statistics import Objective
 from tests.client.compare.factories import TOLD, record, results, run

@@ -6,9 +6,10 @@ import numpy as np
 
 from client.compare.cautions import cautions
 from client.compare.results import conclude
-from client.compare.settling import start
+from client.compare.settling import one_burst, shortest, start
+from client.load.arrivals import Closed, Poisson
 from client.load.record import Record
-from tests.client.compare.factories import record, results
+from tests.client.compare.factories import closed, record, results
 
 
 def round_of(factor: float, seed: int, count: int = 40) -> list[Record]:
@@ -32,6 +33,25 @@ def test_too_little_says_nothing() -> None:
     assert start([round_of(0.5, seed) for seed in range(4)]) == 1.0
     assert start([round_of(0.5, seed, count=30) for seed in range(5)]) == 1.0
     assert start([]) == 1.0
+
+
+def test_what_is_sent_at_once_is_no_steady_load() -> None:
+    assert one_burst(Closed(8), 31) and not one_burst(Closed(8), 32)
+    assert not one_burst(Poisson(8.0), 1)
+    said = cautions(conclude(closed(results())))
+    assert [one.partition(":")[0] for one in said] == ["4 requests a round at 2 at a time"]
+
+
+def test_a_round_that_is_over_at_once_is_no_steady_load() -> None:
+    """However often it is repeated; a round that was stopped is no such round."""
+    whole = results()
+    last = whole.measured[-1]
+    whole.measured[-1] = replace(last, run=replace(last.run, seconds=0.6, interrupted=True))
+    assert shortest([m.run for m in whole.measured]) == 6.0 and shortest([]) == float("inf")
+    whole.measured[-1] = replace(last, run=replace(last.run, seconds=0.6))
+    assert cautions(conclude(whole)) == (
+        "rounds of 0.600 s at 2/s, Poisson: below 5 s they are mostly of how a load begins and ends",
+    )
 
 
 def test_it_is_among_the_cautions() -> None:

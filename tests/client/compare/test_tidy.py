@@ -58,7 +58,7 @@ def test_every_value_is_a_plain_number_with_a_unit() -> None:
         (("", "arch0", "bits per byte", "tokens 1 to 128"), 1.5, "bits/byte"),
         (("", "arch0", "highest rate", "within the objective"), 4.0, "1/s"),
         ((LOAD, "arch0", "requests", "answered"), 20, "requests"),
-        ((LOAD, "arch0", "goodput", "rate"), 2.0, "1/s"),
+        ((LOAD, "arch0", "goodput", "rate"), 2 / 3, "1/s"),
         ((LOAD, "arch1", "first_token", "p50"), 0.203, "s"),
         ((LOAD, "arch1", "model time", "measured"), 20.0, "s"),
         ((LOAD, "arch1", "model time", "share of the roofline"), 0.25, "1"),
@@ -66,6 +66,7 @@ def test_every_value_is_a_plain_number_with_a_unit() -> None:
         ((LOAD, "arch1", "first_token", "difference"), 0.1015, "s"),
         ((LOAD, "arch1", "first_token", "ratio"), 2.0, "1"),
         ((LOAD, "arch1", "first_token", "pairs"), 20, "requests"),
+        ((LOAD, "arch1", "total_p95", "rounds"), 5, "rounds"),
     ],
 )
 def test_numbers_are_in_base_units(key: tuple[str, ...], value: float, unit: str) -> None:
@@ -102,4 +103,4 @@ def test_levels_are_kept_apart() -> None:
     made.measured += [replace(m, cell=Cell(m.cell.repeat, 1, m.cell.architecture)) for m in made.measured]
     assert {key[0] for key in read(made)} == {"", "2/s, Poisson", "4/s, Poisson"}
     titles = [difference_grid(conclude(made), level).title for level in (0, 1)]
-    assert titles[0].startswith("Against arch0 at 2/s, Poisson,") and titles[1].startswith("Against arch0 at 4/s")
+    assert titles[0].startswith("Against arch0 at 2/s, Poisson:") and titles[1].startswith("Against arch0 at 4/s")

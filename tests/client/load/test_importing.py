@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 
 from client.load.arrivals import Constant
@@ -65,6 +66,30 @@ def test_sharegpt_keeps_the_words_and_draws_the_instants(tmp_path: Path) -> None
         (0.0, "Tell me a tale", 4),
         (0.5, "And another", 5),
     ]
+
+
+def test_sharegpt_has_the_rate_that_was_asked_for_whatever_was_too_long(tmp_path: Path) -> None:
+    said = [
+        ("Tell me a tale", "Once there was."),
+        ("word " * 200, "So."),
+        ("And another", "Long ago."),
+        ("More", "No."),
+    ]
+    talks = [{"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]} for q, a in said * 5]
+    text = orjson.dumps(talks).decode()
+    kept = imported(Format.SHAREGPT, text, tmp_path, arrivals=Constant(2.0), context=50, requests=12)
+    assert [row.offset for row in kept.rows] == [i / 2 for i in range(12)]
+
+
+def test_sharegpt_questions_get_shorter_with_all_else(tmp_path: Path) -> None:
+    words = " ".join(f"word{i:03}" for i in range(50))  # 399 characters
+    talk = [{"conversations": [{"from": "human", "value": words}, {"from": "gpt", "value": "x" * 80}]}]
+    text = orjson.dumps(talk).decode()
+    (whole,), (short,) = (imported(Format.SHAREGPT, text, tmp_path, shorter=n).rows for n in (1.0, 4.0))
+    assert (whole.prompt, whole.max_tokens) == (words, 20)
+    assert (short.prompt, short.max_tokens) == (words[:95], 5), "a hundred characters, to the last whole word"
+    (one,) = imported(Format.SHAREGPT, text.replace(" ", ""), tmp_path, shorter=4.0).rows
+    assert one.prompt == words.replace(" ", "")[: len(one.prompt)] and len(one.prompt) == 88
 
 
 def test_a_large_trace_is_made_to_fit(tmp_path: Path) -> None:

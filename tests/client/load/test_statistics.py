@@ -85,7 +85,7 @@ def _run(*records: Record, interrupted: bool = False, client_cpu: float = 0.1) -
 
 
 def test_a_quiet_run_warns_of_nothing() -> None:
-    assert warnings(_run(Record(0, 1.0, 1.001, (1.5,), 2.0, TOLD))) == ()
+    assert warnings(_run(Record(0, 1.0, 1.001, (1.5, 1.6, 1.7), 2.0, TOLD))) == ()
     assert warnings(_run()) == ()
 
 
