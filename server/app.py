@@ -97,9 +97,10 @@ class Application:
         self.service.serve(models, await self.premises.begin(models))
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
-        """Take nothing new; give what is in flight its time, less when told to hurry; then end it."""
+        """Take nothing new; give what is in flight its time, less when told to hurry; then end it. `stop` follows."""
         self.service.drain()
         self._tell_health()
+        self._rpc.leave()
         ends = [asyncio.create_task(self.service.quiet())]
         if hurry is not None:
             ends.append(asyncio.create_task(_until(hurry)))

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from server.errors import ServiceError
+from server.service import Phase
 from server.transport.auth.access import Authoriser
 from server.transport.rest.admin import AdminRoutes
 from server.transport.rest.authorisation import Authorisation
@@ -34,4 +35,5 @@ def rest_application(routes: Routes, admin: AdminRoutes, observer: TransportObse
     app = routed(routes, admin)
     service = routes.service
     guarded = Authorisation(app, app.routes, authoriser)
-    return HttpWatch(guarded, observer, service.clock, service.limits.stalled_write_seconds)
+    seconds = service.limits.stalled_write_seconds
+    return HttpWatch(guarded, observer, service.clock, seconds, lambda: service.phase is Phase.DRAINING)
