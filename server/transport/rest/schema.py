@@ -6,6 +6,7 @@ them. Fields in UNSUPPORTED are known from other servers and refused, unless the
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, WithJsonSchema
@@ -71,10 +72,18 @@ def read_bias(value: object) -> tuple[tuple[int, float], ...]:
     if value is None:
         return ()
     if isinstance(value, dict) and all(_is_id(key) and type(bias) in (int, float) for key, bias in value.items()):
-        told = {int(key): float(bias) for key, bias in value.items()}
+        told = {int(key): _double(bias) for key, bias in value.items()}
         if len(told) == len(value):  # "1" and "01" are the same token
             return tuple(told.items())
     raise ValueError("an object from token ids to numbers, each token once")
+
+
+def _double(number: int | float) -> float:
+    """An integer beyond all doubles as an infinity: the validator knows what is too large."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def read_content(value: object) -> str:
