@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 import structlog
 
-from server.call import GenerateCall
+from server.call import GenerateCall, Reading
 from server.engine.loop import EngineLoop
 from server.engine.request import Outcome, Request
 from server.engine.stream import EngineFault
@@ -33,7 +33,7 @@ from server.generation import Choice, Generation
 from server.guidance.guides import Guides
 from server.limits import Limits
 from server.models import ServedModel
-from server.preparation import Preparation, visible_text
+from server.preparation import Preparation, read, visible_text
 from server.tally import REJECTED, SHED
 from server.tenancy import Places
 from server.textwork import TextWork
@@ -162,11 +162,11 @@ class GenerationService:
             raise ModelNotFound(name, self.models)
         return self.models[name]
 
-    async def tokenize(self, name: str | None, text: str, param: str) -> list[int]:
+    async def tokenize(self, name: str | None, text: str, param: str, reading: Reading) -> list[int]:
         """`param` is what the caller's transport calls the text."""
         model = self.model(name)
         check_text(param, text, self.limits)
-        return await self._texts.run(len(text), lambda: model.tokenizer.encode(text))
+        return await self._texts.run(len(text), lambda: read(model, text, reading))
 
     async def detokenize(self, name: str | None, ids: Sequence[int], param: str) -> str:
         model = self.model(name)

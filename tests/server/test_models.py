@@ -40,7 +40,11 @@ def test_what_lies_in_files_is_called_as_they_are(tmp_path: Path) -> None:
     """A folder's name may have dots; a file's has an ending."""
     (tmp_path / "Llama-3.1-8B").mkdir()
     (tmp_path / "mine.v2.toml").write_text("")
-    for path, name in (("Llama-3.1-8B", "Llama-3.1-8B"), ("Llama-3.1-8B/", "Llama-3.1-8B"), ("mine.v2.toml", "mine.v2")):
+    for path, name in (
+        ("Llama-3.1-8B", "Llama-3.1-8B"),
+        ("Llama-3.1-8B/", "Llama-3.1-8B"),
+        ("mine.v2.toml", "mine.v2"),
+    ):
         assert split_spec(f"{tmp_path}/{path}") == (name, f"{tmp_path}/{path}")
 
 

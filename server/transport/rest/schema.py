@@ -153,6 +153,13 @@ class DynoOptions(Body):
     compute: bool | None = None
 
 
+class ReadingBody(Body):
+    """How texts become ids, in the names of Hugging Face's tokenizers."""
+
+    add_special_tokens: bool | None = None
+    split_special_tokens: bool | None = None
+
+
 class GenerationBody(GuidedBody, Body):
     """What both generating routes take."""
 
@@ -200,7 +207,7 @@ class GenerationBody(GuidedBody, Body):
     web_search_options: Any = None
 
 
-class CompletionBody(GenerationBody):
+class CompletionBody(GenerationBody, ReadingBody):
     prompt: Prompts
     logprobs: int | None = None
     echo: bool | None = None
@@ -228,12 +235,11 @@ class ChatBody(GenerationBody):
     top_logprobs: int | None = None
 
 
-class TokenizeBody(Body):
-    """vLLM's shape. Both values of add_special_tokens give the same ids: the tokenizers here add none to a prompt."""
+class TokenizeBody(ReadingBody):
+    """vLLM's shape."""
 
-    model: str | None = None
     prompt: str
-    add_special_tokens: bool | None = None
+    model: str | None = None
 
 
 class DetokenizeBody(Body):
