@@ -68,7 +68,8 @@ class Application:
         self.credentials = credentials = Credentials(settings)
         routes = Routes(self.service, self.observer.exposition, self.state if settings.debug else None)
         admin = AdminRoutes(self.administration, limits)
-        rest = rest_application(routes, admin, self.observer, credentials.authoriser)
+        unguarded = settings.loopback and not settings.asks_for_keys
+        rest = rest_application(routes, admin, self.observer, credentials.authoriser, from_this_machine=unguarded)
         self._http = HttpListener(rest, limits, self.observer, credentials.identity)
         self._rpc = RpcListener(
             self.service,

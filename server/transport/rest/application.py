@@ -30,10 +30,17 @@ def routed(routes: Routes, admin: AdminRoutes) -> FastAPI:
     return app
 
 
-def rest_application(routes: Routes, admin: AdminRoutes, observer: TransportObserver, authoriser: Authoriser) -> App:
-    """The ASGI application, guarded and watched."""
+def rest_application(
+    routes: Routes,
+    admin: AdminRoutes,
+    observer: TransportObserver,
+    authoriser: Authoriser,
+    *,
+    from_this_machine: bool,
+) -> App:
+    """The ASGI application, guarded and watched. `from_this_machine`: it listens on loopback and asks for no keys."""
     app = routed(routes, admin)
     service = routes.service
-    guarded = Authorisation(app, app.routes, authoriser)
+    guarded = Authorisation(app, app.routes, authoriser, from_this_machine=from_this_machine)
     seconds = service.limits.stalled_write_seconds
     return HttpWatch(guarded, observer, service.clock, seconds, lambda: service.phase is Phase.DRAINING)
