@@ -24,6 +24,7 @@ from server.errors import (
     Loading,
     MissingValue,
     ModelNotFound,
+    NoModel,
     QueueFull,
     QueueTimeout,
     ServiceError,
@@ -147,7 +148,7 @@ class GenerationService:
             return Draining("the server is shutting down", retry_after=soon)
         if not self.alive:
             return EngineDown("the engine does not run", retry_after=soon)
-        return None if self.models else Unavailable("no model is loaded", retry_after=soon)
+        return None if self.models else NoModel("no model is loaded", retry_after=soon)
 
     # ------------------------------------------------------------------------------------------ models and text
 

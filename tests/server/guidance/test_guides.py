@@ -21,7 +21,7 @@ from model import zoo
 from model.tokenizer import ByteTokenizer, Tokenizer
 from server.call import Guidance, GuidanceKind
 from server.engine.constraint import Constraint, members
-from server.errors import InvalidValue, Unavailable
+from server.errors import FormsUntried, InvalidValue
 from server.guidance.grammar import check_guidance
 from server.guidance.guides import REMEMBERED, Guides
 from server.guidance.sandbox import Sandbox
@@ -260,7 +260,7 @@ def test_what_kills_the_compiler_kills_nothing_else() -> None:
 def test_where_nothing_can_be_tried_out_it_is_nobodys_mistake(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox, grammar = Sandbox(10.0), LLMatcher.grammar_from_regex("a")
     try:
-        with monkeypatch.context() as broken, pytest.raises(Unavailable) as refused:
+        with monkeypatch.context() as broken, pytest.raises(FormsUntried) as refused:
             broken.setattr("server.guidance.sandbox.sys.executable", command)
             sandbox.verdict(grammar)
         assert refused.value.retry_after == 1 and command not in refused.value.message
