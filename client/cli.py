@@ -30,13 +30,13 @@ from client.load.statistics import Objective
 from client.load.trace import TraceError
 from client.load.workload import Prompts, Workload, WorkloadError
 from client.show import facts_view, models_table
+from client.version import Version
 from client.watch import watch
 
 _P = ParamSpec("_P")
 
 app = typer.Typer(
     name="dyno",
-    help="A dynamometer for language-model architectures.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -81,6 +81,11 @@ def told(command: Callable[_P, None]) -> Callable[_P, None]:
 def _fail(message: str, code: int) -> NoReturn:
     Console(stderr=True).print(f"dyno: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+@app.callback()
+def dyno(version: Version = False) -> None:
+    """A dynamometer for language-model architectures."""
 
 
 @app.command(context_settings=_PASSED_ON)

@@ -41,8 +41,8 @@ class Tokenizer:
         self._before = _some_text(backend) if self._pieces is None else []
         self._text_of_before = self.decode(self._before)
         self._template = ChatTemplate(template, special or {}) if template else None
-        # A second one for what templates write: one whose setting changes would be for a moment open to other threads.
-        self._markup = tokenizers.Tokenizer.from_str(backend.to_str()) if template else backend
+        # A second one for text with markup: one whose setting changes would be for a moment open to other threads.
+        self._markup = tokenizers.Tokenizer.from_str(backend.to_str())
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -69,9 +69,11 @@ class Tokenizer:
         """The whole tokenizer as JSON, in the form of tokenizer.json."""
         return str(self._backend.to_str())
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of plain text: what looks like a special token in it is ordinary text."""
-        return list(self._backend.encode(text, add_special_tokens=True).ids)
+    def encode(self, text: str, *, framed: bool = True, markup: bool = False) -> list[int]:
+        """Ids of a text. `framed`: with what the tokenizer puts around one, as a token for its beginning. `markup`:
+        what looks like a special token in it is one; else it is ordinary text."""
+        backend = self._markup if markup else self._backend
+        return list(backend.encode(text, add_special_tokens=framed).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         if self._pieces is not None:
@@ -127,16 +129,15 @@ class Tokenizer:
         """
         if self._template is None:
             raise ValueError("this model has no chat template")
-        whole = self._written(self._template.render(messages))
+        whole = self._marked_up(self._template.render(messages))
         apart: list[int] = []
         for text, plain in self._template.parts(messages):
-            apart += self._backend.encode(text, add_special_tokens=False).ids if plain else self._written(text)
-        forging = any(self._specials(self._written(message["content"])) for message in messages)
+            apart += self.encode(text, framed=False, markup=not plain)
+        forging = any(self._specials(self._marked_up(message["content"])) for message in messages)
         return apart if forging or self._specials(whole) != self._specials(apart) else whole
 
-    def _written(self, text: str) -> list[int]:
-        """Ids of a text in which special tokens count."""
-        return list(self._markup.encode(text, add_special_tokens=False).ids)
+    def _marked_up(self, text: str) -> list[int]:
+        return self.encode(text, framed=False, markup=True)
 
     def _specials(self, ids: list[int]) -> list[int]:
         return [i for i in ids if i in self._special_ids]
@@ -153,7 +154,7 @@ class ByteTokenizer(Tokenizer):
         self._template = None
         self._pieces = [bytes([i]) for i in range(256)] + [b""] * (vocab_size - 256)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, framed: bool = True, markup: bool = False) -> list[int]:
         return list(text.encode("utf-8", "replace"))
 
 

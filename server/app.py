@@ -68,7 +68,8 @@ class Application:
         self.credentials = credentials = Credentials(settings)
         routes = Routes(self.service, self.observer.exposition, self.state if settings.debug else None)
         admin = AdminRoutes(self.administration, limits)
-        rest = rest_application(routes, admin, self.observer, credentials.authoriser)
+        unguarded = settings.loopback and not settings.asks_for_keys
+        rest = rest_application(routes, admin, self.observer, credentials.authoriser, from_this_machine=unguarded)
         self._http = HttpListener(rest, limits, self.observer, credentials.identity)
         self._rpc = RpcListener(
             self.service,
@@ -97,9 +98,10 @@ class Application:
         self.service.serve(models, await self.premises.begin(models))
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
-        """Take nothing new; give what is in flight its time, less when told to hurry; then end it."""
+        """Take nothing new; give what is in flight its time, less when told to hurry; then end it. `stop` follows."""
         self.service.drain()
         self._tell_health()
+        self._rpc.leave()
         ends = [asyncio.create_task(self.service.quiet())]
         if hurry is not None:
             ends.append(asyncio.create_task(_until(hurry)))

@@ -51,6 +51,14 @@ class Conversation:
 Prompt: TypeAlias = str | tuple[int, ...] | Conversation
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How texts become ids, but for those of conversations, which their template frames."""
+
+    framed: bool = True  # with what the tokenizer puts around a text, as a token for its beginning
+    markup: bool = True  # special tokens that are written in a text are such, and no plain text
+
+
 class GuidanceKind(StrEnum):
     """How a form of the answer is described."""
 
@@ -103,6 +111,7 @@ class GenerateCall:
     model: str | None
     prompts: tuple[Prompt, ...]
     sampling: SamplingWishes = SamplingWishes()
+    reading: Reading = Reading()
     n: int | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None

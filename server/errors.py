@@ -18,7 +18,9 @@
     │   ├── Loading                  models are still being built
     │   ├── Draining                 the server is going away
     │   ├── QueueTimeout             waited too long for its turn
-    │   └── EngineDown               the engine thread died or stands still
+    │   ├── EngineDown               the engine thread died or stands still
+    │   ├── NoModel                  every model was unloaded
+    │   └── FormsUntried             this machine has nothing left to try out a form of the answer with
     ├── DeadlineExceeded             the caller's time, or the longest time allowed, ran out
     ├── Cancelled                    the caller is gone
     └── InternalError                a fault of ours; says nothing but the request's id
@@ -169,6 +171,14 @@ class QueueTimeout(Unavailable):
 
 class EngineDown(Unavailable):
     code = "engine_down"
+
+
+class NoModel(Unavailable):
+    code = "no_model"
+
+
+class FormsUntried(Unavailable):
+    code = "forms_untried"
 
 
 class DeadlineExceeded(ServiceError):

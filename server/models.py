@@ -114,7 +114,7 @@ def split_spec(spec: str) -> tuple[str, str]:
     name, found, source = spec.partition("=")
     if not found:
         path = Path(spec)
-        name, source = (path.stem if path.exists() else spec), spec
+        name, source = (path.name if path.is_dir() else path.stem if path.exists() else spec), spec
     if not MODEL_ID.fullmatch(name) or not source:
         raise BadModelId(f"model: {shown(name)} cannot be the id of {shown(source)}: {ID_WORDS}")
     return name, source

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.call import Conversation, GenerateCall, Prompt
+from server.call import Conversation, GenerateCall, Prompt, Reading
 from server.engine.constraint import AllowedIds, Constraint
 from server.engine.request import Request
 from server.errors import InvalidValue
@@ -30,7 +30,7 @@ class Preparation:
         check_call(call, model, self.limits)
         requests: list[Request] = []
         for prompt in call.prompts:
-            ids = await self._token_ids(model, prompt)
+            ids = await self._token_ids(model, prompt, call.reading)
             requests += self._continuations(id, call, model, ids, arrived, first=len(requests))
         for request, constraint in zip(requests, await self._constraints(call, model, len(requests)), strict=True):
             request.constraint = constraint
@@ -71,17 +71,17 @@ class Preparation:
             for choice in range(call.n or 1)
         ]
 
-    async def _token_ids(self, model: ServedModel, prompt: Prompt) -> tuple[int, ...]:
+    async def _token_ids(self, model: ServedModel, prompt: Prompt, reading: Reading) -> tuple[int, ...]:
         if isinstance(prompt, tuple):
             return prompt
         if isinstance(prompt, str):
-            ids = await self.texts.run(len(prompt), lambda: model.tokenizer.encode(prompt))
+            ids = await self.texts.run(len(prompt), lambda: read(model, prompt, reading))
         else:
             ids = await self._render(model, prompt)
         if not ids:
             param = "messages" if isinstance(prompt, Conversation) else "prompt"
             raise InvalidValue(f"{param} must come to at least one token for this model, got none", param=param)
-        if max(ids) >= model.vocab:  # a special token beyond the embedding that the chat template wrote
+        if max(ids) >= model.vocab:  # a special token beyond the embedding, in a text or from a template
             text = f"the prompt has the token id {max(ids)}; token ids of this model run from 0 to {model.vocab - 1}"
             raise InvalidValue(text, param="prompt" if isinstance(prompt, str) else "messages")
         return tuple(ids)
@@ -93,6 +93,11 @@ class Preparation:
             return await self.texts.run(size, lambda: model.tokenizer.render_chat(messages))
         except ValueError as error:
             raise InvalidValue(str(error), param="messages") from None
+
+
+def read(model: ServedModel, text: str, reading: Reading) -> list[int]:
+    """The ids of a text that is no conversation's."""
+    return model.tokenizer.encode(text, framed=reading.framed, markup=reading.markup)
 
 
 def stop_condition(call: GenerateCall, model: ServedModel, prompt: tuple[int, ...], least: int) -> StopString | None:

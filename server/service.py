@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 import structlog
 
-from server.call import GenerateCall
+from server.call import GenerateCall, Reading
 from server.engine.loop import EngineLoop
 from server.engine.request import Outcome, Request
 from server.engine.stream import EngineFault
@@ -24,6 +24,7 @@ from server.errors import (
     Loading,
     MissingValue,
     ModelNotFound,
+    NoModel,
     QueueFull,
     QueueTimeout,
     ServiceError,
@@ -33,7 +34,7 @@ from server.generation import Choice, Generation
 from server.guidance.guides import Guides
 from server.limits import Limits
 from server.models import ServedModel
-from server.preparation import Preparation, visible_text
+from server.preparation import Preparation, read, visible_text
 from server.tally import SHED
 from server.tenancy import Places
 from server.textwork import TextWork
@@ -147,7 +148,7 @@ class GenerationService:
             return Draining("the server is shutting down", retry_after=soon)
         if not self.alive:
             return EngineDown("the engine does not run", retry_after=soon)
-        return None if self.models else Unavailable("no model is loaded", retry_after=soon)
+        return None if self.models else NoModel("no model is loaded", retry_after=soon)
 
     # ------------------------------------------------------------------------------------------ models and text
 
@@ -162,11 +163,11 @@ class GenerationService:
             raise ModelNotFound(name, self.models)
         return self.models[name]
 
-    async def tokenize(self, name: str | None, text: str, param: str) -> list[int]:
+    async def tokenize(self, name: str | None, text: str, param: str, reading: Reading) -> list[int]:
         """`param` is what the caller's transport calls the text."""
         model = self.model(name)
         check_text(param, text, self.limits)
-        return await self._texts.run(len(text), lambda: model.tokenizer.encode(text))
+        return await self._texts.run(len(text), lambda: read(model, text, reading))
 
     async def detokenize(self, name: str | None, ids: Sequence[int], param: str) -> str:
         model = self.model(name)

@@ -16,7 +16,7 @@ WINDOW = "$__rate_interval"
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: queries are (expression, legend)."""
+    """One panel: queries are (expression, legend), `more` is laid over the rest."""
 
     title: str
     description: str
@@ -42,7 +42,7 @@ class Panel:
             }
             for index, (expression, legend) in enumerate(self.queries)
         ]
-        return {
+        plain = {
             "id": number,
             "type": self.kind,
             "title": self.title,
@@ -52,7 +52,8 @@ class Panel:
             "targets": targets,
             "fieldConfig": {"defaults": {"unit": self.unit, "min": 0}, "overrides": []},
             "options": {},
-        } | self.more
+        }
+        return merged(plain, self.more)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,12 @@ class Dashboard:
             placed.append(panel.json(number, x, y))
             x += panel.width
         return placed
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Both; where both have a value, the one of `over`, but of two dictionaries again both."""
+    both = {name: merged(base[name], over[name]) for name in base if isinstance(over.get(name), dict)}
+    return base | over | both
 
 
 def _variable(name: str, label: str, query: str, first: str) -> dict[str, Any]:

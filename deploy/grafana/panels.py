@@ -8,10 +8,7 @@ from build import WINDOW, Dashboard, Panel, quantiles, rate
 
 MODELS = "label_values(dyno_model_info, model)"
 STACKED: dict[str, Any] = {
-    "fieldConfig": {
-        "defaults": {"unit": "short", "min": 0, "custom": {"fillOpacity": 40, "stacking": {"mode": "normal"}}},
-        "overrides": [],
-    }
+    "fieldConfig": {"defaults": {"custom": {"fillOpacity": 40, "stacking": {"mode": "normal"}}}},
 }
 ONE = 'model="$model"'
 SHADES = {"mode": "continuous-BlYlRd"}
@@ -132,12 +129,10 @@ COMPARE = Dashboard(
 HEAT: dict[str, Any] = {
     "fieldConfig": {
         "defaults": {
-            "unit": "percentunit",
             "decimals": 1,
             "color": SHADES,
             "custom": {"cellOptions": {"type": "color-background", "mode": "basic"}, "align": "center"},
         },
-        "overrides": [],
     },
     "transformations": [
         {

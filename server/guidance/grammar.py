@@ -41,13 +41,12 @@ def check_guidance(guidance: Guidance, limits: Limits) -> None:
 
 
 def grammar_of(guidance: Guidance) -> str:
-    """The library's grammar of a form that `check_guidance` let pass."""
+    """The library's grammar of a form that `check_guidance` let pass. Raises InvalidValue for what it cannot read."""
     match guidance.kind:
         case GuidanceKind.JSON_OBJECT:
             return LLMatcher.grammar_from_json_schema({"type": "object"}, defaults={"whitespace_pattern": WHITESPACE})
         case GuidanceKind.JSON_SCHEMA:
-            schema = guidance.text if guidance.text.lstrip().startswith("{") else "{}"  # true: anything
-            return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": WHITESPACE})
+            return _schema_grammar(guidance)
         case GuidanceKind.REGEX:
             return LLMatcher.grammar_from_regex(guidance.text)
         case GuidanceKind.CHOICE:
@@ -55,6 +54,14 @@ def grammar_of(guidance: Guidance) -> str:
             return LLMatcher.grammar_from_lark(f"start: {words}")
         case GuidanceKind.GRAMMAR:
             return LLMatcher.grammar_from_lark(guidance.text)
+
+
+def _schema_grammar(guidance: Guidance) -> str:
+    schema = guidance.text if guidance.text.lstrip().startswith("{") else "{}"  # true: anything
+    try:
+        return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": WHITESPACE})
+    except ValueError as error:  # numbers beyond a double, half a surrogate pair
+        raise refused(guidance, f"it is not JSON: {error}") from None
 
 
 def refused(guidance: Guidance, why: str) -> InvalidValue:

@@ -48,7 +48,7 @@ class Guides:
     ) -> Sequence[Constraint]:
         """One for each of `count` requests. `endless`: an end token is allowed only where nothing else is.
 
-        Raises InvalidValue for a form that cannot be used, QueueFull when too many wait to be compiled, Unavailable
+        Raises InvalidValue for a form that cannot be used, QueueFull when too many wait to be compiled, FormsUntried
         where none can be tried out.
         """
         if self._pending >= self._limits.queue:

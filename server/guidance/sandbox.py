@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from server.errors import Unavailable
+from server.errors import FormsUntried
 from server.guidance import trial
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ class Sandbox:
         self._process: subprocess.Popen[bytes] | None = None
 
     def verdict(self, grammar: str) -> str | None:
-        """Why a grammar cannot be used; None when it can. Raises Unavailable where it cannot be tried out."""
+        """Why a grammar cannot be used; None when it can. Raises FormsUntried where it cannot be tried out."""
         process = self._process or self._start()
         try:
             answer = self._ask(process, grammar)
@@ -68,7 +68,7 @@ class Sandbox:
         except (OSError, EOFError) as error:  # the system has no descriptors, processes or memory left, or no time
             self.close()
             log.warning("forms of answers cannot be tried out", why=str(error) or type(error).__name__)
-            raise Unavailable("forms of answers cannot be tried out at the moment", retry_after=1) from error
+            raise FormsUntried("forms of answers cannot be tried out at the moment", retry_after=1) from error
         return self._process
 
     def _ask(self, process: subprocess.Popen[bytes], grammar: str) -> object:

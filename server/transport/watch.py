@@ -26,6 +26,7 @@ TRACEPARENT = re.compile(
 GIVEN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 UNKNOWN = "unknown"
 CLIENT_GONE = 499
+CLOSE = (b"connection", b"close")
 
 
 class TransportObserver(Protocol):
@@ -69,15 +70,22 @@ def trace_of(traceparent: str | None) -> Trace | None:
 
 
 class HttpWatch:
-    """Outermost middleware: puts `request_id` and `arrived` into the scope's state, x-request-id on the answer."""
+    """Outermost middleware: puts `request_id` and `arrived` into the scope's state, x-request-id on the answer, and
+    `connection: close` on those of a server that is leaving: the client's next request goes to another one."""
 
     def __init__(
-        self, app: App, observer: TransportObserver, clock: Callable[[], float], stalled_write_seconds: float
+        self,
+        app: App,
+        observer: TransportObserver,
+        clock: Callable[[], float],
+        stalled_write_seconds: float,
+        leaving: Callable[[], bool],
     ) -> None:
         self._app = app
         self._observer = observer
         self._clock = clock
         self._stalled_write_seconds = stalled_write_seconds
+        self._leaving = leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -92,7 +100,8 @@ class HttpWatch:
             nonlocal code, complete
             if message["type"] == "http.response.start":
                 code = message["status"]
-                message["headers"] = [*message["headers"], header]
+                closing = (CLOSE,) if self._leaving() and CLOSE not in message["headers"] else ()
+                message["headers"] = [*message["headers"], header, *closing]
             else:
                 complete = not message.get("more_body", False)
                 self._observer.moved("rest", "sent", len(message.get("body", b"")))

@@ -34,7 +34,7 @@ from dyno.inference.v1 import inference_pb2 as pb
 PROMPT, OUTPUT = 128, 128
 STREAMS_A_CHANNEL = 64
 ROOT = Path(__file__).parents[2]
-HEADERS = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+HEADERS = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 METHOD = "/dyno.inference.v1.InferenceService/StreamGenerate"
 
 
@@ -91,7 +91,7 @@ async def serving(*flags: str, tree: Path = ROOT) -> AsyncIterator[Server]:
 async def _ready(server: Server) -> None:
     while True:
         reader, writer = await asyncio.open_connection(*server.http)
-        writer.write(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        writer.write(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         answer = await reader.read()
         writer.close()
         if b" 200 " in answer[:20]:

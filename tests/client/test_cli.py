@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ def dyno(*arguments: str) -> Result:
 @pytest.fixture(params=["http", "grpc"])
 def target(request: pytest.FixtureRequest, fake_process: ServerProcess) -> str:
     return str(getattr(fake_process, request.param))
+
+
+def test_it_tells_its_version() -> None:
+    done = dyno("--version")
+    assert (done.exit_code, done.stdout) == (0, f"dyno {version('dyno')}\n")
+    assert "dynamometer" in dyno("--help").stdout
 
 
 def test_generate_streams_the_text_then_the_facts(target: str) -> None:

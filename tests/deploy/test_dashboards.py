@@ -38,6 +38,9 @@ def test_the_files_are_what_the_program_writes(monkeypatch: pytest.MonkeyPatch) 
     from panels import DASHBOARDS  # type: ignore[import-not-found]
 
     made = {f"{one.uid}.json": written(one) for one in DASHBOARDS}
+    units = {panel.title: panel.unit for one in DASHBOARDS for panel in one.panels}
+    told = {panel["title"]: panel["fieldConfig"]["defaults"]["unit"] for _, panel in queries.panels()}
+    assert told == units, "whatever else a panel is given"
     assert {path.name: path.read_text() for path in queries.DASHBOARDS.glob("*.json")} == made
     for name in ("build", "panels"):
         del sys.modules[name]

@@ -9,6 +9,7 @@ import pytest
 from model import zoo
 from server import config
 from server.config import PREFIX, Settings
+from server.requestlog import STDOUT
 from tests.deploy import artifacts
 
 
@@ -38,7 +39,15 @@ def test_the_server_starts_with_what_compose_gives_it(name: str, model: str) -> 
     assert settings.model == (model,)
     assert settings.host == "0.0.0.0"
     assert settings.threads == int(artifacts.services()[name]["cpus"])
+    assert settings.request_log == STDOUT, "the dashboards send their readers to it"
     assert [settings.port, settings.grpc_port] == [int(p) for p in artifacts.stages()["server"].last("EXPOSE").split()]
+
+
+def test_part_of_a_cpu_more_is_no_matter() -> None:
+    """CPUs of a container may have a part; threads are whole."""
+    written = artifacts.COMPOSE.read_text()
+    assert "cpus: ${CPUS:-1}" in written and written.count("${CPUS:-") == 1
+    assert "DYNO_THREADS: ${THREADS:-1}" in written
 
 
 def test_compose_serves_everybody_on_this_machine_until_there_are_keys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,8 @@ CODES = {
     grpc.StatusCode.UNAVAILABLE: "unavailable",
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline",
 }
-OUTER = {"model", "n", "logprobs", "prompt_logprobs", "priority", "user"}
+READING = {"add_special_tokens", "split_special_tokens"}
+OUTER = {"model", "n", "logprobs", "prompt_logprobs", "priority", "user", *READING}
 FORMS = {  # what a wish calls a form of the answer → REST's field
     "json_object": "response_format",
     "json_schema": "guided_json",

@@ -166,7 +166,7 @@ class TestModels:
     async def test_without_models_nothing_is_ready_until_one_is_loaded(self, transport: str) -> None:
         async with administered(transport, fake_model("fake")) as (server, operator, caller):
             await operator.unload("fake")
-            assert (await refusal(caller.whole(prompt="abc", max_tokens=1))).code == "unavailable"
+            assert (await refusal(caller.whole(prompt="abc", max_tokens=1))).code == "no_model"
             async with server.session.get(f"{server.url}/readyz") as response:
                 assert response.status == 503
             async with server.session.get(f"{server.url}/livez") as response:

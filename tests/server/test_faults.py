@@ -145,7 +145,7 @@ class Choosy(ByteTokenizer):
         self._pieces = Torn(self._pieces or ())
         self._pieces.torn = torn
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, framed: bool = True, markup: bool = False) -> list[int]:
         if text.encode().startswith(POISON):
             raise RuntimeError(SECRET)
         return super().encode(text)

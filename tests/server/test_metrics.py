@@ -16,6 +16,7 @@ from model.operations import Operations
 from model.roofline import Machine
 from server.engine.request import Outcome
 from server.engine.stats import Compute, GroupUse, Latency, LayerRouting, RequestStats, Spread, StepStats
+from server.limits import Limits
 from server.metrics import UNKNOWN, PrometheusObserver
 from server.models import ModelCard
 from tests.server.callers import Caller, Refused, RestCaller, RpcCaller, hang_up_after, leave_unanswered
@@ -211,6 +212,9 @@ async def test_the_exposition_is_valid_and_its_names_are_right(accept: str, serv
         assert family.documentation
     buckets = {s.labels["le"] for f in families for s in f.samples if s.name == "dyno_inter_token_seconds_bucket"}
     assert {"0.0005", "60.0"} <= {str(float(le)) for le in buckets if le != "+Inf"}
+    for name in ("dyno_e2e_request_seconds_bucket", "dyno_decode_seconds_bucket"):
+        bounds = {float(s.labels["le"]) for f in families for s in f.samples if s.name == name}
+        assert {60.0, Limits().request_seconds} <= bounds, "as far as a request may take"
     async with server.session.head(f"{server.url}/metrics") as response:
         assert response.status == 200 and await response.read() == b""
 

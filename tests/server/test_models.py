@@ -36,6 +36,18 @@ def test_a_file_whose_name_is_no_id_needs_one(tmp_path: Path) -> None:
     assert split_spec(f"mine={path}") == ("mine", str(path))
 
 
+def test_what_lies_in_files_is_called_as_they_are(tmp_path: Path) -> None:
+    """A folder's name may have dots; a file's has an ending."""
+    (tmp_path / "Llama-3.1-8B").mkdir()
+    (tmp_path / "mine.v2.toml").write_text("")
+    for path, name in (
+        ("Llama-3.1-8B", "Llama-3.1-8B"),
+        ("Llama-3.1-8B/", "Llama-3.1-8B"),
+        ("mine.v2.toml", "mine.v2"),
+    ):
+        assert split_spec(f"{tmp_path}/{path}") == (name, f"{tmp_path}/{path}")
+
+
 def test_the_command_line_is_held_to_it() -> None:
     with pytest.raises(BadModelId):
         build_model("=tales-moe", BuildOptions(), Recorder())

@@ -98,6 +98,7 @@ async def test_a_drain_lets_what_is_in_flight_finish() -> None:
         assert await server.status("/livez") == 200
         async with server.session.post(f"{server.url}/v1/completions", json=LONG) as response:
             assert response.status == 503 and response.headers["retry-after"] == "1"
+            assert response.headers["connection"] == "close"
             assert (await response.json())["error"]["code"] == "draining"
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.Generate(request)

@@ -35,7 +35,7 @@ async def serving(limits: Limits) -> AsyncIterator[Harness]:
 async def unread_rest(server: Harness, n: int) -> AsyncIterator[asyncio.StreamReader]:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.app.http_port, limit=1 << 12)
     body = json.dumps({**LONG, "n": n, "stream": True}).encode()
-    head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
     await reader.readuntil(b"data: ")
     writer.transport.pause_reading()  # type: ignore[attr-defined]

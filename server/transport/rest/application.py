@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from server.errors import ServiceError
+from server.service import Phase
 from server.transport.auth.access import Authoriser
 from server.transport.rest.admin import AdminRoutes
 from server.transport.rest.authorisation import Authorisation
@@ -29,9 +30,17 @@ def routed(routes: Routes, admin: AdminRoutes) -> FastAPI:
     return app
 
 
-def rest_application(routes: Routes, admin: AdminRoutes, observer: TransportObserver, authoriser: Authoriser) -> App:
-    """The ASGI application, guarded and watched."""
+def rest_application(
+    routes: Routes,
+    admin: AdminRoutes,
+    observer: TransportObserver,
+    authoriser: Authoriser,
+    *,
+    from_this_machine: bool,
+) -> App:
+    """The ASGI application, guarded and watched. `from_this_machine`: it listens on loopback and asks for no keys."""
     app = routed(routes, admin)
     service = routes.service
-    guarded = Authorisation(app, app.routes, authoriser)
-    return HttpWatch(guarded, observer, service.clock, service.limits.stalled_write_seconds)
+    guarded = Authorisation(app, app.routes, authoriser, from_this_machine=from_this_machine)
+    seconds = service.limits.stalled_write_seconds
+    return HttpWatch(guarded, observer, service.clock, seconds, lambda: service.phase is Phase.DRAINING)

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Sequence
 
 from starlette.routing import BaseRoute, Match
 
-from server.errors import ServiceError
+from server.errors import PermissionDenied, ServiceError, shown
 from server.transport.auth.access import Access, Authoriser, Standing
 from server.transport.auth.table import ACCESS
 from server.transport.rest.errors import error_response
 from server.transport.watch import App, Receive, Scope, Send
 
+HOST = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<ipv6>[^\]]+)\])(?::\d*)?")
+
 
 class Authorisation:
     """Middleware: puts the caller's `tenant` into the scope's state, or answers itself."""
 
-    def __init__(self, app: App, routes: Sequence[BaseRoute], authoriser: Authoriser) -> None:
-        """`routes`: those of `app`, as it looks them up itself."""
+    def __init__(
+        self, app: App, routes: Sequence[BaseRoute], authoriser: Authoriser, *, from_this_machine: bool
+    ) -> None:
+        """`routes`: those of `app`, as it looks them up itself. `from_this_machine`: that a call comes from here is all
+        that lets it in, so that it may not be a web page's."""
         self._app = app
         self._routes = routes
         self._authoriser = authoriser
+        self._from_this_machine = from_this_machine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            scope["state"]["tenant"] = self._authoriser.admit(_credentials(scope), self._needed(scope))
+            needed = self._needed(scope)
+            if self._from_this_machine and needed is not Standing.OPEN:
+                _check_host(scope)
+            scope["state"]["tenant"] = self._authoriser.admit(_headers(scope, b"authorization"), needed)
         except ServiceError as error:
             await error_response(error)(scope, receive, send)
             return
@@ -40,5 +51,27 @@ class Authorisation:
         return Standing.KEY
 
 
-def _credentials(scope: Scope) -> list[bytes]:
-    return [value for name, value in scope["headers"] if name == b"authorization"]
+def _check_host(scope: Scope) -> None:
+    """A browser lets a web page call any server under the page's own name, wherever that name leads by now."""
+    for host in _headers(scope, b"host"):
+        text = host.decode("latin-1")
+        if not _is_local(text):
+            raise PermissionDenied(
+                f"a server without API keys answers only to localhost and addresses of loopback, not to {shown(text)}; "
+                "a proxy before it must send such a Host, or give the server keys"
+            )
+
+
+def _is_local(host: str) -> bool:
+    found = HOST.fullmatch(host.lower())
+    if found is None:
+        return False
+    name = found["name"] or found["ipv6"]
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _headers(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for other, value in scope["headers"] if other == name]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from server.call import Conversation, FactWishes, GenerateCall, Message, Prompt, RoutingDetail, SamplingWishes
+from server.call import Conversation, FactWishes, GenerateCall, Message, Prompt, Reading, RoutingDetail, SamplingWishes
 from server.errors import InvalidValue
 from server.transport.rest.forms import guidance_of
-from server.transport.rest.schema import ChatBody, CompletionBody, DynoOptions, GenerationBody
+from server.transport.rest.schema import ChatBody, CompletionBody, DynoOptions, GenerationBody, ReadingBody
 
 NO_FACTS = FactWishes(RoutingDetail.NONE, latency=False, compute=False)
 
@@ -29,8 +29,13 @@ def completion_call(body: CompletionBody, arrived: float) -> GenerateCall:
     """With `echo` the log-probabilities that are asked for are also those of the prompt."""
     body.refuse_unsupported()
     call = _call(body, body.prompt, body.max_tokens, body.logprobs, arrived, fill=False)
+    call = replace(call, reading=reading_of(body))
     asked = [count for count in (body.prompt_logprobs, body.logprobs) if count is not None]
     return replace(call, echo=True, prompt_logprobs=max(asked, default=None)) if body.echo else call
+
+
+def reading_of(body: ReadingBody) -> Reading:
+    return Reading(framed=body.add_special_tokens is not False, markup=not body.split_special_tokens)
 
 
 def chat_call(body: ChatBody, arrived: float) -> GenerateCall:

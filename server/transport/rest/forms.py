@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, TypeAlias
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from server.call import Guidance, GuidanceKind
@@ -16,7 +16,7 @@ def read_schema(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, dict | bool):
-        return orjson.dumps(value).decode()
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))  # orjson writes no integer over 64 bits
     raise ValueError("a JSON schema or its text")
 
 

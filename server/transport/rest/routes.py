@@ -18,7 +18,7 @@ from server.models import ServedModel
 from server.service import GenerationService
 from server.transport.rest.answer import GenerationAnswer
 from server.transport.rest.body import read_body
-from server.transport.rest.calls import AnswerWishes, answer_wishes, chat_call, completion_call
+from server.transport.rest.calls import AnswerWishes, answer_wishes, chat_call, completion_call, reading_of
 from server.transport.rest.errors import RouteNotFound, error_response
 from server.transport.rest.plain import PlainRoute, add_route, json_response
 from server.transport.rest.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
@@ -82,7 +82,7 @@ class Routes:
 
     async def tokenize(self, request: Request) -> Response:
         body = await read_body(request, TokenizeBody, self.service.limits)
-        tokens = await self.service.tokenize(body.model, body.prompt, "prompt")
+        tokens = await self.service.tokenize(body.model, body.prompt, "prompt", reading_of(body))
         longest = self.service.model(body.model).architecture.context
         return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": longest})
 

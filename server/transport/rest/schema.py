@@ -6,6 +6,7 @@ them. Fields in UNSUPPORTED are known from other servers and refused, unless the
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, WithJsonSchema
@@ -71,10 +72,18 @@ def read_bias(value: object) -> tuple[tuple[int, float], ...]:
     if value is None:
         return ()
     if isinstance(value, dict) and all(_is_id(key) and type(bias) in (int, float) for key, bias in value.items()):
-        told = {int(key): float(bias) for key, bias in value.items()}
+        told = {int(key): _double(bias) for key, bias in value.items()}
         if len(told) == len(value):  # "1" and "01" are the same token
             return tuple(told.items())
     raise ValueError("an object from token ids to numbers, each token once")
+
+
+def _double(number: int | float) -> float:
+    """An integer beyond all doubles as an infinity: the validator knows what is too large."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def read_content(value: object) -> str:
@@ -144,6 +153,13 @@ class DynoOptions(Body):
     compute: bool | None = None
 
 
+class ReadingBody(Body):
+    """How texts become ids, in the names of Hugging Face's tokenizers."""
+
+    add_special_tokens: bool | None = None
+    split_special_tokens: bool | None = None
+
+
 class GenerationBody(GuidedBody, Body):
     """What both generating routes take."""
 
@@ -191,7 +207,7 @@ class GenerationBody(GuidedBody, Body):
     web_search_options: Any = None
 
 
-class CompletionBody(GenerationBody):
+class CompletionBody(GenerationBody, ReadingBody):
     prompt: Prompts
     logprobs: int | None = None
     echo: bool | None = None
@@ -219,12 +235,11 @@ class ChatBody(GenerationBody):
     top_logprobs: int | None = None
 
 
-class TokenizeBody(Body):
-    """vLLM's shape. Both values of add_special_tokens give the same ids: the tokenizers here add none to a prompt."""
+class TokenizeBody(ReadingBody):
+    """vLLM's shape."""
 
-    model: str | None = None
     prompt: str
-    add_special_tokens: bool | None = None
+    model: str | None = None
 
 
 class DetokenizeBody(Body):

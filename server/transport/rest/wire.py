@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -13,6 +14,7 @@ from server.transport.watch import UNKNOWN, TransportObserver, new_id
 
 REASONS = {
     400: "Bad Request",
+    405: "Method Not Allowed",
     408: "Request Timeout",
     414: "URI Too Long",
     431: "Request Header Fields Too Large",
@@ -40,6 +42,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._refusal: tuple[int, str, str] = (400, "malformed_request", "this is not an HTTP/1.1 request")
         self._in_head = True
         self._head_bytes = 0
+        self._without_offer = b""  # a head that offered another protocol, to be parsed once more
         self._chunks = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._in_body = False
@@ -65,7 +68,7 @@ class GuardedHttp(HttpToolsProtocol):
             return
         self._head_bytes += len(data) if self._in_head else 0
         in_body, before = self._in_body, self._body_bytes
-        super().data_received(data)
+        self._feed(memoryview(data))
         if in_body and self._in_body:
             self._count_beside_body(len(data) - (self._body_bytes - before))
         if (
@@ -75,6 +78,28 @@ class GuardedHttp(HttpToolsProtocol):
         ):
             self._refusal = self._head_refusal()
             self.send_400_response("")
+
+    def _feed(self, data: memoryview) -> None:
+        """As uvicorn does, but offers of another protocol are passed over (RFC 9110, 7.8): for httptools a message
+        that offers one ends with its head, and what its body has would be the next request."""
+        self._unset_keepalive_if_required()
+        try:
+            while data:
+                data = data[self._parse(data) :]
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _parse(self, data: memoryview) -> int:
+        """How far the parser came: to the end, or to that of a head with an offer, which it has taken without it."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            head, self._without_offer = self._without_offer, b""
+            self.parser = httptools.HttpRequestParser(self)  # the old one may hold that nothing comes after its head
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.parser.feed_data(head)
+            return int(offer.args[0])
+        return len(data)
 
     def _count_beside_body(self, count: int) -> None:
         self._beside_body += count
@@ -103,11 +128,21 @@ class GuardedHttp(HttpToolsProtocol):
             self._refuse(*self._head_refusal())
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            self._refuse(405, "method_not_allowed", "CONNECT is not offered: this is no proxy")
+        if self.parser.should_upgrade():
+            self._without_offer = self._head_without_offer()
+            return
         self._in_head = False
         self._head_arrived()
         self.scope["dyno.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
         self._in_body = True
+
+    def _head_without_offer(self) -> bytes:
+        first = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        lines = [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([first, *lines, b"", b""])
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -120,6 +155,8 @@ class GuardedHttp(HttpToolsProtocol):
             self._refuse(400, "too_many_chunks", f"a body may come in at most {self.limits.body_chunks} chunks")
 
     def on_message_complete(self) -> None:
+        if self._without_offer:
+            return
         self._in_body = False
         self._stop_lingering()
         super().on_message_complete()

@@ -7,7 +7,7 @@ from typing import TypeVar
 from google.protobuf.message import Message as ProtoMessage
 
 from dyno.inference.v1 import inference_pb2 as pb
-from server.call import Conversation, Guidance, GuidanceKind, Message, Prompt, SamplingWishes
+from server.call import Conversation, Guidance, GuidanceKind, Message, Prompt, Reading, SamplingWishes
 from server.errors import MissingValue
 
 T = TypeVar("T")
@@ -28,6 +28,11 @@ def prompt_of(request: pb.GenerateRequest | pb.ScoreRequest) -> Prompt:
 def names_of(request: pb.GenerateRequest | pb.ScoreRequest) -> dict[str, str]:
     """What this caller calls fields of the domain, where that is not their usual name."""
     return {"prompt": "token_ids"} if request.HasField("token_ids") else {}
+
+
+def reading_of(request: pb.GenerateRequest | pb.ScoreRequest | pb.TokenizeRequest) -> Reading:
+    framed = request.add_special_tokens or not request.HasField("add_special_tokens")
+    return Reading(framed=framed, markup=not request.split_special_tokens)
 
 
 def sampling_of(wishes: pb.SamplingParameters) -> SamplingWishes:

@@ -20,7 +20,7 @@ from server.call import (
 from server.engine.step import TokenLogprobs
 from server.errors import InvalidValue
 from server.models import ModelCard
-from server.transport.rpc.asking import guidance_of, optional, prompt_of, sampling_of
+from server.transport.rpc.asking import guidance_of, optional, prompt_of, reading_of, sampling_of
 from server.transport.rpc.facts import finished_message
 
 DETAILS = {
@@ -40,6 +40,7 @@ def generate_call(request: pb.GenerateRequest, arrived: float, seconds: float | 
     return GenerateCall(
         model=model_name(request.model),
         prompts=(prompt_of(request),),
+        reading=reading_of(request),
         sampling=sampling_of(request.sampling),
         n=optional(request, "n", request.n),
         logprobs=optional(request, "logprobs", request.logprobs),
@@ -57,6 +58,7 @@ def score_call(request: pb.ScoreRequest, arrived: float, seconds: float | None) 
     return GenerateCall(
         model=model_name(request.model),
         prompts=(prompt_of(request),),
+        reading=reading_of(request),
         sampling=SamplingWishes(max_tokens=0),
         prompt_logprobs=request.prompt_logprobs,
         priority=request.priority,

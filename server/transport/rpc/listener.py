@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -33,6 +34,7 @@ ADMIN: str = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 MOST_PENDING = 1 << 30  # calls that the library holds before we see them: what connections and their streams allow
 IDLE_MS = 300_000  # a connection without calls is closed; its client opens another when it has one
+UNTIL_STOPPED = 86_400.0  # seconds: `stop` comes long before
 IDENTITY_ONLY = 1  # bit set of the compressions that are understood
 
 
@@ -59,6 +61,7 @@ class RpcListener:
                 compression=grpc.Compression.NoCompression,
             )
         self._health = HealthServicer([SERVICE, ADMIN])
+        self._leaving: asyncio.Task[None] | None = None
         add_InferenceServiceServicer_to_server(Servicer(service, observer), self._server)
         add_AdminServiceServicer_to_server(AdminServicer(administration, observer), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -84,9 +87,15 @@ class RpcListener:
         """What the health service says from now on: of the whole, and of each model."""
         self._health.tell(serving, models)
 
+    def leave(self) -> None:
+        """Close the port and ask the clients to go elsewhere (GOAWAY). Calls in flight go on; `stop` follows."""
+        self._leaving = asyncio.create_task(self._server.stop(UNTIL_STOPPED))
+
     async def stop(self, grace: float) -> None:
         """Refuse new calls; cut those that are left after `grace` seconds."""
         await self._server.stop(grace)
+        if self._leaving is not None:
+            await self._leaving
 
 
 def _check_free(host: str, port: int) -> None:

@@ -15,6 +15,7 @@ from server.generation import Generation
 from server.service import GenerationService
 from server.transport.rpc import convert
 from server.transport.rpc.answering import answering, metadata
+from server.transport.rpc.asking import reading_of
 from server.transport.rpc.generating import Asked, Envelope, generating
 from server.transport.rpc.many import ManyGenerations
 from server.transport.rpc.watching import load_message
@@ -69,7 +70,8 @@ class Servicer(InferenceServiceServicer):
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         async with self._answering(context, "Tokenize"):
-            ids = await self._service.tokenize(convert.model_name(request.model), request.text, "text")
+            name, reading = convert.model_name(request.model), reading_of(request)
+            ids = await self._service.tokenize(name, request.text, "text", reading)
             return pb.TokenizeResponse(token_ids=ids)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:

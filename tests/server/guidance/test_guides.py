@@ -21,7 +21,7 @@ from model import zoo
 from model.tokenizer import ByteTokenizer, Tokenizer
 from server.call import Guidance, GuidanceKind
 from server.engine.constraint import Constraint, members
-from server.errors import InvalidValue, Unavailable
+from server.errors import FormsUntried, InvalidValue
 from server.guidance.grammar import check_guidance
 from server.guidance.guides import REMEMBERED, Guides
 from server.guidance.sandbox import Sandbox
@@ -206,6 +206,9 @@ BAD = {
     "look around": (form("regex", "(?=a)b"), "look-around"),
     "grammar": (form("grammar", "start: nobody"), "nobody"),
     "not JSON": (form("json_schema", "{"), "not JSON"),
+    "half a pair": (form("json_schema", '{"const": "\\ud800"}'), "not JSON"),
+    "a number beyond doubles": (form("json_schema", '{"type": "number", "maximum": 1e400}'), "not JSON"),
+    "an integer beyond doubles": (form("json_schema", '{"type": "integer", "maximum": 1%s}' % ("0" * 400)), "not JSON"),
     "NaN": (form("json_schema", '{"minimum": NaN}'), "NaN"),
     "no schema": (form("json_schema", "[]"), "object"),
     "false": (form("json_schema", "false"), "nothing satisfies"),
@@ -257,7 +260,7 @@ def test_what_kills_the_compiler_kills_nothing_else() -> None:
 def test_where_nothing_can_be_tried_out_it_is_nobodys_mistake(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox, grammar = Sandbox(10.0), LLMatcher.grammar_from_regex("a")
     try:
-        with monkeypatch.context() as broken, pytest.raises(Unavailable) as refused:
+        with monkeypatch.context() as broken, pytest.raises(FormsUntried) as refused:
             broken.setattr("server.guidance.sandbox.sys.executable", command)
             sandbox.verdict(grammar)
         assert refused.value.retry_after == 1 and command not in refused.value.message

@@ -248,3 +248,36 @@ async def test_without_keys_others_may_not_administer() -> None:
         assert (await status(server, "POST /admin/v1/drain", {}))[0] == 403
     async with running(fake_model()) as server:
         assert (await status(server, "GET /admin/v1/models", {}))[0] == 200
+
+
+LOCAL = ["localhost", "LOCALHOST:80", "127.0.0.1", "127.0.0.1:8000", "127.9.9.9:1", "[::1]", "[::1]:8000"]
+FOREIGN = [
+    "evil.example",
+    "evil.example:8000",
+    "192.168.0.1",
+    "0.0.0.0:8000",
+    "[::]",
+    "localhost.evil.example",
+    "",
+    "::1",
+]
+FOREIGN += ["127.0.0.1.nip.io", "localhost:80@evil.example", "localhost evil", "127.0.0.1:8000:1", "2130706433", "é"]
+
+
+async def test_a_web_page_that_goes_by_another_name_does_nothing_on_loopback() -> None:
+    async with running(fake_model()) as server:
+        for host in LOCAL:
+            assert (await status(server, "GET /admin/v1/models", {"host": host}))[0] == 200, host
+        for host in FOREIGN:
+            for route in ("GET /admin/v1/models", "POST /v1/completions", "GET /metrics", "GET /nothing"):
+                code, error = await status(server, route, {"host": host})
+                assert (code, error["code"]) == (403, "permission_denied"), host
+                assert "localhost" in error["message"] and "API keys" in error["message"]
+            assert (await status(server, "GET /livez", {"host": host}))[0] == 200, "it tells nothing"
+
+
+async def test_a_server_with_keys_or_for_others_may_have_any_name(guarded: Harness) -> None:
+    headers = header("root") | {"host": "dyno.example"}
+    assert (await status(guarded, "GET /admin/v1/models", headers))[0] == 200
+    async with running(fake_model(), host="0.0.0.0", allow_unauthenticated=True) as server:
+        assert (await status(server, "GET /v1/models", {"host": "dense:8000"}))[0] == 200

@@ -29,7 +29,7 @@ MEANING: dict[Kind, str] = {
     errors.ContextLengthExceeded: "Prompt and output do not fit together into the model's context or cache.",
     LoadFailed: "The model could not be loaded.",
     errors.Unauthenticated: "No API key, or an unknown one. Only where the server has keys.",
-    errors.PermissionDenied: "The API key is valid, but lacks the role for this.",
+    errors.PermissionDenied: "The API key lacks the role; on REST without keys, the `Host` is not this machine.",
     errors.ModelNotFound: "No model of that name is served.",
     errors.RequestNotFound: "No request of that id is in flight.",
     RouteNotFound: "There is nothing at this path.",
@@ -47,6 +47,8 @@ MEANING: dict[Kind, str] = {
     errors.Draining: "The server is shutting down.",
     errors.QueueTimeout: "The request waited too long for its turn.",
     errors.EngineDown: "The engine is not running.",
+    errors.NoModel: "Every model was unloaded.",
+    errors.FormsUntried: "The machine has no descriptors, processes or memory left to try out a form of the answer.",
     errors.DeadlineExceeded: "The request took longer than it may.",
 }
 
@@ -70,7 +72,7 @@ BODY: tuple[Kind, ...] = (
     BodyTooLarge,
     UnsupportedMediaType,
 )
-UNAVAILABLE: tuple[Kind, ...] = (errors.Loading, errors.Draining, errors.EngineDown)
+UNAVAILABLE: tuple[Kind, ...] = (errors.Loading, errors.Draining, errors.EngineDown, errors.NoModel)
 ASKING: tuple[Kind, ...] = (*BODY, errors.ModelNotFound, *UNAVAILABLE)
 GENERATING: tuple[Kind, ...] = (
     *ASKING,
@@ -79,6 +81,7 @@ GENERATING: tuple[Kind, ...] = (
     errors.QueueFull,
     errors.Cancelled,
     errors.QueueTimeout,
+    errors.FormsUntried,
     errors.DeadlineExceeded,
 )
 

@@ -24,7 +24,7 @@ def told(text: str, default: Any = None, **keywords: Any) -> Told:
 def fields(limits: Limits) -> dict[str, dict[str, Told]]:
     """By name of the shape, then by name of the field; those under "" have the same meaning in every shape."""
     return {
-        "": {**_generation(limits), **_sampling(limits), **_refused()},
+        "": {**_generation(limits), **_reading(), **_sampling(limits), **_refused()},
         "CompletionBody": _completion(limits),
         "ChatBody": _chat(limits),
         "MessageBody": _message(limits),
@@ -77,6 +77,19 @@ def _generation(limits: Limits) -> dict[str, Told]:
         "safety_identifier": told(NO_EFFECT),
         "verbosity": told(NO_EFFECT),
         "reasoning_effort": told(NO_EFFECT),
+    }
+
+
+def _reading() -> dict[str, Told]:
+    return {
+        "add_special_tokens": told(
+            "Of a text: whether the tokenizer puts its special tokens around it, as one for the beginning.", True
+        ),
+        "split_special_tokens": told(
+            "Of a text: read special tokens that are written in it as plain text. For text of people who shall not "
+            "write any.",
+            False,
+        ),
     }
 
 
@@ -248,7 +261,6 @@ def _structured(limits: Limits) -> dict[str, Told]:
 def _tokenize(limits: Limits) -> dict[str, Told]:
     return {
         "prompt": told("The text.", maxLength=limits.content_chars),
-        "add_special_tokens": told("Both values give the same ids: none is added to a prompt."),
     }
 
 

@@ -150,6 +150,24 @@ async def test_stop_and_bias_of_another_shape_are_refused(field: str, value: Any
     assert (await refused(server, "/v1/completions", GOOD | {field: value}))["param"] == field
 
 
+@pytest.mark.parametrize("bias", [10**310, -(10**310), 2**64, 10**400])
+async def test_a_bias_of_any_size_is_refused_in_words(bias: int, server: Harness) -> None:
+    error = await refused(server, "/v1/completions", GOOD | {"logit_bias": {"1": bias}})
+    assert error["param"] == "logit_bias" and "between -100 and 100" in error["message"]
+    assert len(error["message"]) < 300
+
+
+@pytest.mark.parametrize("most", [2**64, -(2**64), 10**30, 10**400])
+async def test_integers_of_any_size_may_stand_in_a_schema(most: int, server: Harness) -> None:
+    schema = {"type": "integer", "minimum": -7, "maximum": most} if most > 0 else {"type": "integer", "minimum": most}
+    named = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    for form in ({"guided_json": schema}, {"response_format": named}, {"structured_outputs": {"json": schema}}):
+        status, answer = await post(server, "/v1/completions", json.dumps(GOOD | form).encode())
+        assert status in (200, 400), answer
+        texts = GOOD | {"guided_json": json.dumps(schema)}
+        assert status == (await post(server, "/v1/completions", json.dumps(texts).encode()))[0], "as its text"
+
+
 @pytest.mark.parametrize(
     "name", ["prmpt", "Temperature", "chat_template", "cache_salt", "a\nb", "__proto__", "x" * 500]
 )

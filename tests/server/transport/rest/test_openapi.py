@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,10 +82,16 @@ async def test_every_field_is_told_of() -> None:
     assert silent == []
 
 
+def files_that_make(*roots: type[ServiceError]) -> list[Path]:
+    made = re.compile(rf"(?<!class )\b({'|'.join(root.__name__ for root in roots)})\(")
+    return [path for path in Path(server.__path__[0]).rglob("*.py") if made.search(path.read_text())]
+
+
 async def test_every_error_is_told_of() -> None:
     for module in pkgutil.walk_packages(server.transport.__path__, "server.transport."):
         importlib.import_module(module.name)
     roots = (InvalidRequest, Unavailable)
+    assert files_that_make(*roots, ServiceError) == [], "these have no meaning of their own"
     found = {kind for kind in kinds(ServiceError) if kind not in roots and kind.__module__.startswith("server.")}
     own = {kind for kind in found if kind.__module__.startswith("server.transport.rpc")}
     assert found - own == set(MEANING)

@@ -19,7 +19,7 @@ from tests.server.doors import Authority, until
 from tests.server.kit import Harness, fake_model, running
 
 BODY = json.dumps({"model": "fake", "prompt": "abc", "max_tokens": 20, "ignore_eos": True}).encode()
-HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 GOOD = HEAD + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 

@@ -17,7 +17,7 @@ from tests.server.kit import Harness, fake_model, running
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BODY = json.dumps({"model": "fake", "prompt": "abc", "max_tokens": 2}).encode()
-HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
 @asynccontextmanager
@@ -57,8 +57,8 @@ async def ask(server: Harness, raw: bytes) -> tuple[int, dict[str, str], str]:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET\r\n\r\n",
         b"GET /livez HTTP/9.9\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nhost x\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nhost: x\r\nbad header: y\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost localhost\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: localhost\r\nbad header: y\r\n\r\n",
         HEAD + b"content-length: abc\r\n\r\n",
         HEAD + b"content-length: -1\r\n\r\n",
         HEAD + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello!",
@@ -105,7 +105,7 @@ async def test_a_body_of_very_many_chunks_is_refused(server: Harness) -> None:
 async def test_what_is_written_is_sent_at_once(server: Harness) -> None:
     """Not only when the client has acknowledged what came before, which it puts off for 40 ms."""
     async with connection(server) as (reader, writer):
-        writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
         await answer(reader)
         accepted = [one.transport.get_extra_info("socket") for one in server.app._http._server.server_state.connections]
         assert accepted
@@ -122,11 +122,13 @@ async def test_a_connection_serves_one_request_after_another(server: Harness) ->
 
 
 async def test_after_a_refusal_that_did_not_wait_for_the_body_the_next_request_is_served(server: Harness) -> None:
-    refused = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\n"
+    refused = (
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\n"
+    )
     async with connection(server) as (reader, writer):
         writer.write(refused)
         assert (await answer(reader))[0] == 415
-        writer.write(b"hello" + b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        writer.write(b"hello" + b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert (await answer(reader))[0] == 200
 
 
@@ -147,7 +149,7 @@ async def test_extensions_of_chunks_are_bounded(server: Harness) -> None:
     "path", [b"/v1/%2e%2e/v1/models", b"/v1/models/../../etc/passwd", b"/v1/models/%00", b"/v1/models;x"]
 )
 async def test_odd_paths_reach_no_file_and_no_model(path: bytes, server: Harness) -> None:
-    assert (await ask(server, b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n\r\n"))[0] == 404
+    assert (await ask(server, b"GET " + path + b" HTTP/1.1\r\nhost: localhost\r\n\r\n"))[0] == 404
 
 
 async def test_slow_heads_and_bodies_are_cut_off() -> None:
@@ -158,7 +160,7 @@ async def test_slow_heads_and_bodies_are_cut_off() -> None:
         assert (status, headers["connection"], code) == (408, "close", "body_timeout")
         async with connection(server) as (reader, writer):
             for _ in range(2):  # a fresh request on an old connection has its full time
-                writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+                writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
                 assert (await answer(reader))[0] == 200
                 await asyncio.sleep(0.3)
 
@@ -180,12 +182,12 @@ async def test_more_connections_than_allowed_are_dropped() -> None:
         await asyncio.sleep(0.05)
         reader, writer = await asyncio.open_connection("127.0.0.1", server.app.http_port)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
             await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
         for _, other in [*held, (reader, writer)]:
             other.close()
         await asyncio.sleep(0.05)
-        assert (await ask(server, b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"))[0] == 200
+        assert (await ask(server, b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"))[0] == 200
 
 
 async def test_a_reader_that_stops_reading_is_cut_off() -> None:
