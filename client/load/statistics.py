@@ -111,7 +111,7 @@ def summarise(records: Sequence[Record], seconds: float, objective: Objective | 
         request_rate=len(good) / span,
         output_tokens=output_tokens,
         output_rate=output_tokens / span,
-        total_rate=(prompt_tokens + output_tokens) / span,
+        total_rate=(prompt_tokens + sum(r.tokens for r in good)) / span,
         goodput=met / span,
         first_token=Distribution.of([r.first_token for r in good if r.first_token is not None]),
         inter_token=Distribution.of([gap for r in good for gap in gaps(r)]),

@@ -242,7 +242,7 @@ SERVICE = Dashboard(
     (
         Panel(
             "Requests by outcome",
-            "Ends a second. stop and length are answers; rejected (the caller's mistake) and shed (no room) never ran.",
+            "Ends a second. stop and length are answers; rejected is the caller's mistake; shed (no room) never ran.",
             ((rate("dyno_requests_total", ALL, "outcome"), "{{outcome}}"),),
             "reqps",
             more=STACKED,

@@ -62,7 +62,8 @@ class Continued:
 
 
 def _see_all(inputs: StepInput) -> bool:
-    """Whether every layer sees all that came before: then there is one group, whose tables only grow."""
+    """Whether every layer sees all that came before: then there is one group, which gives nothing back as a row goes on
+    (but for blocks of wrong guesses, and the row has new tables then)."""
     view = inputs.cache
     assert isinstance(view, PagedView)
     return len(view.groups) == 1 and isinstance(_places(inputs)[1].span, Full)

@@ -28,6 +28,8 @@ def edits_of(picks: Sequence[Pick]) -> Edits:
     added, repeated = _Places(), _Places()
     for row, pick in enumerate(picks):
         sampling = pick.request.sampling
+        if not _edited(pick):
+            continue
         if sampling.logit_bias:
             added.take(row, *zip(*sampling.logit_bias, strict=True))
         if _ends_barred(pick):
@@ -61,7 +63,8 @@ def _edited(pick: Pick) -> bool:
 
 def _ends_barred(pick: Pick) -> bool:
     """Whether it is too early for an end token; a constraint bars them itself (`batch.barred`)."""
-    return pick.number < pick.request.sampling.min_tokens and pick.request.constraint is None
+    sampling = pick.request.sampling
+    return bool(sampling.stop_ids) and pick.number < sampling.min_tokens and pick.request.constraint is None
 
 
 def _counted(pick: Pick) -> bool:

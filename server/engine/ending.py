@@ -69,7 +69,7 @@ class Answer(NamedTuple):
     outcome: Outcome | None = None
     error: str = ""
     accepted: int = 0  # drafts that the draws confirmed and that came before the end
-    spoilt: bool = False  # whether what was computed for it cannot be trusted
+    spoilt: bool = False  # its part of the cache is bad: nobody may find it again
 
 
 def take(row: Row, draws: Sequence[tuple[int, TokenLogprobs | None]], failure: Failure | None) -> Answer:

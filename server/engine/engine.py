@@ -237,14 +237,14 @@ class Engine:
             entry.judge(len(row.drafts), answer.accepted)
         for _ in answer.tokens:
             tally.drew(entry.account)
-        if answer.outcome is Outcome.ERROR:  # what it computed still counts, but nobody shall find its blocks
+        if answer.outcome is Outcome.ERROR:  # what it computed still counts, but is not published
             tally.recomputed_tokens += entry.account.computed(row.start, row.start + right)
         else:
             tally.recomputed_tokens += self._scheduler.computed(seat, right)
         if answer.outcome is not None:
             self._finish(entry, answer, tally.now)
         elif answer.tokens:
-            _ = entry.awaits  # what may come next is looked up while the engine does other things
+            entry.look_ahead()
             self._deltas.append(Delta(entry.request, answer.tokens, answer.logprobs))
 
     def _finish(self, entry: Entry, answer: Answer, now: float) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from server.engine.account import Account
@@ -27,6 +28,7 @@ class Entry:
     running: bool = False
     drafting: Drafting | None = None
     queued: float = 0.0  # when it came, in seconds
+    number: int = field(default_factory=itertools.count().__next__)  # of those that came at the same time, which
 
     @property
     def tenant(self) -> bytes:
@@ -40,9 +42,13 @@ class Entry:
 
     @property
     def awaits(self) -> bool:
-        """Whether what it may say next is still to be found out, which begins when this is first asked."""
+        """Whether what it may say next is still to be found out."""
         constraint = self.request.constraint
         return constraint is not None and constraint.coming is not None
+
+    def look_ahead(self) -> None:
+        """Have it found out what may be said next, while the engine does other things: asking begins it."""
+        _ = self.awaits
 
     def judge(self, drafted: int, accepted: int) -> None:
         """So many tokens were guessed for the request in a step, and so many of them were right."""
@@ -72,6 +78,6 @@ def in_order(entries: list[Entry]) -> list[Entry]:
         a came at 1, b at 2, a' of a's tenant at 3, with priority    →    a' b a
     """
     lines: dict[bytes, deque[Entry]] = {}
-    for entry in sorted(entries, key=lambda entry: entry.turn):
+    for entry in sorted(entries, key=lambda entry: (entry.turn, entry.number)):
         lines.setdefault(entry.tenant, deque()).append(entry)
-    return [lines[entry.tenant].popleft() for entry in sorted(entries, key=lambda entry: entry.queued)]
+    return [lines[entry.tenant].popleft() for entry in sorted(entries, key=lambda entry: (entry.queued, entry.number))]

@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """Seats that went through the model together; `result` None when they could not, `fault` says why then and
-    `outcome` whose doing it is."""
+    """Seats that went through the model together; `result` None when they could not: `fault` says why then, and
+    `outcome` whether it is ours (ERROR) or the caller's (REJECTED)."""
 
     seats: list[Seat]
     result: StepResult | None

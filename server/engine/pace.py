@@ -31,7 +31,7 @@ class Progress:
 
     @property
     def chunk(self) -> int:
-        """Tokens of prompts that a step of several requests may take, so that it holds them up by about `chunk_seconds`
+        """Tokens of prompts that a step may take beside answers, so that it holds them up by about `chunk_seconds`
         at the best pace so far; without a bound all."""
         if not self._pace or self._chunk_seconds is None:
             return self._max_batch_tokens

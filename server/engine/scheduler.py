@@ -139,7 +139,7 @@ class Scheduler:
             if self.patience.lacks(entry.request.constraint) or self._cache.is_coming(entry.request, entry.holding):
                 continue
             cached = self._cache.admit(entry.request, entry.holding)
-            if cached is None and self._take_back_guesses():
+            while cached is None and self._take_back_guesses():
                 cached = self._cache.admit(entry.request, entry.holding)
             if cached is None:
                 self._short = True
@@ -167,7 +167,7 @@ class Scheduler:
         for its end, and it takes twice as long at most. Returns the request when it was cut so."""
         need, room = entry.request.num_uncomputed, self._room
         cut = others and need > self._max_batch_tokens
-        count = min(need, (min(room, max(0, self._chunk_left)) + 1) // 2 if cut else room)
+        count = min(need, (room + 1) // 2 if cut else room)
         if not self._grant(entry, count):
             return []
         self._chunk_left -= count
@@ -223,7 +223,7 @@ class Scheduler:
         return True
 
     def _take_back_guesses(self) -> bool:
-        """The blocks that wrong guesses have left behind what some request has; whether there were any."""
+        """Release blocks of some request that hold only rejected guesses; whether there were any."""
         return any(self._cache.trim(entry.holding, entry.request.num_tokens) for entry in self.running)
 
     def _preempt_youngest(self) -> Entry:

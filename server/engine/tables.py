@@ -126,7 +126,7 @@ class Cache:
         return True
 
     def trim(self, holding: Holding, tokens: int) -> bool:
-        """Give back what is held behind positions [0, tokens), where nothing is that counts; whether there was any."""
+        """Release what is held beyond positions [0, tokens); whether there was any."""
         keep = -(-tokens // self.block_size)
         if holding.room <= keep:
             return False

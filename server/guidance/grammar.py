@@ -61,7 +61,7 @@ def _schema_grammar(guidance: Guidance) -> str:
     try:
         return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": WHITESPACE})
     except ValueError as error:  # numbers beyond a double, half a surrogate pair
-        raise refused(guidance, f"it is not JSON: {error}") from None
+        raise refused(guidance, f"it cannot be read: {error}") from None
 
 
 def refused(guidance: Guidance, why: str) -> InvalidValue:

@@ -100,7 +100,9 @@ class HttpWatch:
             nonlocal code, complete
             if message["type"] == "http.response.start":
                 code = message["status"]
-                closing = (CLOSE,) if self._leaving() and CLOSE not in message["headers"] else ()
+                # What still arrives when a connection closes would take the answer with it.
+                closes = self._leaving() and not scope.get("dyno.arriving", _nothing)()
+                closing = (CLOSE,) if closes and CLOSE not in message["headers"] else ()
                 message["headers"] = [*message["headers"], header, *closing]
             else:
                 complete = not message.get("more_body", False)

@@ -64,6 +64,26 @@ async def test_every_answer_of_a_server_that_leaves_ends_its_connection() -> Non
         await drain
 
 
+async def test_an_answer_before_the_body_has_come_is_read_by_a_server_that_leaves() -> None:
+    """A connection that closed beside bytes that nobody has read would take the answer with it."""
+    async with running(SLOW) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        stream = asyncio.create_task(_streamed(server.session, server.url))
+        while not server.app.service.active:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        drain = asyncio.create_task(server.app.drain())
+        await asyncio.sleep(0)
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /nothing HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n" + b" " * 300_000)
+        await writer.drain()
+        assert b"404" in await reader.readline()
+        assert b"connection: close" not in (await reader.readuntil(b"\r\n\r\n")).lower()
+        writer.write(b" " * 700_000)
+        await writer.drain()
+        writer.close()
+        await asyncio.gather(stream, drain)
+
+
 async def _answer(stub: InferenceServiceStub) -> pb.GenerateResponse:
     return await stub.Generate(REQUEST)
 

@@ -94,3 +94,8 @@ async def test_contents_of_a_conversation_are_plain_whatever_is_asked_of_texts(s
     async with server.session.post(f"{server.url}/v1/chat/completions", json=body) as response:
         said = refused(response.status, await response.json(), response.headers)
     assert (said.code, said.param) == ("unknown_field", "split_special_tokens")
+    asked = pb.Conversation(messages=[pb.Message(role="user", content=TEXT)])
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        for name in ("add_special_tokens", "split_special_tokens"):
+            with pytest.raises(grpc.aio.AioRpcError, match=f"{name} is of a text"):
+                await InferenceServiceStub(channel).Generate(pb.GenerateRequest(conversation=asked, **{name: True}))

@@ -220,7 +220,7 @@ inline Vec sums_of(const Vec* v) {
 // Rows of words, one behind the other: word c of row r → to[c * rows + r].
 inline void weave(int64_t rows, int64_t words, const uint32_t* from, uint32_t* to) {
   for (int64_t word = 0; word < words; ++word)
-    for (int64_t row = 0; row < rows; ++row) *to++ = from[row * words + word];
+    for (int64_t row = 0; row < rows; ++row) std::memcpy(to++, from + row * words + word, 4);  // they may be floats
 }
 
 // Turn 16 rows of 16 words each: word c of row r → to[c * step + r].

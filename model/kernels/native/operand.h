@@ -159,8 +159,9 @@ struct Operand {
       for (int64_t c = 0; c < cells; ++c) std::memcpy(to + c * stride * depth, values + c * depth, sizeof(Number) * depth);
     }
   };
-  // All rows of a block at once, from where they lie one behind the other. Up to 15 words behind the block are written, too,
-  // before they are another one's.
+  // All rows of a block at once, from where they lie one behind the other. Up to 15 words behind the block are written too:
+  // blocks come in order, and BEHIND numbers are free behind the last.
+  static constexpr int64_t BEHIND = 32;
   void fill(int64_t block, const Number* rows) const {
     constexpr int64_t cell = Cell<X, X>::depth * sizeof(Number);
     const int64_t first = blocks.start(block), count = blocks.size(block);

@@ -134,7 +134,7 @@ struct StretchTask {
     float shrink[QUERIES];
     const int64_t seen = std::min(position(stop - 1) + 1 - at, KEYS);
     products((seen + PANEL - 1) / PANEL, Operand<X>(asked, p.key_dim, count), block.keys, logits, KEYS);
-    const Operand<X> weights(room<Number>(Operand<X>::size(QUERIES, KEYS, false) + TILE, 5), KEYS, count);
+    const Operand<X> weights(room<Number>(Operand<X>::size(QUERIES, KEYS, false) + Operand<X>::BEHIND, 5), KEYS, count);
     alignas(64) Number soft[MOST * KEYS];
     for (int64_t b = 0; b < weights.blocks.count; ++b) {
       Number* to = soft;

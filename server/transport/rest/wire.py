@@ -43,7 +43,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._without_offer = b""  # a head that offered another protocol, to be parsed once more
-        self._chunks = 0
+        self._chunks = self._messages = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._in_body = False
         self._body_bytes = 0
@@ -67,9 +67,9 @@ class GuardedHttp(HttpToolsProtocol):
         if self._refused:
             return
         self._head_bytes += len(data) if self._in_head else 0
-        in_body, before = self._in_body, self._body_bytes
+        in_body, before, message = self._in_body, self._body_bytes, self._messages
         self._feed(memoryview(data))
-        if in_body and self._in_body:
+        if in_body and self._in_body and message == self._messages:
             self._count_beside_body(len(data) - (self._body_bytes - before))
         if (
             not self._refused
@@ -90,12 +90,12 @@ class GuardedHttp(HttpToolsProtocol):
             self.send_400_response("")
 
     def _parse(self, data: memoryview) -> int:
-        """How far the parser came: to the end, or to that of a head with an offer, which it has taken without it."""
+        """How much was read: all, or up to the end of a head with an offer, which was then read again without it."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
             head, self._without_offer = self._without_offer, b""
-            self.parser = httptools.HttpRequestParser(self)  # the old one may hold that nothing comes after its head
+            self.parser = httptools.HttpRequestParser(self)  # the old one may take the message for ended
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             self.parser.feed_data(head)
             return int(offer.args[0])
@@ -110,6 +110,7 @@ class GuardedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._messages += 1
         self._chunks = self._body_bytes = self._beside_body = 0
         if not self._in_head:
             self._in_head, self._head_bytes = True, 0
@@ -136,6 +137,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._in_head = False
         self._head_arrived()
         self.scope["dyno.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        self.scope["dyno.arriving"] = lambda: self._in_body  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
         self._in_body = True
 

@@ -8,7 +8,7 @@ from google.protobuf.message import Message as ProtoMessage
 
 from dyno.inference.v1 import inference_pb2 as pb
 from server.call import Conversation, Guidance, GuidanceKind, Message, Prompt, Reading, SamplingWishes
-from server.errors import MissingValue
+from server.errors import MissingValue, UnsupportedField
 
 T = TypeVar("T")
 
@@ -31,6 +31,10 @@ def names_of(request: pb.GenerateRequest | pb.ScoreRequest) -> dict[str, str]:
 
 
 def reading_of(request: pb.GenerateRequest | pb.ScoreRequest | pb.TokenizeRequest) -> Reading:
+    if isinstance(request, pb.GenerateRequest | pb.ScoreRequest) and request.HasField("conversation"):
+        for name in ("add_special_tokens", "split_special_tokens"):
+            if any(field.name == name for field, _ in request.ListFields()):
+                raise UnsupportedField(f"{name} is of a text; a chat template decides for a conversation", param=name)
     framed = request.add_special_tokens or not request.HasField("add_special_tokens")
     return Reading(framed=framed, markup=not request.split_special_tokens)
 

@@ -12,7 +12,7 @@ from client.compare.results import differences_of
 from client.load.arrivals import Closed
 from client.load.judgement import in_pieces, warnings
 from client.load.record import Record, Run
-from tests.client.compare.factories import record, run
+from tests.client.compare.factories import TOLD, record, run
 
 
 def round_of(seed: int, *, stalls: float = 0.0, longer: float = 1.0) -> Run:
@@ -79,6 +79,15 @@ def test_between_pieces_is_not_between_tokens() -> None:
     assert not in_pieces(pairs[0][0]) and not any("pieces" in said for said in warnings(pairs[0][0]))
     assert "inter_token_p99" not in verdicts([(one, lumped(two)) for one, two in pairs])
     assert any("between pieces" in said for said in warnings(lumped(pairs[0][0])))
+
+
+def test_the_token_that_ends_an_answer_needs_no_piece() -> None:
+    def ended(one: Run) -> Run:
+        facts = replace(TOLD, finish_reason="stop", usage=replace(TOLD.usage, completion_tokens=40))
+        arrivals = tuple(0.1 + 0.01 * n for n in range(39))
+        return replace(one, records=tuple(replace(r, arrivals=arrivals, facts=facts) for r in one.records))
+
+    assert not in_pieces(ended(round_of(0)))
 
 
 def test_a_round_that_lost_requests_has_no_tail() -> None:

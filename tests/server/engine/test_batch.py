@@ -10,7 +10,7 @@ import torch
 
 from model.sampling import edit, uniform
 from server.engine.batch import draw_of
-from server.engine.edits import edits_of
+from server.engine.edits import edits_of, only_likeliest
 from server.engine.request import Request, Sampling
 from server.engine.step import Pick
 
@@ -71,3 +71,9 @@ def test_the_draw_depends_on_seed_and_number_of_the_output_alone(outputs: tuple[
     draw = draw_of(picks(one, other, greedy))
     assert draw.uniform == [uniform(5, len(outputs))] * 2 + [0.0]
     assert (draw.temperature, draw.top_k) == ([1.0, 1.0, 0.0], [0, 2, 0])
+
+
+def test_a_greedy_row_without_ends_is_edited_by_nothing() -> None:
+    free: dict[str, Any] = {"temperature": 0.0, "min_tokens": 9}
+    assert only_likeliest(picks(request(**free), request((2, 3), **free)))
+    assert not only_likeliest(picks(request(**free), request(**free, stop_ids=frozenset({1}))))

@@ -75,16 +75,20 @@ def test_priority_moves_nobody_of_another_tenant(rig: Make) -> None:
         assert (r.stats("first").preemptions, r.stats("second").preemptions) == (0, 1)
 
 
-@given(st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.integers(-3, 3)), max_size=12), st.randoms())
+@given(
+    st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.integers(-3, 3)), max_size=12),
+    st.sampled_from([0.0, PRIORITY_SECONDS]),
+    st.randoms(),
+)
 def test_the_order_is_that_of_arrival_and_within_a_tenant_that_of_turns(
-    came: list[tuple[bytes, int]], chance: Random
+    came: list[tuple[bytes, int]], apart: float, chance: Random
 ) -> None:
     entries = [
         Entry(
             make_request([1], 1, cache_salt=tenant, priority=priority),
             Holding([[]], [0]),
             Account(0.0),
-            queued=at * PRIORITY_SECONDS,
+            queued=at * apart,
         )
         for at, (tenant, priority) in enumerate(came)
     ]

@@ -340,3 +340,20 @@ def test_blocks_of_wrong_guesses_keep_nobody_waiting(rig: Callable[..., Rig]) ->
     r.add(make_request(range(10, 20), 1, id="late"))
     r.step()
     assert r.last("late").stats is not None, "three blocks are free, whatever was guessed into them"
+
+
+def test_blocks_of_several_wrong_guesses_are_there_for_one_who_waits(rig: Callable[..., Rig]) -> None:
+    """Two have filled a block each and hold two more with guesses; the third needs three."""
+    r = rig(
+        groups=(CacheGroup(Full(), 7, 1),),  # six blocks of four
+        vocab=257,
+        speculate=8,
+        drafter=knowing((Full(),), 1, 257),
+        prefix_cache=False,
+    )
+    r.add(make_request(range(2), 12, id="a"), make_request(range(20, 22), 12, id="b"))
+    r.step(2)
+    assert r.seen.steps[-1].groups[0].used == 6
+    r.add(make_request(range(40, 50), 1, id="late"))
+    r.step()
+    assert r.last("late").stats is not None

@@ -118,8 +118,8 @@ class GenerateRequest(_message.Message):
     add_special_tokens: _builtins.bool
     """Of a text: whether the tokenizer puts its special tokens around it, as one for the beginning; unset means yes."""
     split_special_tokens: _builtins.bool
-    """Of a text: read special tokens that are written in it as plain text. For text of people who shall not write any; a
-    conversation's contents are always read so.
+    """Of a text: read special tokens that are written in it as plain text. Use it for untrusted text. A
+    conversation takes neither: its contents are always read so.
     """
     @_builtins.property
     def token_ids(self) -> Global___TokenIds:
@@ -1690,8 +1690,8 @@ class ScoreRequest(_message.Message):
     add_special_tokens: _builtins.bool
     """Of a text: whether the tokenizer puts its special tokens around it, as one for the beginning; unset means yes."""
     split_special_tokens: _builtins.bool
-    """Of a text: read special tokens that are written in it as plain text. For text of people who shall not write any; a
-    conversation's contents are always read so.
+    """Of a text: read special tokens that are written in it as plain text. Use it for untrusted text. A
+    conversation takes neither: its contents are always read so.
     """
     @_builtins.property
     def token_ids(self) -> Global___TokenIds:
@@ -1786,11 +1786,9 @@ class TokenizeRequest(_message.Message):
     text: _builtins.str
     """The text."""
     add_special_tokens: _builtins.bool
-    """Of a text: whether the tokenizer puts its special tokens around it, as one for the beginning; unset means yes."""
+    """Whether the tokenizer puts its special tokens around it, as one for the beginning; unset means yes."""
     split_special_tokens: _builtins.bool
-    """Of a text: read special tokens that are written in it as plain text. For text of people who shall not write any; a
-    conversation's contents are always read so.
-    """
+    """Read special tokens that are written in it as plain text. Use it for untrusted text."""
     def __init__(
         self,
         *,

@@ -86,8 +86,7 @@ def _reading() -> dict[str, Told]:
             "Of a text: whether the tokenizer puts its special tokens around it, as one for the beginning.", True
         ),
         "split_special_tokens": told(
-            "Of a text: read special tokens that are written in it as plain text. For text of people who shall not "
-            "write any.",
+            "Of a text: read special tokens that are written in it as plain text. Use it for untrusted text.",
             False,
         ),
     }

@@ -102,6 +102,20 @@ async def test_a_body_of_very_many_chunks_is_refused(server: Harness) -> None:
     await server.settled()
 
 
+async def test_the_end_of_a_body_beside_the_next_request_counts_for_neither(server: Harness) -> None:
+    def head(size: int) -> bytes:
+        return HEAD + b"content-length: %d\r\n\r\n" % size
+
+    long = BODY + b" " * 100_000
+    async with connection(server) as (reader, writer):
+        for part in (head(len(long)) + long[:-100], long[-100:] + head(len(BODY)) + BODY[:5], BODY[5:]):
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        assert [(await answer(reader))[0] for _ in range(2)] == [200, 200]
+    await server.settled()
+
+
 async def test_what_is_written_is_sent_at_once(server: Harness) -> None:
     """Not only when the client has acknowledged what came before, which it puts off for 40 ms."""
     async with connection(server) as (reader, writer):
