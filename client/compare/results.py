@@ -54,6 +54,12 @@ class Results:
     qualities: tuple[Quality | None, ...] = ()  # by architecture
     capacities: tuple[int, ...] = ()  # tokens the cache holds, by architecture; 0 where not told
 
+    @property
+    def asked(self) -> dict[int, str]:
+        """Names of the architectures that are compared, by place: not of a control, which is one of them again."""
+        experiment = self.experiment
+        return {i: one.name for i, one in enumerate(experiment.architectures) if i != experiment.control}
+
     def of(self, architecture: int, level: int) -> list[Measured]:
         """The runs of one architecture at one level, in the order of the rounds."""
         chosen = [m for m in self.measured if (m.cell.architecture, m.cell.level) == (architecture, level)]

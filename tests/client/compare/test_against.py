@@ -68,6 +68,22 @@ def test_a_missing_architecture_fails_the_gate(tmp_path: Path) -> None:
     assert "rounds measured" in done.stdout
 
 
+def searched(*firsts: float, control: int | None = None) -> Results:
+    whole = made(firsts)
+    whole.experiment = replace(whole.experiment, control=control)
+    whole.tried = [Tried(i, 1 / first, 1.0, True) for i, first in enumerate(firsts)]
+    return whole
+
+
+def test_a_control_is_no_architecture_that_could_be_missing_or_worse() -> None:
+    old = searched(0.1, 0.2, 0.1, control=2)
+    for new in (searched(0.1, 0.2), searched(0.1, 0.2, 0.3, control=2)):
+        gate = judge(old, new)
+        assert not gate.failed
+        assert {one.architecture for one in gate.changes} == {"arch0", "arch1"}
+        assert not [one for one in gate.checks if one.place.startswith("arch2")]
+
+
 def test_what_could_not_have_been_seen_is_no_pass(tmp_path: Path) -> None:
     """Rounds a tenth apart: a twelfth more does not show, three times as much does, and less is fine."""
     rng = np.random.default_rng(3)
