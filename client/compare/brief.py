@@ -7,9 +7,9 @@ from math import nan
 
 from client.compare.bits import Stretch, stretches
 from client.compare.cautions import cautions
-from client.compare.figure import loads, names
+from client.compare.findings import Findings
 from client.compare.predicted import peak_bytes
-from client.compare.results import Findings, Results
+from client.compare.results import Results
 from client.compare.worth import in_words, worths
 from client.load.arrivals import Closed
 from client.load.statistics import Summary
@@ -33,18 +33,18 @@ def besides(findings: Findings) -> tuple[str, ...]:
         *_qualities(results),
     )
     told = (f"{what}: {told}." for what, told in said if told)
-    return (*told, *in_words(worths(results), names(results)), *_failures(findings))
+    return (*told, *in_words(worths(results), results.names), *_failures(findings))
 
 
 def _best(findings: Findings, levels: Sequence[int], read: Callable[[Summary], float]) -> list[float]:
     """The most of each architecture at any of these loads; NaN where nothing was measured."""
-    places = range(len(names(findings.results)))
+    places = range(len(findings.results.names))
     measured = [[s for level in levels if (s := findings.summaries[i, level]).requests] for i in places]
     return [max(map(read, some), default=nan) for some in measured]
 
 
 def _held(results: Results) -> list[float]:
-    return [peak_bytes(results, i) or nan for i in range(len(names(results)))]
+    return [peak_bytes(results, i) or nan for i in range(len(results.names))]
 
 
 def _qualities(results: Results) -> list[tuple[str, str]]:
@@ -57,12 +57,10 @@ def _qualities(results: Results) -> list[tuple[str, str]]:
 def _bits(results: Results, where: str, one: Stretch) -> list[tuple[str, str]]:
     """The numbers, and the differences where texts were kept apart."""
     values = [nan if judged is None else judged.bits_per_byte for judged in one.judged]
-    apart = [
-        f"{name} {found}, {found.verdict}" for name, found in zip(names(results), one.apart, strict=False) if found
-    ]
+    apart = [f"{name} {found}, {found.verdict}" for name, found in zip(results.names, one.apart, strict=False) if found]
     return [
         (f"Bits per byte {where}, less is better", _told(results, values, "{:.4f}".format)),
-        (f"Bits per byte {where} against {names(results)[0]}", "; ".join(apart)),
+        (f"Bits per byte {where} against {results.names[0]}", "; ".join(apart)),
     ]
 
 
@@ -72,10 +70,10 @@ def _counted(value: float) -> str:
 
 def _told(results: Results, values: Sequence[float], write: Callable[[float], str]) -> str:
     """ "a 1.5, b 2.0", "1.5 each", or of many "from 1.5 (a) to 9.0 (f)"; "" where nobody told a number."""
-    known = [(value, name) for name, value in zip(names(results), values, strict=False) if value == value]
+    known = [(value, name) for name, value in zip(results.names, values, strict=False) if value == value]
     if not known:
         return ""
-    if len(known) == len(names(results)) and len({write(value) for value, _ in known}) == 1:
+    if len(known) == len(results.names) and len({write(value) for value, _ in known}) == 1:
         return f"{write(known[0][0])} each"
     if len(known) <= _LISTED:
         return ", ".join(f"{name} {write(value)}" for value, name in known)
@@ -88,18 +86,18 @@ def _failures(findings: Findings) -> tuple[str, ...]:
     failed = _summed(findings, lambda s: s.errors)
     if not any(asked):
         return ()
-    told = [f"{name} {n} of {of}" for name, n, of in zip(names(findings.results), failed, asked, strict=True) if n]
+    told = [f"{name} {n} of {of}" for name, n, of in zip(findings.results.names, failed, asked, strict=True) if n]
     return (f"Failed requests: {', '.join(told)}." if told else "No request failed.",)
 
 
 def _summed(findings: Findings, read: Callable[[Summary], int]) -> list[int]:
-    levels, places = range(len(loads(findings.results))), range(len(names(findings.results)))
+    levels, places = range(len(findings.results.loads)), range(len(findings.results.names))
     return [sum(read(findings.summaries[i, level]) for level in levels) for i in places]
 
 
 def notes(findings: Findings) -> tuple[str, ...]:
     """The cautions; one that is the same of several architectures is said once, with their names."""
-    known = names(findings.results)
+    known = findings.results.names
     of: dict[str, list[str]] = {}
     for caution in cautions(findings):
         name = max((one for one in known if caution.startswith(f"{one}: ")), key=len, default="")

@@ -14,8 +14,8 @@ from client.compare import against as gate
 from client.compare import document, report, tidy
 from client.compare import experiment as experiments
 from client.compare.against import Gate
+from client.compare.findings import Findings, conclude
 from client.compare.losses import mostly_failed
-from client.compare.results import Findings, conclude
 from client.compare.session import measured
 
 FAILED = 1  # exit codes

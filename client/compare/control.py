@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from math import log
 
-from client.compare.figure import loads
+from client.compare.findings import Findings
 from client.compare.paired import METRICS, Difference
-from client.compare.results import Findings
 from client.compare.words import SHORT_NAMES
 from client.units import plain
 
@@ -37,7 +36,7 @@ def _differences(findings: Findings) -> list[tuple[str, tuple[Difference, ...]]]
     control = findings.results.experiment.control
     if control is None:
         return []
-    return [(load, findings.differences[control, level]) for level, load in enumerate(loads(findings.results))]
+    return [(load, findings.differences[control, level]) for level, load in enumerate(findings.results.loads)]
 
 
 def _ratios(found: tuple[Difference, ...]) -> str:

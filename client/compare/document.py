@@ -16,8 +16,9 @@ from client.compare.accounts import account_from_json
 from client.compare.bits import stretches
 from client.compare.cautions import cautions
 from client.compare.experiment import Experiment, from_text
+from client.compare.findings import QUANTILES, Findings, Percentile
 from client.compare.quality import quality_from_json
-from client.compare.results import QUANTILES, Findings, Measured, Percentile, Results
+from client.compare.results import Measured, Results
 from client.compare.schedule import Cell
 from client.compare.searching import Tried
 from client.compare.worth import worths

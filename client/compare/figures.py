@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from client.compare.costs import costs, qualities
 from client.compare.figure import Figure
-from client.compare.results import Findings
+from client.compare.findings import Findings
 from client.compare.times import distributions, ratios, reasons, rounds, throughput
 
 

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from client.compare.brief import notes
 from client.compare.document import document
+from client.compare.findings import Findings
 from client.compare.page import page
-from client.compare.results import Findings
 from client.compare.tables import Grid, grids
 from client.compare.verdicts import summary
 

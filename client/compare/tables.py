@@ -11,9 +11,10 @@ from client.compare.because import Part
 from client.compare.bits import Stretch, stretches
 from client.compare.bootstrap import Interval
 from client.compare.exactness import identical
+from client.compare.findings import QUANTILES, Findings, Percentile
 from client.compare.paired import Difference
 from client.compare.predicted import costs
-from client.compare.results import QUANTILES, Findings, Percentile, Results
+from client.compare.results import Results
 from client.compare.searching import told
 from client.compare.words import PART_NAMES, SHORT_NAMES
 from client.load.arrivals import Closed, describe
@@ -70,10 +71,10 @@ def models_grid(results: Results) -> Grid:
     rows = [(name, *(tell(card) for card in results.cards)) for name, tell in _CARD_ROWS]
     if any(results.capacities):
         rows.append(("tokens that the cache holds", *(counted(n) for n in results.capacities)))
-    rows += [row for one in stretches(results.qualities) for row in _quality_rows(one, _names(results)[0])]
+    rows += [row for one in stretches(results.qualities) for row in _quality_rows(one, results.names[0])]
     if results.tried:
         rows.append(("highest rate within the objective", *told(results.tried, len(results.experiment.architectures))))
-    return Grid("Architectures", ("", *_names(results)), tuple(rows))
+    return Grid("Architectures", ("", *results.names), tuple(rows))
 
 
 def _quality_rows(one: Stretch, baseline: str) -> list[tuple[str, ...]]:
@@ -96,12 +97,12 @@ def level_grid(findings: Findings, level: int) -> Grid:
         row for metric in ("first_token", "inter_token", "total") for row in _percentile_rows(findings, level, metric)
     ]
     rows.append(
-        (f"answers the same as {_names(results)[0]}'s", *(_same(results, i, level) for i in range(len(summaries))))
+        (f"answers the same as {results.names[0]}'s", *(_same(results, i, level) for i in range(len(summaries))))
     )
     rows += _predictions(findings, level)
     accounts = [findings.accounts[i, level] for i in range(len(results.cards))]
     rows += [(name, *(_told(one, tell) for one in accounts)) for name, tell in _ACCOUNT_ROWS if any(accounts)]
-    return Grid(f"Load: {describe(arrivals)}", ("", *_names(results)), tuple(rows))
+    return Grid(f"Load: {describe(arrivals)}", ("", *results.names), tuple(rows))
 
 
 def _same(results: Results, architecture: int, level: int) -> str:
@@ -152,7 +153,7 @@ def difference_grid(findings: Findings, level: int) -> Grid:
 def because_grid(findings: Findings, level: int) -> Grid:
     """What the differences end to end at one level are made of; without rows where servers do not tell."""
     experiment = findings.results.experiment
-    told = [(name, findings.because[i, level]) for i, name in enumerate(_names(findings.results)) if i]
+    told = [(name, findings.because[i, level]) for i, name in enumerate(findings.results.names) if i]
     rows = [(name, *(map(_mean, (*one.parts, one.whole)))) for name, one in told if one]
     title = f"Where the difference from {experiment.baseline.name} comes from at {describe(experiment.levels[level])}"
     heads = ("", *PART_NAMES.values(), "end to end")
@@ -186,7 +187,3 @@ def _least(one: Difference) -> str:
 
 def _interval(interval: Interval, factor: float) -> str:
     return f"[{plain(interval.low * factor)}, {plain(interval.high * factor)}]"
-
-
-def _names(results: Results) -> tuple[str, ...]:
-    return tuple(architecture.name for architecture in results.experiment.architectures)

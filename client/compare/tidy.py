@@ -12,11 +12,11 @@ from client.api import ModelCard
 from client.compare.accounts import Account
 from client.compare.because import Split
 from client.compare.bits import Apart, stretches
-from client.compare.figure import loads, names
+from client.compare.findings import QUANTILES, Findings
 from client.compare.paired import Difference
 from client.compare.predicted import peak_bytes
 from client.compare.quality import Quality
-from client.compare.results import QUANTILES, Findings, Results
+from client.compare.results import Results
 from client.compare.searching import bounds, outcomes
 from client.compare.worth import worths
 from client.load.statistics import Summary
@@ -90,10 +90,10 @@ def numbers(findings: Findings) -> list[Line]:
     """Every number there is: of each architecture, then of each at every load."""
     results = findings.results
     found: list[Line] = []
-    for i, name in enumerate(names(results)):
+    for i, name in enumerate(results.names):
         found += (replace(line, architecture=name) for line in _alone(results, i))
-    for level, load in enumerate(loads(results)):
-        for i, name in enumerate(names(results)):
+    for level, load in enumerate(results.loads):
+        for i, name in enumerate(results.names):
             found += (replace(line, level=load, architecture=name) for line in _loaded(findings, i, level))
     return [line for line in found if line.value == line.value]
 
@@ -111,7 +111,7 @@ def _alone(results: Results, i: int) -> Iterator[Line]:
     if i < len(results.qualities):
         yield from _quality(results.qualities[i])
         for one in stretches(results.qualities):
-            yield from (replace(line, against=names(results)[0]) for line in _bits(one.name, one.apart[i]))
+            yield from (replace(line, against=results.names[0]) for line in _bits(one.name, one.apart[i]))
     for worth in worths(results):
         if worth.architecture == i:
             yield _line("cost", "1000 tokens, at best", "s", worth.cost.seconds)

@@ -10,8 +10,9 @@ from itertools import groupby
 from client.compare.brief import notes
 from client.compare.figure import Figure
 from client.compare.figures import figures
+from client.compare.findings import Findings
 from client.compare.plots import COLOURS
-from client.compare.results import Findings, Results
+from client.compare.results import Results
 from client.compare.schedule import Order
 from client.compare.tables import Grid, grids
 from client.compare.verdicts import sentences, summary

@@ -13,9 +13,10 @@ from typer.testing import CliRunner, Result
 
 from client.cli import app
 from client.compare.against import judge
+from client.compare.findings import conclude
 from client.compare.quality import Quality
 from client.compare.report import write
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.searching import Tried
 from tests.client.compare.factories import closed, record
 from tests.client.compare.test_document import kept, made

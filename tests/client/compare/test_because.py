@@ -10,7 +10,8 @@ import pytest
 from client.compare.because import PARTS, Split, parts, split
 from client.compare.document import document
 from client.compare.figures import figures
-from client.compare.results import Results, conclude
+from client.compare.findings import conclude
+from client.compare.results import Results
 from client.compare.tables import because_grid, grids
 from client.compare.tidy import numbers
 from client.load.record import Record, Run

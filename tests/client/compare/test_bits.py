@@ -16,9 +16,10 @@ from client.compare.bits import apart, stretches
 from client.compare.brief import besides
 from client.compare.document import document, read
 from client.compare.figures import figures
+from client.compare.findings import conclude
 from client.compare.paired import NOT_SHOWN
 from client.compare.quality import Band, Quality, Scored, bits_per_byte, quality_from_json
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.tables import models_grid
 from client.compare.tidy import numbers
 from tests.client.compare.factories import results

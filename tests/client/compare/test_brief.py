@@ -3,8 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from client.compare.brief import besides, notes
+from client.compare.findings import conclude
 from client.compare.quality import Band, Quality
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.searching import Tried
 from client.compare.verdicts import summary
 from client.load.statistics import Objective

@@ -13,9 +13,10 @@ from client.compare.cautions import cautions
 from client.compare.control import against_itself
 from client.compare.document import document
 from client.compare.experiment import Architecture, parse
+from client.compare.findings import conclude
 from client.compare.page import page
 from client.compare.quality import Quality
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.section import ExperimentError, Section
 from client.compare.verdicts import summary
 from tests.client.compare.factories import results

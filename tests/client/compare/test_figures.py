@@ -6,9 +6,10 @@ from xml.etree import ElementTree
 
 from client.compare.figure import Figure
 from client.compare.figures import figures
+from client.compare.findings import conclude
 from client.compare.paired import METRICS
 from client.compare.quality import Band, Quality
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.schedule import Cell
 from client.compare.tables import models_grid
 from client.compare.whole import OF_A_RUN

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from client.compare.cautions import cautions
 from client.compare.document import document
+from client.compare.findings import conclude
 from client.compare.page import page
 from client.compare.report import view, write
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.tables import difference_grid, level_grid, models_grid
 from client.compare.verdicts import sentences
 from client.load.record import record_from_json

@@ -9,8 +9,8 @@ import pytest
 
 from client.compare.bench import measure
 from client.compare.cautions import cautions
+from client.compare.findings import conclude
 from client.compare.parts import Search, search
-from client.compare.results import conclude
 from client.compare.searching import Tried, bounds, in_words, judged, next_rate, outcomes, to_try, unsteady
 from client.compare.section import Section
 from client.compare.verdicts import summary

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from client.compare.results import Measured, Results, conclude
+from client.compare.findings import conclude
+from client.compare.results import Measured, Results
 from client.compare.schedule import Cell
 from client.compare.verdicts import sentences, summary
 from client.facts import facts_from_json

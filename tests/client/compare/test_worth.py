@@ -10,8 +10,9 @@ import pytest
 from client.compare.brief import besides
 from client.compare.document import document
 from client.compare.figures import figures
+from client.compare.findings import conclude
 from client.compare.quality import Quality
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.schedule import Cell
 from client.compare.tidy import numbers
 from client.compare.worth import cost, in_words, worths
