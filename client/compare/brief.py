@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import nan
 
-from client.compare.bits import Stretch, stretches
+from client.compare.bits import Stretch
 from client.compare.cautions import cautions
 from client.compare.findings import Findings
 from client.compare.predicted import peak_bytes
 from client.compare.results import Results
-from client.compare.worth import in_words, worths
+from client.compare.worth import in_words
 from client.load.arrivals import Closed
 from client.load.statistics import Summary
 from client.units import counted, plain
@@ -30,10 +30,10 @@ def besides(findings: Findings) -> tuple[str, ...]:
         ("Requests a second within the objective at best", _told(results, goodput, plain)),
         ("Cache bytes of a request at its peak", _told(results, _held(results), _counted)),
         ("Tokens that the cache holds", _told(results, [n or nan for n in results.capacities], _counted)),
-        *_qualities(results),
+        *_qualities(findings),
     )
     told = (f"{what}: {told}." for what, told in said if told)
-    return (*told, *in_words(worths(results), results.names), *_failures(findings))
+    return (*told, *in_words(findings.worths, results), *_failures(findings))
 
 
 def _best(findings: Findings, levels: Sequence[int], read: Callable[[Summary], float]) -> list[float]:
@@ -47,11 +47,11 @@ def _held(results: Results) -> list[float]:
     return [peak_bytes(results, i) or nan for i in range(len(results.names))]
 
 
-def _qualities(results: Results) -> list[tuple[str, str]]:
+def _qualities(findings: Findings) -> list[tuple[str, str]]:
     """Of whole passages; and where texts have gone on for longest, if that was asked for."""
-    whole, *bands = stretches(results.qualities) or (None,)
-    said = _bits(results, "on held text", whole) if whole else []
-    return said + (_bits(results, f"of {bands[-1].name} of long texts", bands[-1]) if bands else [])
+    whole, *bands = findings.stretches or (None,)
+    said = _bits(findings.results, "on held text", whole) if whole else []
+    return said + (_bits(findings.results, f"of {bands[-1].name} of long texts", bands[-1]) if bands else [])
 
 
 def _bits(results: Results, where: str, one: Stretch) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite, nan
 
-from client.compare.bits import Apart, stretches
+from client.compare.bits import Apart
 from client.compare.figure import Figure, by_load
 from client.compare.findings import Findings
 from client.compare.paired import NOT_SHOWN
@@ -13,7 +13,6 @@ from client.compare.predicted import peak_bytes
 from client.compare.quality import Band, Quality
 from client.compare.results import Results
 from client.compare.rows import Group, Row, bars, dots
-from client.compare.worth import worths
 from client.units import counted, percent, plain
 
 _GIBIBYTE = 2**30
@@ -31,9 +30,9 @@ def costs(findings: Findings) -> list[Figure]:
     ]
 
 
-def qualities(results: Results) -> list[Figure]:
+def qualities(findings: Findings) -> list[Figure]:
     """Of held text, whole and by position, and for what it costs."""
-    return [_quality(results), _worth(results), _reach(results)]
+    return [_quality(findings), _worth(findings), _reach(findings.results)]
 
 
 def _each(results: Results, title: str, unit: str, said: str, values: list[float]) -> Figure:
@@ -113,8 +112,8 @@ def _collisions(findings: Findings) -> Figure:
     return Figure("Cost", title, said, lines(title, "tokens a forward pass", "distinct experts a layer", series))
 
 
-def _quality(results: Results) -> Figure:
-    whole = stretches(results.qualities)[:1]
+def _quality(findings: Findings) -> Figure:
+    results, whole = findings.results, findings.stretches[:1]
     rows = tuple(
         _judged(name, i, judged, apart, results.names[0])
         for some in whole
@@ -139,9 +138,9 @@ def _judged(name: str, i: int, judged: Quality | Band, apart: Apart | None, base
     return Row(name, i, value, low, high, f"{value:.4f}", tip, apart.verdict != NOT_SHOWN)
 
 
-def _worth(results: Results) -> Figure:
-    series = []
-    for one in worths(results):
+def _worth(findings: Findings) -> Figure:
+    results, series = findings.results, []
+    for one in findings.worths:
         name, spent = results.names[one.architecture], one.cost.seconds
         tip = f"{name}, {results.loads[one.cost.level]}: {plain(spent)} s for 1,000 tokens, "
         tip += f"{one.bits_per_byte:.4f} bits per byte"

@@ -17,6 +17,6 @@ def figures(findings: Findings) -> tuple[Figure, ...]:
         *distributions(findings),
         *rounds(findings),
         *costs(findings),
-        *qualities(findings.results),
+        *qualities(findings),
     )
     return tuple(one for one in made if one.svg)

@@ -10,16 +10,16 @@ import numpy as np
 
 from client.compare.accounts import Account, together
 from client.compare.because import Split, split
+from client.compare.bits import Stretch, stretches
 from client.compare.bootstrap import DRAWS, Floats, Interval
 from client.compare.drift import Drift, drift
 from client.compare.paired import METRICS, Difference, compare, corrected, pair
 from client.compare.percentiles import percentile_interval
-from client.compare.results import Results
+from client.compare.results import Place, Results
 from client.compare.whole import over_runs
+from client.compare.worth import Worth, worths
 from client.load.record import Record, Run
 from client.load.statistics import Summary, gaps, summarise
-
-Place = tuple[int, int]  # (architecture, level)
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
@@ -43,6 +43,8 @@ class Findings:
     drifts: dict[Place, Drift]
     accounts: dict[Place, Account | None]
     because: dict[Place, Split | None]  # of what the difference end to end is made; None where servers do not tell
+    stretches: tuple[Stretch, ...]  # of held text
+    worths: tuple[Worth, ...]  # quality for cost
 
     def against_baseline(self, level: int) -> list[tuple[str, Difference]]:
         """Every difference at one level, with the name of the architecture that differs."""
@@ -55,7 +57,7 @@ def conclude(results: Results) -> Findings:
     experiment = results.experiment
     grid = [(a, level) for level in range(len(experiment.levels)) for a in range(len(experiment.architectures))]
     found = {place: _differences(results, *place) for place in grid if place[0] > 0}
-    differences = _corrected(found, experiment.control)
+    differences, texts = _corrected(found, experiment.control), stretches(results.qualities)
     return Findings(
         results,
         summaries={place: _summary(results, *place) for place in grid},
@@ -64,6 +66,8 @@ def conclude(results: Results) -> Findings:
         drifts={place: drift(_rounds(results, *place)) for place in grid},
         accounts={place: together(m.account for m in results.of(*place)) for place in grid},
         because={place: _because(results, *place, some) for place, some in differences.items()},
+        stretches=texts,
+        worths=worths(results, texts, differences),
     )
 
 

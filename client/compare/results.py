@@ -14,6 +14,8 @@ from client.compare.searching import Tried
 from client.load.arrivals import describe
 from client.load.record import Run
 
+Place = tuple[int, int]  # (architecture, level)
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from client.api import ModelCard
 from client.compare.accounts import Account
 from client.compare.because import Part
-from client.compare.bits import Stretch, stretches
+from client.compare.bits import Stretch
 from client.compare.bootstrap import Interval
 from client.compare.exactness import identical
 from client.compare.findings import QUANTILES, Findings, Percentile
@@ -66,12 +66,13 @@ class Grid:
     rows: tuple[tuple[str, ...], ...]
 
 
-def models_grid(results: Results) -> Grid:
+def models_grid(findings: Findings) -> Grid:
     """What was compared."""
+    results = findings.results
     rows = [(name, *(tell(card) for card in results.cards)) for name, tell in _CARD_ROWS]
     if any(results.capacities):
         rows.append(("tokens that the cache holds", *(counted(n) for n in results.capacities)))
-    rows += [row for one in stretches(results.qualities) for row in _quality_rows(one, results.names[0])]
+    rows += [row for one in findings.stretches for row in _quality_rows(one, results.names[0])]
     if results.tried:
         rows.append(("highest rate within the objective", *told(results.tried, len(results.experiment.architectures))))
     return Grid("Architectures", ("", *results.names), tuple(rows))
@@ -168,7 +169,7 @@ def grids(findings: Findings) -> list[Grid]:
     """All tables of a report."""
     levels, told = range(len(findings.results.experiment.levels)), (level_grid, difference_grid, because_grid)
     loads = [grid for n in levels for tell in told if (grid := tell(findings, n)).rows]
-    return [models_grid(findings.results), *loads]
+    return [models_grid(findings), *loads]
 
 
 def difference_row(name: str, one: Difference) -> tuple[str, ...]:

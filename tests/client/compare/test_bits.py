@@ -96,7 +96,7 @@ def judged(*qualities: Quality | None) -> Results:
 def test_the_interval_is_told_wherever_the_number_is() -> None:
     whole = judged(quality(*HARD), quality(*WORSE), quality(*ELSEWHERE))
     findings, said = conclude(whole), "+0.0200 [0.0070, 0.0330], worse"
-    rows = {row[0]: row[1:] for row in models_grid(whole).rows}
+    rows = {row[0]: row[1:] for row in models_grid(findings).rows}
     assert rows["bits per byte, held text"] == ("1.8750", "1.8950", "1.9250")
     assert rows["against arch0, on the same texts"] == ("–", "+0.0200 [0.0070, 0.0330]", "+0.0500 [-0.3288, 0.4288]")
     assert rows["verdict"] == ("–", "worse", NOT_SHOWN)

@@ -120,6 +120,6 @@ def test_quality_by_position_has_a_mark_and_a_row_for_each_stretch() -> None:
     drawn = called("Quality by position", made)
     marks = list(ElementTree.fromstring(drawn.svg).iter("circle"))
     assert len(marks) == 2 and "arch0, tokens 128 to 512: 2.5000 bits per byte" in drawn.svg
-    told = {row[0]: row[1:] for row in models_grid(made).rows}
+    told = {row[0]: row[1:] for row in models_grid(conclude(made)).rows}
     assert told["bits per byte, tokens 128 to 512"] == ("2.5000", "–")
     assert told["bits per byte, held text"] == ("1.4000", "–")

@@ -47,7 +47,7 @@ def test_the_document_holds_every_record() -> None:
 
 def test_grids_name_their_rows() -> None:
     findings = conclude(results())
-    assert models_grid(findings.results).rows[0] == ("parameters", "2.00 M", "2.00 M")
+    assert models_grid(findings).rows[0] == ("parameters", "2.00 M", "2.00 M")
     level = {row[0]: row[1:] for row in level_grid(findings, 0).rows}
     assert level["answered / sent"] == ("20 / 20", "20 / 20")
     assert level["generated tokens/s, served at this rate"] == ("2.00", "2.00")
