@@ -70,10 +70,11 @@ def _counted(value: float) -> str:
 
 def _told(results: Results, values: Sequence[float], write: Callable[[float], str]) -> str:
     """ "a 1.5, b 2.0", "1.5 each", or of many "from 1.5 (a) to 9.0 (f)"; "" where nobody told a number."""
-    known = [(value, name) for name, value in zip(results.names, values, strict=False) if value == value]
+    told = [(values[i], name) for i, name in results.asked.items() if i < len(values)]
+    known = [(value, name) for value, name in told if value == value]
     if not known:
         return ""
-    if len(known) == len(results.names) and len({write(value) for value, _ in known}) == 1:
+    if len(known) == len(results.asked) and len({write(value) for value, _ in known}) == 1:
         return f"{write(known[0][0])} each"
     if len(known) <= _LISTED:
         return ", ".join(f"{name} {write(value)}" for value, name in known)

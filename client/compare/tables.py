@@ -74,7 +74,8 @@ def models_grid(findings: Findings) -> Grid:
         rows.append(("tokens that the cache holds", *(counted(n) for n in results.capacities)))
     rows += [row for one in findings.stretches for row in _quality_rows(one, results.names[0])]
     if results.tried:
-        rows.append(("highest rate within the objective", *told(results.tried, len(results.experiment.architectures))))
+        rates = (told(results.tried, i) for i in range(len(results.names)))
+        rows.append(("highest rate within the objective", *rates))
     return Grid("Architectures", ("", *results.names), tuple(rows))
 
 

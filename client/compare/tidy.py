@@ -114,7 +114,7 @@ def _alone(findings: Findings, i: int) -> Iterator[Line]:
     for worth in findings.worths:
         if worth.architecture == i:
             yield _line("cost", "1000 tokens, at best", "s", worth.cost.seconds)
-    if results.tried:
+    if results.tried and i in results.asked:
         held, failed = bounds(outcomes(results.tried, i))
         yield _line("highest rate", "within the objective", "1/s", held, held, failed)
 

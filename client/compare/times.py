@@ -136,7 +136,7 @@ def _goodput(findings: Findings) -> Figure:
 
 def _highest(results: Results) -> Figure:
     rows = []
-    for i, name in enumerate(results.names):
+    for i, name in results.asked.items():
         found = bounds(outcomes(results.tried, i))
         rows.append(Row(name, i, found[0], told=plain(found[0]), tip=f"{name}: {in_words(*found)}"))
     title = "Highest rate that meets the objective"

@@ -26,15 +26,14 @@ _WORDS = ("faster", "slower", "seems faster", "seems slower")
 def summary(findings: Findings) -> tuple[str, ...]:
     """The report in plain words: what failed, the baseline against itself, times of each architecture but the first,
     then what else there is to compare."""
-    experiment = findings.results.experiment
-    others = [i for i in range(1, len(experiment.architectures)) if i != experiment.control]
+    others = [i for i in findings.results.asked if i]
     said = [line for i in others for line in (_against(findings, i), *_turns(findings, i))]
-    if any(one.verdict.startswith("seems") for some in findings.differences.values() for one in some):
+    if any(
+        one.verdict.startswith("seems") for (i, _), some in findings.differences.items() if i in others for one in some
+    ):
         said.append(f"“Seems” only leans: a verdict needs {SURE_ROUNDS} rounds.")
     if tried := findings.results.tried:
-        rates = told(tried, len(experiment.architectures))
-        names = [one.name for one in experiment.architectures]
-        each = "; ".join(f"{name} {rate}" for name, rate in zip(names, rates, strict=True))
+        each = "; ".join(f"{name} {told(tried, i)}" for i, name in findings.results.asked.items())
         said.append(f"Highest rate within the objective: {each}.")
     return (*losses.of_places(findings.results), *against_itself(findings), *said, *besides(findings))
 
