@@ -73,7 +73,7 @@ def _print(findings: Findings, found: Gate | None, form: report.Form) -> None:
         case report.Form.CSV:
             sys.stdout.write(tidy.comma_separated(findings))
             for grid in more:  # what is printed is data alone
-                Console(stderr=True).print(report.table(grid))
+                Console(stderr=True).print(report.Fitted(grid))
 
 
 def _end(findings: Findings, found: Gate | None, status: Console) -> None:

@@ -12,7 +12,7 @@ from client.compare.cautions import cautions
 from client.compare.document import document
 from client.compare.findings import conclude
 from client.compare.page import page
-from client.compare.report import view, write
+from client.compare.report import Fitted, view, write
 from client.compare.results import Results
 from client.compare.tables import difference_grid, level_grid, models_grid
 from client.compare.verdicts import sentences
@@ -149,6 +149,23 @@ def test_names_cannot_break_the_page() -> None:
 def test_the_folder_gets_both_files_and_nothing_half(tmp_path: Path) -> None:
     write(conclude(results()), tmp_path / "new" / "folder")
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {"report.html", "results.json"}
+
+
+@pytest.mark.parametrize("width", [80, 130])
+def test_no_terminal_breaks_a_cell(width: int) -> None:
+    """Where a table does not fit, a row is a sentence that says of each cell what it is."""
+    console = Console(width=width, color_system=None)
+    findings = conclude(results((0.1, 0.2, 0.3)))
+    with console.capture() as captured:
+        console.print(Fitted(difference_grid(findings, 0)), Fitted(models_grid(findings)))
+    lines = captured.get().splitlines()
+    words = " ".join(captured.get().split())
+    for cell in (cell for row in difference_grid(findings, 0).rows for cell in row):
+        assert cell in words
+    assert max(map(len, lines)) <= width
+    assert any(line.split() == ["parameters", *["2.00", "M"] * 3] for line in lines), "one that fits is a table"
+    assert ("arch1: time first token; difference, ms 102 [101, 102]; ratio 2.00" in words) == (width == 80)
+    assert any(line.split()[:3] == ["arch1", "first", "token"] for line in lines) == (width == 130)
 
 
 def test_the_screen_has_verdicts_and_notes() -> None:
