@@ -62,14 +62,15 @@ def _by_metric(findings: Findings, i: int) -> Found:
 
 
 def _in_words(levels: Sequence[Arrivals], found: Found, verdict: str) -> str:
-    """ "first token by a factor of 1.2 to 1.4 at 2 of 3 loads", for every metric with that verdict at any load."""
+    """ "first token by factors from 1.2 to 1.4 at every load", for every metric with that verdict at any load."""
     parts = []
     for metric, at in found.items():
         ratios = {level: one.ratio for level, one in at.items() if one.verdict == verdict}
         if ratios:
             sizes = sorted(max(r, 1 / r) for r in ratios.values())
-            span = plain(sizes[0]) if len(sizes) == 1 else f"{plain(sizes[0])} to {plain(sizes[-1])}"
-            parts.append(f"{SHORT_NAMES[metric]} by a factor of {span}{_where(levels, list(ratios))}")
+            least, most = plain(sizes[0]), plain(sizes[-1])
+            factors = f"a factor of {least}" if len(sizes) == 1 else f"factors from {least} to {most}"
+            parts.append(f"{SHORT_NAMES[metric]} by {factors}{_where(levels, list(ratios))}")
     return ", ".join(parts)
 
 
@@ -77,9 +78,9 @@ def _where(levels: Sequence[Arrivals], shown: Sequence[int]) -> str:
     """At which loads; nothing where there is only one."""
     if len(levels) == 1:
         return ""
-    if len(shown) == 1:
-        return f" at {_load(levels[shown[0]])}"
-    return " at every load" if len(shown) == len(levels) else f" at {len(shown)} of {len(levels)} loads"
+    if len(shown) == len(levels):
+        return " at every load"
+    return f" at {' and '.join(_load(levels[n]) for n in shown)}"
 
 
 def _load(arrivals: Arrivals) -> str:
