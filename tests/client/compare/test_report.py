@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from rich.console import Console
 
 from client.compare.cautions import cautions
 from client.compare.document import document
+from client.compare.experiment import Architecture
 from client.compare.findings import conclude
-from client.compare.page import page
+from client.compare.page import method, page
 from client.compare.report import Fitted, view, write
 from client.compare.results import Results
 from client.compare.tables import difference_grid, level_grid, models_grid
@@ -76,8 +78,17 @@ def test_findings_in_words() -> None:
 def test_the_page_says_what_is_corrected_for_what() -> None:
     """Two families: it must not say that there is one."""
     told = page(conclude(results()))
-    assert "for each of these two kinds, with every comparison of this page that is of it" in told
+    assert "for each of these two kinds, with every comparison of this page that is of it; a control" in told
+    assert "are corrected among themselves, and so are differences of bits per byte." in told
     assert "of tails and throughput means over rounds" in told
+
+
+def test_the_page_counts_the_servers_that_were_started() -> None:
+    made = results((0.1, 0.2, 0.1))
+    assert "For this no servers were started on this machine." in method(made)
+    sides = (Architecture("a", "a"), Architecture("b", target="http://x"), Architecture("a again", "a"))
+    made.experiment = replace(made.experiment, architectures=sides, control=2)
+    assert "For this 2 servers were started on this machine." in method(made)
 
 
 def test_few_rounds_and_a_stop_are_cautioned_about() -> None:
