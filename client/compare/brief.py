@@ -7,7 +7,9 @@ from math import nan
 
 from client.compare.bits import Stretch
 from client.compare.cautions import cautions
+from client.compare.control import distrust
 from client.compare.findings import Findings
+from client.compare.losses import of_places
 from client.compare.predicted import peak_bytes
 from client.compare.results import Results
 from client.compare.worth import in_words
@@ -83,24 +85,19 @@ def _told(results: Results, values: Sequence[float], write: Callable[[float], st
 
 
 def _failures(findings: Findings) -> tuple[str, ...]:
-    asked = _summed(findings, lambda s: s.requests)
-    failed = _summed(findings, lambda s: s.errors)
-    if not any(asked):
-        return ()
-    told = [f"{name} {n} of {of}" for name, n, of in zip(findings.results.names, failed, asked, strict=True) if n]
-    return (f"Failed requests: {', '.join(told)}." if told else "No request failed.",)
-
-
-def _summed(findings: Findings, read: Callable[[Summary], int]) -> list[int]:
-    levels, places = range(len(findings.results.loads)), range(len(findings.results.names))
-    return [sum(read(findings.summaries[i, level]) for level in levels) for i in places]
+    """Those that failed are told before all else, load by load."""
+    told = findings.summaries.values()
+    none = any(one.requests for one in told) and not any(one.errors for one in told)
+    return ("No request failed.",) if none else ()
 
 
 def notes(findings: Findings) -> tuple[str, ...]:
-    """The cautions; one that is the same of several architectures is said once, with their names."""
+    """The cautions but those that stand in short; one that is the same of several architectures is said once, with
+    their names."""
     known = findings.results.names
+    said = {*of_places(findings.results), *distrust(findings)}
     of: dict[str, list[str]] = {}
-    for caution in cautions(findings):
+    for caution in (one for one in cautions(findings) if one not in said):
         name = max((one for one in known if caution.startswith(f"{one}: ")), key=len, default="")
         of.setdefault(caution.removeprefix(f"{name}: "), []).extend([name] if name else [])
     return tuple(_of_all(caution, some, len(known)) for caution, some in of.items())
