@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import exp, log
+from math import exp, log, log2
 from statistics import fmean
 from typing import Any
 
 from client.compare.bits import Apart, Stretch
 from client.compare.paired import NOT_SHOWN, Difference, corrected, over_rounds
-from client.compare.quality import Band, Quality
+from client.compare.quality import Quality
 from client.compare.results import Place, Results
 from client.compare.turning import SHOWN
 from client.compare.whole import lossy, seconds_a_token
@@ -25,7 +25,7 @@ from client.load.record import Run
 from client.load.statistics import Objective
 from client.units import plain
 
-KNOWS_NOTHING = 8.0  # bits per byte of who takes every byte for as likely; random weights have no fewer
+_KNOWS_NOTHING = 0.95  # of the bits per byte of who takes every token for as likely; random weights have no fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ def worths(
     if not texts:
         return ()
     held = texts[0]
-    known = {i: one for i, one in enumerate(held.judged) if one and not knows_nothing(one)}
+    judged = zip(results.qualities, results.cards, strict=True)
+    known = {i: one for i, (one, card) in enumerate(judged) if one and not knows_nothing(one, card.vocab)}
     costs = {i: spent for i in known if (spent := cost(results, i))}
     if 0 not in costs:
         return ()
@@ -79,8 +80,12 @@ def worths(
     return (Worth(0, costs[0], known[0].bits_per_byte), *others) if others else ()
 
 
-def knows_nothing(quality: Quality | Band) -> bool:
-    return quality.bits_per_byte >= KNOWS_NOTHING
+def knows_nothing(quality: Quality, vocab: int) -> bool:
+    """Whether its words are hardly likelier to it than any others; than any other bytes, where a server or an older
+    version did not tell of tokens."""
+    known = quality.tokens > 0 and vocab > 0
+    even = quality.tokens * log2(vocab) / quality.bytes if known else 8.0
+    return quality.bits_per_byte >= _KNOWS_NOTHING * even
 
 
 def cost(results: Results, architecture: int) -> Cost | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import pairwise
 from math import log
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from client.compare.document import document, read
 from client.compare.figures import figures
 from client.compare.findings import conclude
 from client.compare.paired import NOT_SHOWN
-from client.compare.quality import Band, Quality, Scored, bits_per_byte, quality_from_json
+from client.compare.quality import Band, Quality, Scored, beginnings, bits_per_byte, quality_from_json
 from client.compare.results import Results
 from client.compare.tables import models_grid
 from client.compare.tidy import numbers
+from client.load.prompts import passages
 from tests.client.compare.factories import results
 from tests.client.compare.test_bench import on
 from tests.client.compare.test_document import kept, made
@@ -65,6 +67,15 @@ def test_a_text_counts_by_its_bytes() -> None:
     assert found is not None
     assert found.difference == pytest.approx(bits_per_byte(two) - bits_per_byte(one))
     assert (found.interval.low + found.interval.high) / 2 == pytest.approx(found.difference)
+
+
+@pytest.mark.parametrize(("length", "count"), [(512, 16), (1024, 16), (4096, 4), (1_000_000, 1)])
+def test_no_long_text_is_part_of_another(length: int, count: int) -> None:
+    """Of the shortest tokens that words can come to: one each."""
+    found, words = beginnings(length), [text.split() for text in passages()]
+    assert len(found) == count and found[0] == 0
+    for one, another in pairwise([*found, len(words)]):
+        assert sum(len(some) + 1 for some in words[one:another]) >= length or count == 1
 
 
 def test_a_model_is_as_good_as_itself_and_one_text_says_nothing() -> None:

@@ -74,6 +74,12 @@ def test_measurements_that_tell_the_baseline_from_itself_are_not_to_be_trusted()
     assert against_itself(conclude(results((0.1, 0.2, 0.13)))) == ()
 
 
+def test_with_few_rounds_it_only_seems_so() -> None:
+    few = results((0.1, 0.2, 0.13), repeats=2)
+    few.experiment = replace(few.experiment, control=2)
+    assert summary(conclude(few))[0].startswith("not to be trusted: arch0 seems to differ from itself, by a factor of ")
+
+
 def test_what_is_said_of_each_is_not_said_of_the_control() -> None:
     made = closed(controlled((0.1,) * 5 + (0.1,)))
     for n, m in enumerate(made.measured):

@@ -36,6 +36,12 @@ def made(other: Quality | None, time: float | Sequence[float], base: Quality | N
     return whole
 
 
+def worded(*bits: float) -> Quality:
+    """Tokens of 3 bytes."""
+    whole = quality(*bits)
+    return replace(whole, each=tuple(replace(one, tokens=one.bytes // 3) for one in whole.each))
+
+
 def again(whole: Results, architecture: int, faster: float) -> Results:
     """Also at sixteen at a time: one architecture so many times faster than before, the other as it was."""
     for m in list(whole.measured):
@@ -150,6 +156,9 @@ def test_weights_that_know_nothing_and_what_was_not_judged_are_left_out() -> Non
     assert left(made(quality(*WORSE), 0.5, random)) == 0
     assert left(made(None, 0.5)) == 0
     assert left(made(Quality(1.5, 400, 4), 0.5)) == 0  # of an older version: no passages
+    # Of a vocabulary of 64: two bits per byte are chance.
+    told, even = (worded(*bits) for bits in (HARD, (1.95,) * 4))
+    assert left(made(told, 0.5, quality(*WORSE))) == 2 and left(made(even, 0.5, quality(*WORSE))) == 0
     assert not [one for one in figures(conclude(made(random, 0.5))) if one.title == "Quality for cost"]
 
 
