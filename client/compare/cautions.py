@@ -49,13 +49,13 @@ def cautions(findings: Findings) -> tuple[str, ...]:
 def _searching(results: Results) -> list[str]:
     """Of each architecture's search: what the client did badly, and how often; and which rates were unsteady."""
     said = []
-    for i, architecture in enumerate(results.experiment.architectures):
+    for i, name in enumerate(results.names):
         own = [one for one in results.tried if one.architecture == i]
         for warning, count in Counter(w for one in own for w in one.warnings).items():
-            said.append(f"{architecture.name}, searching, {count} of {len(own)} times: {warning}")
+            said.append(f"{name}, searching, {count} of {len(own)} times: {warning}")
         if rates := unsteady(results.tried, i):
             told = ", ".join(f"{plain(rate)}/s" for rate in rates)
-            said.append(f"{architecture.name}, searching: held at one time and failed at another: {told}")
+            said.append(f"{name}, searching: held at one time and failed at another: {told}")
     return said
 
 
@@ -75,12 +75,12 @@ def _short(results: Results) -> list[str]:
 
 def _unsettled(results: Results) -> list[str]:
     said = []
-    for i, architecture in enumerate(results.experiment.architectures):
-        for level in range(len(results.experiment.levels)):
+    for i, name in enumerate(results.names):
+        for level, load in enumerate(results.loads):
             factor = start([m.run.records for m in results.of(i, level)])
             if factor != 1.0:
                 said.append(
-                    f"{architecture.name} at {results.loads[level]}: a round's first tenth took {plain(factor)} times "
+                    f"{name} at {load}: a round's first tenth took {plain(factor)} times "
                     "as long as the rest, so rounds are too short to be steady"
                 )
     return said

@@ -17,7 +17,7 @@ from client.compare.predicted import costs
 from client.compare.results import Results
 from client.compare.searching import told
 from client.compare.words import PART_NAMES, SHORT_NAMES
-from client.load.arrivals import Closed, describe
+from client.load.arrivals import Closed
 from client.load.statistics import Summary
 from client.units import counted, milliseconds, percent, plain
 
@@ -104,7 +104,7 @@ def level_grid(findings: Findings, level: int) -> Grid:
     rows += _predictions(findings, level)
     accounts = [findings.accounts[i, level] for i in range(len(results.cards))]
     rows += [(name, *(_told(one, tell) for one in accounts)) for name, tell in _ACCOUNT_ROWS if any(accounts)]
-    return Grid(f"Load: {describe(arrivals)}", ("", *results.names), tuple(rows))
+    return Grid(f"Load: {results.loads[level]}", ("", *results.names), tuple(rows))
 
 
 def _same(results: Results, architecture: int, level: int) -> str:
@@ -145,8 +145,8 @@ def _told(account: Account | None, tell: Callable[[Account], str]) -> str:
 
 def difference_grid(findings: Findings, level: int) -> Grid:
     """Every architecture against the first at one level."""
-    experiment = findings.results.experiment
-    title = f"Against {experiment.baseline.name} at {describe(experiment.levels[level])}"
+    results = findings.results
+    title = f"Against {results.names[0]} at {results.loads[level]}"
     rows = tuple(difference_row(name, one) for name, one in findings.against_baseline(level))
     heads = ("", "time", "difference, ms", "ratio", "p, corrected", "could have seen", "verdict")
     return Grid(f"{title}: medians over pairs, of tails and throughput means over rounds; 95 % intervals", heads, rows)
@@ -154,10 +154,10 @@ def difference_grid(findings: Findings, level: int) -> Grid:
 
 def because_grid(findings: Findings, level: int) -> Grid:
     """What the differences end to end at one level are made of; without rows where servers do not tell."""
-    experiment = findings.results.experiment
-    told = [(name, findings.because[i, level]) for i, name in enumerate(findings.results.names) if i]
+    results = findings.results
+    told = [(name, findings.because[i, level]) for i, name in enumerate(results.names) if i]
     rows = [(name, *(map(_mean, (*one.parts, one.whole)))) for name, one in told if one]
-    title = f"Where the difference from {experiment.baseline.name} comes from at {describe(experiment.levels[level])}"
+    title = f"Where the difference from {results.names[0]} comes from at {results.loads[level]}"
     heads = ("", *PART_NAMES.values(), "end to end")
     return Grid(f"{title}: means with 95 % intervals over rounds, ms", heads, tuple(rows))
 

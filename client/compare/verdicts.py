@@ -13,14 +13,14 @@ from client.compare.experiment import SURE_ROUNDS
 from client.compare.findings import Findings
 from client.compare.paired import NOT_SHOWN, Difference
 from client.compare.searching import told
-from client.compare.turning import turns
+from client.compare.turning import SHOWN, turns
 from client.compare.words import METRIC_NAMES, SHORT_NAMES
 from client.load.arrivals import Arrivals, amount, describe
 from client.units import plain
 
 Found: TypeAlias = dict[str, dict[int, Difference]]  # by metric, then by level
 
-_WORDS = ("faster", "slower", "seems faster", "seems slower")
+_WORDS = (*SHOWN, *(f"seems {word}" for word in SHOWN))
 
 
 def summary(findings: Findings) -> tuple[str, ...]:
@@ -107,10 +107,10 @@ def _turns(findings: Findings, i: int) -> list[str]:
 
 def sentences(findings: Findings) -> tuple[str, ...]:
     """The findings in plain words, one for each architecture, metric and level."""
-    experiment = findings.results.experiment
+    results = findings.results
     return tuple(
-        _sentence(name, experiment.baseline.name, describe(load), one)
-        for level, load in enumerate(experiment.levels)
+        _sentence(name, results.names[0], load, one)
+        for level, load in enumerate(results.loads)
         for name, one in findings.against_baseline(level)
     )
 

@@ -71,7 +71,7 @@ def _notes(findings: Findings) -> str:
 
 
 def _legend(results: Results) -> str:
-    names = enumerate(one.name for one in results.experiment.architectures)
+    names = enumerate(results.names)
     return "".join(
         f'<button type="button" class="s{i % COLOURS}" data-series="{i}" aria-pressed="true">{escape(name)}</button>'
         for i, name in names
