@@ -121,7 +121,8 @@ def _times(
     new = [i for i, one in found.items() if one is None]
     family = [one for (i, _), some in differences.items() if i != control for one in some]
     told = corrected([*family, *(_slower(base, costs[i]) for i in new)])[len(family) :]
-    return {i: one for i, one in found.items() if one} | dict(zip(new, told, strict=True))
+    more = dict(zip(new, told, strict=True))
+    return {i: one or more[i] for i, one in found.items()}
 
 
 def _throughput(
