@@ -14,7 +14,7 @@ from client.api import GenerateRequest, Sampling
 from client.compare import report
 from client.compare.bench import measure
 from client.compare.experiment import Architecture, Experiment
-from client.compare.results import conclude
+from client.compare.findings import conclude
 from client.compare.session import Screen
 from client.connect import connect
 from client.launch import ServerProcess

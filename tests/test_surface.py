@@ -150,6 +150,12 @@ def test_what_a_page_tells_people_to_make_can_be_made(page: str) -> None:
     assert set(re.findall(r"(?:^|`|\$ )make ([a-z-]+)", text, re.MULTILINE)) - targets == set()
 
 
+def test_a_block_of_code_begins_and_ends_on_lines_of_its_own() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    fences = [(name(page), line) for page in pages for line in page.read_text().splitlines() if "```" in line]
+    assert [fence for fence in fences if not re.fullmatch(r" *```\w*", fence[1])] == []
+
+
 def test_the_embedded_models_are_small_enough_to_ship() -> None:
     assert sum(path.stat().st_size for path in (ROOT / "model" / "zoo").rglob("*.safetensors")) < 40e6
 

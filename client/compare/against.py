@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from client.compare.bits import apart
 from client.compare.experiment import SURE_ROUNDS
+from client.compare.findings import differences_of
 from client.compare.losses import loss
 from client.compare.paired import MOST_LOST, Difference, corrected
 from client.compare.quality import Quality
-from client.compare.results import Measured, Results, differences_of
+from client.compare.results import Measured, Results
 from client.compare.searching import bounds, outcomes
 from client.compare.tables import Grid, difference_row
 from client.compare.words import SHORT_NAMES
@@ -91,7 +92,7 @@ _Rounds = dict[int, Measured]
 
 
 def judge(old: Results, new: Results, tolerance: float = TOLERANCE) -> Gate:
-    """Every architecture and load of the old results, by name."""
+    """Every architecture and load of the old results, by name; a control is there to be held against its baseline."""
     before, after = _cells(old), _cells(new)
     both = [key for key in before if key in after]
     if not both:
@@ -108,15 +109,12 @@ def judge(old: Results, new: Results, tolerance: float = TOLERANCE) -> Gate:
 
 
 def _cells(results: Results) -> dict[_Key, _Rounds]:
-    names = _names(results)
+    names = results.asked
     found: dict[_Key, _Rounds] = {}
     for m in results.measured:
-        found.setdefault((names[m.cell.architecture], m.run.arrivals), {})[m.cell.repeat] = m
+        if m.cell.architecture in names:
+            found.setdefault((names[m.cell.architecture], m.run.arrivals), {})[m.cell.repeat] = m
     return found
-
-
-def _names(results: Results) -> list[str]:
-    return [one.name for one in results.experiment.architectures]
 
 
 def _same(before: _Rounds, after: _Rounds) -> list[int]:
@@ -144,11 +142,12 @@ def _rates(old: Results, new: Results, tolerance: float) -> Iterator[Check]:
     if not old.tried:
         return
     close = 1 + max(tolerance, old.experiment.search.tolerance if old.experiment.search else 0.0)
-    for i, name in enumerate(_names(old)):
-        if name not in _names(new):
+    places = {name: i for i, name in new.asked.items()}
+    for i, name in old.asked.items():
+        if name not in places:
             continue
         then = bounds(outcomes(old.tried, i))[0]
-        now = bounds(outcomes(new.tried, _names(new).index(name)))[0]
+        now = bounds(outcomes(new.tried, places[name]))[0]
         yield Check(name, "highest rate, 1/s", plain(then), plain(now), failed=now * close < then)
 
 
@@ -168,9 +167,9 @@ def _unsure(old: Results, new: Results) -> Iterator[str]:
 
 def _judged(old: Results, new: Results) -> Iterator[tuple[str, Quality, Quality | None]]:
     """Then and now, on the passages that both were asked about; None where it is not known any more."""
-    known = dict(zip(_names(new), new.qualities, strict=False))
-    for name, then in zip(_names(old), old.qualities, strict=False):
-        if then is None or name not in _names(new):
+    known = dict(zip(new.asked.values(), new.qualities, strict=False))
+    for name, then in zip(old.asked.values(), old.qualities, strict=False):
+        if then is None or name not in new.asked.values():
             continue
         now = known.get(name)
         count = min(then.passages, now.passages) if now else then.passages

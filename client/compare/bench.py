@@ -209,15 +209,15 @@ class _Bench:
         return await accounts.read(side.http, side.subject.card.id) if side.http else None
 
     async def _search(self, stop: asyncio.Event) -> None:
-        """All architectures in turn, a rate each, until each has found its highest."""
+        """All architectures but a control in turn, a rate each, until each has found its highest."""
         search = self._experiment.search
         tried = self._results.tried
         step = 0
         while search is not None and not stop.is_set() and not self._results.gone:
-            rates = [searching.to_try(search, tried, i) for i in range(len(self._sides))]
-            if all(rate is None for rate in rates):
+            rates = {i: searching.to_try(search, tried, i) for i in self._results.asked}
+            if all(rate is None for rate in rates.values()):
                 return
-            for i, rate in enumerate(rates):
+            for i, rate in rates.items():
                 if rate is None or self._results.gone:
                     continue
                 await _rest(stop)

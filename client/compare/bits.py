@@ -1,7 +1,7 @@
 """Bits per byte of several models on the same texts, against the first of them. Pure.
 
 A text is hard for every model, so texts are paired, and what differs from text to text in the difference says how sure
-it is: texts are independent of each other, so Student's t goes over them. Each text counts by its bytes: the difference
+it is: no text is part of another, so Student's t goes over them. Each text counts by its bytes: the difference
 is that of the two numbers as they stand, and its error that of a difference of ratios, linear in each text's part.
 """
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import nan
 
-from client.compare.bits import Stretch, stretches
+from client.compare.bits import Stretch
 from client.compare.cautions import cautions
-from client.compare.figure import loads, names
+from client.compare.control import distrust
+from client.compare.findings import Findings
+from client.compare.losses import of_places
 from client.compare.predicted import peak_bytes
-from client.compare.results import Findings, Results
-from client.compare.worth import in_words, worths
+from client.compare.results import Results
+from client.compare.worth import in_words
 from client.load.arrivals import Closed
 from client.load.statistics import Summary
 from client.units import counted, plain
@@ -30,39 +32,37 @@ def besides(findings: Findings) -> tuple[str, ...]:
         ("Requests a second within the objective at best", _told(results, goodput, plain)),
         ("Cache bytes of a request at its peak", _told(results, _held(results), _counted)),
         ("Tokens that the cache holds", _told(results, [n or nan for n in results.capacities], _counted)),
-        *_qualities(results),
+        *_qualities(findings),
     )
     told = (f"{what}: {told}." for what, told in said if told)
-    return (*told, *in_words(worths(results), names(results)), *_failures(findings))
+    return (*told, *in_words(findings.worths, results), *_failures(findings))
 
 
 def _best(findings: Findings, levels: Sequence[int], read: Callable[[Summary], float]) -> list[float]:
     """The most of each architecture at any of these loads; NaN where nothing was measured."""
-    places = range(len(names(findings.results)))
+    places = range(len(findings.results.names))
     measured = [[s for level in levels if (s := findings.summaries[i, level]).requests] for i in places]
     return [max(map(read, some), default=nan) for some in measured]
 
 
 def _held(results: Results) -> list[float]:
-    return [peak_bytes(results, i) or nan for i in range(len(names(results)))]
+    return [peak_bytes(results, i) or nan for i in range(len(results.names))]
 
 
-def _qualities(results: Results) -> list[tuple[str, str]]:
+def _qualities(findings: Findings) -> list[tuple[str, str]]:
     """Of whole passages; and where texts have gone on for longest, if that was asked for."""
-    whole, *bands = stretches(results.qualities) or (None,)
-    said = _bits(results, "on held text", whole) if whole else []
-    return said + (_bits(results, f"of {bands[-1].name} of long texts", bands[-1]) if bands else [])
+    whole, *bands = findings.stretches or (None,)
+    said = _bits(findings.results, "on held text", whole) if whole else []
+    return said + (_bits(findings.results, f"of {bands[-1].name} of long texts", bands[-1]) if bands else [])
 
 
 def _bits(results: Results, where: str, one: Stretch) -> list[tuple[str, str]]:
     """The numbers, and the differences where texts were kept apart."""
     values = [nan if judged is None else judged.bits_per_byte for judged in one.judged]
-    apart = [
-        f"{name} {found}, {found.verdict}" for name, found in zip(names(results), one.apart, strict=False) if found
-    ]
+    apart = [f"{name} {found}, {found.verdict}" for name, found in zip(results.names, one.apart, strict=False) if found]
     return [
         (f"Bits per byte {where}, less is better", _told(results, values, "{:.4f}".format)),
-        (f"Bits per byte {where} against {names(results)[0]}", "; ".join(apart)),
+        (f"Bits per byte {where} against {results.names[0]}", "; ".join(apart)),
     ]
 
 
@@ -72,10 +72,11 @@ def _counted(value: float) -> str:
 
 def _told(results: Results, values: Sequence[float], write: Callable[[float], str]) -> str:
     """ "a 1.5, b 2.0", "1.5 each", or of many "from 1.5 (a) to 9.0 (f)"; "" where nobody told a number."""
-    known = [(value, name) for name, value in zip(names(results), values, strict=False) if value == value]
+    told = [(values[i], name) for i, name in results.asked.items() if i < len(values)]
+    known = [(value, name) for value, name in told if value == value]
     if not known:
         return ""
-    if len(known) == len(names(results)) and len({write(value) for value, _ in known}) == 1:
+    if len(known) == len(results.asked) and len({write(value) for value, _ in known}) == 1:
         return f"{write(known[0][0])} each"
     if len(known) <= _LISTED:
         return ", ".join(f"{name} {write(value)}" for value, name in known)
@@ -84,24 +85,19 @@ def _told(results: Results, values: Sequence[float], write: Callable[[float], st
 
 
 def _failures(findings: Findings) -> tuple[str, ...]:
-    asked = _summed(findings, lambda s: s.requests)
-    failed = _summed(findings, lambda s: s.errors)
-    if not any(asked):
-        return ()
-    told = [f"{name} {n} of {of}" for name, n, of in zip(names(findings.results), failed, asked, strict=True) if n]
-    return (f"Failed requests: {', '.join(told)}." if told else "No request failed.",)
-
-
-def _summed(findings: Findings, read: Callable[[Summary], int]) -> list[int]:
-    levels, places = range(len(loads(findings.results))), range(len(names(findings.results)))
-    return [sum(read(findings.summaries[i, level]) for level in levels) for i in places]
+    """Those that failed are told before all else, load by load."""
+    told = findings.summaries.values()
+    none = any(one.requests for one in told) and not any(one.errors for one in told)
+    return ("No request failed.",) if none else ()
 
 
 def notes(findings: Findings) -> tuple[str, ...]:
-    """The cautions; one that is the same of several architectures is said once, with their names."""
-    known = names(findings.results)
+    """The cautions but those that stand in short; one that is the same of several architectures is said once, with
+    their names."""
+    known = findings.results.names
+    said = {*of_places(findings.results), *distrust(findings)}
     of: dict[str, list[str]] = {}
-    for caution in cautions(findings):
+    for caution in (one for one in cautions(findings) if one not in said):
         name = max((one for one in known if caution.startswith(f"{one}: ")), key=len, default="")
         of.setdefault(caution.removeprefix(f"{name}: "), []).extend([name] if name else [])
     return tuple(_of_all(caution, some, len(known)) for caution, some in of.items())

@@ -7,10 +7,10 @@ from collections import Counter
 from client.compare import losses
 from client.compare.control import distrust
 from client.compare.experiment import SURE_ROUNDS
-from client.compare.results import Findings, Results
+from client.compare.findings import Findings
+from client.compare.results import Results
 from client.compare.searching import unsteady
 from client.compare.settling import LEAST_SECONDS, one_burst, shortest, start
-from client.load.arrivals import describe
 from client.load.judgement import warnings
 from client.load.workload import Prompts
 from client.units import percent, plain
@@ -22,7 +22,7 @@ _CACHED_BY_CHANCE = 0.1
 def cautions(findings: Findings) -> tuple[str, ...]:
     """What a reader must know before believing the numbers, each said once."""
     results = findings.results
-    names = [architecture.name for architecture in results.experiment.architectures]
+    names = results.names
     said = list(losses.of_places(results))
     if results.gone:
         said.insert(0, f"ended early: {results.gone}; what was measured until then is here")
@@ -38,7 +38,7 @@ def cautions(findings: Findings) -> tuple[str, ...]:
         said.append(f"{results.experiment.repeats} rounds: a verdict needs {SURE_ROUNDS}, with fewer it only leans")
     noisy = {place: one.spread for place, one in findings.drifts.items() if one.noisy}
     if noisy:
-        worst = [f"{names[i]} {spread:.2g} times at {_load(results, level)}" for (i, level), spread in noisy.items()]
+        worst = [f"{names[i]} {spread:.2g} times at {results.loads[level]}" for (i, level), spread in noisy.items()]
         said.append(
             "too noisy: the slowest round of an architecture took longer than its fastest by more than their requests "
             f"explain, so the machine was not quiet: {'; '.join(worst)}"
@@ -49,13 +49,13 @@ def cautions(findings: Findings) -> tuple[str, ...]:
 def _searching(results: Results) -> list[str]:
     """Of each architecture's search: what the client did badly, and how often; and which rates were unsteady."""
     said = []
-    for i, architecture in enumerate(results.experiment.architectures):
+    for i, name in enumerate(results.names):
         own = [one for one in results.tried if one.architecture == i]
         for warning, count in Counter(w for one in own for w in one.warnings).items():
-            said.append(f"{architecture.name}, searching, {count} of {len(own)} times: {warning}")
+            said.append(f"{name}, searching, {count} of {len(own)} times: {warning}")
         if rates := unsteady(results.tried, i):
             told = ", ".join(f"{plain(rate)}/s" for rate in rates)
-            said.append(f"{architecture.name}, searching: held at one time and failed at another: {told}")
+            said.append(f"{name}, searching: held at one time and failed at another: {told}")
     return said
 
 
@@ -63,7 +63,7 @@ def _short(results: Results) -> list[str]:
     """Loads that are over before they are steady."""
     said, requests = [], results.experiment.workload.requests
     for level, arrivals in enumerate(results.experiment.levels):
-        load, seconds = _load(results, level), shortest([m.run for m in results.measured if m.cell.level == level])
+        load, seconds = results.loads[level], shortest([m.run for m in results.measured if m.cell.level == level])
         if one_burst(arrivals, requests):
             many = f"{requests} requests a round at {load}"
             said.append(f"{many}: fewer than four for each of them, so many are sent at once to an idle server")
@@ -75,12 +75,12 @@ def _short(results: Results) -> list[str]:
 
 def _unsettled(results: Results) -> list[str]:
     said = []
-    for i, architecture in enumerate(results.experiment.architectures):
-        for level in range(len(results.experiment.levels)):
+    for i, name in enumerate(results.names):
+        for level, load in enumerate(results.loads):
             factor = start([m.run.records for m in results.of(i, level)])
             if factor != 1.0:
                 said.append(
-                    f"{architecture.name} at {_load(results, level)}: a round's first tenth took {plain(factor)} times "
+                    f"{name} at {load}: a round's first tenth took {plain(factor)} times "
                     "as long as the rest, so rounds are too short to be steady"
                 )
     return said
@@ -89,7 +89,7 @@ def _unsettled(results: Results) -> list[str]:
 def _cached(findings: Findings) -> list[str]:
     """Prompts that were answered from a prefix cache, on one side more than on the other, or against expectation."""
     experiment, said = findings.results.experiment, []
-    names = [one.name for one in experiment.architectures]
+    names = findings.results.names
     drawn = experiment.trace is None and experiment.workload.prompts is Prompts.RANDOM
     for level in range(len(experiment.levels)):
         shares = [findings.summaries[i, level].cached_share for i in range(len(names))]
@@ -97,13 +97,9 @@ def _cached(findings: Findings) -> list[str]:
         told = ", ".join(f"{name} {percent(share)}" for name, share in zip(names, shares, strict=True))
         if known and max(known) - min(known) > _CACHED_APART:
             said.append(
-                f"the prefix cache held different shares of the prompts at {_load(findings.results, level)}: {told}; "
+                f"the prefix cache held different shares of the prompts at {findings.results.loads[level]}: {told}; "
                 "they did not do the same work"
             )
         elif drawn and known and max(known) > _CACHED_BY_CHANCE:
-            said.append(f"random prompts were in the prefix cache at {_load(findings.results, level)}: {told}")
+            said.append(f"random prompts were in the prefix cache at {findings.results.loads[level]}: {told}")
     return said
-
-
-def _load(results: Results, level: int) -> str:
-    return describe(results.experiment.levels[level])

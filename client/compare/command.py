@@ -14,8 +14,8 @@ from client.compare import against as gate
 from client.compare import document, report, tidy
 from client.compare import experiment as experiments
 from client.compare.against import Gate
+from client.compare.findings import Findings, conclude
 from client.compare.losses import mostly_failed
-from client.compare.results import Findings, conclude
 from client.compare.session import measured
 
 FAILED = 1  # exit codes
@@ -73,7 +73,7 @@ def _print(findings: Findings, found: Gate | None, form: report.Form) -> None:
         case report.Form.CSV:
             sys.stdout.write(tidy.comma_separated(findings))
             for grid in more:  # what is printed is data alone
-                Console(stderr=True).print(report.table(grid))
+                Console(stderr=True).print(report.Fitted(grid))
 
 
 def _end(findings: Findings, found: Gate | None, status: Console) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from math import log
 
-from client.compare.figure import loads
+from client.compare.findings import Findings
 from client.compare.paired import METRICS, Difference
-from client.compare.results import Findings
+from client.compare.turning import SHOWN
 from client.compare.words import SHORT_NAMES
 from client.units import plain
 
@@ -26,8 +26,9 @@ def distrust(findings: Findings) -> tuple[str, ...]:
         return ()
     one, load = max(apart, key=lambda told: abs(log(told[0].ratio)))
     base, factor = findings.results.experiment.baseline.name, plain(max(one.ratio, 1 / one.ratio))
+    differs = "was told apart" if one.verdict in SHOWN else "seems to differ"
     return (
-        f"not to be trusted: {base} was told apart from itself, by a factor of up to {factor} "
+        f"not to be trusted: {base} {differs} from itself, by a factor of up to {factor} "
         f"({SHORT_NAMES[one.metric]}, at {load}); a difference of others up to that size may be the machine's alone",
     )
 
@@ -37,7 +38,7 @@ def _differences(findings: Findings) -> list[tuple[str, tuple[Difference, ...]]]
     control = findings.results.experiment.control
     if control is None:
         return []
-    return [(load, findings.differences[control, level]) for level, load in enumerate(loads(findings.results))]
+    return [(load, findings.differences[control, level]) for level, load in enumerate(findings.results.loads)]
 
 
 def _ratios(found: tuple[Difference, ...]) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from math import isfinite, nan
 
-from client.compare.bits import Apart, stretches
-from client.compare.figure import Figure, by_load, loads, names
+from client.compare.bits import Apart
+from client.compare.figure import Figure, by_load
+from client.compare.findings import Findings
 from client.compare.paired import NOT_SHOWN
 from client.compare.plots import Point, Series, lines
 from client.compare.predicted import peak_bytes
 from client.compare.quality import Band, Quality
-from client.compare.results import Findings, Results
+from client.compare.results import Results
 from client.compare.rows import Group, Row, bars, dots
-from client.compare.worth import worths
 from client.units import counted, percent, plain
 
 _GIBIBYTE = 2**30
@@ -30,16 +30,16 @@ def costs(findings: Findings) -> list[Figure]:
     ]
 
 
-def qualities(results: Results) -> list[Figure]:
+def qualities(findings: Findings) -> list[Figure]:
     """Of held text, whole and by position, and for what it costs."""
-    return [_quality(results), _worth(results), _reach(results)]
+    return [_quality(findings), _worth(findings), _reach(findings.results)]
 
 
 def _each(results: Results, title: str, unit: str, said: str, values: list[float]) -> Figure:
     """A bar an architecture, of a number that does not depend on the load; 0 is not told."""
     rows = (
         Row(name, i, value or nan, told=_sized(value), tip=f"{name}: {plain(value)} {unit}")
-        for i, (name, value) in enumerate(zip(names(results), values, strict=True))
+        for i, (name, value) in enumerate(zip(results.names, values, strict=True))
     )
     return Figure("Cost", title, said, bars(title, unit, [Group("", tuple(rows))]))
 
@@ -54,7 +54,7 @@ def _cache(results: Results) -> Figure:
 
 
 def _concurrency(results: Results) -> Figure:
-    fit = [_GIBIBYTE / one if (one := peak_bytes(results, i)) else 0.0 for i in range(len(names(results)))]
+    fit = [_GIBIBYTE / one if (one := peak_bytes(results, i)) else 0.0 for i in range(len(results.names))]
     said = "Requests that fit 1 GiB of cache: as these were measured, all at their peak and with nothing shared."
     return _each(results, "Concurrency", "requests in 1 GiB of cache", said, fit)
 
@@ -67,7 +67,7 @@ def _operations(results: Results) -> Figure:
         return sum(one.flops.total for one in told) / tokens if tokens else 0.0
 
     said = "Floating-point operations of the model for one token, as served."
-    return _each(results, "Operations", "FLOP a token", said, [of(i) for i in range(len(names(results)))])
+    return _each(results, "Operations", "FLOP a token", said, [of(i) for i in range(len(results.names))])
 
 
 def _roofline(findings: Findings) -> Figure:
@@ -75,8 +75,8 @@ def _roofline(findings: Findings) -> Figure:
         account = findings.accounts[i, level]
         if account is None:
             return None
-        share, name = account.roofline_share, names(findings.results)[i]
-        tip = f"{name}, {loads(findings.results)[level]}: {percent(share)} of the roofline"
+        share, name = account.roofline_share, findings.results.names[i]
+        tip = f"{name}, {findings.results.loads[level]}: {percent(share)} of the roofline"
         return Row(name, i, 100 * share, told=percent(share), tip=tip)
 
     title = "Share of the roofline"
@@ -87,8 +87,8 @@ def _roofline(findings: Findings) -> Figure:
 
 def _routing(findings: Findings) -> Figure:
     def row(i: int, level: int) -> Row:
-        summary, name = findings.summaries[i, level], names(findings.results)[i]
-        tip = f"{name}, {loads(findings.results)[level]}: busiest expert {plain(summary.imbalance)} times the mean, "
+        summary, name = findings.summaries[i, level], findings.results.names[i]
+        tip = f"{name}, {findings.results.loads[level]}: busiest expert {plain(summary.imbalance)} times the mean, "
         tip += f"entropy {plain(summary.entropy)}"
         return Row(name, i, summary.imbalance, told=plain(summary.imbalance), tip=tip)
 
@@ -99,7 +99,7 @@ def _routing(findings: Findings) -> Figure:
 
 def _collisions(findings: Findings) -> Figure:
     series = []
-    for i, name in enumerate(names(findings.results)):
+    for i, name in enumerate(findings.results.names):
         told = sorted(
             (account.batch, account.experts_a_pass)
             for (architecture, _), account in findings.accounts.items()
@@ -112,17 +112,17 @@ def _collisions(findings: Findings) -> Figure:
     return Figure("Cost", title, said, lines(title, "tokens a forward pass", "distinct experts a layer", series))
 
 
-def _quality(results: Results) -> Figure:
-    whole = stretches(results.qualities)[:1]
+def _quality(findings: Findings) -> Figure:
+    results, whole = findings.results, findings.stretches[:1]
     rows = tuple(
-        _judged(name, i, judged, apart, names(results)[0])
+        _judged(name, i, judged, apart, results.names[0])
         for some in whole
-        for i, (name, judged, apart) in enumerate(zip(names(results), some.judged, some.apart, strict=False))
+        for i, (name, judged, apart) in enumerate(zip(results.names, some.judged, some.apart, strict=False))
         if judged is not None
     )
     title = "Bits per byte"
     said = "On held text that no model of the zoo was trained on; further left is better. Intervals are of the "
-    said += f"difference from {names(results)[0]} on the same passages; a hollow mark is no difference shown. The axis "
+    said += f"difference from {results.names[0]} on the same passages; a hollow mark is no difference shown. The axis "
     said += "does not begin at 0."
     return Figure("Quality", title, said, dots(title, "bits per byte", [Group("", rows)]))
 
@@ -138,11 +138,11 @@ def _judged(name: str, i: int, judged: Quality | Band, apart: Apart | None, base
     return Row(name, i, value, low, high, f"{value:.4f}", tip, apart.verdict != NOT_SHOWN)
 
 
-def _worth(results: Results) -> Figure:
-    series = []
-    for one in worths(results):
-        name, spent = names(results)[one.architecture], one.cost.seconds
-        tip = f"{name}, {loads(results)[one.cost.level]}: {plain(spent)} s for 1,000 tokens, "
+def _worth(findings: Findings) -> Figure:
+    results, series = findings.results, []
+    for one in findings.worths:
+        name, spent = results.names[one.architecture], one.cost.seconds
+        tip = f"{name}, {results.loads[one.cost.level]}: {plain(spent)} s for 1,000 tokens, "
         tip += f"{one.bits_per_byte:.4f} bits per byte"
         point = Point(spent, one.bits_per_byte, tip=tip)
         if one.bits and one.time:
@@ -153,7 +153,7 @@ def _worth(results: Results) -> Figure:
         series.append(Series(one.architecture, (point,)))
     title, within = "Quality for cost", " within the objective" if results.experiment.objective.asks else ""
     said = f"Time for 1,000 tokens{within}, each at the load at which it takes least; lower and further left is "
-    said += f"better. Intervals are of the difference from {names(results)[0]}. The upright axis does not begin at 0."
+    said += f"better. Intervals are of the difference from {results.names[0]}. The upright axis does not begin at 0."
     svg = lines(title, "seconds for 1,000 tokens", "bits per byte", series, zero=False)
     return Figure("Quality", title, said, svg)
 
@@ -161,7 +161,7 @@ def _worth(results: Results) -> Figure:
 def _reach(results: Results) -> Figure:
     """Quality by position, a mark at the end of each stretch."""
     series = []
-    for i, (name, one) in enumerate(zip(names(results), results.qualities, strict=False)):
+    for i, (name, one) in enumerate(zip(results.names, results.qualities, strict=False)):
         bands = () if one is None else one.bands
         tips = (f"{name}, tokens {b.start} to {b.stop}: {b.bits_per_byte:.4f} bits per byte" for b in bands)
         points = (Point(b.stop, b.bits_per_byte, tip=tip) for b, tip in zip(bands, tips, strict=True))

@@ -13,9 +13,9 @@ from math import exp, sqrt
 import numpy as np
 
 from client.compare.bootstrap import Floats
+from client.compare.findings import QUANTILES, differences_of
 from client.compare.paired import Difference, Round, compare, corrected
 from client.compare.percentiles import percentile_interval
-from client.compare.results import QUANTILES, differences_of
 from client.compare.whole import over_runs
 from client.facts import Facts, Usage
 from client.load.arrivals import Closed

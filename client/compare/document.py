@@ -13,14 +13,13 @@ import orjson
 
 from client.api import ModelCard
 from client.compare.accounts import account_from_json
-from client.compare.bits import stretches
 from client.compare.cautions import cautions
 from client.compare.experiment import Experiment, from_text
+from client.compare.findings import QUANTILES, Findings, Percentile
 from client.compare.quality import quality_from_json
-from client.compare.results import QUANTILES, Findings, Measured, Percentile, Results
+from client.compare.results import Measured, Results
 from client.compare.schedule import Cell
 from client.compare.searching import Tried
-from client.compare.worth import worths
 from client.load import arrivals
 from client.load.record import Run, record_from_json, record_to_json
 
@@ -58,10 +57,10 @@ def document(findings: Findings) -> dict[str, Any]:
         "qualities": [one and asdict(one) for one in results.qualities],
         "quality_differences": [
             {"text": one.name, "baseline": 0, "architectures": [apart and apart.to_json() for apart in one.apart]}
-            for one in stretches(results.qualities)
+            for one in findings.stretches
             if any(one.apart)
         ],
-        "quality_for_cost": [one.to_json() for one in worths(results)],
+        "quality_for_cost": [one.to_json() for one in findings.worths],
         "interrupted": results.interrupted,
         "gone": results.gone,
         "cautions": list(cautions(findings)),

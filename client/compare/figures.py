@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from client.compare.costs import costs, qualities
 from client.compare.figure import Figure
-from client.compare.results import Findings
+from client.compare.findings import Findings
 from client.compare.times import distributions, ratios, reasons, rounds, throughput
 
 
@@ -17,6 +17,6 @@ def figures(findings: Findings) -> tuple[Figure, ...]:
         *distributions(findings),
         *rounds(findings),
         *costs(findings),
-        *qualities(findings.results),
+        *qualities(findings),
     )
     return tuple(one for one in made if one.svg)

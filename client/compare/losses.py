@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from client.compare.results import Results
-from client.load.arrivals import describe
 from client.load.record import Record
 
 _TEXTS = 2  # of the commonest errors
@@ -40,19 +39,19 @@ def loss(records: Iterable[Record]) -> Loss:
 
 def of_places(results: Results) -> tuple[str, ...]:
     """A sentence for each architecture and load with requests that failed."""
-    experiment, said = results.experiment, []
-    for i, architecture in enumerate(experiment.architectures):
-        for level, arrivals in enumerate(experiment.levels):
+    said = []
+    for i, name in enumerate(results.names):
+        for level, load in enumerate(results.loads):
             found = loss(r for m in results.of(i, level) for r in m.run.records)
             if found.failed:
-                said.append(f"{architecture.name} at {describe(arrivals)}: {found}")
+                said.append(f"{name} at {load}: {found}")
     return tuple(said)
 
 
 def mostly_failed(results: Results) -> tuple[str, ...]:
     """Names of the architectures of which more than half of all requests failed."""
     failed = []
-    for i, architecture in enumerate(results.experiment.architectures):
+    for i, name in enumerate(results.names):
         if loss(r for m in results.measured if m.cell.architecture == i for r in m.run.records).mostly:
-            failed.append(architecture.name)
+            failed.append(name)
     return tuple(failed)

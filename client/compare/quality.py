@@ -15,7 +15,7 @@ from client.access import Access
 from client.load.prompts import passages
 
 PASSAGES = 200  # all that ship: twelve could not tell the two trained models apart
-LONG_TEXTS = 16  # passages put together, where bounds ask for long ones
+LONG_TEXTS = 16  # at most: passages put together, where bounds ask for long ones
 _TIMEOUT = aiohttp.ClientTimeout(total=300)
 
 
@@ -25,6 +25,7 @@ class Scored:
 
     logprob: float
     bytes: int
+    tokens: int = 0  # none in results of older versions
 
     @property
     def bits(self) -> float:
@@ -57,6 +58,11 @@ class Quality:
     bands: tuple[Band, ...] = ()
     each: tuple[Scored, ...] = ()  # passage by passage; none in results of older versions
 
+    @property
+    def tokens(self) -> int:
+        """Of all passages; 0 where they were not told."""
+        return sum(one.tokens for one in self.each)
+
     def first(self, count: int) -> Quality:
         """Of its first passages alone; as it is where it does not know them apart."""
         some = self.each[:count]
@@ -78,6 +84,21 @@ def _each(data: Mapping[str, Any]) -> tuple[Scored, ...]:
     return tuple(Scored(**one) for one in data.get("each", ()))
 
 
+def beginnings(length: int) -> list[int]:
+    """At which passages long texts of so many tokens begin: as many as there is room for, none a part of another.
+
+    Each word is a token at least, and so is the blank line behind a passage. The tokenizer has no say, so that texts of
+    all models are pairs.
+    """
+    sizes = [len(text.split()) + 1 for text in passages()]
+    for count in range(LONG_TEXTS, 1, -1):
+        step = len(sizes) // count
+        found = range(0, count * step, step)
+        if min(sum(sizes[first : first + step]) for first in found) >= length:
+            return list(found)
+    return [0]
+
+
 class _Judge:
     """A model that is asked."""
 
@@ -92,27 +113,28 @@ class _Judge:
         for text in passages()[:count]:
             _, told = await self._scores(text)
             logprob = sum(n for n in told["token_logprobs"][1:] if n is not None)
-            found.append(Scored(logprob, len(text.encode()) - len(told["tokens"][0].encode())))
+            size = len(text.encode()) - len(told["tokens"][0].encode())
+            found.append(Scored(logprob, size, len(told["tokens"]) - 1))
         return found
 
     async def bands(self, bounds: Sequence[int]) -> tuple[Band, ...]:
-        """Of the same texts, at positions up to the first bound, and from each to the next."""
+        """Of long texts, at positions up to the first bound, and from each to the next."""
         edges = list(pairwise((1, *bounds)))
         found: list[list[Scored]] = [[] for _ in edges]
-        for number in range(LONG_TEXTS):
-            ids = await self._ids(number, bounds[-1])
+        for first in beginnings(bounds[-1]):
+            ids = await self._ids(first, bounds[-1])
             text, told = await self._scores(ids)
             places = told["text_offset"]  # where a text can be cut: a character may be of several tokens
             for some, (start, stop) in zip(found, edges, strict=True):
                 end = places[stop] if stop < len(places) else None
                 size = len(text[places[start] : end].encode())
-                some.append(Scored(sum(told["token_logprobs"][start:stop]), size))
+                logs = told["token_logprobs"][start:stop]
+                some.append(Scored(sum(logs), size, len(logs)))
         return tuple(Band(*edge, bits_per_byte(some), tuple(some)) for some, edge in zip(found, edges, strict=True))
 
-    async def _ids(self, number: int, length: int) -> list[int]:
-        """The first tokens of a text that is long enough: passages one after another, from another one on each time."""
+    async def _ids(self, first: int, length: int) -> list[int]:
+        """The first tokens of passages one after another, from this one on."""
         texts, ids = passages(), list[int]()
-        first = number * (len(texts) // LONG_TEXTS)
         for more in range(len(texts)):
             ids += (await self._post("tokenize", prompt=texts[(first + more) % len(texts)] + "\n\n"))["tokens"]
             if len(ids) >= length:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
 import orjson
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from client.compare.brief import notes
 from client.compare.document import document
+from client.compare.findings import Findings
 from client.compare.page import page
-from client.compare.results import Findings
 from client.compare.tables import Grid, grids
 from client.compare.verdicts import summary
+
+_ANY_WIDTH = 1000
 
 
 class Form(StrEnum):
@@ -49,15 +52,31 @@ def _replace(path: Path, content: bytes) -> None:
 def view(findings: Findings, more: Sequence[Grid] = ()) -> RenderableType:
     """The comparison as a screen."""
     parts: list[RenderableType] = [Text(f"{line}", style="bold") for line in summary(findings)]
-    parts += [table(grid) for grid in (*grids(findings), *more)]
+    parts += [Fitted(grid) for grid in (*grids(findings), *more)]
     return Group(*parts, *(Text(f"note: {note}", style="yellow") for note in notes(findings)))
 
 
-def table(grid: Grid) -> Table:
-    """For a terminal."""
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A table where it fits the terminal; else its rows in words, as on a phone: no cell is broken."""
+
+    grid: Grid
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        made = _table(self.grid)
+        if Measurement.get(console, options.update(max_width=_ANY_WIDTH), made).maximum <= options.max_width:
+            yield made
+            return
+        yield Text(self.grid.title, style="table.title")
+        for name, *cells in self.grid.rows:
+            told = "; ".join(f"{head} {cell}" for head, cell in zip(self.grid.heads[1:], cells, strict=True))
+            yield Text(f"{name}: {told}")
+
+
+def _table(grid: Grid) -> Table:
     table = Table(title=grid.title, title_justify="left", box=None, pad_edge=False)
     for i, head in enumerate(grid.heads):
-        table.add_column(head, justify="left" if i == 0 else "right", overflow="fold")
+        table.add_column(head, justify="left" if i == 0 else "right", no_wrap=True)
     for row in grid.rows:
         table.add_row(*map(Text, row))
     return table

@@ -105,9 +105,9 @@ def _votes(tried: Sequence[Tried], architecture: int) -> dict[float, tuple[int, 
     return votes
 
 
-def told(tried: Sequence[Tried], architectures: int) -> list[str]:
-    """What was found, an architecture each."""
-    return [in_words(*bounds(outcomes(tried, i))) for i in range(architectures)]
+def told(tried: Sequence[Tried], architecture: int) -> str:
+    """What was found."""
+    return in_words(*bounds(outcomes(tried, architecture)))
 
 
 def in_words(best: float, worst: float) -> str:

@@ -12,7 +12,8 @@ from client.compare import report
 from client.compare.bench import Watcher, measure
 from client.compare.document import resumable, unused
 from client.compare.experiment import Architecture, Experiment
-from client.compare.results import Findings, Results, conclude
+from client.compare.findings import Findings, conclude
+from client.compare.results import Results
 from client.compare.schedule import Cell
 from client.load.arrivals import describe
 from client.load.record import Record

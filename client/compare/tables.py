@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from client.api import ModelCard
 from client.compare.accounts import Account
 from client.compare.because import Part
-from client.compare.bits import Stretch, stretches
+from client.compare.bits import Stretch
 from client.compare.bootstrap import Interval
 from client.compare.exactness import identical
+from client.compare.findings import QUANTILES, Findings, Percentile
 from client.compare.paired import Difference
 from client.compare.predicted import costs
-from client.compare.results import QUANTILES, Findings, Percentile, Results
+from client.compare.results import Results
 from client.compare.searching import told
 from client.compare.words import PART_NAMES, SHORT_NAMES
-from client.load.arrivals import Closed, describe
+from client.load.arrivals import Closed
 from client.load.statistics import Summary
 from client.units import counted, milliseconds, percent, plain
 
@@ -65,15 +66,17 @@ class Grid:
     rows: tuple[tuple[str, ...], ...]
 
 
-def models_grid(results: Results) -> Grid:
+def models_grid(findings: Findings) -> Grid:
     """What was compared."""
+    results = findings.results
     rows = [(name, *(tell(card) for card in results.cards)) for name, tell in _CARD_ROWS]
     if any(results.capacities):
         rows.append(("tokens that the cache holds", *(counted(n) for n in results.capacities)))
-    rows += [row for one in stretches(results.qualities) for row in _quality_rows(one, _names(results)[0])]
+    rows += [row for one in findings.stretches for row in _quality_rows(one, results.names[0])]
     if results.tried:
-        rows.append(("highest rate within the objective", *told(results.tried, len(results.experiment.architectures))))
-    return Grid("Architectures", ("", *_names(results)), tuple(rows))
+        rates = (told(results.tried, i) for i in range(len(results.names)))
+        rows.append(("highest rate within the objective", *rates))
+    return Grid("Architectures", ("", *results.names), tuple(rows))
 
 
 def _quality_rows(one: Stretch, baseline: str) -> list[tuple[str, ...]]:
@@ -96,12 +99,12 @@ def level_grid(findings: Findings, level: int) -> Grid:
         row for metric in ("first_token", "inter_token", "total") for row in _percentile_rows(findings, level, metric)
     ]
     rows.append(
-        (f"answers the same as {_names(results)[0]}'s", *(_same(results, i, level) for i in range(len(summaries))))
+        (f"answers the same as {results.names[0]}'s", *(_same(results, i, level) for i in range(len(summaries))))
     )
     rows += _predictions(findings, level)
     accounts = [findings.accounts[i, level] for i in range(len(results.cards))]
     rows += [(name, *(_told(one, tell) for one in accounts)) for name, tell in _ACCOUNT_ROWS if any(accounts)]
-    return Grid(f"Load: {describe(arrivals)}", ("", *_names(results)), tuple(rows))
+    return Grid(f"Load: {results.loads[level]}", ("", *results.names), tuple(rows))
 
 
 def _same(results: Results, architecture: int, level: int) -> str:
@@ -142,8 +145,8 @@ def _told(account: Account | None, tell: Callable[[Account], str]) -> str:
 
 def difference_grid(findings: Findings, level: int) -> Grid:
     """Every architecture against the first at one level."""
-    experiment = findings.results.experiment
-    title = f"Against {experiment.baseline.name} at {describe(experiment.levels[level])}"
+    results = findings.results
+    title = f"Against {results.names[0]} at {results.loads[level]}"
     rows = tuple(difference_row(name, one) for name, one in findings.against_baseline(level))
     heads = ("", "time", "difference, ms", "ratio", "p, corrected", "could have seen", "verdict")
     return Grid(f"{title}: medians over pairs, of tails and throughput means over rounds; 95 % intervals", heads, rows)
@@ -151,10 +154,10 @@ def difference_grid(findings: Findings, level: int) -> Grid:
 
 def because_grid(findings: Findings, level: int) -> Grid:
     """What the differences end to end at one level are made of; without rows where servers do not tell."""
-    experiment = findings.results.experiment
-    told = [(name, findings.because[i, level]) for i, name in enumerate(_names(findings.results)) if i]
+    results = findings.results
+    told = [(name, findings.because[i, level]) for i, name in enumerate(results.names) if i]
     rows = [(name, *(map(_mean, (*one.parts, one.whole)))) for name, one in told if one]
-    title = f"Where the difference from {experiment.baseline.name} comes from at {describe(experiment.levels[level])}"
+    title = f"Where the difference from {results.names[0]} comes from at {results.loads[level]}"
     heads = ("", *PART_NAMES.values(), "end to end")
     return Grid(f"{title}: means with 95 % intervals over rounds, ms", heads, tuple(rows))
 
@@ -167,7 +170,7 @@ def grids(findings: Findings) -> list[Grid]:
     """All tables of a report."""
     levels, told = range(len(findings.results.experiment.levels)), (level_grid, difference_grid, because_grid)
     loads = [grid for n in levels for tell in told if (grid := tell(findings, n)).rows]
-    return [models_grid(findings.results), *loads]
+    return [models_grid(findings), *loads]
 
 
 def difference_row(name: str, one: Difference) -> tuple[str, ...]:
@@ -186,7 +189,3 @@ def _least(one: Difference) -> str:
 
 def _interval(interval: Interval, factor: float) -> str:
     return f"[{plain(interval.low * factor)}, {plain(interval.high * factor)}]"
-
-
-def _names(results: Results) -> tuple[str, ...]:
-    return tuple(architecture.name for architecture in results.experiment.architectures)

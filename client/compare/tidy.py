@@ -11,14 +11,12 @@ from math import nan
 from client.api import ModelCard
 from client.compare.accounts import Account
 from client.compare.because import Split
-from client.compare.bits import Apart, stretches
-from client.compare.figure import loads, names
+from client.compare.bits import Apart
+from client.compare.findings import QUANTILES, Findings
 from client.compare.paired import Difference
 from client.compare.predicted import peak_bytes
 from client.compare.quality import Quality
-from client.compare.results import QUANTILES, Findings, Results
 from client.compare.searching import bounds, outcomes
-from client.compare.worth import worths
 from client.load.statistics import Summary
 
 
@@ -90,10 +88,10 @@ def numbers(findings: Findings) -> list[Line]:
     """Every number there is: of each architecture, then of each at every load."""
     results = findings.results
     found: list[Line] = []
-    for i, name in enumerate(names(results)):
-        found += (replace(line, architecture=name) for line in _alone(results, i))
-    for level, load in enumerate(loads(results)):
-        for i, name in enumerate(names(results)):
+    for i, name in enumerate(results.names):
+        found += (replace(line, architecture=name) for line in _alone(findings, i))
+    for level, load in enumerate(results.loads):
+        for i, name in enumerate(results.names):
             found += (replace(line, level=load, architecture=name) for line in _loaded(findings, i, level))
     return [line for line in found if line.value == line.value]
 
@@ -102,20 +100,21 @@ def _line(metric: str, statistic: str, unit: str, value: float, low: float = nan
     return Line("", "", metric, statistic, value, low, high, unit)
 
 
-def _alone(results: Results, i: int) -> Iterator[Line]:
+def _alone(findings: Findings, i: int) -> Iterator[Line]:
     """What does not depend on the load."""
+    results = findings.results
     yield from (_line(metric, statistic, unit, read(results.cards[i])) for metric, statistic, unit, read in _CARD)
     yield _line("cache", "held by a request at its peak", "bytes", peak_bytes(results, i) or nan)
     if i < len(results.capacities) and results.capacities[i]:
         yield _line("cache", "capacity", "tokens", results.capacities[i])
     if i < len(results.qualities):
         yield from _quality(results.qualities[i])
-        for one in stretches(results.qualities):
-            yield from (replace(line, against=names(results)[0]) for line in _bits(one.name, one.apart[i]))
-    for worth in worths(results):
+        for one in findings.stretches:
+            yield from (replace(line, against=results.names[0]) for line in _bits(one.name, one.apart[i]))
+    for worth in findings.worths:
         if worth.architecture == i:
             yield _line("cost", "1000 tokens, at best", "s", worth.cost.seconds)
-    if results.tried:
+    if results.tried and i in results.asked:
         held, failed = bounds(outcomes(results.tried, i))
         yield _line("highest rate", "within the objective", "1/s", held, held, failed)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from client.compare.because import Split
-from client.compare.figure import Figure, by_load, loads, names
+from client.compare.figure import Figure, by_load
+from client.compare.findings import QUANTILES, Findings, Percentile, values_of
 from client.compare.paired import Difference
 from client.compare.plots import Point, Series, lines
-from client.compare.results import QUANTILES, Findings, Percentile, Results, values_of
+from client.compare.results import Results
 from client.compare.rows import Group, Row, bars, forest, made_of, reach
 from client.compare.searching import bounds, in_words, outcomes
 from client.compare.words import METRIC_NAMES, PART_NAMES
@@ -32,7 +33,7 @@ def ratios(findings: Findings) -> list[Figure]:
     part = f"Times against {experiment.baseline.name}"
     return [
         Figure(part, f"At {load}", said, forest(f"{part}, {load}", "times as long, logarithmic", groups, far))
-        for load, groups in zip(loads(findings.results), forests, strict=True)
+        for load, groups in zip(findings.results.loads, forests, strict=True)
     ]
 
 
@@ -52,7 +53,7 @@ def _ratios_at(findings: Findings, level: int) -> list[Group]:
 
 
 def _ratio(findings: Findings, i: int, level: int, one: Difference) -> Row:
-    name, load, ends = names(findings.results)[i], loads(findings.results)[level], one.ratio_interval
+    name, load, ends = findings.results.names[i], findings.results.loads[level], one.ratio_interval
     tip = f"{name}, {METRIC_NAMES[one.metric]}, {load}: {plain(one.ratio)} times as long "
     tip += f"({plain(ends.low)} to {plain(ends.high)}), {one.verdict}"
     return Row(name, i, one.ratio, ends.low, ends.high, plain(one.ratio), tip, one.told_apart)
@@ -60,13 +61,13 @@ def _ratio(findings: Findings, i: int, level: int, one: Difference) -> Row:
 
 def reasons(findings: Findings) -> list[Figure]:
     """What the differences end to end are made of, a figure a level."""
-    return [_reasons_at(findings, level) for level in range(len(loads(findings.results)))]
+    return [_reasons_at(findings, level) for level in range(len(findings.results.loads))]
 
 
 def _reasons_at(findings: Findings, level: int) -> Figure:
-    results, load = findings.results, loads(findings.results)[level]
+    results, load = findings.results, findings.results.loads[level]
     told = [(i, one) for (i, at), one in findings.because.items() if at == level and one is not None]
-    rows = tuple(_reason(names(results)[i], i, one) for i, one in told)
+    rows = tuple(_reason(results.names[i], i, one) for i, one in told)
     said = "The mean difference end to end, and the parts of a request's time that it is made of: right of the line is "
     said += "longer, left is shorter, the upright mark is their sum."
     part = f"Where the difference from {results.experiment.baseline.name} comes from"
@@ -96,9 +97,9 @@ def throughput(findings: Findings) -> list[Figure]:
 def _against_throughput(findings: Findings, metric: str) -> Figure:
     name = METRIC_NAMES[metric]
     series = []
-    for i in range(len(names(findings.results))):
-        upper = tuple(_served(findings, i, level, metric, 0.95) for level in range(len(loads(findings.results))))
-        median = tuple(_served(findings, i, level, metric, 0.5) for level in range(len(loads(findings.results))))
+    for i in range(len(findings.results.names)):
+        upper = tuple(_served(findings, i, level, metric, 0.95) for level in range(len(findings.results.loads)))
+        median = tuple(_served(findings, i, level, metric, 0.5) for level in range(len(findings.results.loads)))
         series += [Series(i, upper, "light"), Series(i, median)]
     title = f"Throughput and {name}"
     said = "Full marks and lines are medians with their 95 % interval, hollow and dashed the 95th percentile, one mark "
@@ -113,7 +114,7 @@ def _served(findings: Findings, i: int, level: int, metric: str, q: float) -> Po
     rate = findings.summaries[i, level].output_rate
     found: Percentile = findings.percentiles[i, level][metric][QUANTILES.index(q)]
     low, high = 1e3 * found.interval.low, 1e3 * found.interval.high
-    tip = f"{names(findings.results)[i]}, {loads(findings.results)[level]}: {plain(rate)} tokens/s, "
+    tip = f"{findings.results.names[i]}, {findings.results.loads[level]}: {plain(rate)} tokens/s, "
     tip += (
         f"{'median' if q == 0.5 else '95th percentile'} {milliseconds(found.value)} ms ({plain(low)} to {plain(high)})"
     )
@@ -124,8 +125,8 @@ def _served(findings: Findings, i: int, level: int, metric: str, q: float) -> Po
 def _goodput(findings: Findings) -> Figure:
     def row(i: int, level: int) -> Row:
         value = findings.summaries[i, level].goodput
-        tip = f"{names(findings.results)[i]}, {loads(findings.results)[level]}: {plain(value)} requests/s"
-        return Row(names(findings.results)[i], i, value, told=plain(value), tip=tip)
+        tip = f"{findings.results.names[i]}, {findings.results.loads[level]}: {plain(value)} requests/s"
+        return Row(findings.results.names[i], i, value, told=plain(value), tip=tip)
 
     title = "Goodput"
     said = "Requests a second that were answered within the objective; longer is better."
@@ -135,7 +136,7 @@ def _goodput(findings: Findings) -> Figure:
 
 def _highest(results: Results) -> Figure:
     rows = []
-    for i, name in enumerate(names(results)):
+    for i, name in results.asked.items():
         found = bounds(outcomes(results.tried, i))
         rows.append(Row(name, i, found[0], told=plain(found[0]), tip=f"{name}: {in_words(*found)}"))
     title = "Highest rate that meets the objective"
@@ -146,15 +147,15 @@ def _highest(results: Results) -> Figure:
 
 def distributions(findings: Findings) -> list[Figure]:
     """One of each time at each level."""
-    levels = range(len(loads(findings.results)))
+    levels = range(len(findings.results.loads))
     return [_shares(findings, metric, level) for level in levels for metric in DISTRIBUTIONS]
 
 
 def _shares(findings: Findings, metric: str, level: int) -> Figure:
     """All percentiles at once: the share of values at or below each time."""
-    results, load, word = findings.results, loads(findings.results)[level], METRIC_NAMES[metric]
+    results, load, word = findings.results, findings.results.loads[level], METRIC_NAMES[metric]
     series, log = [], False
-    for i, name in enumerate(names(results)):
+    for i, name in enumerate(results.names):
         values = [v for m in results.of(i, level) for v in values_of(metric, m.run.records)]
         if values:
             series.append(Series(i, _line(f"{name}, {word}, {load}", values), "dense"))
@@ -177,14 +178,14 @@ def _line(name: str, values: list[float]) -> tuple[Point, ...]:
 
 def rounds(findings: Findings) -> list[Figure]:
     """One a level."""
-    return [_blocks(findings, level) for level in range(len(loads(findings.results)))]
+    return [_blocks(findings, level) for level in range(len(findings.results.loads))]
 
 
 def _blocks(findings: Findings, level: int) -> Figure:
-    load = loads(findings.results)[level]
+    load = findings.results.loads[level]
     series = [
         Series(i, tuple(Point(n, 1e3 * m, tip=f"{name}, {load}, round {n}: {milliseconds(m)} ms") for n, m in medians))
-        for i, name in enumerate(names(findings.results))
+        for i, name in enumerate(findings.results.names)
         if (medians := list(enumerate(findings.drifts[i, level].medians, start=1)))
     ]
     said = "The same architecture, round by round: level lines say that the machine stayed the same."

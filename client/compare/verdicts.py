@@ -10,31 +10,30 @@ from client.compare import losses
 from client.compare.brief import besides
 from client.compare.control import against_itself
 from client.compare.experiment import SURE_ROUNDS
+from client.compare.findings import Findings
 from client.compare.paired import NOT_SHOWN, Difference
-from client.compare.results import Findings
 from client.compare.searching import told
-from client.compare.turning import turns
+from client.compare.turning import SHOWN, turns
 from client.compare.words import METRIC_NAMES, SHORT_NAMES
 from client.load.arrivals import Arrivals, amount, describe
 from client.units import plain
 
 Found: TypeAlias = dict[str, dict[int, Difference]]  # by metric, then by level
 
-_WORDS = ("faster", "slower", "seems faster", "seems slower")
+_WORDS = (*SHOWN, *(f"seems {word}" for word in SHOWN))
 
 
 def summary(findings: Findings) -> tuple[str, ...]:
     """The report in plain words: what failed, the baseline against itself, times of each architecture but the first,
     then what else there is to compare."""
-    experiment = findings.results.experiment
-    others = [i for i in range(1, len(experiment.architectures)) if i != experiment.control]
+    others = [i for i in findings.results.asked if i]
     said = [line for i in others for line in (_against(findings, i), *_turns(findings, i))]
-    if any(one.verdict.startswith("seems") for some in findings.differences.values() for one in some):
+    if any(
+        one.verdict.startswith("seems") for (i, _), some in findings.differences.items() if i in others for one in some
+    ):
         said.append(f"“Seems” only leans: a verdict needs {SURE_ROUNDS} rounds.")
     if tried := findings.results.tried:
-        rates = told(tried, len(experiment.architectures))
-        names = [one.name for one in experiment.architectures]
-        each = "; ".join(f"{name} {rate}" for name, rate in zip(names, rates, strict=True))
+        each = "; ".join(f"{name} {told(tried, i)}" for i, name in findings.results.asked.items())
         said.append(f"Highest rate within the objective: {each}.")
     return (*losses.of_places(findings.results), *against_itself(findings), *said, *besides(findings))
 
@@ -63,14 +62,15 @@ def _by_metric(findings: Findings, i: int) -> Found:
 
 
 def _in_words(levels: Sequence[Arrivals], found: Found, verdict: str) -> str:
-    """ "first token by a factor of 1.2 to 1.4 at 2 of 3 loads", for every metric with that verdict at any load."""
+    """ "first token by factors from 1.2 to 1.4 at every load", for every metric with that verdict at any load."""
     parts = []
     for metric, at in found.items():
         ratios = {level: one.ratio for level, one in at.items() if one.verdict == verdict}
         if ratios:
             sizes = sorted(max(r, 1 / r) for r in ratios.values())
-            span = plain(sizes[0]) if len(sizes) == 1 else f"{plain(sizes[0])} to {plain(sizes[-1])}"
-            parts.append(f"{SHORT_NAMES[metric]} by a factor of {span}{_where(levels, list(ratios))}")
+            least, most = plain(sizes[0]), plain(sizes[-1])
+            factors = f"a factor of {least}" if len(sizes) == 1 else f"factors from {least} to {most}"
+            parts.append(f"{SHORT_NAMES[metric]} by {factors}{_where(levels, list(ratios))}")
     return ", ".join(parts)
 
 
@@ -78,9 +78,9 @@ def _where(levels: Sequence[Arrivals], shown: Sequence[int]) -> str:
     """At which loads; nothing where there is only one."""
     if len(levels) == 1:
         return ""
-    if len(shown) == 1:
-        return f" at {_load(levels[shown[0]])}"
-    return " at every load" if len(shown) == len(levels) else f" at {len(shown)} of {len(levels)} loads"
+    if len(shown) == len(levels):
+        return " at every load"
+    return f" at {' and '.join(_load(levels[n]) for n in shown)}"
 
 
 def _load(arrivals: Arrivals) -> str:
@@ -107,10 +107,10 @@ def _turns(findings: Findings, i: int) -> list[str]:
 
 def sentences(findings: Findings) -> tuple[str, ...]:
     """The findings in plain words, one for each architecture, metric and level."""
-    experiment = findings.results.experiment
+    results = findings.results
     return tuple(
-        _sentence(name, experiment.baseline.name, describe(load), one)
-        for level, load in enumerate(experiment.levels)
+        _sentence(name, results.names[0], load, one)
+        for level, load in enumerate(results.loads)
         for name, one in findings.against_baseline(level)
     )
 

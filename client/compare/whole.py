@@ -19,7 +19,7 @@ from client.load.statistics import gaps
 def over_runs(pairs: Sequence[tuple[Run, Run]]) -> tuple[Difference, ...]:
     """One difference for each of `OF_A_RUN` that the runs tell of; each pair is a round, (baseline, other). A round in
     which too many requests of either side failed is lost: the times of the others are no fair sample."""
-    whole = [pair for pair in pairs if not any(map(_lossy, pair))]
+    whole = [pair for pair in pairs if not any(map(lossy, pair))]
     unsaid = _unsaid([run for pair in pairs for run in pair])
     return tuple(
         _difference(metric, read, whole, len(pairs) - len(whole))
@@ -40,7 +40,8 @@ def _difference(metric: str, read: Callable[[Run], float], pairs: Sequence[tuple
     return over_rounds(metric, [(one, other) for one, other in told if one > 0 and other > 0], lost)
 
 
-def _lossy(run: Run) -> bool:
+def lossy(run: Run) -> bool:
+    """Whether too many requests failed for the others to be a fair sample."""
     return sum(bool(r.error) for r in run.records) > MOST_LOST * len(run.records)
 
 
@@ -56,7 +57,7 @@ def _first_token(record: Record) -> Sequence[float]:
     return () if record.first_token is None else (record.first_token,)
 
 
-def _seconds_a_token(run: Run) -> float:
+def seconds_a_token(run: Run) -> float:
     """Throughput, turned about so that less is better; with what came to users before they left."""
     tokens = sum(r.tokens for r in run.records if not r.error)
     return run.seconds / tokens if tokens else 0.0
@@ -66,5 +67,5 @@ OF_A_RUN: dict[str, Callable[[Run], float]] = {
     "first_token_p95": _quantile(0.95, _first_token),
     "inter_token_p99": _quantile(0.99, gaps),
     "total_p95": _quantile(0.95, lambda record: (record.total,)),
-    "throughput": _seconds_a_token,
+    "throughput": seconds_a_token,
 }

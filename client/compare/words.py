@@ -1,4 +1,4 @@
-"""What the numbers are called."""
+"""What the numbers are called. No name has a comma: names stand in lists."""
 
 METRIC_NAMES = {
     "first_token": "time to first token",
@@ -9,13 +9,13 @@ METRIC_NAMES = {
     "first_token_p95": "the 95th percentile of the time to first token",
     "inter_token_p99": "the 99th percentile of the inter-token time",
     "total_p95": "the 95th percentile of the time end to end",
-    "throughput": "time a generated token, all requests together",
+    "throughput": "time per generated token over all requests",
 }
 PART_NAMES = {
     "queue": "in the queue",
-    "prefill": "own prompt",
-    "decode": "own tokens",
-    "others": "others' prompts, preemption",
+    "prefill": "prefill in shared passes",
+    "decode": "decode in shared passes",
+    "others": "decode held up by prompts or preemption",
     "outside": "outside the server",
 }
 SHORT_NAMES = {
@@ -23,8 +23,8 @@ SHORT_NAMES = {
     "inter_token": "inter-token",
     "per_token": "per token",
     "total": "end to end",
-    "first_token_p95": "first token, p95",
-    "inter_token_p99": "inter-token, p99",
-    "total_p95": "end to end, p95",
-    "throughput": "time a generated token, all requests together",
+    "first_token_p95": "first token p95",
+    "inter_token_p99": "inter-token p99",
+    "total_p95": "end to end p95",
+    "throughput": "per token overall",
 }

@@ -10,8 +10,9 @@ from itertools import groupby
 from client.compare.brief import notes
 from client.compare.figure import Figure
 from client.compare.figures import figures
+from client.compare.findings import Findings
 from client.compare.plots import COLOURS
-from client.compare.results import Findings, Results
+from client.compare.results import Results
 from client.compare.schedule import Order
 from client.compare.tables import Grid, grids
 from client.compare.verdicts import sentences, summary
@@ -70,7 +71,7 @@ def _notes(findings: Findings) -> str:
 
 
 def _legend(results: Results) -> str:
-    names = enumerate(one.name for one in results.experiment.architectures)
+    names = enumerate(results.names)
     return "".join(
         f'<button type="button" class="s{i % COLOURS}" data-series="{i}" aria-pressed="true">{escape(name)}</button>'
         for i, name in names
@@ -112,13 +113,14 @@ def method(results: Results) -> str:
         f"{experiment.repeats} rounds of {experiment.workload.requests} requests at each level. In each round the same "
         "trace was sent to every architecture in turn, half a second after the one before, "
         f"{_ORDERS[experiment.order]}. "
-        f"{own} of {len(experiment.architectures)} architectures had a server process of their own on this machine. "
+        f"For this {own or 'no'} server{'s were' if own != 1 else ' was'} started on this machine. "
         "Latencies are the client's, counted from the instant a request was meant to be sent. Differences of times are "
         "medians over pairs of the same request; their 95 % intervals come from a bootstrap that draws rounds, then "
         "requests within them, widened for few rounds by Student's t, and a verdict also needs a signed-rank test over "
         "rounds below 5 %. Tails and throughput have one number a round: geometric means over rounds, with Student's t "
         "for intervals and verdicts. Holm's correction is for each of these two kinds, with every comparison of this "
-        "page that is of it. docs/compare.md has how often all this is right."
+        "page that is of it; a control's are corrected among themselves, and so are differences of bits per "
+        "byte. docs/compare.md has how often all this is right."
     )
 
 

@@ -83,6 +83,7 @@ async def test_a_server_that_tells_and_scores_and_one_that_does_not() -> None:
         told = await quality(target, "m", count=2)
         assert told is not None
         assert told.bits_per_byte == pytest.approx(1.0) and told.bands == ()
+        assert told.tokens == told.bytes, "a token a letter"
     finally:
         await runner.cleanup()
     assert await read(target, "m") is None

@@ -13,9 +13,10 @@ from typer.testing import CliRunner, Result
 
 from client.cli import app
 from client.compare.against import judge
+from client.compare.findings import conclude
 from client.compare.quality import Quality
 from client.compare.report import write
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.searching import Tried
 from tests.client.compare.factories import closed, record
 from tests.client.compare.test_document import kept, made
@@ -66,6 +67,22 @@ def test_a_missing_architecture_fails_the_gate(tmp_path: Path) -> None:
     done = gated(made(), new, tmp_path)
     assert done.exit_code == 3
     assert "rounds measured" in done.stdout
+
+
+def searched(*firsts: float, control: int | None = None) -> Results:
+    whole = made(firsts)
+    whole.experiment = replace(whole.experiment, control=control)
+    whole.tried = [Tried(i, 1 / first, 1.0, True) for i, first in enumerate(firsts)]
+    return whole
+
+
+def test_a_control_is_no_architecture_that_could_be_missing_or_worse() -> None:
+    old = searched(0.1, 0.2, 0.1, control=2)
+    for new in (searched(0.1, 0.2), searched(0.1, 0.2, 0.3, control=2)):
+        gate = judge(old, new)
+        assert not gate.failed
+        assert {one.architecture for one in gate.changes} == {"arch0", "arch1"}
+        assert not [one for one in gate.checks if one.place.startswith("arch2")]
 
 
 def test_what_could_not_have_been_seen_is_no_pass(tmp_path: Path) -> None:

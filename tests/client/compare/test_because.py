@@ -10,9 +10,11 @@ import pytest
 from client.compare.because import PARTS, Split, parts, split
 from client.compare.document import document
 from client.compare.figures import figures
-from client.compare.results import Results, conclude
+from client.compare.findings import conclude
+from client.compare.results import Results
 from client.compare.tables import because_grid, grids
 from client.compare.tidy import numbers
+from client.compare.words import METRIC_NAMES, PART_NAMES, SHORT_NAMES
 from client.load.record import Record, Run
 from tests.client.compare.factories import TOLD, record, results, run
 
@@ -92,10 +94,10 @@ def test_it_is_in_the_tables_the_page_and_both_files() -> None:
     assert table in grids(findings)
     assert table.title.startswith("Where the difference from arch0 comes from at 2/s, Poisson: means")
     cells = dict(zip(table.heads, table.rows[0], strict=True))
-    assert (cells[""], cells["own tokens"]) == ("arch1", "4.00 [4.00, 4.00]")
+    assert (cells[""], cells["decode in shared passes"]) == ("arch1", "4.00 [4.00, 4.00]")
     assert cells["end to end"] == "6.00 [4.04, 7.96]"
     [drawn] = [one for one in figures(findings) if one.part == "Where the difference from arch0 comes from"]
-    assert "arch1: end to end 6.00 ms (4.04 to 7.96), in the queue 2.00 ms (0.037 to 3.96), own prompt" in drawn.svg
+    assert "arch1: end to end 6.00 ms (4.04 to 7.96), in the queue 2.00 ms (0.037 to 3.96), prefill in" in drawn.svg
     [told] = orjson.loads(orjson.dumps(document(findings)))["because"]
     assert (told["architecture"], told["level"], told["baseline"], told["pairs"]) == (1, 0, 0, 10)
     assert [one["name"] for one in told["parts"]] == list(PARTS)
@@ -120,3 +122,7 @@ def test_servers_that_do_not_tell_and_requests_that_failed_leave_it_out() -> Non
         assert because_grid(findings, 0) not in grids(findings)
         assert not [one for one in figures(findings) if one.part.startswith("Where")]
         assert document(findings)["because"] == []
+
+
+def test_names_are_told_apart_in_a_list() -> None:
+    assert not [one for names in (METRIC_NAMES, PART_NAMES, SHORT_NAMES) for one in names.values() if "," in one]

@@ -23,7 +23,8 @@ from client.cli import app
 from client.compare import bench, sides
 from client.compare.bench import Watcher, measure
 from client.compare.experiment import Architecture, Experiment
-from client.compare.results import Results, conclude
+from client.compare.findings import conclude
+from client.compare.results import Results
 from client.launch import LaunchError, ServerProcess
 from client.load.arrivals import Closed, Constant
 from client.load.workload import Prompts, Workload, WorkloadError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import pairwise
 from math import log
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from client.compare.bits import apart, stretches
 from client.compare.brief import besides
 from client.compare.document import document, read
 from client.compare.figures import figures
+from client.compare.findings import conclude
 from client.compare.paired import NOT_SHOWN
-from client.compare.quality import Band, Quality, Scored, bits_per_byte, quality_from_json
-from client.compare.results import Results, conclude
+from client.compare.quality import Band, Quality, Scored, beginnings, bits_per_byte, quality_from_json
+from client.compare.results import Results
 from client.compare.tables import models_grid
 from client.compare.tidy import numbers
+from client.load.prompts import passages
 from tests.client.compare.factories import results
 from tests.client.compare.test_bench import on
 from tests.client.compare.test_document import kept, made
@@ -66,6 +69,15 @@ def test_a_text_counts_by_its_bytes() -> None:
     assert (found.interval.low + found.interval.high) / 2 == pytest.approx(found.difference)
 
 
+@pytest.mark.parametrize(("length", "count"), [(512, 16), (1024, 16), (4096, 4), (1_000_000, 1)])
+def test_no_long_text_is_part_of_another(length: int, count: int) -> None:
+    """Of the shortest tokens that words can come to: one each."""
+    found, words = beginnings(length), [text.split() for text in passages()]
+    assert len(found) == count and found[0] == 0
+    for one, another in pairwise([*found, len(words)]):
+        assert sum(len(some) + 1 for some in words[one:another]) >= length or count == 1
+
+
 def test_a_model_is_as_good_as_itself_and_one_text_says_nothing() -> None:
     found = apart(texts(*HARD), texts(*HARD))
     assert found is not None and (found.difference, found.probability, found.verdict) == (0.0, 1.0, NOT_SHOWN)
@@ -95,7 +107,7 @@ def judged(*qualities: Quality | None) -> Results:
 def test_the_interval_is_told_wherever_the_number_is() -> None:
     whole = judged(quality(*HARD), quality(*WORSE), quality(*ELSEWHERE))
     findings, said = conclude(whole), "+0.0200 [0.0070, 0.0330], worse"
-    rows = {row[0]: row[1:] for row in models_grid(whole).rows}
+    rows = {row[0]: row[1:] for row in models_grid(findings).rows}
     assert rows["bits per byte, held text"] == ("1.8750", "1.8950", "1.9250")
     assert rows["against arch0, on the same texts"] == ("–", "+0.0200 [0.0070, 0.0330]", "+0.0500 [-0.3288, 0.4288]")
     assert rows["verdict"] == ("–", "worse", NOT_SHOWN)

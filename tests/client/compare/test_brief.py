@@ -3,8 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from client.compare.brief import besides, notes
+from client.compare.findings import conclude
 from client.compare.quality import Band, Quality
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.searching import Tried
 from client.compare.verdicts import summary
 from client.load.statistics import Objective
@@ -67,12 +68,15 @@ def test_of_many_the_least_and_the_most_are_told() -> None:
     )
 
 
-def test_failures_are_counted() -> None:
+def test_failures_are_told_once_and_first() -> None:
     made = results()
     last = made.measured[-1]
     broken = tuple(replace(r, error="gone") for r in last.run.records[:3]) + last.run.records[3:]
     made.measured[-1] = replace(last, run=replace(last.run, records=broken))
-    assert besides(conclude(made))[-1] == "Failed requests: arch1 3 of 20."
+    findings = conclude(made)
+    [said] = [line for line in (*summary(findings), *notes(findings)) if "3 of 20 requests failed" in line]
+    assert said == summary(findings)[0] == "arch1 at 2/s, Poisson: 3 of 20 requests failed (3 × 'gone')"
+    assert not any("equests failed:" in line or "No request" in line for line in besides(findings))
 
 
 def test_a_leaning_is_explained_once() -> None:

@@ -9,16 +9,18 @@ import pytest
 
 from client.compare import bench
 from client.compare.bench import measure
+from client.compare.brief import besides, notes
 from client.compare.cautions import cautions
 from client.compare.control import against_itself
 from client.compare.document import document
 from client.compare.experiment import Architecture, parse
+from client.compare.findings import conclude
 from client.compare.page import page
 from client.compare.quality import Quality
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.section import ExperimentError, Section
 from client.compare.verdicts import summary
-from tests.client.compare.factories import results
+from tests.client.compare.factories import closed, results
 from tests.client.compare.test_bench import on
 from tests.client.compare.test_experiment import LEAST
 from tests.client.fake_server import FakeServer
@@ -66,10 +68,32 @@ def test_measurements_that_tell_the_baseline_from_itself_are_not_to_be_trusted()
     findings = conclude(controlled((0.1, 0.2, 0.13)))
     said = summary(findings)[0]
     assert said.startswith(
-        "not to be trusted: arch0 was told apart from itself, by a factor of up to 1.30 (first token, "
+        "not to be trusted: arch0 was told apart from itself, by a factor of up to 1.30 (first token p95, "
     )
-    assert said in cautions(findings)
+    assert said in cautions(findings) and said not in notes(findings)
     assert against_itself(conclude(results((0.1, 0.2, 0.13)))) == ()
+
+
+def test_with_few_rounds_it_only_seems_so() -> None:
+    few = results((0.1, 0.2, 0.13), repeats=2)
+    few.experiment = replace(few.experiment, control=2)
+    assert summary(conclude(few))[0].startswith("not to be trusted: arch0 seems to differ from itself, by a factor of ")
+
+
+def test_what_is_said_of_each_is_not_said_of_the_control() -> None:
+    made = closed(controlled((0.1,) * 5 + (0.1,)))
+    for n, m in enumerate(made.measured):
+        made.measured[n] = replace(m, run=replace(m.run, seconds=6.0 / (m.cell.architecture + 1)))
+    made.qualities = (*(Quality(1.5, 100, 2),) * 5, None)
+    said = besides(conclude(made))
+    assert said[0] == "Generated tokens a second at best: from 2.00 (arch0) to 10.0 (arch4)."
+    assert "Bits per byte on held text, less is better: 1.5000 each." in said
+
+
+def test_a_control_that_leans_does_not_explain_a_word_that_nobody_used() -> None:
+    few = results((0.1, 0.1, 0.2), repeats=2)
+    few.experiment = replace(few.experiment, control=2)
+    assert not any("Seems" in line for line in summary(conclude(few)))
 
 
 def test_the_control_is_outside_of_the_correction() -> None:

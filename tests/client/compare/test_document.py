@@ -16,9 +16,10 @@ from client.cli import app
 from client.compare.bench import Watcher, measure
 from client.compare.document import ResultsError, document, read, resumable
 from client.compare.experiment import from_text
+from client.compare.findings import conclude
 from client.compare.paired import METRICS, NOT_SHOWN
 from client.compare.report import write
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.whole import OF_A_RUN
 from tests.client.compare.factories import results
 from tests.client.compare.test_bench import on

@@ -8,8 +8,9 @@ from client.api import ModelCard
 from client.compare.bench import measure
 from client.compare.exactness import identical
 from client.compare.experiment import Architecture
+from client.compare.findings import conclude
 from client.compare.predicted import costs
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.tables import level_grid
 from tests.client.answers import CARD
 from tests.client.compare.factories import results

@@ -6,9 +6,10 @@ from xml.etree import ElementTree
 
 from client.compare.figure import Figure
 from client.compare.figures import figures
+from client.compare.findings import conclude
 from client.compare.paired import METRICS
 from client.compare.quality import Band, Quality
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.schedule import Cell
 from client.compare.tables import models_grid
 from client.compare.whole import OF_A_RUN
@@ -119,6 +120,6 @@ def test_quality_by_position_has_a_mark_and_a_row_for_each_stretch() -> None:
     drawn = called("Quality by position", made)
     marks = list(ElementTree.fromstring(drawn.svg).iter("circle"))
     assert len(marks) == 2 and "arch0, tokens 128 to 512: 2.5000 bits per byte" in drawn.svg
-    told = {row[0]: row[1:] for row in models_grid(made).rows}
+    told = {row[0]: row[1:] for row in models_grid(conclude(made)).rows}
     assert told["bits per byte, tokens 128 to 512"] == ("2.5000", "–")
     assert told["bits per byte, held text"] == ("1.4000", "–")

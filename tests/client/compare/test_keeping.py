@@ -19,8 +19,8 @@ from client.compare.cautions import cautions
 from client.compare.command import _write
 from client.compare.document import ResultsError, resumable
 from client.compare.experiment import Experiment, read
+from client.compare.findings import conclude
 from client.compare.page import page
-from client.compare.results import conclude
 from client.load.trace import Trace, TraceRow
 from tests.client.compare.test_bench import OWN
 from tests.client.compare.test_document import kept, made

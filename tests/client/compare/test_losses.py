@@ -13,7 +13,8 @@ from client.compare.bench import Watcher, measure
 from client.compare.cautions import cautions
 from client.compare.document import resumable
 from client.compare.experiment import Architecture
-from client.compare.results import Results, conclude
+from client.compare.findings import conclude
+from client.compare.results import Results
 from client.compare.schedule import Cell
 from client.compare.verdicts import summary
 from client.load.arrivals import Constant

@@ -14,7 +14,8 @@ from client.api import ClientError
 from client.compare import report
 from client.compare.bench import measure
 from client.compare.cautions import cautions
-from client.compare.results import Results, conclude
+from client.compare.findings import conclude
+from client.compare.results import Results
 from client.compare.session import Screen
 from client.compare.supply import Supply
 from client.compare.verdicts import summary

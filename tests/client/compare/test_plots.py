@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import pytest
 
 from client.compare.drift import drift
+from client.compare.findings import conclude
 from client.compare.plots import Point, Series, decades, lines, ticks
-from client.compare.results import conclude
 from client.compare.times import distributions
 from tests.client.compare.factories import record, results
 

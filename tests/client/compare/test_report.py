@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from rich.console import Console
 
 from client.compare.cautions import cautions
 from client.compare.document import document
-from client.compare.page import page
-from client.compare.report import view, write
-from client.compare.results import Results, conclude
+from client.compare.experiment import Architecture
+from client.compare.findings import conclude
+from client.compare.page import method, page
+from client.compare.report import Fitted, view, write
+from client.compare.results import Results
 from client.compare.tables import difference_grid, level_grid, models_grid
 from client.compare.verdicts import sentences
 from client.load.record import record_from_json
@@ -46,7 +49,7 @@ def test_the_document_holds_every_record() -> None:
 
 def test_grids_name_their_rows() -> None:
     findings = conclude(results())
-    assert models_grid(findings.results).rows[0] == ("parameters", "2.00 M", "2.00 M")
+    assert models_grid(findings).rows[0] == ("parameters", "2.00 M", "2.00 M")
     level = {row[0]: row[1:] for row in level_grid(findings, 0).rows}
     assert level["answered / sent"] == ("20 / 20", "20 / 20")
     assert level["generated tokens/s, served at this rate"] == ("2.00", "2.00")
@@ -75,8 +78,17 @@ def test_findings_in_words() -> None:
 def test_the_page_says_what_is_corrected_for_what() -> None:
     """Two families: it must not say that there is one."""
     told = page(conclude(results()))
-    assert "for each of these two kinds, with every comparison of this page that is of it" in told
+    assert "for each of these two kinds, with every comparison of this page that is of it; a control" in told
+    assert "are corrected among themselves, and so are differences of bits per byte." in told
     assert "of tails and throughput means over rounds" in told
+
+
+def test_the_page_counts_the_servers_that_were_started() -> None:
+    made = results((0.1, 0.2, 0.1))
+    assert "For this no servers were started on this machine." in method(made)
+    sides = (Architecture("a", "a"), Architecture("b", target="http://x"), Architecture("a again", "a"))
+    made.experiment = replace(made.experiment, architectures=sides, control=2)
+    assert "For this 2 servers were started on this machine." in method(made)
 
 
 def test_few_rounds_and_a_stop_are_cautioned_about() -> None:
@@ -148,6 +160,23 @@ def test_names_cannot_break_the_page() -> None:
 def test_the_folder_gets_both_files_and_nothing_half(tmp_path: Path) -> None:
     write(conclude(results()), tmp_path / "new" / "folder")
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {"report.html", "results.json"}
+
+
+@pytest.mark.parametrize("width", [80, 130])
+def test_no_terminal_breaks_a_cell(width: int) -> None:
+    """Where a table does not fit, a row is a sentence that says of each cell what it is."""
+    console = Console(width=width, color_system=None)
+    findings = conclude(results((0.1, 0.2, 0.3)))
+    with console.capture() as captured:
+        console.print(Fitted(difference_grid(findings, 0)), Fitted(models_grid(findings)))
+    lines = captured.get().splitlines()
+    words = " ".join(captured.get().split())
+    for cell in (cell for row in difference_grid(findings, 0).rows for cell in row):
+        assert cell in words
+    assert max(map(len, lines)) <= width
+    assert any(line.split() == ["parameters", *["2.00", "M"] * 3] for line in lines), "one that fits is a table"
+    assert ("arch1: time first token; difference, ms 102 [101, 102]; ratio 2.00" in words) == (width == 80)
+    assert any(line.split()[:3] == ["arch1", "first", "token"] for line in lines) == (width == 130)
 
 
 def test_the_screen_has_verdicts_and_notes() -> None:

@@ -10,7 +10,8 @@ import pytest
 from client.compare.bench import measure
 from client.compare.cautions import cautions
 from client.compare.experiment import Architecture
-from client.compare.results import Measured, Results, conclude
+from client.compare.findings import conclude
+from client.compare.results import Measured, Results
 from client.facts import Usage
 from client.load.workload import Prompts
 from tests.client.compare.factories import TOLD, results

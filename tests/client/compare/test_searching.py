@@ -9,10 +9,13 @@ import pytest
 
 from client.compare.bench import measure
 from client.compare.cautions import cautions
+from client.compare.figures import figures
+from client.compare.findings import conclude
 from client.compare.parts import Search, search
-from client.compare.results import conclude
 from client.compare.searching import Tried, bounds, in_words, judged, next_rate, outcomes, to_try, unsteady
 from client.compare.section import Section
+from client.compare.tables import models_grid
+from client.compare.tidy import numbers
 from client.compare.verdicts import summary
 from client.load.record import Record, Run
 from client.load.statistics import Objective
@@ -49,6 +52,20 @@ def test_a_rate_holds_when_enough_requests_meet_the_objective() -> None:
     told = judged(replace(SEARCH, share=0.9), objective, 0, 2.0, run(records))
     assert told.held
     assert told.share == pytest.approx(0.9)
+
+
+async def test_a_control_is_not_searched_for(fake: FakeServer) -> None:
+    wanted = Search(low=20.0, high=40.0, share=0.9, seconds=0.1)
+    experiment = on(fake, "a", "b", "a again", repeats=1, search=wanted, objective=Objective(total=10.0), control=2)
+    findings = conclude(await measure(experiment))
+    assert {one.architecture for one in findings.results.tried} == {0, 1}
+    [said] = [line for line in summary(findings) if line.startswith("Highest rate")]
+    assert "a again" not in said
+    [drawn] = [one for one in figures(findings) if one.title.startswith("Highest rate")]
+    assert "a again" not in drawn.sentence
+    assert {line.architecture for line in numbers(findings) if line.metric == "highest rate"} == {"a", "b"}
+    rows = {row[0]: row[1:] for row in models_grid(findings).rows}
+    assert rows["highest rate within the objective"][2] == "not tried"
 
 
 async def test_every_architecture_finds_its_own_rate(fake: FakeServer) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from client.compare.cautions import cautions
-from client.compare.results import conclude
+from client.compare.findings import conclude
 from client.compare.settling import one_burst, shortest, start
 from client.load.arrivals import Closed, Poisson
 from client.load.record import Record

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from client.compare.accounts import Account
+from client.compare.findings import conclude
 from client.compare.quality import Band, Quality
-from client.compare.results import Results, conclude
+from client.compare.results import Results
 from client.compare.schedule import Cell
 from client.compare.searching import Tried
 from client.compare.tables import difference_grid

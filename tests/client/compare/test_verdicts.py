@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from client.compare.results import Measured, Results, conclude
+from client.compare.findings import conclude
+from client.compare.results import Measured, Results
 from client.compare.schedule import Cell
 from client.compare.verdicts import sentences, summary
 from client.facts import facts_from_json
@@ -36,13 +37,13 @@ def test_a_verdict_names_its_load() -> None:
     assert "slower in first token by a factor of 1.30 at 32 at a time, " in said
 
 
-def test_several_loads_are_counted_and_all_of_them_are_every_one() -> None:
+def test_several_loads_are_named_and_all_of_them_are_every_one() -> None:
     assert (
-        "per token by a factor of 1.20 to 1.30 at 2 of 3 loads, "
+        "per token by factors from 1.20 to 1.30 at 8 at a time and 32 at a time, "
         in summary(conclude(under(AT_A_TIME, (1.0, 1.2, 1.3))))[0]
     )
     assert (
-        "per token by a factor of 1.10 to 1.30 at every load, "
+        "per token by factors from 1.10 to 1.30 at every load, "
         in summary(conclude(under(AT_A_TIME, (1.1, 1.2, 1.3))))[0]
     )
     assert "per token by a factor of 1.10, " in summary(conclude(under(AT_A_TIME[:1], (1.1,))))[0]

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from client.compare.findings import differences_of
 from client.compare.paired import NO_VERDICT, NOT_SHOWN, corrected
-from client.compare.results import differences_of
 from client.load.arrivals import Closed
 from client.load.judgement import in_pieces, warnings
 from client.load.record import Record, Run
