@@ -98,13 +98,18 @@ def size_class(size: float) -> int:
     return found
 
 
+def readers(size: int) -> tuple[Callable[[], object], ...]:
+    """Ways to read so many bytes once: a sum, and a product with a vector, as decoding does it."""
+    table = torch.ones(size // 4 // COLUMNS, COLUMNS)
+    vector = table[0].clone()
+    return table.sum, lambda: table @ vector
+
+
 def read_rate(size: int, budget: float) -> float:
-    """Bytes a second of reading `size` bytes: the better of a sum and of a product with a vector, as decoding does."""
+    """Bytes a second of reading `size` bytes, the better way."""
     with torch.inference_mode():
-        table = torch.ones(size // 4 // COLUMNS, COLUMNS)
-        vector = table[0].clone()
-        readers: tuple[Callable[[], object], ...] = (table.sum, lambda: table @ vector)
-        return size / min(repeat(reader, budget / len(readers)).best for reader in readers)
+        ways = readers(size)
+        return size / min(repeat(way, budget / len(ways)).best for way in ways)
 
 
 def matrix_rate(dtype: torch.dtype, shapes: Shapes, budget: float) -> float:

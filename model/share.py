@@ -27,7 +27,7 @@ from model.initialise import random_model
 from model.inspect import find
 from model.kernels import panels, passes
 from model.kernels.panels import Form
-from model.limits import LARGEST, Limits
+from model.limits import LARGEST, Limits, readers, size_class
 from model.timing import Timing
 from model.transformer import Transformer
 
@@ -58,6 +58,7 @@ class Reached:
     name: str
     best: Roofline
     timing: Timing | None = None
+    reading: float | None = None  # of the bytes a second that memory gave at the same moment; where it is the bound
 
     @property
     def tokens_per_second(self) -> float:
@@ -80,6 +81,7 @@ class Reached:
         if self.timing is not None:
             told |= {"seconds": self.timing.typical, "spread": self.timing.spread, "share": self.share}
             told |= {"tokens_per_second": self.tokens_per_second, "weight_bytes_per_second": self.read}
+            told |= {"share_of_reading": self.reading}
         return told
 
 
@@ -94,12 +96,21 @@ def predict(architecture: Architecture, best: Machine, plan: Plan) -> list[Reach
 
 
 def measure(model: Transformer, steps: list[Reached], plan: Plan, seconds: float) -> list[Reached]:
-    """The same steps, each measured for about so many seconds."""
+    """The same steps, each measured for about so many seconds; those bound by memory once more beside reading."""
     context, (*decodes, prefill) = min(plan.context, model.architecture.context), steps
-    return [
-        *(Reached(s.name, s.best, steady.time_decode(model, s.best.batch, context, seconds)) for s in decodes),
-        Reached(prefill.name, prefill.best, steady.time_prefill(model, prefill.best.batch, seconds)),
-    ]
+    size = size_class(decodes[0].best.weight_bytes) if decodes else 0
+    read = readers(size)[0] if decodes else None
+
+    def decode(step: Reached) -> Reached:
+        best, reading = step.best, None
+        timing = steady.time_decode(model, best.batch, context, seconds)
+        if best.bound == "memory" and read is not None:
+            longer = steady.decode_beside(model, best.batch, context, read, 2 * seconds)
+            reading = (best.weight_bytes + best.cache_bytes) / size / longer
+        return Reached(step.name, best, timing, reading)
+
+    last = Reached(prefill.name, prefill.best, steady.time_prefill(model, prefill.best.batch, seconds))
+    return [*map(decode, decodes), last]
 
 
 def build(name: str, architecture: Architecture, dtype: str, weights: Form = "lossless") -> Transformer:
@@ -167,13 +178,14 @@ def _print_steps(name: str, steps: list[Reached], best: Machine, console: Consol
     weights, rate = steps[0].best.weight_bytes / 1e6, best.bandwidth / 1e9
     console.print(f"\n{name}: a token reads {weights:,.0f} MB of weights, at best {rate:.1f} GB/s", soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("step", "best tok/s", "bound by", "tok/s", "ms", "share", "GB/s", "spread"):
-        table.add_column(title, justify="left" if title in ("step", "bound by") else "right", no_wrap=True)
+    for title in ("step", "at best", "bound", "tok/s", "ms", "share", "GB/s", "reading", "spread"):
+        table.add_column(title, justify="left" if title in ("step", "bound") else "right", no_wrap=True)
     for step in steps:
         cells = [step.name, f"{step.best.tokens_per_second:,.1f}", step.best.bound]
         if step.timing is not None and step.read is not None:
             milliseconds, spread = step.timing.typical * 1e3, step.timing.spread
             cells += [f"{step.tokens_per_second:,.1f}", f"{milliseconds:.2f}", f"{step.share:.0%}"]
-            cells += [f"{step.read / 1e9:.1f}", f"{spread:.0%}"]
+            reading = "–" if step.reading is None else f"{step.reading:.0%}"
+            cells += [f"{step.read / 1e9:.1f}", reading, f"{spread:.0%}"]
         table.add_row(*cells)
     console.print(table)

@@ -7,7 +7,7 @@ Shape letters: R rows, n pages a row, P tokens a page.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -20,7 +20,7 @@ from model.kernels import inplace
 from model.kernels.attention import Scores
 from model.kernels.paged import Entries, Pages, Scratch, Stretch, decode
 from model.moe import Loads
-from model.timing import Timing, repeat
+from model.timing import Timing, beside, repeat
 from model.transformer import StepInput, Transformer
 
 PAGE = 16
@@ -104,6 +104,12 @@ def time_decode(model: Transformer, rows: int, length: int, budget: float) -> Ti
     return _time(model, steady_inputs(model, rows, length), budget)
 
 
+def decode_beside(model: Transformer, rows: int, length: int, other: Callable[[], object], budget: float) -> float:
+    """Such a step as a multiple of another call at the same moment (timing.beside)."""
+    with torch.inference_mode():
+        return beside(_step(model, steady_inputs(model, rows, length)), other, budget)
+
+
 def time_prefill(model: Transformer, length: int, budget: float) -> Timing:
     """Seconds of a prompt of `length` tokens in one forward, with the logits of its last token."""
     return _time(model, prompt_inputs(model, length), budget)
@@ -126,6 +132,12 @@ def prompt_inputs(model: Transformer, length: int) -> list[StepInput]:
 
 
 def _time(model: Transformer, inputs: list[StepInput], budget: float) -> Timing:
+    with torch.inference_mode():
+        return repeat(_step(model, inputs), budget)
+
+
+def _step(model: Transformer, inputs: list[StepInput]) -> Callable[[], None]:
+    """One of these steps after another."""
     turn = itertools.cycle(inputs)
 
     def step() -> None:
@@ -133,8 +145,7 @@ def _time(model: Transformer, inputs: list[StepInput], budget: float) -> Timing:
         if model.embedding.weight.is_cuda:
             torch.cuda.synchronize()
 
-    with torch.inference_mode():
-        return repeat(step, budget)
+    return step
 
 
 def _tokens(model: Transformer, count: int, device: torch.device) -> Iterator[Tensor]:

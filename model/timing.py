@@ -34,6 +34,23 @@ class Timing:
         return self.seconds[(3 * len(self.seconds)) // 4] / self.typical - 1
 
 
+def beside(call: Callable[[], object], other: Callable[[], object], budget: float) -> float:
+    """How long a call takes, as a multiple of another one at the same moment: of what a machine gives now more and now
+    less, both get as much. Each time the call is made twice and the second counts: the other one leaves nothing of its
+    in the caches. The median over about `budget` seconds."""
+    ends = time.perf_counter() + budget
+    ratios: list[float] = []
+    while len(ratios) < 3 or time.perf_counter() < ends:
+        began = time.perf_counter()
+        other()
+        lasted = time.perf_counter() - began
+        call()
+        began = time.perf_counter()
+        call()
+        ratios.append((time.perf_counter() - began) / lasted)
+    return median(ratios)
+
+
 def repeat(call: Callable[[], object], budget: float, least: int = 3, most: int = 200) -> Timing:
     """Time a call again and again for about `budget` seconds, `least` to `most` times, after one that does not count.
 

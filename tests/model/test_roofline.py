@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,25 @@ def test_a_stopwatch_keeps_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     assert len(timing.repeat(lambda: calls.append(1), budget=0.0).seconds) == 3 and len(calls) == 4
     assert len(timing.repeat(lambda: None, budget=1e9, most=7).seconds) == 7
+
+
+def test_beside_another_call_what_the_machine_gives_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that takes twice as long as another one, on a machine that is now quick and now slow; its first time after
+    the other one takes longer still."""
+    now, pace, cold, paces = 0.0, 1.0, False, itertools.cycle([1.0, 1.0, 5.0, 5.0, 5.0])
+
+    def other() -> None:
+        nonlocal now, pace, cold
+        pace, cold = next(paces), True
+        now += pace
+
+    def one() -> None:
+        nonlocal now, cold
+        now += pace * (9.0 if cold else 2.0)
+        cold = False
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    assert timing.beside(one, other, 100.0) == pytest.approx(2.0)
 
 
 def test_a_timing_in_a_few_numbers() -> None:
@@ -160,6 +180,9 @@ def test_the_command_tells_what_is_possible_and_what_was_reached(measured: list[
     decode, prefill = told["models"]["mixtral"]["steps"]
     assert set(told["limits"]) == {"read", "bfloat16", "float32"}
     assert (decode["step"], prefill["step"]) == ("decode 2", "prefill 8")
+    assert (decode["share_of_reading"] is not None) == (decode["bound"] == "memory") and prefill[
+        "share_of_reading"
+    ] is None
     for step in (decode, prefill):
         assert step["tokens_per_second"] == pytest.approx(step["share"] * step["best_tokens_per_second"])
     shown = CliRunner().invoke(app, ["roofline", "mixtral", "--scale", "tiny", "--predict"], env=environment)

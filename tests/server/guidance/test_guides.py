@@ -208,7 +208,10 @@ BAD = {
     "not JSON": (form("json_schema", "{"), "not JSON"),
     "half a pair": (form("json_schema", '{"const": "\\ud800"}'), "cannot be read"),
     "a number beyond doubles": (form("json_schema", '{"type": "number", "maximum": 1e400}'), "cannot be read"),
-    "an integer beyond doubles": (form("json_schema", '{"type": "integer", "maximum": 1%s}' % ("0" * 400)), "cannot be read"),
+    "an integer beyond doubles": (
+        form("json_schema", '{"type": "integer", "maximum": 1%s}' % ("0" * 400)),
+        "cannot be read",
+    ),
     "NaN": (form("json_schema", '{"minimum": NaN}'), "NaN"),
     "no schema": (form("json_schema", "[]"), "object"),
     "false": (form("json_schema", "false"), "nothing satisfies"),
