@@ -73,7 +73,7 @@ async def _compare(console: Console, target: str) -> None:
     experiment = Experiment(
         name="demo",
         architectures=(Architecture("dense", DENSE, target), Architecture("experts", EXPERTS, target)),
-        workload=Workload(requests=12, output_tokens=24, prompt_tokens=64),
+        workload=Workload(requests=48, output_tokens=24, prompt_tokens=64),
         levels=(Closed(4),),
         repeats=5,
     )
