@@ -98,13 +98,13 @@ def predict(architecture: Architecture, best: Machine, plan: Plan) -> list[Reach
 def measure(model: Transformer, steps: list[Reached], plan: Plan, seconds: float) -> list[Reached]:
     """The same steps, each measured for about so many seconds; those bound by memory once more beside reading."""
     context, (*decodes, prefill) = min(plan.context, model.architecture.context), steps
-    size = size_class(decodes[0].best.weight_bytes) if decodes else 0
-    read = readers(size)[0] if decodes else None
+    size = size_class(decodes[0].best.weight_bytes)
+    read, *_ = readers(size)
 
     def decode(step: Reached) -> Reached:
         best, reading = step.best, None
         timing = steady.time_decode(model, best.batch, context, seconds)
-        if best.bound == "memory" and read is not None:
+        if best.bound == "memory":
             longer = steady.decode_beside(model, best.batch, context, read, 2 * seconds)
             reading = (best.weight_bytes + best.cache_bytes) / size / longer
         return Reached(step.name, best, timing, reading)
