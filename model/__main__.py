@@ -83,7 +83,7 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.", exists=True)],
     text: Annotated[Path, typer.Option(help="Stories as .jsonl or .jsonl.gz.", exists=True)],
     length: Annotated[int, typer.Option(help="Window in tokens, up to the model's context; 0: that.")] = 0,
-    dtype: str = "float32",
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of parameters and products.")] = "float32",
     weights: Annotated[Form, typer.Option(help="As a server with the same option.")] = "lossless",
 ) -> None:
     """Bits per byte of a text, as JSON."""

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -47,9 +47,8 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of weights and cache")
     weights: Literal["lossless", "whole", "int8", "w8a8"] = Field(
         "lossless",
-        description="of linear layers; lossless: bfloat16 kept in 12 bits that give back all 16; whole: kept as it is; "
-        "int8: rounded to 8 bits, one scale an output: faster, and less exact; "
-        "w8a8: what they read too, one scale for 32 numbers",
+        description="how a CPU keeps weights of linear layers; lossless: bfloat16 in 12 bits, bit-exact; whole: as it is; "
+        "int8: rounded to 8 bits, one scale an output; w8a8: what they read too, one scale for 32 numbers",
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "cpu", description="where models run: cpu, cuda, cuda:N, or auto; NAME@DEVICE says it for one of them"
@@ -86,7 +85,9 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field((), repr=False)  # a variable only: flags are seen by all
     tls_cert: Path | None = Field(None, description="PEM file with the certificate of both listeners")
     tls_key: Path | None = Field(None, description="PEM file with its key")
-    tls_client_ca: Path | None = Field(None, description="PEM file with the authorities that clients need to be from")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file with the authorities that client certificates must come from"
+    )
     grpc_connection_seconds: PositiveFloat | None = Field(
         None, description="age at which gRPC connections are renewed, so that load spreads over new replicas"
     )
@@ -101,7 +102,6 @@ class Settings(BaseSettings):
     )
     debug: bool = Field(False, description="answer /debug/state to callers on loopback")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least serious record shown")
-    faults: str = Field("", description="fault points for tests; loopback only")
 
     @field_validator("model", mode="before")
     @classmethod
@@ -128,9 +128,6 @@ class Settings(BaseSettings):
             raise ValueError(f"{what}; give --api-keys-file, or say --allow-unauthenticated if that is meant")
         if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_cert):
             raise ValueError("tls_cert: certificate and key are needed together, and for a client authority as well")
-        if self.faults:
-            where = "there are no fault points" if self.loopback else f"only on loopback, and host is {self.host}"
-            raise ValueError(f"faults: {where}")
         if self.port == self.grpc_port != 0:
             raise ValueError(f"grpc_port: {self.grpc_port} is the REST port already")
         return self
@@ -215,8 +212,13 @@ def parser() -> argparse.ArgumentParser:
         elif name == "model":
             parser.add_argument(flag, action="append", default=default, help=text)
         else:
-            parser.add_argument(flag, default=default, metavar=name.upper(), help=text)
+            kinds = get_args(field.annotation) if get_origin(field.annotation) is Literal else (name.upper(),)
+            parser.add_argument(flag, default=default, metavar="|".join(kinds), help=f"{text}{_told(field.default)}")
     return parser
+
+
+def _told(default: object) -> str:
+    return "" if default is None else f" (default {default})"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class _Bench:
         cells = schedule(*sizes, experiment.order, experiment.seed)
         done = {m.cell for m in self._results.measured}
         left = [cell for cell in cells if cell not in done]
-        self._watcher.planned(len(left) * experiment.workload.requests)
+        self._watcher.planned(sum(experiment.requests[cell.level] for cell in left))
         await self._facts()
         for cell in left:
             await _rest(stop)

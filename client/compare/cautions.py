@@ -61,15 +61,16 @@ def _searching(results: Results) -> list[str]:
 
 def _short(results: Results) -> list[str]:
     """Loads that are over before they are steady."""
-    said, requests = [], results.experiment.workload.requests
+    said = []
     for level, arrivals in enumerate(results.experiment.levels):
         load, seconds = results.loads[level], shortest([m.run for m in results.measured if m.cell.level == level])
+        requests = results.experiment.requests[level]
         if one_burst(arrivals, requests):
             many = f"{requests} requests a round at {load}"
             said.append(f"{many}: fewer than four for each of them, so many are sent at once to an idle server")
         if seconds < LEAST_SECONDS:
             long = f"rounds of {plain(seconds)} s at {load}"
-            said.append(f"{long}: below {LEAST_SECONDS:g} s they are mostly of how a load begins and ends")
+            said.append(f"{long}: below {LEAST_SECONDS:g} s they mostly show how a load starts and stops")
     return said
 
 

@@ -34,7 +34,9 @@ def compare(
         Path | None,
         typer.Option(help="Older results.json: exit code 3 if worse, 4 if not known."),
     ] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="With --against: so much slower is none.")] = gate.TOLERANCE,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="With --against: how much slower still passes, as a share.")
+    ] = gate.TOLERANCE,
 ) -> None:
     """Replay one load on several architectures and tell what can be said of the difference."""
     old = document.read(against) if against else None  # better a wrong path now than after an hour

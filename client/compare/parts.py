@@ -43,9 +43,19 @@ def quality(root: Section) -> tuple[int, ...] | None:
     return bounds
 
 
-def workload(section: Section, files: Files, *, drawn: bool) -> Workload:
-    """`drawn` False: the requests are those of a trace; only their number a round is told. Raises ExperimentError."""
-    requests = section.whole("requests", least=1)
+def requests(section: Section, levels: int) -> tuple[int, ...]:
+    """How many are sent in a round at each level: one number for all, or one each. Raises ExperimentError."""
+    if not section.is_list("requests"):
+        return (section.whole("requests", least=1),) * levels
+    told = section.places("requests")
+    if len(told) != levels or not all(told):
+        wanted = f"{levels} numbers of at least 1, one for each level of [arrivals], or one for all"
+        raise ExperimentError(f"{section.name('requests')} must be {wanted}, got {list(told)}")
+    return told
+
+
+def workload(section: Section, requests: int, files: Files, *, drawn: bool) -> Workload:
+    """`drawn` False: the requests are those of a trace. Raises ExperimentError."""
     if not drawn:
         section.close()
         return Workload(requests, 1)

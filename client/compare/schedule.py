@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -54,6 +55,7 @@ def _zigzag(count: int) -> list[int]:
     return [(place + 1) // 2 if place % 2 else -(place // 2) for place in range(count)]
 
 
-def first_row(cell: Cell, levels: int, requests: int) -> int:
-    """Where a cell's trace begins in the seed's sequence: the same for every architecture, and for no other cell."""
-    return (cell.repeat * levels + cell.level) * requests
+def first_row(cell: Cell, requests: Sequence[int]) -> int:
+    """Where a cell's trace begins in the seed's sequence: the same for every architecture, and for no other cell.
+    requests: of each level."""
+    return cell.repeat * sum(requests) + sum(requests[: cell.level])

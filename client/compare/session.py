@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import monotonic
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
@@ -50,7 +51,7 @@ class Screen(Watcher):
         self._folder = folder
         self._task: TaskID = bar.add_task("starting", total=None, errors="")
         self._failed = 0
-        self._round = -1
+        self._rounds: list[tuple[int, float]] = []  # that began: which, and when
         self._full = False  # the disk, or whatever keeps the folder from being written
 
     def starting(self, architecture: Architecture) -> None:
@@ -61,11 +62,13 @@ class Screen(Watcher):
 
     def measuring(self, architecture: Architecture, cell: Cell) -> None:
         load = describe(self._experiment.levels[cell.level])
-        said = f"round {cell.repeat + 1} of {self._experiment.repeats}: {architecture.name}, {load}"
-        self._bar.update(self._task, description=said)
-        if cell.repeat != self._round:
-            self._round = cell.repeat
-            self._line(f"round {cell.repeat + 1} of {self._experiment.repeats}")
+        begins = not self._rounds or self._rounds[-1][0] != cell.repeat
+        if begins:
+            self._rounds.append((cell.repeat, monotonic()))
+        said = f"round {cell.repeat + 1} of {self._experiment.repeats}{self._left()}"
+        self._bar.update(self._task, description=f"{said}: {architecture.name}, {load}")
+        if begins:
+            self._line(said)
 
     def searching(self, architecture: Architecture, rate: float, requests: int) -> None:
         total = self._bar.tasks[self._task].total or 0
@@ -87,6 +90,14 @@ class Screen(Watcher):
             if not self._full:
                 self._bar.console.print(f"this round is not on disk: {error}", style="yellow", markup=False)
             self._full = True
+
+    def _left(self) -> str:
+        """How long the rest takes if its rounds are like those before; not known in the first."""
+        (first, began), (now, begins) = self._rounds[0], self._rounds[-1]
+        if now == first:
+            return ""
+        seconds = (begins - began) / (now - first) * (self._experiment.repeats - now)
+        return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
 
     def _line(self, begins: str) -> None:
         if self._bar.console.is_terminal:

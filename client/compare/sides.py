@@ -40,11 +40,12 @@ Starting = Callable[[Architecture], None]
 
 
 async def start(stack: AsyncExitStack, experiment: Experiment, one: Architecture, starting: Starting) -> Address:
-    """A server of its own until `stack` is closed, unless it runs already. Raises LaunchError."""
+    """A server of its own until `stack` is closed, unless it runs already; its own flags count more than those of all,
+    as the last one given does. Raises LaunchError."""
     if one.target:
         return Address(one.target, one.target if one.target.startswith("http") else "")
     starting(one)
-    process = ServerProcess((*one.server_flags(), *_TELLING, *experiment.flags), cores=experiment.cores)
+    process = ServerProcess((*experiment.flags, *_TELLING, *one.server_flags()), cores=experiment.cores)
     with _named(one):
         server = await stack.enter_async_context(process)
     grpc = (one.transport or experiment.transport) == "grpc"

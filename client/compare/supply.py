@@ -28,7 +28,7 @@ class Supply:
         if self._whole is None:
             return
         experiment = self._experiment
-        needed = experiment.warmup + experiment.repeats * len(experiment.levels) * experiment.workload.requests
+        needed = experiment.warmup + experiment.repeats * sum(experiment.requests)
         if len(self._whole.rows) < needed:
             raise WorkloadError(f"{experiment.trace} has {len(self._whole.rows)} requests; the rounds need {needed}")
         for subject in self._subjects:
@@ -41,16 +41,15 @@ class Supply:
     async def cell(self, cell: Cell) -> Trace:
         """The trace of the cell's repeat and level."""
         experiment = self._experiment
-        count = experiment.workload.requests
-        first = first_row(cell, len(experiment.levels), count)
-        return await self._from(experiment.warmup + first, count, experiment.levels[cell.level])
+        start = experiment.warmup + first_row(cell, experiment.requests)
+        return await self._from(start, experiment.requests[cell.level], experiment.levels[cell.level])
 
     async def probe(self, step: int, rate: float) -> Trace:
         """The trace of one step of a search; those of a short file come again."""
         experiment, search = self._experiment, self._experiment.search
         assert search is not None
         least = experiment.workload.requests
-        before = experiment.repeats * len(experiment.levels) * least + step * search.requests(search.high, least)
+        before = experiment.repeats * sum(experiment.requests) + step * search.requests(search.high, least)
         return await self._from(experiment.warmup + before, search.requests(rate, least), Poisson(rate))
 
     async def _from(self, start: int, count: int, arrivals: Arrivals) -> Trace:

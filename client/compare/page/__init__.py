@@ -105,12 +105,19 @@ def _row(heads: tuple[str, ...], row: tuple[str, ...]) -> str:
     return f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>'
 
 
+def _counts(requests: Sequence[int]) -> str:
+    """Of a round, at each level."""
+    if len(set(requests)) == 1:
+        return f"{requests[0]} requests at each level"
+    return f"{', '.join(map(str, requests[:-1]))} and {requests[-1]} requests, by level"
+
+
 def method(results: Results) -> str:
     """How the numbers came about, in a paragraph."""
     experiment = results.experiment
     own = sum(not architecture.target for architecture in experiment.architectures)
     return (
-        f"{experiment.repeats} rounds of {experiment.workload.requests} requests at each level. In each round the same "
+        f"{experiment.repeats} rounds of {_counts(experiment.requests)}. In each round the same "
         "trace was sent to every architecture in turn, half a second after the one before, "
         f"{_ORDERS[experiment.order]}. "
         f"For this {own or 'no'} server{'s were' if own != 1 else ' was'} started on this machine. "

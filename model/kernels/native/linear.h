@@ -42,14 +42,15 @@ struct Weight {
 #ifdef DYNO_TILES
 // One panel with 32 rows, or with 16 where `both` is false; sums (32, 32).
 template <bool both>
-__attribute__((noinline)) void matrix(const bf16* x, const bf16* w, int64_t depth, float* sums) {
+__attribute__((noinline)) void matrix(const bf16* x, const bf16* w, int64_t depth, Ahead ahead, float* sums) {
   constexpr int64_t row = PANEL * 4;  // bytes of a pair of columns of x in the panel, and of 32 sums
   TILE_ZERO(0);
   TILE_ZERO(1);
   if (both) TILE_ZERO(2);
   if (both) TILE_ZERO(3);
-  for (int64_t k = 0; k < depth; k += TILE_DEPTH) {
+  for (int64_t k = 0, due = 0; k < depth; k += TILE_DEPTH) {
     const bf16* pairs = w + k * PANEL;
+    ahead.ask_due(due, depth / TILE_DEPTH);
     TILE_LOAD(6, pairs, row);
     TILE_LOAD(7, pairs + PANEL, row);
     TILE_LOAD(4, x + k * TILE, 64);
@@ -65,18 +66,22 @@ __attribute__((noinline)) void matrix(const bf16* x, const bf16* w, int64_t dept
   if (both) TILE_STORE(3, sums + TILE * PANEL + 16, row);
 }
 
-// Panels [from, to) for all rows, by matrix tiles.
+// Panels [from, to) for all rows, by matrix tiles; `then` as for panels().
 template <typename End>
-void matrices(int64_t from, int64_t to, const Operand<bf16>& x, const bf16* w, End& end) {
+void matrices(int64_t from, int64_t to, const Operand<bf16>& x, const bf16* w, End& end, Ahead then) {
   const TilesInUse in_use;
-  const int64_t rows = x.blocks.rows;
+  const int64_t rows = x.blocks.rows, stride = x.depth * PANEL;
   alignas(64) float sums[2 * TILE * PANEL];
-  for (int64_t p = from; p < to; ++p)
+  for (int64_t p = from; p < to; ++p) {
+    const bf16* own = w + p * stride;
+    const Ahead next = p + 1 < to ? whole(own + stride, stride, false) : then;
     for (int64_t row = 0; row < rows; row += 2 * TILE) {
       const int64_t count = std::min(2 * TILE, rows - row);
-      (count > TILE ? matrix<true> : matrix<false>)(x.data + row * x.depth, w + p * x.depth * PANEL, x.depth, sums);
+      const Ahead ahead = next.share(row / (2 * TILE), (rows + 2 * TILE - 1) / (2 * TILE));
+      (count > TILE ? matrix<true> : matrix<false>)(x.data + row * x.depth, own, x.depth, ahead, sums);
       for (int64_t m = 0; m < count; ++m) end(row + m, p, load(sums + m * PANEL), load(sums + m * PANEL + 16));
     }
+  }
 }
 #endif
 
@@ -130,7 +135,7 @@ template <typename X, typename W, typename End>
 void whole_panels(int64_t from, int64_t to, const Operand<X>& x, const W* w, End& end, Ahead then = {}) {
 #ifdef DYNO_TILES
   if constexpr (sizeof(X) == 2 && sizeof(W) == 2)
-    if (x.layout == TILED) return matrices(from, to, x, w, end);
+    if (x.layout == TILED) return matrices(from, to, x, w, end, then);
 #endif
   panels(from, to, WholeRows<X, W>{x}, w, x.depth * PANEL, end, then);
 }
@@ -193,6 +198,7 @@ void lossless_panels(const Weight& weight, int64_t from, int64_t to, const Opera
 // sums, scaled and with the bias.
 template <typename X, typename End>
 void share_part(const Weight& weight, const Operand<X>& x, int64_t from, int64_t to, Ahead then, End end) {
+  [[maybe_unused]] const TilesInUse in_use(x.layout == TILED);
   auto finish = [&](int64_t row, int64_t panel, Vec a, Vec b) {
     const int64_t column = panel * PANEL;
     if (weight.scales) {

@@ -75,6 +75,7 @@ struct StretchTask {
   void run() const {
     const int64_t D = p.key_dim, V = p.value_dim, count = rows(), panels_of_value = (V + PANEL - 1) / PANEL;
     const KeyBlock<X> block{room<X>(KEYS * D, 0), room<X>(KEYS * panels_of_value * PANEL, 1)};
+    [[maybe_unused]] const TilesInUse in_use(tiled<X>(count, D));
     float* sums = room<float>(count * V, 2);
     float* tops = room<float>(count * 17, 3);  // the largest logits; the sums of weights, in parts
     Number* asked = room<Number>(count * D + QUERIES * D, 4);

@@ -20,9 +20,15 @@ inline bool tiles_allowed() {
   return allowed;
 }
 
-// All eight tiles are whole while this lives, in this thread.
-struct TilesInUse {
-  TilesInUse() {
+// All eight tiles are whole while one that is `wanted` lives, in this thread. To say so takes as long as a dozen products;
+// inside another it costs nothing.
+class TilesInUse {
+  static inline thread_local int users = 0;
+  const bool wanted;
+
+ public:
+  explicit TilesInUse(bool wanted = true) : wanted(wanted) {
+    if (!wanted || users++) return;
     alignas(64) uint8_t config[64] = {1};  // palette 1
     for (int i = 0; i < 8; ++i) {
       config[16 + 2 * i] = 64;  // bytes of a row
@@ -30,7 +36,10 @@ struct TilesInUse {
     }
     _tile_loadconfig(config);
   }
-  ~TilesInUse() { _tile_release(); }
+  ~TilesInUse() {
+    if (wanted && !--users) _tile_release();
+  }
+  TilesInUse(const TilesInUse&) = delete;
 };
 
 #define TILE_ZERO(c) _tile_zero(c)
@@ -48,6 +57,7 @@ namespace dyno {
 inline bool tiles_allowed() { return true; }
 
 struct TilesInUse {
+  explicit TilesInUse(bool = true) {}
   alignas(64) static inline thread_local char data[8][1024];
 
   static void add(int c, int a, int b) {
@@ -70,6 +80,16 @@ struct TilesInUse {
 #define TILE_LOAD(t, from, stride) TilesInUse::move(TilesInUse::data[t], 64, (const char*)(from), stride)
 #define TILE_STORE(c, to, stride) TilesInUse::move((char*)(to), stride, TilesInUse::data[c], 64)
 #define TILE_ADD(c, a, b) TilesInUse::add(c, a, b)
+
+}  // namespace dyno
+
+#else
+
+namespace dyno {
+
+struct TilesInUse {
+  explicit TilesInUse(bool) {}
+};
 
 }  // namespace dyno
 #endif

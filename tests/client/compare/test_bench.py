@@ -144,7 +144,7 @@ model = "a"
 [[architectures]]
 name = "slowed"
 model = "b"
-flags = ["--slow", "b=4"]
+flags = ["--first-token", "0.08"]  # over that of all servers
 [workload]
 requests = 4
 output_tokens = 3

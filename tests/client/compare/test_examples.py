@@ -43,7 +43,7 @@ def test_every_model_of_an_example_exists_and_holds_its_workload(path: Path) -> 
 def test_an_example_is_a_steady_load_and_no_burst(path: Path) -> None:
     """Requests come while others are at work, and do not all end together."""
     experiment = read(path)
-    assert not any(one_burst(level, experiment.workload.requests) for level in experiment.levels)
+    assert not any(map(one_burst, experiment.levels, experiment.requests))
     assert not isinstance(experiment.workload.output_tokens, int)
 
 

@@ -42,7 +42,14 @@ def test_what_is_left_out_has_a_default() -> None:
         architectures=(Architecture("a", "a"), Architecture("b at home", "b", "grpc://127.0.0.1:1")),
         workload=Workload(requests=3, output_tokens=4),
         levels=(Closed(1), Closed(2)),
+        sent=(3, 3),
     )
+
+
+def test_each_level_may_have_its_own_number_of_requests() -> None:
+    told = parsed(LEAST.replace("requests = 3", "requests = [2, 6]"))
+    assert told.requests == (2, 6)
+    assert told.workload.requests == 6, "what a search sends at least"
 
 
 def test_quality_is_of_whole_passages_or_by_position() -> None:
@@ -54,9 +61,9 @@ def test_the_example_in_the_documentation_is_one() -> None:
     short, annotated = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert [one.model for one in parsed(short).architectures] == ["local.toml", "mine.toml"]
     told = parsed(annotated)
-    assert told.workload == Workload(40, 64, Prompts.TALES, 64, tenants=2, cancelled=0.1, cancel_after=0.5)
+    assert told.workload == Workload(40, 64, Prompts.TALES, 64, 0.7, tenants=2, cancelled=0.1, cancel_after=0.5)
     assert told.levels == (Poisson(2.0), Poisson(4.0))
-    assert told.objective == Objective(first_token=0.5, per_token=0.05)
+    assert told.objective == Objective(first_token=0.5, per_token=0.05, total=10.0)
     assert told.flags == ("--threads", "2")
 
 
@@ -84,6 +91,8 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "flags for others": ('model = "b"\n', 'model = "b"\nscale = 2\n', "architectures[1].target runs already"),
     "no requests": ("requests = 3\n", "", "workload.requests is missing"),
     "zero requests": ("requests = 3", "requests = 0", "workload.requests must be a whole number of at least 1, got 0"),
+    "too few numbers": ("requests = 3", "requests = [3]", "workload.requests must be 2 numbers of at least 1"),
+    "none at a level": ("requests = 3", "requests = [3, 0]", "one for each level of [arrivals], or one for all, got"),
     "half a token": ("output_tokens = 4", "output_tokens = 1.5", "workload.output_tokens must be a whole number"),
     "bad prompts": ("requests = 3", 'requests = 3\nprompts = "jokes"', "workload.prompts must be one of tales, random"),
     "no rates": ("concurrency = [1, 2]", 'kind = "poisson"', "arrivals.rates is missing"),

@@ -68,7 +68,7 @@ async def test_where_no_bar_is_drawn_every_round_and_rate_is_a_line(fake: FakeSe
     screen.searching(experiment.architectures[1], 2.5, 10)
     assert isinstance(console.file, StringIO)
     lines = [line.partition(";") for line in console.file.getvalue().splitlines()]
-    told = ["round 1 of 2", "round 2 of 2", "searching: b at 2.5 requests/s"]
+    told = ["round 1 of 2", "round 2 of 2, about 0 s left", "searching: b at 2.5 requests/s"]
     assert [said for said, _, _ in lines] == ([] if terminal else told)
     counts = [0, 2 * experiment.workload.requests, 4 * experiment.workload.requests]
     assert all(f" {n} requests answered, " in rest for n, (_, _, rest) in zip(counts, lines, strict=False))

@@ -43,9 +43,9 @@ def test_every_cell_comes_once() -> None:
 
 
 def test_the_same_rows_for_every_architecture_and_for_no_other_cell() -> None:
-    first = {cell: first_row(cell, levels=2, requests=10) for cell in schedule(3, 2, 2)}
-    assert first[Cell(1, 1, 0)] == first[Cell(1, 1, 1)] == 30
-    assert sorted(set(first.values())) == [0, 10, 20, 30, 40, 50]
+    first = {cell: first_row(cell, (10, 4)) for cell in schedule(3, 2, 2)}
+    assert first[Cell(1, 1, 0)] == first[Cell(1, 1, 1)] == 24
+    assert sorted(set(first.values())) == [0, 10, 14, 24, 28, 38]
 
 
 def test_the_order_can_be_fixed_or_the_seeds() -> None:

@@ -50,7 +50,7 @@ def test_a_round_that_is_over_at_once_is_no_steady_load() -> None:
     assert shortest([m.run for m in whole.measured]) == 6.0 and shortest([]) == float("inf")
     whole.measured[-1] = replace(last, run=replace(last.run, seconds=0.6))
     assert cautions(conclude(whole)) == (
-        "rounds of 0.600 s at 2/s, Poisson: below 5 s they are mostly of how a load begins and ends",
+        "rounds of 0.600 s at 2/s, Poisson: below 5 s they mostly show how a load starts and stops",
     )
 
 
