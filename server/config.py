@@ -47,8 +47,8 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of weights and cache")
     weights: Literal["lossless", "whole", "int8", "w8a8"] = Field(
         "lossless",
-        description="how a CPU keeps weights of linear layers; lossless: bfloat16 in 12 bits, bit-exact; whole: as it is; "
-        "int8: rounded to 8 bits, one scale an output; w8a8: what they read too, one scale for 32 numbers",
+        description="how a CPU keeps weights of linear layers; lossless: bfloat16 in 12 bits, bit-exact; whole: as it "
+        "is; int8: rounded to 8 bits, one scale an output; w8a8: what they read too, one scale for 32 numbers",
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "cpu", description="where models run: cpu, cuda, cuda:N, or auto; NAME@DEVICE says it for one of them"
