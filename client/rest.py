@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,6 +19,8 @@ from client.live import RoutingLoad, load_from_json
 from client.sse import EventParser
 
 _DONE = b"[DONE]"
+_REFUSED, _EXTENSION = (400, 422), re.compile(r"\bdyno\b")  # how a server refuses a field that it does not know
+_QUOTED = 200  # bytes of an error that does not have OpenAI's form
 # No total time: a stream may be long. Reaching the server must not be.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 
@@ -28,6 +32,7 @@ class RestClient(Client):
         """`target` is http://HOST:PORT or https://…, with or without a trailing /v1."""
         self._target = target.rstrip("/").removesuffix("/v1")
         self._access = access
+        self._extended = True  # until the server has refused the extension object
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -36,7 +41,8 @@ class RestClient(Client):
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece, None]:
         path = "/v1/chat/completions" if isinstance(request.prompt, Conversation) else "/v1/completions"
-        async with self._answer("POST", path, generate_body(request)) as response:
+        async with AsyncExitStack() as stack:
+            response = await self._begin(stack, path, request)
             choices = _Choices(response.headers.get("x-request-id", ""))
             async for event in _events(response):
                 if event == _DONE:
@@ -46,6 +52,21 @@ class RestClient(Client):
                 for piece in choices.pieces(_object(event)):
                     yield piece
         raise StreamCut("the stream ended without [DONE]")
+
+    async def _begin(self, stack: AsyncExitStack, path: str, request: GenerateRequest) -> aiohttp.ClientResponse:
+        """The answer to a request, open until `stack` is closed. Where the extension object is refused, the request is
+        sent again without it; if that is answered, this client never sends it again."""
+        if self._extended and request.routing is not None:
+            try:
+                return await stack.enter_async_context(self._answer("POST", path, generate_body(request)))
+            except ClientError as refusal:
+                if refusal.status not in _REFUSED or not _EXTENSION.search(f"{refusal.param} {refusal.message}"):
+                    raise
+        body = generate_body(replace(request, routing=None))
+        response = await stack.enter_async_context(self._answer("POST", path, body))
+        if request.routing is not None:
+            self._extended = False
+        return response
 
     async def models(self) -> tuple[ModelCard, ...]:
         answer = await self._json("GET", "/v1/models")
@@ -200,7 +221,8 @@ def _refusal(status: int, raw: bytes) -> ClientError:
     try:
         return _error_of(status, orjson.loads(raw))
     except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
-        return ClientError(f"the server answered with status {status}", status=status)
+        said = " ".join(raw[:_QUOTED].decode(errors="replace").split())
+        return ClientError(f"the server answered with status {status}{said and f': {said}'}", status=status)
 
 
 def _error_of(status: int, body: dict[str, Any]) -> ClientError:

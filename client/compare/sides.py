@@ -14,9 +14,9 @@ from client.compare.experiment import Architecture, Experiment
 from client.connect import connect
 from client.launch import ServerProcess
 from client.load.salt import Salt
-from client.load.workload import Subject, WorkloadError, find
+from client.load.workload import Subject, WorkloadError, find, least_vocab
 
-_LEAST_VOCAB = 256  # where an endpoint does not tell; none has less
+_LEAST_VOCAB = 256  # where no endpoint tells; none has less
 _TELLING = ("--peer-metrics",)  # among them, how large the cache is
 
 
@@ -75,10 +75,11 @@ def salted(sides: list[Side], experiment: Experiment) -> list[Side]:
     if experiment.trace is not None:
         return sides
     word, before, marked = token_hex(3), Counter[tuple[str | None, str]](), []
+    vocab = least_vocab(side.subject for side in sides) or _LEAST_VOCAB
     for side, architecture in zip(sides, experiment.architectures, strict=True):
         card = side.subject.card
         place = (urlsplit(architecture.target).hostname, card.id)
-        salt = Salt(f"{word}{before[place] or ''}", card.vocab or _LEAST_VOCAB) if architecture.target else None
+        salt = Salt(f"{word}{before[place] or ''}", card.vocab or vocab) if architecture.target else None
         before[place] += 1
         marked.append(replace(side, subject=replace(side.subject, salt=salt)))
     return marked

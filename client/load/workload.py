@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -111,6 +111,11 @@ def made(
     )
 
 
+def least_vocab(subjects: Iterable[Subject]) -> int:
+    """Token ids that every subject knows, of those that say how many they know; 0 where none does."""
+    return min((subject.card.vocab for subject in subjects if subject.card.vocab), default=0)
+
+
 def fits(workload: Workload, subjects: Sequence[Subject]) -> None:
     """Raises WorkloadError when a model tells a context that is too short."""
     needed = workload.longest
@@ -128,9 +133,12 @@ async def _prompts(
         if workload.prompt_tokens is None:
             return texts
         return cut(await _tokenised(texts, subjects), _prompt_lengths(workload, seed, start))
-    vocab = min(subject.card.vocab for subject in subjects)
-    if vocab == 0:
-        raise WorkloadError(f"an endpoint does not tell its vocabulary: {workload.prompts} prompts cannot be drawn")
+    vocab = least_vocab(subjects)
+    if not vocab:
+        raise WorkloadError(
+            f"no endpoint says how large its vocabulary is, so {workload.prompts} prompts cannot be drawn: send those "
+            "of a trace (`dyno trace make --vocab`)"
+        )
     return drawn_ids(workload, vocab, seed, start)
 
 

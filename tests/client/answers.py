@@ -72,6 +72,12 @@ CARD: dict[str, Any] = {
     "dtype": "float32",
 }
 
+# How other servers refuse a field that they do not know.
+UNKNOWN_FIELD = {
+    "OpenAI": b'{"error": {"message": "Unrecognized request argument supplied: dyno", "param": null, "code": null}}',
+    "FastAPI": b'{"detail": [{"type": "extra_forbidden", "loc": ["body", "dyno"], "msg": "not permitted"}]}',
+}
+
 
 def facts(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     """The FACTS object of an answer."""

@@ -45,7 +45,8 @@ class Script:
     busy: tuple[str, ...] = ()  # these models refuse nine requests of ten
     dead: bool = False  # every connection is closed without a word
     draining: bool = False  # REST answers, that nothing is served any more
-    extension: bool = True  # whether REST knows the `dyno` field
+    extension: bool = True  # whether REST knows the `dyno` field, and has it in its cards
+    strict: bytes = b""  # REST refuses a body with that field in these words
 
     def refusal(self, model: str, max_tokens: int, seed: int = 0) -> tuple[int, str, str, str] | None:
         """(status, code, param, message) of what is wrong with a request."""
@@ -141,7 +142,8 @@ class FakeServer:
             return _closed(request)
         if self.script.draining:
             return web.json_response({"error": _error(DRAINING)}, status=DRAINING[0])
-        data = [{"id": name, "object": "model", "max_model_len": 256, "dyno": CARD} for name in self.script.models]
+        ours = {"dyno": CARD} if self.script.extension else {}
+        data = [{"id": name, "object": "model", "max_model_len": 256, **ours} for name in self.script.models]
         return web.json_response({"object": "list", "data": data})
 
     async def _routing(self, request: web.Request) -> web.StreamResponse:
@@ -168,6 +170,8 @@ class FakeServer:
         if self.script.dead:
             return _closed(request)
         self.seen.append(("rest", body))
+        if self.script.strict and "dyno" in body:
+            return web.Response(status=400, body=self.script.strict)
         if refusal := self.script.refusal(body.get("model", ""), body["max_tokens"], body.get("seed") or 0):
             return web.json_response({"error": _error(refusal)}, status=refusal[0])
         headers = {"content-type": "text/event-stream", "x-request-id": "r1"}

@@ -23,7 +23,7 @@ from client.api import (
 )
 from client.connect import TargetError, connect
 from client.facts import facts_from_json, facts_to_json
-from tests.client.answers import CARD, facts
+from tests.client.answers import CARD, UNKNOWN_FIELD, facts
 from tests.client.fake_server import FakeServer, Script
 
 PROMPTS = {
@@ -89,6 +89,32 @@ async def test_an_endpoint_that_is_not_dynos_still_tells_usage(fake: FakeServer)
     told = answer.choices[0].facts
     assert (told.finish_reason, told.usage.prompt_tokens, told.usage.completion_tokens) == ("length", 4, 4)
     assert told.latency is None
+
+
+@pytest.mark.parametrize("who", UNKNOWN_FIELD)
+async def test_an_endpoint_that_refuses_the_extension_is_asked_without_it(fake: FakeServer, who: str) -> None:
+    fake.behave(extension=False, strict=UNKNOWN_FIELD[who])
+    async with connect(fake.http) as client:
+        answers = [await collect(client.generate(asking())) for _ in range(2)]
+    assert [answer.choices[0].facts.usage.completion_tokens for answer in answers] == [4, 4]
+    assert ["dyno" in body for _, body in fake.seen] == [True, False, False]
+
+
+async def test_a_request_that_is_refused_either_way_does_not_cost_the_facts_of_the_next(fake: FakeServer) -> None:
+    fake.behave(strict=UNKNOWN_FIELD["OpenAI"])
+    async with connect(fake.http) as client:
+        with pytest.raises(ClientError, match="max_tokens must be at most 256"):
+            await collect(client.generate(asking(max_tokens=257)))
+        fake.behave(strict=b"")
+        answer = await collect(client.generate(asking()))
+    assert answer.choices[0].facts.latency is not None
+
+
+async def test_an_error_without_openais_form_is_quoted(fake: FakeServer) -> None:
+    fake.behave(strict=b"<h1>no\n such page</h1>")
+    async with connect(fake.http) as client:
+        with pytest.raises(ClientError, match=r"answered with status 400: <h1>no such page</h1>$"):
+            await collect(client.generate(asking()))
 
 
 @pytest.mark.parametrize("after", [0, 2])
