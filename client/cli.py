@@ -254,8 +254,8 @@ def load(
         Console().print(done.view())
     if done.run.interrupted:
         _fail("interrupted; what was measured until then is above", 130)
-    if not any(record.ok for record in done.run.records):
-        _fail("no request was answered", 1)
+    if done.failed:
+        _fail(done.failed, 1)
 
 
 def _arrivals(

@@ -55,6 +55,14 @@ class Done:
     unshared: bool = False
     objective: Objective = field(default_factory=Objective)
 
+    @property
+    def failed(self) -> str:
+        """Why this run measured nothing worth having: no request was answered, or more than half failed. Else empty."""
+        one = self.summary
+        if not one.completed:
+            return "no request was answered"
+        return f"{one.errors} of {one.requests} requests failed" if 2 * one.errors > one.requests else ""
+
     def document(self) -> dict[str, Any]:
         return report.document(self.run, self.summary, unshared=self.unshared)
 

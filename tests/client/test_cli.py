@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from client import launch
 from client.cli import app
 from client.launch import ServerProcess
-from client.load.trace import Trace
+from client.load.trace import Trace, TraceRow
 from tests.client.answers import CARD
 
 
@@ -117,6 +117,17 @@ def test_load_with_prompts_of_an_exact_length(fake_process: ServerProcess, tmp_p
     )
     assert done.exit_code == 0, done.output
     assert [len(row.prompt) for row in Trace.read(kept).rows] == [90, 90, 90]
+
+
+@pytest.mark.parametrize(("refused", "code"), [(1, 0), (2, 1)])
+def test_load_fails_where_more_than_half_of_the_requests_did(
+    refused: int, code: int, fake_process: ServerProcess, tmp_path: Path
+) -> None:
+    longest = (4, *[CARD["context"] + 1] * refused)  # which the fake refuses, but for the first
+    Trace(tuple(TraceRow(0.0, "once upon", tokens) for tokens in longest)).write(tmp_path / "t.jsonl")
+    done = dyno("load", "--target", fake_process.http, "--model", "fast", "--trace", str(tmp_path / "t.jsonl"))
+    assert done.exit_code == code, done.output
+    assert ("dyno: 2 of 3 requests failed" in done.stderr) is bool(code)
 
 
 WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
