@@ -50,13 +50,13 @@ Target = Annotated[
         envvar="DYNO_TARGET", help="http://HOST:PORT for REST, grpc://HOST:PORT for gRPC; https, grpcs for TLS."
     ),
 ]
-Model = Annotated[str, typer.Option(help="Which of the served models; not needed when there is one.")]
+Model = Annotated[str, typer.Option(help="Which of the served models; not needed when there is only one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
-Seed = Annotated[int | None, typer.Option(help="Fixes the draw.")]
+Seed = Annotated[int | None, typer.Option(help="Makes sampling reproducible.")]
 Temperature = Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")]
-ApiKey = Annotated[str, typer.Option(envvar="DYNO_API_KEY", help="For servers that ask for one; better as a variable.")]
+ApiKey = Annotated[str, typer.Option(envvar="DYNO_API_KEY", help="For servers that require one; better as a variable.")]
 Ca = Annotated[Path | None, typer.Option(envvar="DYNO_CA", help="With TLS: PEM file of the server's authority.")]
-Cert = Annotated[Path | None, typer.Option(envvar="DYNO_CERT", help="With TLS: PEM file of a certificate of ours.")]
+Cert = Annotated[Path | None, typer.Option(envvar="DYNO_CERT", help="With TLS: PEM file of the client's certificate.")]
 Key = Annotated[Path | None, typer.Option(envvar="DYNO_KEY", help="With TLS: PEM file of its key.")]
 LOCAL = "http://127.0.0.1:8000"
 
@@ -107,7 +107,7 @@ def train(context: typer.Context) -> None:
 @app.command(context_settings=_PASSED_ON)
 @told
 def inspect(context: typer.Context) -> None:
-    """Tell what an architecture costs, from its values alone: NAME… [--scale S] [--json] [--memory GIB]."""
+    """Report what an architecture costs, from its values alone: NAME… [--scale S] [--json] [--memory GIB]."""
     launch.require_server()
     _become("model", "inspect", *context.args)
 
@@ -126,8 +126,8 @@ def generate(
     model: Model = "",
     max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 128,
     temperature: Temperature = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw from so many best tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the best tokens of this total probability.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from this many of the likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest with this total probability.")] = None,
     seed: Seed = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the generation; may be repeated.")] = None,
     json: Json = False,
@@ -137,7 +137,7 @@ def generate(
     key: Key = None,
     routing: Annotated[bool, typer.Option("--routing", help="Also the experts of every single token.")] = False,
 ) -> None:
-    """Continue a text, then tell where the time went and which experts the tokens went to."""
+    """Continue a text, then report where the time went and which experts the tokens went to."""
     sampling = Sampling(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -206,24 +206,24 @@ app.command()(told(watch))
 def load(
     target: Target = LOCAL,
     model: Model = "",
-    rate: Annotated[float | None, typer.Option(help="Open loop: requests a second, whatever is in flight.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Open loop: requests per second, whatever is in flight.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Closed loop: requests in flight at any time.")] = None,
-    arrivals: Annotated[Kind, typer.Option(help="With --rate: the law of the instants.")] = Kind.POISSON,
-    shape: Annotated[float, typer.Option(help="With gamma: below 1 comes in bursts, above 1 is calm.")] = 0.5,
+    arrivals: Annotated[Kind, typer.Option(help="With --rate: how arrivals are distributed.")] = Kind.POISSON,
+    shape: Annotated[float, typer.Option(help="With gamma: below 1 in bursts, above 1 evenly.")] = 0.5,
     requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 64,
     seconds: Annotated[float, typer.Option(help="Send nothing after so many seconds.")] = float("inf"),
-    prompts: Annotated[Prompts, typer.Option(help="What is asked.")] = Prompts.TALES,
-    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Length of every prompt; else as it comes.")] = None,
+    prompts: Annotated[Prompts, typer.Option(help="What the prompts are made of.")] = Prompts.TALES,
+    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Length of prompts; else 128, tales whole.")] = None,
     output_tokens: Annotated[int, typer.Option(min=1, help="Length of every answer.")] = 64,
     temperature: Annotated[float, typer.Option(help="Of every request.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of prompts, instants and draws.")] = 0,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before, not measured; 0: none.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of prompts, arrivals and sampling.")] = 0,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests sent first, not measured; 0: none.")] = 4,
     timeout: Annotated[float, typer.Option(help="Seconds after which a request has failed.")] = 600.0,
     first_token_within: Annotated[float | None, typer.Option(help="Objective of goodput, in seconds.")] = None,
     per_token_within: Annotated[float | None, typer.Option(help="Objective of goodput, in seconds.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Send the requests of this file instead.")] = None,
-    until: Annotated[float | None, typer.Option(help="With ramp: the last rate.")] = None,
-    save_trace: Annotated[Path | None, typer.Option(help="Keep what was sent in this file.")] = None,
+    until: Annotated[float | None, typer.Option(help="With ramp: the rate at the end.")] = None,
+    save_trace: Annotated[Path | None, typer.Option(help="Write what was sent to this file.")] = None,
     api_key: ApiKey = "",
     ca: Ca = None,
     cert: Cert = None,
@@ -274,7 +274,7 @@ def _arrivals(
 
 app.command()(told(compare))
 app.command("replay")(told(replay.command))
-trace = typer.Typer(help="Make, import, record and look at traces.", no_args_is_help=True, rich_markup_mode=None)
+trace = typer.Typer(help="Make, import, record and describe traces.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(trace, name="trace")
 for _command in (trace_commands.make, trace_commands.import_, trace_commands.record, trace_commands.show):
     trace.command(_command.__name__.rstrip("_"))(told(_command))

@@ -168,11 +168,11 @@ def command(
     request: Annotated[Path, typer.Argument(help="What `dyno generate --json` printed.")],
     on: Annotated[list[str], typer.Option(help="The model that reads it; may be repeated.")],
     target: Annotated[
-        str, typer.Option(envvar="DYNO_TARGET", help="REST server that has it.")
+        str, typer.Option(envvar="DYNO_TARGET", help="REST server that has the models.")
     ] = "http://127.0.0.1:8000",
     json: Annotated[bool, typer.Option("--json", help="Every token, as one JSON object.")] = False,
 ) -> None:
-    """Tell how probable a stored answer is to another model, token for token, and where it would have differed."""
+    """Report how probable a stored answer is to another model, token for token, and where it would have differed."""
     stored = read(request)
 
     async def ask() -> list[Replayed]:

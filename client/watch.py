@@ -26,9 +26,9 @@ def watch(
     target: Annotated[
         str, typer.Option(envvar="DYNO_TARGET", help="As for the other commands; keys come from the environment.")
     ] = "http://127.0.0.1:8000",
-    model: Annotated[str, typer.Option(help="Which of the served models; not needed when there is one.")] = "",
-    interval: Annotated[float, typer.Option(help="Seconds from one picture to the next, 0.1 to 60.")] = 1.0,
-    count: Annotated[int | None, typer.Option(min=1, help="Leave after so many pictures.")] = None,
+    model: Annotated[str, typer.Option(help="Which of the served models; not needed when there is only one.")] = "",
+    interval: Annotated[float, typer.Option(help="Seconds between updates, 0.1 to 60.")] = 1.0,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after this many updates.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead.")] = False,
 ) -> None:
     """Watch how a model's tokens spread over its experts while it works."""

@@ -25,20 +25,20 @@ INTERRUPTED = 130
 
 
 def compare(
-    file: Annotated[Path, typer.Argument(help="The experiment, a TOML file; or results.json, to look at it again.")],
+    file: Annotated[Path, typer.Argument(help="The experiment, a TOML file; or results.json, to print it again.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")] = Path("runs/compare"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds already.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over what the folder holds already.")] = False,
-    form: Annotated[report.Form, typer.Option("--format", help="Of the tables that are printed.")] = report.Form.TABLE,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what the folder already holds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what the folder already holds.")] = False,
+    form: Annotated[report.Form, typer.Option("--format", help="How tables are printed.")] = report.Form.TABLE,
     against: Annotated[
         Path | None,
-        typer.Option(help="Older results.json: exit code 3 if worse, 4 if not known."),
+        typer.Option(help="Older results.json to compare with: exit code 3 if worse, 4 if undecided."),
     ] = None,
     tolerance: Annotated[
         float, typer.Option(min=0, help="With --against: how much slower still passes, as a share.")
     ] = gate.TOLERANCE,
 ) -> None:
-    """Replay one load on several architectures and tell what can be said of the difference."""
+    """Replay one load on several architectures and report which differences are shown."""
     old = document.read(against) if against else None  # better a wrong path now than after an hour
     status, again = Console(stderr=True), file.suffix == ".json"
     if again:

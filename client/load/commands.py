@@ -21,33 +21,33 @@ from client.load.workload import Prompts, Subject, Workload, draw, drawn_ids, fi
 from client.units import plain
 
 Out = Annotated[Path, typer.Argument(help="Where the trace is written.")]
-Vocab = Annotated[int, typer.Option(min=1, help="Token ids are drawn below it.")]
-Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
+Vocab = Annotated[int, typer.Option(min=1, help="Token ids are drawn below this.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
 
 
 def make(
     out: Out,
-    requests: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
-    rate: Annotated[float | None, typer.Option(help="Open loop: requests a second.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Closed loop: no instants; --concurrency of `load`.")] = None,
-    arrivals: Annotated[Kind, typer.Option(help="With --rate: the law of the instants.")] = Kind.POISSON,
-    shape: Annotated[float, typer.Option(help="With gamma: below 1 comes in bursts.")] = 0.5,
-    until: Annotated[float, typer.Option(help="With ramp: the last rate.")] = 0.0,
-    prompts: Annotated[Prompts, typer.Option(help="What is asked.")] = Prompts.RANDOM,
+    requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 64,
+    rate: Annotated[float | None, typer.Option(help="Open loop: requests per second.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Closed loop of this many: no arrival times.")] = None,
+    arrivals: Annotated[Kind, typer.Option(help="With --rate: how arrivals are distributed.")] = Kind.POISSON,
+    shape: Annotated[float, typer.Option(help="With gamma: below 1 in bursts, above 1 evenly.")] = 0.5,
+    until: Annotated[float, typer.Option(help="With ramp: the rate at the end.")] = 0.0,
+    prompts: Annotated[Prompts, typer.Option(help="What the prompts are made of.")] = Prompts.RANDOM,
     prompt_tokens: Annotated[str, typer.Option(help="N, uniform:A:B, log-normal:MEDIAN:SIGMA:MOST, file:PATH.")] = "",
-    output_tokens: Annotated[str, typer.Option(help="Likewise.")] = "64",
+    output_tokens: Annotated[str, typer.Option(help="In the same forms.")] = "64",
     vocab: Vocab = 4096,
-    target: Annotated[str, typer.Option(help="Server that cuts tales to --prompt-tokens.")] = "",
+    target: Annotated[str, typer.Option(help="Server whose tokenizer cuts tales to --prompt-tokens.")] = "",
     model: Annotated[str, typer.Option(help="Which of its models.")] = "",
-    families: Annotated[int, typer.Option(min=1, help="With shared: so many common beginnings.")] = 1,
-    share: Annotated[float, typer.Option(min=0, max=1, help="With shared: so much is common.")] = 0.75,
-    tenants: Annotated[int, typer.Option(min=0, help="Users who take turns.")] = 0,
-    cancelled: Annotated[float, typer.Option(min=0, max=1, help="This share of the users leaves early.")] = 0.0,
-    cancel_after: Annotated[float, typer.Option(help="So many seconds after sending.")] = 1.0,
+    families: Annotated[int, typer.Option(min=1, help="With shared: number of common beginnings.")] = 1,
+    share: Annotated[float, typer.Option(min=0, max=1, help="With shared: share of a prompt that is common.")] = 0.75,
+    tenants: Annotated[int, typer.Option(min=0, help="Number of users who take turns.")] = 0,
+    cancelled: Annotated[float, typer.Option(min=0, max=1, help="Share of the users who leave early.")] = 0.0,
+    cancel_after: Annotated[float, typer.Option(help="Seconds after sending at which they leave.")] = 1.0,
     temperature: Annotated[float, typer.Option(min=0, help="Of every request.")] = 0.0,
     seed: Seed = 0,
 ) -> None:
-    """Draw a trace: instants, lengths, prompts, users."""
+    """Draw a trace: arrivals, lengths, prompts, users."""
     workload = Workload(
         requests=requests,
         output_tokens=_lengths(output_tokens),
@@ -95,18 +95,18 @@ def _law(rate: float | None, concurrency: int | None, kind: Kind, shape: float, 
 
 
 def import_(
-    form: Annotated[importing.Format, typer.Argument(help="Whose format it is.")],
+    form: Annotated[importing.Format, typer.Argument(help="The format of the file.")],
     file: Annotated[Path, typer.Argument(help="The published file.")],
     out: Out,
     vocab: Vocab = 4096,
-    requests: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
-    context: Annotated[int | None, typer.Option(min=2, help="Leave out what is longer.")] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Take at most this many.")] = None,
+    context: Annotated[int | None, typer.Option(min=2, help="Leave out longer requests, in tokens.")] = None,
     shorter: Annotated[float, typer.Option(help="Divide every length by this.")] = 1.0,
-    faster: Annotated[float, typer.Option(help="Divide every instant by this.")] = 1.0,
-    rate: Annotated[float, typer.Option(help="For ShareGPT, which has no instants: Poisson at this rate.")] = 1.0,
+    faster: Annotated[float, typer.Option(help="Divide every arrival time by this.")] = 1.0,
+    rate: Annotated[float, typer.Option(help="For ShareGPT, which has no arrival times: Poisson at this rate.")] = 1.0,
     seed: Seed = 0,
 ) -> None:
-    """Turn a public trace into one of ours."""
+    """Turn a published trace into one of Dyno's."""
     try:
         shaping = importing.Shaping(vocab, requests, context, shorter, faster, Kind.POISSON.at(rate), seed)
     except ValueError as error:
@@ -120,14 +120,14 @@ def record(
     vocab: Vocab = 4096,
     model: Annotated[str, typer.Option(help="Which of the logged models.")] = "",
     seed: Seed = 0,
-    skip: Annotated[int, typer.Option(min=0, help="Leave out the first so many, such as a warm-up.")] = 0,
+    skip: Annotated[int, typer.Option(min=0, help="Leave out the first N, such as a warm-up.")] = 0,
 ) -> None:
-    """Turn a server's request log into a trace: the same instants and lengths, other words."""
+    """Turn a server's request log into a trace: the same arrivals and lengths, other words."""
     _keep(recording.record(log, vocab, model, seed, skip), out)
 
 
 def show(file: Annotated[Path, typer.Argument(help="A trace.")]) -> None:
-    """Tell what is in a trace."""
+    """Describe a trace."""
     _tell(Trace.read(file), file)
 
 
