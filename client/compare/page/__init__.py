@@ -127,7 +127,7 @@ def method(results: Results) -> str:
         "rounds below 5 %. Tails and throughput have one number a round: geometric means over rounds, with Student's t "
         "for intervals and verdicts. Holm's correction is for each of these two kinds, with every comparison of this "
         "page that is of it; a control's are corrected among themselves, and so are differences of bits per "
-        "byte. docs/compare.md has how often all this is right."
+        "byte. docs/statistics.md has how often all this is right."
     )
 
 

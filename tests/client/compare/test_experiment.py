@@ -57,14 +57,17 @@ def test_quality_is_of_whole_passages_or_by_position() -> None:
     assert {text: parsed(text + LEAST).quality for text in said} == said
 
 
-def test_the_example_in_the_documentation_is_one() -> None:
-    short, annotated = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+def test_the_examples_in_the_documentation_are_some() -> None:
+    short, annotated, foreign = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert [one.model for one in parsed(short).architectures] == ["local.toml", "mine.toml"]
     told = parsed(annotated)
     assert told.workload == Workload(40, 64, Prompts.TALES, 64, 0.7, tenants=2, cancelled=0.1, cancel_after=0.5)
     assert told.levels == (Poisson(2.0), Poisson(4.0))
     assert told.objective == Objective(first_token=0.5, per_token=0.05, total=10.0)
     assert told.flags == ("--threads", "2")
+    told = parsed(foreign)
+    assert [one.target for one in told.architectures] == ["http://127.0.0.1:8001", ""]
+    assert dict(zip(told.levels, told.requests, strict=True)) == {Closed(1): 48, Closed(8): 128}
 
 
 @pytest.mark.parametrize(
