@@ -3,6 +3,7 @@ differently. Stored is what `dyno generate --json` printed; REST servers that te
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +11,6 @@ from math import exp
 from pathlib import Path
 from typing import Annotated, Any
 
-import aiohttp
 import orjson
 import typer
 from rich.console import Console
@@ -18,12 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from client import interrupts
-from client.access import Access, untrusted, untrusted_why
-from client.api import ClientError, Unreachable
+from client.access import Access
+from client.api import ClientError
+from client.rest import RestClient
 from client.units import milliseconds, plain
 
 _SCHEMA = "dyno.generate/1"
-_TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=10)
+MOST_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +85,31 @@ def read(path: Path) -> Stored:
     return stored
 
 
-async def replay(target: str, stored: Stored, model: str, access: Access | None = None) -> Replayed:
+async def replay(target: str, stored: Stored, model: str) -> Replayed:
     """Raises ClientError, also where the model's tokenizer is another than the one the answer was made with."""
-    access = access or Access.from_environment()
     if not target.startswith("http"):
         raise ClientError(f"a replay needs REST: target {target!r} is not http:// or https://")
-    async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=access.headers) as session:
-        server = _Server(session, target.rstrip("/").removesuffix("/v1"), access)
-        prompt = (await server.post("/tokenize", {"model": model, "prompt": stored.prompt}))["tokens"]
-        text = (await server.post("/detokenize", {"model": model, "tokens": list(stored.token_ids)}))["prompt"]
-        if len(prompt) != stored.prompt_tokens or not text.startswith(stored.text.rstrip("\ufffd")):
-            raise ClientError(f"model {model!r} has another tokenizer than the one of {stored.model!r}: tokens differ")
-        body = {"model": model, "prompt": [*prompt, *stored.token_ids], "max_tokens": 0, "prompt_logprobs": 1}
-        began = time.perf_counter()
-        answer = await server.post("/v1/completions", body)
-        seconds = time.perf_counter() - began
+    try:
+        async with asyncio.timeout(MOST_SECONDS), RestClient(target, Access.from_environment()) as client:
+            return await _replay(client, stored, model)
+    except TimeoutError as error:
+        raise ClientError(f"{target} did not read the answer within {MOST_SECONDS} s") from error
+
+
+async def _replay(client: RestClient, stored: Stored, model: str) -> Replayed:
+    prompt = await client.tokenize(stored.prompt, model)
+    text = (await client.json("POST", "/detokenize", {"model": model, "tokens": stored.token_ids}))["prompt"]
+    if len(prompt) != stored.prompt_tokens or not text.startswith(stored.text.rstrip("\ufffd")):
+        raise ClientError(f"model {model!r} has another tokenizer than the one of {stored.model!r}: tokens differ")
+    body = {"model": model, "prompt": (*prompt, *stored.token_ids), "max_tokens": 0, "prompt_logprobs": 1}
+    began = time.perf_counter()
+    answer = await client.json("POST", "/v1/completions", body)
+    seconds = time.perf_counter() - began
     try:
         places = answer["choices"][0]["prompt_logprobs"][len(prompt) :]
         tokens = tuple(_token(id, place) for id, place in zip(stored.token_ids, places, strict=True))
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ClientError(f"{target} does not tell prompt_logprobs: {error!r}") from error
+        raise ClientError(f"{client.target} does not tell prompt_logprobs: {error!r}") from error
     return Replayed(model, tokens, seconds)
 
 
@@ -111,36 +117,6 @@ def _token(id: int, place: dict[str, Any]) -> ReplayedToken:
     own = place[str(id)]
     best = next(key for key, one in place.items() if one["rank"] == 1)
     return ReplayedToken(id, own["decoded_token"], own["logprob"], own["rank"], int(best), place[best]["decoded_token"])
-
-
-class _Server:
-    """Where the calls go."""
-
-    def __init__(self, session: aiohttp.ClientSession, base: str, access: Access) -> None:
-        self._session = session
-        self._base = base
-        self._secure = access.context() if base.startswith("https://") else True
-
-    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        try:
-            async with self._session.post(
-                self._base + path, data=orjson.dumps(body), ssl=self._secure, headers=_JSON
-            ) as answer:
-                told = orjson.loads(await answer.read())
-        except (aiohttp.ClientError, TimeoutError) as error:
-            if why := untrusted_why(error):
-                raise Unreachable(untrusted(self._base, why)) from error
-            raise Unreachable(f"nothing answers at {self._base} ({type(error).__name__})") from error
-        except orjson.JSONDecodeError as error:
-            raise ClientError(f"the answer of {self._base}{path} is not JSON") from error
-        if answer.status >= 400:
-            error_ = told.get("error", {}) if isinstance(told, dict) else {}
-            message = error_.get("message") or f"the server answered with status {answer.status}"
-            raise ClientError(message, status=answer.status, code=error_.get("code") or "")
-        return dict(told)
-
-
-_JSON = {"content-type": "application/json"}
 
 
 def view(stored: Stored, sides: Sequence[Replayed], console: Console) -> None:

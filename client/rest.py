@@ -19,6 +19,7 @@ from client.live import RoutingLoad, load_from_json
 from client.sse import EventParser
 
 _DONE = b"[DONE]"
+_ACCEPT = "application/json, text/event-stream"
 _REFUSED, _EXTENSION = (400, 422), re.compile(r"\bdyno\b")  # how a server refuses a field that it does not know
 _QUOTED = 200  # bytes of an error that does not have OpenAI's form
 # No total time: a stream may be long. Reaching the server must not be.
@@ -69,12 +70,12 @@ class RestClient(Client):
         return response
 
     async def models(self) -> tuple[ModelCard, ...]:
-        answer = await self._json("GET", "/v1/models")
+        answer = await self.json("GET", "/v1/models")
         return tuple(_card(entry) for entry in answer["data"])
 
     async def tokenize(self, text: str, model: str = "") -> tuple[int, ...]:
         body = {"prompt": text} | ({"model": model} if model else {})
-        return tuple((await self._json("POST", "/tokenize", body))["tokens"])
+        return tuple((await self.json("POST", "/tokenize", body))["tokens"])
 
     async def watch_routing(self, model: str = "", interval: float = 1.0) -> AsyncGenerator[RoutingLoad, None]:
         query = urlencode({"interval": interval} | ({"model": model} if model else {}))
@@ -88,20 +89,26 @@ class RestClient(Client):
                 yield load_from_json(load)
         raise StreamCut("the stream ended without [DONE]")
 
+    async def json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What any path of the server answers, such as /v1/completions without a stream."""
+        async with self._answer(method, path, body) as response:
+            return _object(await response.read())
+
+    async def text(self, path: str) -> str:
+        """The plain text at a path, such as /metrics. Raises UnicodeDecodeError where it is none."""
+        async with self._answer("GET", path, None, accept="text/plain") as response:
+            return await response.text()
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
 
-    async def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        async with self._answer(method, path, body) as response:
-            return _object(await response.read())
-
     @asynccontextmanager
     async def _answer(
-        self, method: str, path: str, body: dict[str, Any] | None
+        self, method: str, path: str, body: dict[str, Any] | None, accept: str = _ACCEPT
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response with a good status; what the network does in the meantime comes out as our own errors."""
-        headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+        headers = {"content-type": "application/json", "accept": accept}
         data = None if body is None else _dumps(body)
         begun = False
         try:

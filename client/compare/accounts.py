@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import aiohttp
-
 from client.access import Access
+from client.api import ClientError
+from client.rest import RestClient
 
 _LINE = re.compile(r"^([\w:]+)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _CACHE = "vllm:cache_config_info"  # a name that several servers share
 _BUILD = "dyno_build_info"
-_TIMEOUT = aiohttp.ClientTimeout(total=5)
+MOST_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +93,12 @@ def parse(text: str, model: str) -> Reading:
     return Reading(values, len(layers), cache_tokens, build)
 
 
-async def read(target: str, model: str, access: Access | None = None) -> Reading | None:
+async def read(target: str, model: str) -> Reading | None:
     """None where the server has no such counters, or does not answer: they are an extra."""
-    access = access or Access.from_environment()
     try:
-        async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=access.headers) as session:
-            secure = access.context() if target.startswith("https://") else True
-            async with session.get(f"{target.rstrip('/').removesuffix('/v1')}/metrics", ssl=secure) as response:
-                if response.status != 200:
-                    return None
-                found = parse(await response.text(), model)
-    except (aiohttp.ClientError, TimeoutError, OSError, UnicodeDecodeError, ValueError):
+        async with asyncio.timeout(MOST_SECONDS), RestClient(target, Access.from_environment()) as client:
+            found = parse(await client.text("/metrics"), model)
+    except (ClientError, TimeoutError, OSError, ValueError):
         return None
     return found if found.values else None
 

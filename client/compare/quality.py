@@ -3,20 +3,21 @@ apart by how far into a text tokens stand, which shows what a model is worth bey
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log
 from typing import Any
 
-import aiohttp
-
 from client.access import Access
+from client.api import ClientError
 from client.load.prompts import passages
+from client.rest import RestClient
 
 PASSAGES = 200  # all that ship: twelve could not tell the two trained models apart
 LONG_TEXTS = 16  # at most: passages put together, where bounds ask for long ones
-_TIMEOUT = aiohttp.ClientTimeout(total=300)
+MOST_SECONDS = 300  # for one text
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +103,8 @@ def beginnings(length: int) -> list[int]:
 class _Judge:
     """A model that is asked."""
 
-    def __init__(self, session: aiohttp.ClientSession, target: str, model: str, access: Access) -> None:
-        self._session, self._model = session, model
-        self._url = target.rstrip("/").removesuffix("/v1")
-        self._secure = access.context() if target.startswith("https://") else True
+    def __init__(self, client: RestClient, model: str) -> None:
+        self._client, self._model = client, model
 
     async def passages(self, count: int) -> list[Scored]:
         """The first `count` passages that ship with Dyno."""
@@ -136,7 +135,7 @@ class _Judge:
         """The first tokens of passages one after another, from this one on."""
         texts, ids = passages(), list[int]()
         for more in range(len(texts)):
-            ids += (await self._post("tokenize", prompt=texts[(first + more) % len(texts)] + "\n\n"))["tokens"]
+            ids += (await self._post("/tokenize", prompt=texts[(first + more) % len(texts)] + "\n\n"))["tokens"]
             if len(ids) >= length:
                 break
         return ids[:length]
@@ -144,28 +143,21 @@ class _Judge:
     async def _scores(self, prompt: str | list[int]) -> tuple[str, dict[str, Any]]:
         """The prompt as text, and what is told of its tokens."""
         body = {"prompt": prompt, "max_tokens": 0, "echo": True, "logprobs": 0}
-        choice = (await self._post("v1/completions", **body))["choices"][0]
+        choice = (await self._post("/v1/completions", **body))["choices"][0]
         return choice["text"], choice["logprobs"]
 
     async def _post(self, path: str, **body: object) -> dict[str, Any]:
-        body = {"model": self._model, **body}
-        async with self._session.post(f"{self._url}/{path}", json=body, ssl=self._secure) as answer:
-            if answer.status != 200:
-                raise ValueError(f"status {answer.status}")
-            told: dict[str, Any] = await answer.json()
-            return told
+        async with asyncio.timeout(MOST_SECONDS):
+            return await self._client.json("POST", path, {"model": self._model, **body})
 
 
-async def quality(
-    target: str, model: str, count: int = PASSAGES, access: Access | None = None, bounds: Sequence[int] = ()
-) -> Quality | None:
+async def quality(target: str, model: str, count: int = PASSAGES, bounds: Sequence[int] = ()) -> Quality | None:
     """Of `count` passages, and of longer texts between the bounds, in tokens, where there are some. None from a server
     that cannot score them."""
-    access = access or Access.from_environment()
     try:
-        async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=access.headers) as session:
-            judge = _Judge(session, target, model, access)
+        async with RestClient(target, Access.from_environment()) as client:
+            judge = _Judge(client, model)
             found = await judge.passages(count)
             return _of(found, await judge.bands(bounds) if bounds else ())
-    except (aiohttp.ClientError, TimeoutError, OSError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+    except (ClientError, TimeoutError, OSError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
         return None

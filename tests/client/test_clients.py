@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, aclosing
 
 import pytest
 
+from client.access import Access
 from client.api import (
     Answer,
     Client,
@@ -23,6 +24,7 @@ from client.api import (
 )
 from client.connect import TargetError, connect
 from client.facts import facts_from_json, facts_to_json
+from client.rest import RestClient
 from tests.client.answers import CARD, UNKNOWN_FIELD, facts
 from tests.client.fake_server import FakeServer, Script
 
@@ -52,6 +54,16 @@ async def test_both_transports_give_the_same_answer(fake: FakeServer) -> None:
         async with connect(target) as client:
             answers.append(await collect(client.generate(asking())))
     assert answers[0] == answers[1]
+
+
+async def test_over_rest_any_path_can_be_asked(fake: FakeServer) -> None:
+    async with RestClient(f"{fake.http}/v1/", Access()) as client:
+        assert await client.json("POST", "/tokenize", {"prompt": "a bc"}) == {"tokens": [1, 2]}
+        assert await client.text("/seen") == "0"
+        with pytest.raises(ClientError, match="404"):
+            await client.text("/nowhere")
+        with pytest.raises(ClientError, match="not a JSON object"):
+            await client.json("GET", "/seen")
 
 
 async def test_pieces_come_one_by_one_and_only_the_last_has_facts(client: Client) -> None:

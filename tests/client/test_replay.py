@@ -13,6 +13,7 @@ from rich.console import Console
 
 from client.api import ClientError, Unreachable
 from client.replay import Stored, read, replay, view
+from tests.client.fake_server import silent
 
 STORED = Stored("one", "a b", "c d e", (3, 4, 5), 2, 0.5)
 
@@ -80,6 +81,13 @@ async def test_what_the_server_says_is_told(target: str) -> None:
         await replay("grpc://127.0.0.1:1", STORED, "other")
     with pytest.raises(Unreachable, match="nothing answers"):
         await replay("http://127.0.0.1:1", STORED, "other")
+
+
+async def test_one_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.replay.MOST_SECONDS", 0.05)
+    async with silent() as target:
+        with pytest.raises(ClientError, match="did not read the answer within"):
+            await replay(target, STORED, "other")
 
 
 @pytest.mark.parametrize(
