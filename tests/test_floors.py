@@ -21,6 +21,7 @@ CRIMES = {
     "transports": ("server/transport/rest/routes.py", "import server.transport.rpc"),
     "metrics": ("server/app.py", "import prometheus_client"),
     "tracing": ("server/app.py", "import opentelemetry"),
+    "statistics": ("client/compare/paired.py", "import client.compare.experiment"),
     "http": ("client/compare/accounts.py", "import aiohttp"),
     "contract": ("server/service.py", "import dyno.inference.v1.inference_pb2"),
     "client": ("client/cli.py", "import model.config"),

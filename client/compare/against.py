@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from client.compare.bits import apart
-from client.compare.experiment import SURE_ROUNDS
 from client.compare.findings import differences_of
 from client.compare.losses import loss
 from client.compare.paired import MOST_LOST, Difference, corrected
 from client.compare.quality import Quality
 from client.compare.results import Measured, Results
+from client.compare.schedule import SURE_ROUNDS
 from client.compare.searching import bounds, outcomes
 from client.compare.tables import Grid, difference_row
 from client.compare.words import SHORT_NAMES

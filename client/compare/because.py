@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.compare.bootstrap import Floats, Interval
-from client.compare.student import around
+from client.compare.student import mean
 from client.load.record import Record, Run
 
 PARTS = ("queue", "prefill", "decode", "others", "outside")
@@ -54,8 +54,8 @@ def split(rounds: Sequence[tuple[Run, Run]]) -> Split | None:
 
 
 def _part(name: str, values: Floats) -> Part:
-    low, mean, high = around(values.tolist())
-    return Part(name, mean, Interval(low, high))
+    found = mean(values.tolist())
+    return Part(name, found.value, Interval(*found.ends()))
 
 
 def _differences(baseline: dict[int, tuple[float, ...]], other: dict[int, tuple[float, ...]]) -> Floats:

@@ -15,7 +15,7 @@ from client.compare.bootstrap import Interval
 from client.compare.paired import LEVEL, NOT_SHOWN
 from client.compare.quality import Band, Quality, Scored, bits_per_byte
 from client.compare.ranks import holm
-from client.compare.student import around, quantile, two_sided
+from client.compare.student import Mean, mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,9 @@ def apart(baseline: Sequence[Scored], other: Sequence[Scored]) -> Apart | None:
         return None
     difference = bits_per_byte(other[:count]) - bits_per_byte(baseline[:count])
     pairs = zip(_beyond(baseline[:count]), _beyond(other[:count]), strict=True)
-    tail, freedom = (1 - LEVEL) / 2, count - 1
-    low, middle, high = around([difference + two - one for one, two in pairs], tail)
-    error = (high - middle) / quantile(tail, freedom)
-    probability = two_sided(difference / error, freedom) if error else float(difference == 0)
-    return Apart(count, difference, Interval(low, high), probability, probability)
+    spread = mean([two - one for one, two in pairs])
+    found = Mean(difference, spread.error, spread.freedom)
+    return Apart(count, difference, Interval(*found.ends((1 - LEVEL) / 2)), found.probability, found.probability)
 
 
 def _beyond(texts: Sequence[Scored]) -> list[float]:

@@ -6,9 +6,9 @@ from collections import Counter
 
 from client.compare import losses
 from client.compare.control import distrust
-from client.compare.experiment import SURE_ROUNDS
 from client.compare.findings import Findings
 from client.compare.results import Results
+from client.compare.schedule import SURE_ROUNDS
 from client.compare.searching import unsteady
 from client.compare.settling import LEAST_SECONDS, one_burst, shortest, start
 from client.load.judgement import warnings

@@ -10,15 +10,13 @@ from pathlib import Path
 
 from client.compare import parts
 from client.compare.files import Files
-from client.compare.schedule import Order
+from client.compare.schedule import SURE_ROUNDS, Order
 from client.compare.section import ExperimentError, Section
 from client.connect import TargetError, connect
 from client.load.arrivals import Arrivals
 from client.load.statistics import Objective
 from client.load.warmup import enough
 from client.load.workload import Workload
-
-SURE_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,13 @@ from math import exp, log, nan
 import numpy as np
 
 from client.compare.bootstrap import DRAWS, Floats, Interval, interval
-from client.compare.experiment import SURE_ROUNDS
 from client.compare.ranks import holm, signed_rank_p
-from client.compare.student import around, quantile, two_sided
+from client.compare.schedule import SURE_ROUNDS
+from client.compare.student import mean, quantile
 from client.load.record import Record
 
 LEVEL = 0.95
+_TAIL = (1 - LEVEL) / 2
 POWER = 0.8
 MOST_LOST = 0.01  # of the pairs; the requests that are left are no fair sample of what was asked
 NO_VERDICT = "no verdict: requests failed"
@@ -148,20 +149,19 @@ def over_rounds(metric: str, values: Sequence[tuple[float, float]], lost: int = 
     if len(values) < 2:
         nothing = Interval(nan, nan)
         return Difference(metric, len(values), len(values), nan, nothing, nan, nothing, lost=lost)
-    tail, freedom = (1 - LEVEL) / 2, len(values) - 1
-    low, middle, high = around([log(other / baseline) for baseline, other in values], tail)
-    least, gap, most = around([other - baseline for baseline, other in values], tail)
-    error = (high - middle) / quantile(tail, freedom)
+    gap = mean([other - baseline for baseline, other in values])
+    factor = mean([log(other / baseline) for baseline, other in values])
+    low, high = factor.ends(_TAIL)
     return Difference(
         metric=metric,
         pairs=len(values),
         rounds=len(values),
-        difference=gap,
-        difference_interval=Interval(least, most),
-        ratio=exp(middle),
+        difference=gap.value,
+        difference_interval=Interval(*gap.ends(_TAIL)),
+        ratio=exp(factor.value),
         ratio_interval=Interval(exp(low), exp(high)),
-        error=error,
-        probability=two_sided(middle / error, freedom) if error else float(middle == 0),
+        error=factor.error,
+        probability=factor.probability,
         lost=lost,
     )
 
@@ -183,7 +183,7 @@ def corrected(differences: Sequence[Difference]) -> tuple[Difference, ...]:
 
 def _reach(one: Difference, comparisons: int) -> float:
     """Half the width of the interval that shares the level among the comparisons."""
-    return quantile((1 - LEVEL) / 2 / comparisons, one.rounds - 1) * one.error
+    return quantile(_TAIL / comparisons, one.rounds - 1) * one.error
 
 
 def _smallest(one: Difference, comparisons: int) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from client.compare.student import two_sided
+from client.compare.student import mean
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,11 +22,7 @@ def signed_rank_p(rounds: Sequence[Floats]) -> float:
     """Two-sided probability of sums at least as far from 0 by chance alone; 1 with fewer than two rounds."""
     if len(rounds) < 2:
         return 1.0
-    sums = np.array([one.sum() for one in signed_ranks(rounds)])
-    mean, error = float(sums.mean()), float(sums.std(ddof=1)) / len(sums) ** 0.5
-    if error == 0:
-        return 0.0 if mean else 1.0
-    return two_sided(mean / error, len(sums) - 1)
+    return mean([float(one.sum()) for one in signed_ranks(rounds)]).probability
 
 
 def signed_ranks(rounds: Sequence[Floats]) -> list[Floats]:

@@ -1,4 +1,4 @@
-"""The order in which everything is measured. Pure."""
+"""How often and in which order everything is measured. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+
+SURE_ROUNDS = 5  # with fewer a verdict only leans
 
 
 @dataclass(frozen=True, slots=True)

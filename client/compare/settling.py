@@ -8,12 +8,12 @@ Here the beginnings of all rounds are asked together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, inf
+from math import exp, inf, log
 
 import numpy as np
 
-from client.compare.experiment import SURE_ROUNDS
-from client.compare.student import two_sided
+from client.compare.schedule import SURE_ROUNDS
+from client.compare.student import mean
 from client.load.arrivals import Arrivals, Closed
 from client.load.record import Record, Run
 
@@ -38,12 +38,11 @@ def shortest(runs: Sequence[Run]) -> float:
 def start(rounds: Sequence[Sequence[Record]]) -> float:
     """The middle time end to end of a round's first tenth over that of the rest; 1 where no difference is shown, or
     there are too few rounds or requests to show one."""
-    apart = np.array([one for records in rounds if (one := _apart(records)) is not None])
+    apart = [one for records in rounds if (one := _apart(records)) is not None]
     if len(apart) < SURE_ROUNDS:
         return 1.0
-    mean, error = float(apart.mean()), float(apart.std(ddof=1)) / len(apart) ** 0.5
-    chance = two_sided(mean / error, len(apart) - 1) if error else float(mean == 0)
-    return exp(mean) if chance < _LEVEL and abs(mean) > np.log(_APART) else 1.0
+    found = mean(apart)
+    return exp(found.value) if found.probability < _LEVEL and abs(found.value) > log(_APART) else 1.0
 
 
 def _apart(records: Sequence[Record]) -> float | None:

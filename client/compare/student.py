@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import atan, cos, inf, isinf, nan, pi, sin, sqrt
 from statistics import fmean, stdev
@@ -41,11 +42,29 @@ def quantile(tail: float, freedom: int) -> float:
     return (low + high) / 2
 
 
-def around(values: Sequence[float], tail: float = 0.025) -> tuple[float, float, float]:
-    """(low, mean, high) of independent values, the truth beyond either end with probability `tail`; the ends are NaN
-    where there are fewer than two."""
-    mean = fmean(values)
-    if len(values) < 2:
-        return nan, mean, nan
-    reach = quantile(tail, len(values) - 1) * stdev(values) / sqrt(len(values))
-    return mean - reach, mean, mean + reach
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean of independent values with its standard error, which has so many degrees of freedom: none of a single
+    value, which tells nothing but itself."""
+
+    value: float
+    error: float
+    freedom: int
+
+    def ends(self, tail: float = 0.025) -> tuple[float, float]:
+        """The truth is beyond either with probability `tail`; NaN of a single value."""
+        reach = quantile(tail, self.freedom) * self.error if self.freedom else nan
+        return self.value - reach, self.value + reach
+
+    @property
+    def probability(self) -> float:
+        """Two-sided, of a mean at least as far from 0 by chance alone; 1 of a single value."""
+        if not self.freedom:
+            return 1.0
+        return two_sided(self.value / self.error, self.freedom) if self.error else float(self.value == 0)
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """Of independent values, of which there is at least one."""
+    error = stdev(values) / sqrt(len(values)) if len(values) > 1 else nan
+    return Mean(fmean(values), error, len(values) - 1)

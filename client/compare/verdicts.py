@@ -9,9 +9,9 @@ from typing import TypeAlias
 from client.compare import losses
 from client.compare.brief import besides
 from client.compare.control import against_itself
-from client.compare.experiment import SURE_ROUNDS
 from client.compare.findings import Findings
 from client.compare.paired import NOT_SHOWN, Difference
+from client.compare.schedule import SURE_ROUNDS
 from client.compare.searching import told
 from client.compare.turning import SHOWN, turns
 from client.compare.words import METRIC_NAMES, SHORT_NAMES

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import isnan, sqrt
+
 import numpy as np
 import pytest
 
 from client.compare.ranks import holm, signed_rank_p, signed_ranks
-from client.compare.student import quantile, two_sided
+from client.compare.student import mean, quantile, two_sided
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,22 @@ def test_students_ends() -> None:
         two_sided(1.0, 0)
     with pytest.raises(ValueError, match=r"between 0 and 0\.5, got 0\.6"):
         quantile(0.6, 3)
+
+
+def test_a_mean_by_hand() -> None:
+    found = mean([1.0, 2.0, 3.0])
+    assert (found.value, found.freedom) == (2.0, 2)
+    assert found.error == pytest.approx(1 / sqrt(3))
+    assert found.ends() == pytest.approx((2 - 4.303 / sqrt(3), 2 + 4.303 / sqrt(3)), abs=5e-4)
+    assert found.ends(0.2) == pytest.approx((2 - 1.061 / sqrt(3), 2 + 1.061 / sqrt(3)), abs=5e-4)
+    assert found.probability == pytest.approx(two_sided(2 * sqrt(3), 2))
+
+
+def test_a_mean_without_spread_is_sure_and_one_of_a_single_value_is_not() -> None:
+    assert mean([0.1] * 3).ends() == pytest.approx((0.1, 0.1))
+    assert (mean([0.1] * 3).probability, mean([0.0] * 3).probability) == (0.0, 1.0)
+    assert mean([5.0]).probability == 1.0
+    assert all(map(isnan, mean([5.0]).ends()))
 
 
 def test_signed_ranks_go_by_size_share_ties_and_pass_over_zero() -> None:
