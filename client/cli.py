@@ -4,13 +4,10 @@ worse, 4 it could not tell, 130 it was interrupted."""
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, NoReturn, ParamSpec
 
-import orjson
 import typer
 from rich.console import Console
 
@@ -22,13 +19,11 @@ from client.compare.command import compare
 from client.compare.document import ResultsError
 from client.compare.section import ExperimentError
 from client.connect import TargetError, connect
-from client.load import commands as trace_commands
-from client.load import session as load_session
-from client.load.arrivals import Closed, Drawn, Kind
-from client.load.runner import Bounds
-from client.load.statistics import Objective
+from client.load import trace_commands
+from client.load.command import load
 from client.load.trace import TraceError
-from client.load.workload import Prompts, Workload, WorkloadError
+from client.load.workload import WorkloadError
+from client.options import LOCAL, ApiKey, Ca, Cert, Json, Key, Model, Seed, Target, Temperature, print_json
 from client.show import facts_view, models_table
 from client.version import Version
 from client.watch import watch
@@ -44,22 +39,6 @@ app = typer.Typer(
 )
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}  # --help too
 
-Target = Annotated[
-    str,
-    typer.Option(
-        envvar="DYNO_TARGET", help="http://HOST:PORT for REST, grpc://HOST:PORT for gRPC; https, grpcs for TLS."
-    ),
-]
-Model = Annotated[str, typer.Option(help="Which of the served models; not needed when there is only one.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
-Seed = Annotated[int | None, typer.Option(help="Makes sampling reproducible.")]
-Temperature = Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")]
-ApiKey = Annotated[str, typer.Option(envvar="DYNO_API_KEY", help="For servers that require one; better as a variable.")]
-Ca = Annotated[Path | None, typer.Option(envvar="DYNO_CA", help="With TLS: PEM file of the server's authority.")]
-Cert = Annotated[Path | None, typer.Option(envvar="DYNO_CERT", help="With TLS: PEM file of the client's certificate.")]
-Key = Annotated[Path | None, typer.Option(envvar="DYNO_KEY", help="With TLS: PEM file of its key.")]
-LOCAL = "http://127.0.0.1:8000"
-
 
 def told(command: Callable[_P, None]) -> Callable[_P, None]:
     """The command, with what can go wrong told in one line and as an exit code."""
@@ -72,8 +51,8 @@ def told(command: Callable[_P, None]) -> Callable[_P, None]:
             _fail(str(error), 2)
         except (ClientError, WorkloadError, OSError) as error:
             _fail(str(error), 1)
-        except interrupts.Interrupted:
-            _fail("interrupted", 130)
+        except interrupts.Interrupted as error:
+            _fail(str(error), 130)
 
     return guarded
 
@@ -150,7 +129,7 @@ def generate(
     request = GenerateRequest(prompt, model, sampling, routing=detail)
     heard = interrupts.run(talk.ask(target, request, Access(api_key, ca, cert, key), echo=not json))
     if json:
-        _print_json(talk.document(target, request, heard))
+        print_json(talk.document(target, request, heard))
     else:
         console = Console()
         console.print("\n")
@@ -193,85 +172,13 @@ def models(
 
     cards = interrupts.run(ask())
     if json:
-        _print_json([orjson.loads(orjson.dumps(card)) for card in cards])
+        print_json(cards)
     else:
         Console().print(models_table(cards))
 
 
 app.command()(told(watch))
-
-
-@app.command()
-@told
-def load(
-    target: Target = LOCAL,
-    model: Model = "",
-    rate: Annotated[float | None, typer.Option(help="Open loop: requests per second, whatever is in flight.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Closed loop: requests in flight at any time.")] = None,
-    arrivals: Annotated[Kind, typer.Option(help="With --rate: how arrivals are distributed.")] = Kind.POISSON,
-    shape: Annotated[float, typer.Option(help="With gamma: below 1 in bursts, above 1 evenly.")] = 0.5,
-    requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 64,
-    seconds: Annotated[float, typer.Option(help="Send nothing after so many seconds.")] = float("inf"),
-    prompts: Annotated[Prompts, typer.Option(help="What the prompts are made of.")] = Prompts.TALES,
-    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Length of prompts; else 128, tales whole.")] = None,
-    output_tokens: Annotated[int, typer.Option(min=1, help="Length of every answer.")] = 64,
-    temperature: Annotated[float, typer.Option(help="Of every request.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of prompts, arrivals and sampling.")] = 0,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests sent first, not measured; 0: none.")] = 4,
-    timeout: Annotated[float, typer.Option(help="Seconds after which a request has failed.")] = 600.0,
-    first_token_within: Annotated[float | None, typer.Option(help="Objective of goodput, in seconds.")] = None,
-    per_token_within: Annotated[float | None, typer.Option(help="Objective of goodput, in seconds.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="Send the requests of this file instead.")] = None,
-    until: Annotated[float | None, typer.Option(help="With ramp: the rate at the end.")] = None,
-    save_trace: Annotated[Path | None, typer.Option(help="Write what was sent to this file.")] = None,
-    api_key: ApiKey = "",
-    ca: Ca = None,
-    cert: Cert = None,
-    key: Key = None,
-    json: Json = False,
-) -> None:
-    """Put a server under load and measure what it delivers."""
-    law = _arrivals(rate, concurrency, arrivals, shape, until)
-    if law is None and trace is None:
-        raise typer.BadParameter("say how the requests come: --rate R, --concurrency C or --trace FILE")
-    plan = load_session.Plan(
-        target=target,
-        model=model,
-        arrivals=law,
-        workload=Workload(requests, output_tokens, prompts, prompt_tokens, temperature),
-        seed=seed,
-        warmup=warmup,
-        bounds=Bounds(seconds, timeout),
-        objective=Objective(first_token_within, per_token_within),
-        trace=trace,
-        save_trace=save_trace,
-        access=Access(api_key, ca, cert, key),
-    )
-    done = interrupts.run(load_session.put_under_load(plan, Console(stderr=True)))
-    if json:
-        _print_json(done.document())
-    else:
-        Console().print(done.view())
-    if done.run.interrupted:
-        _fail("interrupted; what was measured until then is above", 130)
-    if done.failed:
-        _fail(done.failed, 1)
-
-
-def _arrivals(
-    rate: float | None, concurrency: int | None, kind: Kind, shape: float, until: float | None
-) -> Drawn | None:
-    """None when neither is given."""
-    if rate is not None and concurrency is not None:
-        raise typer.BadParameter("give --rate for an open loop or --concurrency for a closed one, not both")
-    try:
-        if concurrency is not None:
-            return Closed(concurrency)
-        return None if rate is None else kind.at(rate, shape, until or 0.0)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
+app.command()(told(load))
 app.command()(told(compare))
 app.command("replay")(told(replay.command))
 trace = typer.Typer(help="Make, import, record and describe traces.", no_args_is_help=True, rich_markup_mode=None)
@@ -285,10 +192,6 @@ for _command in (trace_commands.make, trace_commands.import_, trace_commands.rec
 def demo() -> None:
     """Show Dyno at work on its embedded models, in under a minute."""
     interrupts.run(demonstration.show(Console()))
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
 def main() -> None:

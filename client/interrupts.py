@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class Interrupted(Exception):
-    """The user ended the program before it was done; everything it started has been stopped."""
+    """The user ended the program before it was done; everything it started has been stopped. Its text says so."""
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
@@ -22,7 +22,7 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
     try:
         return loop.run(_cancellable(main))
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
-        raise Interrupted from error
+        raise Interrupted("interrupted") from error
 
 
 async def _cancellable(main: Coroutine[Any, Any, _T]) -> _T:

@@ -20,6 +20,7 @@ from rich.text import Text
 from client import interrupts
 from client.access import Access
 from client.api import ClientError
+from client.options import LOCAL, print_json
 from client.rest import RestClient
 from client.units import milliseconds, plain
 
@@ -143,9 +144,7 @@ def _quoted(token: ReplayedToken) -> str:
 def command(
     request: Annotated[Path, typer.Argument(help="What `dyno generate --json` printed.")],
     on: Annotated[list[str], typer.Option(help="The model that reads it; may be repeated.")],
-    target: Annotated[
-        str, typer.Option(envvar="DYNO_TARGET", help="REST server that has the models.")
-    ] = "http://127.0.0.1:8000",
+    target: Annotated[str, typer.Option(envvar="DYNO_TARGET", help="REST server that has the models.")] = LOCAL,
     json: Annotated[bool, typer.Option("--json", help="Every token, as one JSON object.")] = False,
 ) -> None:
     """Report how probable a stored answer is to another model, token for token, and where it would have differed."""
@@ -158,6 +157,6 @@ def command(
     if json:
         told = [asdict(one) | {"mean_logprob": one.mean_logprob, "divergence": one.divergence} for one in sides]
         document = {"schema": "dyno.replay/1", "stored": asdict(stored), "replayed": told}
-        typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+        print_json(document)
     else:
         view(stored, sides, Console())

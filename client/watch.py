@@ -17,21 +17,20 @@ from client import interrupts
 from client.api import Client
 from client.connect import connect
 from client.live import RoutingLoad
+from client.options import LOCAL, Model, Target
 from client.units import plain, sparks
 
 _WIDEST_SPARKS = 64
 
 
 def watch(
-    target: Annotated[
-        str, typer.Option(envvar="DYNO_TARGET", help="As for the other commands; keys come from the environment.")
-    ] = "http://127.0.0.1:8000",
-    model: Annotated[str, typer.Option(help="Which of the served models; not needed when there is only one.")] = "",
+    target: Target = LOCAL,
+    model: Model = "",
     interval: Annotated[float, typer.Option(help="Seconds between updates, 0.1 to 60.")] = 1.0,
     count: Annotated[int | None, typer.Option(min=1, help="Stop after this many updates.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead.")] = False,
 ) -> None:
-    """Watch how a model's tokens spread over its experts while it works."""
+    """Watch how a model's tokens spread over its experts while it works. Keys come from the environment."""
     interrupts.run(follow(connect(target), model, interval, count, Console(), json=json))
 
 

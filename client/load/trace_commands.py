@@ -11,8 +11,8 @@ from rich.table import Table
 
 from client import interrupts
 from client.connect import connect
-from client.load import importing, recording
-from client.load.arrivals import Closed, Drawn, Kind
+from client.load import flags, importing, recording
+from client.load.arrivals import Drawn, Kind
 from client.load.lengths import Lengths, parse_lengths
 from client.load.prompts import tales
 from client.load.statistics import Distribution
@@ -28,11 +28,11 @@ Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random."
 def make(
     out: Out,
     requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 64,
-    rate: Annotated[float | None, typer.Option(help="Open loop: requests per second.")] = None,
+    rate: flags.Rate = None,
     concurrency: Annotated[int | None, typer.Option(help="Closed loop of this many: no arrival times.")] = None,
-    arrivals: Annotated[Kind, typer.Option(help="With --rate: how arrivals are distributed.")] = Kind.POISSON,
-    shape: Annotated[float, typer.Option(help="With gamma: below 1 in bursts, above 1 evenly.")] = 0.5,
-    until: Annotated[float, typer.Option(help="With ramp: the rate at the end.")] = 0.0,
+    arrivals: flags.Law = Kind.POISSON,
+    shape: flags.Shape = 0.5,
+    until: flags.Until = None,
     prompts: Annotated[Prompts, typer.Option(help="What the prompts are made of.")] = Prompts.RANDOM,
     prompt_tokens: Annotated[str, typer.Option(help="N, uniform:A:B, log-normal:MEDIAN:SIGMA:MOST, file:PATH.")] = "",
     output_tokens: Annotated[str, typer.Option(help="In the same forms.")] = "64",
@@ -60,7 +60,9 @@ def make(
         cancelled=cancelled,
         cancel_after=cancel_after,
     )
-    law = _law(rate, concurrency, arrivals, shape, until)
+    law = flags.law(rate, concurrency, arrivals, shape, until)
+    if law is None:
+        raise typer.BadParameter("give --rate for an open loop or --concurrency for a closed one")
     if target:
         trace = interrupts.run(_drawn(workload, law, target, model, seed))
     elif prompts is Prompts.TALES:
@@ -81,15 +83,6 @@ async def _drawn(workload: Workload, law: Drawn, target: str, model: str, seed: 
 def _lengths(text: str) -> Lengths:
     try:
         return parse_lengths(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-def _law(rate: float | None, concurrency: int | None, kind: Kind, shape: float, until: float) -> Drawn:
-    if (rate is None) == (concurrency is None):
-        raise typer.BadParameter("give --rate for an open loop or --concurrency for a closed one")
-    try:
-        return Closed(concurrency) if concurrency is not None else kind.at(rate or 0.0, shape, until)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
