@@ -19,7 +19,7 @@ from client.compare.results import Measured, Results
 from client.compare.schedule import SURE_ROUNDS
 from client.compare.searching import bounds, outcomes
 from client.compare.tables import Grid, difference_row
-from client.compare.words import SHORT_NAMES
+from client.compare.words import SHORT_NAMES, Verdict
 from client.load.arrivals import Arrivals, describe
 from client.units import plain
 
@@ -37,7 +37,7 @@ class Change:
 
     def regressed(self, tolerance: float) -> bool:
         """Shown to be slower, and by more than the tolerance as far as can be told."""
-        return self.difference.verdict == "slower" and self.difference.ratio > 1 + tolerance
+        return self.difference.verdict is Verdict.SLOWER and self.difference.ratio > 1 + tolerance
 
     def unseen(self, tolerance: float) -> bool:
         """Whether it may be slower by more than the tolerance, and this run would not have shown it."""
@@ -183,7 +183,7 @@ def _up(before: Quality, after: Quality) -> float:
 def _shown(before: Quality, after: Quality) -> bool:
     """Whether the passages speak for it that it is worse; without them the number as it is."""
     found = apart(before.each, after.each)
-    return found is None or found.verdict == "worse"
+    return found is None or found.verdict is Verdict.WORSE
 
 
 def _unjudged(

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from client.compare.bootstrap import Interval
-from client.compare.paired import LEVEL, NOT_SHOWN
+from client.compare.paired import LEVEL
 from client.compare.quality import Band, Quality, Scored, bits_per_byte
 from client.compare.ranks import holm
 from client.compare.student import Mean, mean
+from client.compare.words import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,10 @@ class Apart:
     adjusted: float = 1.0  # the same, corrected for every comparison of bits in the report
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Verdict:
         if not (self.interval.without(0.0) and self.adjusted < 1 - LEVEL):
-            return NOT_SHOWN
-        return "better" if self.difference < 0 else "worse"
+            return Verdict.NOT_SHOWN
+        return Verdict.BETTER if self.difference < 0 else Verdict.WORSE
 
     def __str__(self) -> str:
         """ "+0.0071 [0.0042, 0.0100]" """

@@ -6,7 +6,6 @@ from math import log
 
 from client.compare.findings import Findings
 from client.compare.paired import METRICS, Difference
-from client.compare.turning import SHOWN
 from client.compare.words import SHORT_NAMES
 from client.units import plain
 
@@ -26,7 +25,7 @@ def distrust(findings: Findings) -> tuple[str, ...]:
         return ()
     one, load = max(apart, key=lambda told: abs(log(told[0].ratio)))
     base, factor = findings.results.experiment.baseline.name, plain(max(one.ratio, 1 / one.ratio))
-    differs = "was told apart" if one.verdict in SHOWN else "seems to differ"
+    differs = "was told apart" if one.verdict.sure else "seems to differ"
     return (
         f"not to be trusted: {base} {differs} from itself, by a factor of up to {factor} "
         f"({SHORT_NAMES[one.metric]}, at {load}); a difference of others up to that size may be the machine's alone",

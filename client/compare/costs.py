@@ -7,7 +7,6 @@ from math import isfinite, nan
 from client.compare.bits import Apart
 from client.compare.figure import Figure, by_load
 from client.compare.findings import Findings
-from client.compare.paired import NOT_SHOWN
 from client.compare.plots import Point, Series, lines
 from client.compare.predicted import peak_bytes
 from client.compare.quality import Band, Quality
@@ -135,7 +134,7 @@ def _judged(name: str, i: int, judged: Quality | Band, apart: Apart | None, base
         return Row(name, i, value, told=f"{value:.4f}", tip=tip)
     low, high = (value - apart.difference + end for end in (apart.interval.low, apart.interval.high))
     tip += f"; against {baseline} {apart}, {apart.verdict}"
-    return Row(name, i, value, low, high, f"{value:.4f}", tip, apart.verdict != NOT_SHOWN)
+    return Row(name, i, value, low, high, f"{value:.4f}", tip, apart.verdict.sure)
 
 
 def _worth(findings: Findings) -> Figure:

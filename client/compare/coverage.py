@@ -17,6 +17,7 @@ from client.compare.findings import QUANTILES, differences_of
 from client.compare.paired import Difference, Round, compare, corrected
 from client.compare.percentiles import percentile_interval
 from client.compare.whole import over_runs
+from client.compare.words import Verdict
 from client.facts import Facts, Usage
 from client.load.arrivals import Closed
 from client.load.record import Record, Run
@@ -24,6 +25,7 @@ from client.load.record import Record, Run
 _PAIRS = 20
 _LOADS = 3  # of a whole report, seven comparisons each
 _LONG = 20_000  # rounds, whose percentiles are taken for the truth
+_SLOWER = (Verdict.SLOWER, Verdict.SEEMS_SLOWER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +103,10 @@ def rates(world: World, simulations: int, draws: int = 400) -> Rates:
     return Rates(
         covered=_share(not one.ratio_interval.without(1.0) for one in same),
         told_apart=_share(one.told_apart for one in same),
-        caught=_share(one.verdict.endswith("slower") for one in slower),
-        missed_at_smallest=_share(not one.verdict.endswith("slower") for one in at_smallest),
+        caught=_share(one.verdict in _SLOWER for one in slower),
+        missed_at_smallest=_share(one.verdict not in _SLOWER for one in at_smallest),
         tail_covered=_share(not one.ratio_interval.without(1.0) for one in tails),
-        tail_caught=_share(one.verdict.endswith("slower") for one in slower_tails),
+        tail_caught=_share(one.verdict in _SLOWER for one in slower_tails),
         any_told_apart=_share(_any_told_apart(world, seed, draws) for seed in range(max(1, simulations // 4))),
         percentiles=_percentiles(world, simulations),
     )

@@ -18,14 +18,13 @@ from client.compare.bootstrap import DRAWS, Floats, Interval, interval
 from client.compare.ranks import holm, signed_rank_p
 from client.compare.schedule import SURE_ROUNDS
 from client.compare.student import mean, quantile
+from client.compare.words import Verdict
 from client.load.record import Record
 
 LEVEL = 0.95
 _TAIL = (1 - LEVEL) / 2
 POWER = 0.8
 MOST_LOST = 0.01  # of the pairs; the requests that are left are no fair sample of what was asked
-NO_VERDICT = "no verdict: requests failed"
-NOT_SHOWN = "no difference shown"
 _TICK = 1e-6  # seconds, as records are kept
 _NEGLIGIBLE = 0.001  # a ratio as close to 1 as this is below what clocks and schedulers can carry
 
@@ -73,22 +72,22 @@ class Difference:
         return self.pairs > 0 and self.rounds >= 2 and apart
 
     @property
-    def verdict(self) -> str:
-        """In words. With few rounds the rank test has no say yet, and the verdict only leans: by an interval as wide as
-        the number of comparisons asks for."""
+    def verdict(self) -> Verdict:
+        """With few rounds the rank test has no say yet, and it only leans: by an interval as wide as the number of
+        comparisons asks for."""
         if self.too_lossy:
-            return NO_VERDICT
+            return Verdict.NONE
         if not self.shown:
-            return NOT_SHOWN
+            return Verdict.NOT_SHOWN
         word = "faster" if self.ratio < 1 else "slower"
         if self.rounds < SURE_ROUNDS:
-            return f"seems {word}" if abs(log(self.ratio)) > self.reach else NOT_SHOWN
-        return word if self.adjusted < 1 - LEVEL else NOT_SHOWN
+            return Verdict(f"seems {word}") if abs(log(self.ratio)) > self.reach else Verdict.NOT_SHOWN
+        return Verdict(word) if self.adjusted < 1 - LEVEL else Verdict.NOT_SHOWN
 
     @property
     def told_apart(self) -> bool:
         """Whether the verdict is for one of the two, if only by leaning."""
-        return self.verdict not in (NO_VERDICT, NOT_SHOWN)
+        return self.verdict.sure or self.verdict.leans
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-SHOWN = ("faster", "slower")
+from client.compare.words import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Turn:
     above: bool
 
 
-def turns(verdicts: Sequence[str]) -> tuple[Turn, ...]:
+def turns(verdicts: Sequence[Verdict]) -> tuple[Turn, ...]:
     """Of one time at every load, the lowest first."""
-    shown = [place for place, verdict in enumerate(verdicts) if verdict in SHOWN]
+    shown = [place for place, verdict in enumerate(verdicts) if verdict.sure]
     return tuple(
         Turn(last, first, _all(verdicts[:last], verdicts[last]), _all(verdicts[first + 1 :], verdicts[first]))
         for last, first in pairwise(shown)
@@ -34,5 +34,5 @@ def turns(verdicts: Sequence[str]) -> tuple[Turn, ...]:
     )
 
 
-def _all(verdicts: Sequence[str], one: str) -> bool:
+def _all(verdicts: Sequence[Verdict], one: Verdict) -> bool:
     return bool(verdicts) and set(verdicts) == {one}

@@ -10,17 +10,15 @@ from client.compare import losses
 from client.compare.brief import besides
 from client.compare.control import against_itself
 from client.compare.findings import Findings
-from client.compare.paired import NOT_SHOWN, Difference
+from client.compare.paired import Difference
 from client.compare.schedule import SURE_ROUNDS
 from client.compare.searching import told
-from client.compare.turning import SHOWN, turns
-from client.compare.words import METRIC_NAMES, SHORT_NAMES
+from client.compare.turning import turns
+from client.compare.words import METRIC_NAMES, SHORT_NAMES, Verdict
 from client.load.arrivals import Arrivals, amount, describe
 from client.units import plain
 
 Found: TypeAlias = dict[str, dict[int, Difference]]  # by metric, then by level
-
-_WORDS = (*SHOWN, *(f"seems {word}" for word in SHOWN))
 
 
 def summary(findings: Findings) -> tuple[str, ...]:
@@ -28,9 +26,7 @@ def summary(findings: Findings) -> tuple[str, ...]:
     then what else there is to compare."""
     others = [i for i in findings.results.asked if i]
     said = [line for i in others for line in (_against(findings, i), *_turns(findings, i))]
-    if any(
-        one.verdict.startswith("seems") for (i, _), some in findings.differences.items() if i in others for one in some
-    ):
+    if any(one.verdict.leans for (i, _), some in findings.differences.items() if i in others for one in some):
         said.append(f"“Seems” only leans: a verdict needs {SURE_ROUNDS} rounds.")
     if tried := findings.results.tried:
         each = "; ".join(f"{name} {told(tried, i)}" for i, name in findings.results.asked.items())
@@ -41,12 +37,12 @@ def summary(findings: Findings) -> tuple[str, ...]:
 def _against(findings: Findings, i: int) -> str:
     experiment, found = findings.results.experiment, _by_metric(findings, i)
     each = [one for at in found.values() for one in at.values()]
-    kinds = {word: _in_words(experiment.levels, found, word) for word in _WORDS}
+    kinds = {word: _in_words(experiment.levels, found, word) for word in Verdict if word.sure or word.leans}
     shown = "; ".join(f"{word} in {text}" for word, text in kinds.items() if text)
     lossy = {level for at in found.values() for level, one in at.items() if one.too_lossy}
     failed = f"no verdict{_where(experiment.levels, sorted(lossy))}: too many requests failed" if lossy else ""
     seen = [one.smallest if one.smallest < 100 else inf for one in each if one.of_requests and one.pairs]
-    nothing = NOT_SHOWN + (f" ({_seen(max(seen))} would have shown)" if seen else "")
+    nothing = Verdict.NOT_SHOWN + (f" ({_seen(max(seen))} would have shown)" if seen else "")
     noisy = {level for (side, level), one in findings.drifts.items() if side in (0, i) and one.noisy}
     doubt = f" The machine was too noisy to rely on this{_where(experiment.levels, sorted(noisy))}." if noisy else ""
     verdict = "; ".join(filter(None, (shown, failed))) or nothing
@@ -61,11 +57,11 @@ def _by_metric(findings: Findings, i: int) -> Found:
     return found
 
 
-def _in_words(levels: Sequence[Arrivals], found: Found, verdict: str) -> str:
+def _in_words(levels: Sequence[Arrivals], found: Found, verdict: Verdict) -> str:
     """ "first token by factors from 1.2 to 1.4 at every load", for every metric with that verdict at any load."""
     parts = []
     for metric, at in found.items():
-        ratios = {level: one.ratio for level, one in at.items() if one.verdict == verdict}
+        ratios = {level: one.ratio for level, one in at.items() if one.verdict is verdict}
         if ratios:
             sizes = sorted(max(r, 1 / r) for r in ratios.values())
             least, most = plain(sizes[0]), plain(sizes[-1])
@@ -93,9 +89,9 @@ def _turns(findings: Findings, i: int) -> list[str]:
     experiment = findings.results.experiment
     order = sorted(range(len(experiment.levels)), key=lambda level: amount(experiment.levels[level]))
     loads = [_load(experiment.levels[level]) for level in order]
-    said: dict[tuple[str, str], list[str]] = {}
+    said: dict[tuple[Verdict, str], list[str]] = {}
     for metric, at in _by_metric(findings, i).items():
-        verdicts = [at[level].verdict if level in at else "" for level in order]
+        verdicts = [at[level].verdict if level in at else Verdict.NOT_SHOWN for level in order]
         for turn in turns(verdicts):
             low = f"at {loads[turn.last]}{' and below' if turn.below else ''}"
             high = f"from {loads[turn.first]} on" if turn.above else f"at {loads[turn.first]}"
@@ -122,7 +118,7 @@ def _sentence(name: str, base: str, load: str, one: Difference) -> str:
         return f"At {load}, nothing can be said of {metric}: no {kind} has one from both {name} and {base}."
     interval = f"95 % interval {plain(one.ratio_interval.low)} to {plain(one.ratio_interval.high)}"
     evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} {'pairs' if one.of_requests else 'rounds'}"
-    if one.verdict == NOT_SHOWN:
+    if one.verdict is Verdict.NOT_SHOWN:
         evidence += f"; {_seen(one.smallest)} would have shown"
     return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."
 

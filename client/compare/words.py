@@ -1,4 +1,8 @@
-"""What the numbers are called. No name has a comma: names stand in lists."""
+"""What the numbers are called, and what is said of their differences. No name has a comma: names stand in lists."""
+
+from __future__ import annotations
+
+from enum import StrEnum
 
 METRIC_NAMES = {
     "first_token": "time to first token",
@@ -28,3 +32,26 @@ SHORT_NAMES = {
     "total_p95": "end to end p95",
     "throughput": "per token overall",
 }
+
+
+class Verdict(StrEnum):
+    """What is said of a difference, in these very words: of times, or of bits per byte."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    SEEMS_FASTER = "seems faster"
+    SEEMS_SLOWER = "seems slower"
+    BETTER = "better"
+    WORSE = "worse"
+    NOT_SHOWN = "no difference shown"
+    NONE = "no verdict: requests failed"
+
+    @property
+    def leans(self) -> bool:
+        """Whether it is for one of the two, of too few rounds to be sure."""
+        return self in (Verdict.SEEMS_FASTER, Verdict.SEEMS_SLOWER)
+
+    @property
+    def sure(self) -> bool:
+        """Whether it is for one of the two, and no leaning."""
+        return not self.leans and self not in (Verdict.NOT_SHOWN, Verdict.NONE)

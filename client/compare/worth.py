@@ -15,11 +15,11 @@ from statistics import fmean
 from typing import Any
 
 from client.compare.bits import Apart, Stretch
-from client.compare.paired import NOT_SHOWN, Difference, corrected, over_rounds
+from client.compare.paired import Difference, corrected, over_rounds
 from client.compare.quality import Quality
 from client.compare.results import Place, Results
-from client.compare.turning import SHOWN
 from client.compare.whole import lossy, seconds_a_token
+from client.compare.words import Verdict
 from client.load.arrivals import Closed
 from client.load.record import Run
 from client.load.statistics import Objective
@@ -154,8 +154,8 @@ def _sentence(one: Worth, base: float, first: str, name: str) -> str:
     more, ratio = one.bits.difference / base, one.time.ratio
     bits = f"{plain(100 * abs(more))} % {'fewer' if more < 0 else 'more'} bits per byte"
     time = f"{plain(ratio)} times the time a token"
-    apart, slower = one.bits.verdict != NOT_SHOWN, one.time.verdict
-    if apart and slower in SHOWN:
+    apart, slower = one.bits.verdict.sure, one.time.verdict
+    if apart and slower.sure:
         if (more < 0) != (ratio < 1):
             return f"{name} against {first}: {bits} for {time}."
         better, worse = (name, first) if more < 0 else (first, name)
@@ -164,7 +164,7 @@ def _sentence(one: Worth, base: float, first: str, name: str) -> str:
     return f"{name} against {first}: {bits}, {_in_time(slower, time)}."
 
 
-def _in_time(verdict: str, time: str) -> str:
-    if verdict == NOT_SHOWN:
+def _in_time(verdict: Verdict, time: str) -> str:
+    if verdict is Verdict.NOT_SHOWN:
         return "no difference in time shown"
-    return time if verdict in SHOWN else f"{verdict} ({time})"
+    return time if verdict.sure else f"{verdict} ({time})"

@@ -18,11 +18,11 @@ from client.compare.brief import besides
 from client.compare.document import document, read
 from client.compare.figures import figures
 from client.compare.findings import conclude
-from client.compare.paired import NOT_SHOWN
 from client.compare.quality import Band, Quality, Scored, beginnings, bits_per_byte, quality_from_json
 from client.compare.results import Results
 from client.compare.tables import models_grid
 from client.compare.tidy import numbers
+from client.compare.words import Verdict
 from client.load.prompts import passages
 from tests.client.compare.factories import results
 from tests.client.compare.test_bench import on
@@ -56,7 +56,7 @@ def test_how_hard_a_text_is_cancels_out() -> None:
     back = apart(texts(*WORSE), texts(*HARD))
     assert back is not None and back.verdict == "better"
     unsure = apart(texts(*HARD), texts(*ELSEWHERE))
-    assert unsure is not None and unsure.difference > 0.02 and unsure.verdict == NOT_SHOWN
+    assert unsure is not None and unsure.difference > 0.02 and unsure.verdict == Verdict.NOT_SHOWN
 
 
 def test_a_text_counts_by_its_bytes() -> None:
@@ -80,7 +80,7 @@ def test_no_long_text_is_part_of_another(length: int, count: int) -> None:
 
 def test_a_model_is_as_good_as_itself_and_one_text_says_nothing() -> None:
     found = apart(texts(*HARD), texts(*HARD))
-    assert found is not None and (found.difference, found.probability, found.verdict) == (0.0, 1.0, NOT_SHOWN)
+    assert found is not None and (found.difference, found.probability, found.verdict) == (0.0, 1.0, Verdict.NOT_SHOWN)
     assert apart(texts(1.0), texts(1.1)) is None
     assert apart((), texts(*HARD)) is None
 
@@ -110,7 +110,7 @@ def test_the_interval_is_told_wherever_the_number_is() -> None:
     rows = {row[0]: row[1:] for row in models_grid(findings).rows}
     assert rows["bits per byte, held text"] == ("1.8750", "1.8950", "1.9250")
     assert rows["against arch0, on the same texts"] == ("–", "+0.0200 [0.0070, 0.0330]", "+0.0500 [-0.3288, 0.4288]")
-    assert rows["verdict"] == ("–", "worse", NOT_SHOWN)
+    assert rows["verdict"] == ("–", "worse", Verdict.NOT_SHOWN)
     assert any(
         line.startswith(f"Bits per byte on held text against arch0: arch1 {said}; arch2") for line in besides(findings)
     )
@@ -120,7 +120,7 @@ def test_the_interval_is_told_wherever_the_number_is() -> None:
     [line] = [one for one in numbers(findings) if one.metric == "bits per byte" and one.verdict == "worse"]
     assert (line.architecture, line.statistic, line.against) == ("arch1", "difference, held text", "arch0")
     [told] = orjson.loads(orjson.dumps(document(findings)))["quality_differences"]
-    assert [one and one["verdict"] for one in told["architectures"]] == [None, "worse", NOT_SHOWN]
+    assert [one and one["verdict"] for one in told["architectures"]] == [None, "worse", Verdict.NOT_SHOWN]
 
 
 def test_older_results_without_passages_are_read(tmp_path: Path) -> None:

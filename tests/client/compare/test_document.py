@@ -17,10 +17,11 @@ from client.compare.bench import Watcher, measure
 from client.compare.document import ResultsError, document, read, resumable
 from client.compare.experiment import from_text
 from client.compare.findings import conclude
-from client.compare.paired import METRICS, NOT_SHOWN
+from client.compare.paired import METRICS
 from client.compare.report import write
 from client.compare.results import Results
 from client.compare.whole import OF_A_RUN
+from client.compare.words import Verdict
 from tests.client.compare.factories import results
 from tests.client.compare.test_bench import on
 from tests.client.fake_server import FakeServer
@@ -62,8 +63,8 @@ def test_everything_is_read_back(tmp_path: Path) -> None:
     assert again.experiment == whole.experiment
     assert orjson.loads(orjson.dumps(document(conclude(again))))["cells"] == orjson.loads(path.read_bytes())["cells"]
     verdicts = {one.metric: one.verdict for one in conclude(again).differences[1, 0]}
-    assert [verdicts[metric] for metric in METRICS] == ["slower", NOT_SHOWN, "slower"]
-    assert [verdicts[metric] for metric in OF_A_RUN if metric in verdicts] == ["slower", NOT_SHOWN, "slower"]
+    assert [verdicts[metric] for metric in METRICS] == ["slower", Verdict.NOT_SHOWN, "slower"]
+    assert [verdicts[metric] for metric in OF_A_RUN if metric in verdicts] == ["slower", Verdict.NOT_SHOWN, "slower"]
 
 
 @pytest.mark.parametrize(

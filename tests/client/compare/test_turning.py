@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from client.compare.turning import Turn, turns
+from client.compare.words import Verdict
 
-F, S, N = "faster", "slower", "no difference shown"
+F, S, N = Verdict.FASTER, Verdict.SLOWER, Verdict.NOT_SHOWN
 
 
 @pytest.mark.parametrize(
@@ -17,10 +18,16 @@ F, S, N = "faster", "slower", "no difference shown"
         ([F, S, F], [Turn(0, 1, below=False, above=False), Turn(1, 2, below=False, above=False)]),
         ([F, N, F], []),
         ([F, N, N], []),
-        (["seems faster", S], []),
-        (["no verdict: requests failed", S, "", F], [Turn(1, 3, below=False, above=False)]),
+        ([Verdict.SEEMS_FASTER, S], []),
+        ([Verdict.NONE, S, N, F], [Turn(1, 3, below=False, above=False)]),
         ([], []),
     ],
 )
-def test_the_order_turns_between_two_loads_that_show_it(verdicts: list[str], found: list[Turn]) -> None:
+def test_the_order_turns_between_two_loads_that_show_it(verdicts: list[Verdict], found: list[Turn]) -> None:
     assert list(turns(verdicts)) == found
+
+
+def test_a_verdict_is_its_words() -> None:
+    assert [one for one in Verdict if one.leans] == ["seems faster", "seems slower"]
+    assert [one for one in Verdict if one.sure] == ["faster", "slower", "better", "worse"]
+    assert f"{Verdict.NOT_SHOWN}; {Verdict.NONE}" == "no difference shown; no verdict: requests failed"

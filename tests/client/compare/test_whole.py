@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from client.compare.findings import differences_of
-from client.compare.paired import NO_VERDICT, NOT_SHOWN, corrected
+from client.compare.paired import corrected
+from client.compare.words import Verdict
 from client.load.arrivals import Closed
 from client.load.judgement import in_pieces, warnings
 from client.load.record import Record, Run
@@ -29,7 +30,7 @@ def verdicts(pairs: list[tuple[Run, Run]]) -> dict[str, str]:
 
 def test_a_tail_is_told_where_the_median_is_the_same() -> None:
     told = verdicts([(round_of(n), round_of(100 + n, stalls=0.12)) for n in range(8)])
-    assert (told["first_token"], told["total"]) == (NOT_SHOWN, NOT_SHOWN)
+    assert (told["first_token"], told["total"]) == (Verdict.NOT_SHOWN, Verdict.NOT_SHOWN)
     assert (told["first_token_p95"], told["total_p95"]) == ("slower", "slower")
 
 
@@ -40,7 +41,7 @@ def closed(one: Run) -> Run:
 def test_throughput_has_a_verdict_where_the_server_sets_the_pace() -> None:
     pairs = [(round_of(n), round_of(100 + n, longer=1.2)) for n in range(5)]
     told = verdicts([(closed(one), closed(two)) for one, two in pairs])
-    assert told == {metric: "slower" if metric == "throughput" else NOT_SHOWN for metric in told}
+    assert told == {metric: "slower" if metric == "throughput" else Verdict.NOT_SHOWN for metric in told}
     assert "throughput" in told and "throughput" not in verdicts(pairs), "what was offered is nobody's merit"
 
 
@@ -96,7 +97,7 @@ def test_a_round_that_lost_requests_has_no_tail() -> None:
 
     pairs = [(round_of(n), losing(round_of(100 + n, stalls=0.5)) if n else round_of(9)) for n in range(5)]
     told = verdicts([(closed(one), closed(two)) for one, two in pairs])
-    assert {told["first_token_p95"], told["throughput"]} == {NO_VERDICT}
+    assert {told["first_token_p95"], told["throughput"]} == {Verdict.NONE}
 
 
 def test_who_may_leave_is_no_pair() -> None:

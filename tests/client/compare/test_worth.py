@@ -13,11 +13,11 @@ from client.compare.brief import besides
 from client.compare.document import document
 from client.compare.figures import figures
 from client.compare.findings import conclude
-from client.compare.paired import NOT_SHOWN
 from client.compare.quality import Quality
 from client.compare.results import Measured, Results
 from client.compare.schedule import Cell
 from client.compare.tidy import numbers
+from client.compare.words import Verdict
 from client.compare.worth import cost, in_words
 from client.load.arrivals import Closed, Poisson
 from client.load.statistics import Objective
@@ -108,7 +108,7 @@ def test_time_is_judged_as_the_tables_judge_it() -> None:
     findings = conclude(made(quality(*WORSE), [exp(one) for one in (0.01, 0.05, 0.06, 0.02, 0.07)]))
     [throughput] = [one for one in findings.differences[1, 0] if one.metric == "throughput"]
     assert findings.worths[1].time == throughput
-    assert (throughput.verdict, round(throughput.probability, 3)) == (NOT_SHOWN, 0.022)
+    assert (throughput.verdict, round(throughput.probability, 3)) == (Verdict.NOT_SHOWN, 0.022)
     [told] = in_words(findings.worths, findings.results)
     assert told.endswith("no difference in time shown.")
 
