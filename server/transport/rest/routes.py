@@ -103,7 +103,8 @@ class Routes:
     def _entry(self, model: ServedModel) -> dict[str, Any]:
         card = asdict(model.card)
         owner = {"object": "model", "created": self.service.since, "owned_by": "dyno"}
-        return {"id": card.pop("id"), **owner, "max_model_len": card["context"], "dyno": card}
+        place = {"root": model.name, "parent": None}  # vLLM's: no model here is an adapter of another
+        return {"id": card.pop("id"), **owner, **place, "max_model_len": card["context"], "dyno": card}
 
     # ------------------------------------------------------------------------------------------ operation
 

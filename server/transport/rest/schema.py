@@ -1,7 +1,8 @@
 """The bodies that REST takes: shapes and types only; ranges are the validator's.
 
-Every optional field also takes null. Fields in IGNORED are accepted and change nothing: clients of other servers send
-them. Fields in UNSUPPORTED are known from other servers and refused, unless they hold a value that asks for nothing.
+Every optional field also takes null. Fields in IGNORED, and in a message those in IGNORED_IN_MESSAGES, are accepted and
+change nothing: clients of other servers send them. Fields in UNSUPPORTED are known from other servers and refused,
+unless they hold a value that asks for nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +21,26 @@ IGNORED = (
     "service_tier",
     "parallel_tool_calls",
     "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
     "safety_identifier",
     "verbosity",
     "reasoning_effort",
 )
+
+IGNORED_IN_MESSAGES = (
+    "name",
+    "type",
+    "refusal",
+    "annotations",
+    "reasoning",
+    "reasoning_content",
+    "reasoning_details",
+    "reasoning_items",
+    "thinking_blocks",
+    "provider_specific_fields",
+)
+"""What clients put on a message beside its content, or bring back with an answer that they keep as they parsed it."""
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
@@ -36,9 +53,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
     "web_search_options": (None,),
-    "annotations": (None, []),
-    "name": (None,),
-    "refusal": (None,),
+    "images": (None, []),
     "tool_calls": (None, []),
 }
 
@@ -193,6 +208,8 @@ class GenerationBody(GuidedBody, Body):
     service_tier: str | None = None
     parallel_tool_calls: bool | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
     safety_identifier: str | None = None
     verbosity: str | None = None
     reasoning_effort: str | None = None
@@ -216,14 +233,24 @@ class CompletionBody(GenerationBody, ReadingBody):
 
 
 class MessageBody(Body):
-    """A message; the fields that an answer of ours or OpenAI's has may come back with it, empty."""
+    """A message; one of an answer may come back with every field that a client has for it."""
 
     role: str
     content: Content
+
     name: Any = None
+    type: Any = None
     refusal: Any = None
     annotations: Any = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+    reasoning_details: Any = None
+    reasoning_items: Any = None
+    thinking_blocks: Any = None
+    provider_specific_fields: Any = None
+
     audio: Any = None
+    images: Any = None
     function_call: Any = None
     tool_calls: Any = None
 

@@ -16,6 +16,10 @@ for provider in ("hosted_vllm", "openai"):
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert text and text == whole.choices[0].message.content
     assert whole.usage.completion_tokens == 8
+    answered = whole.choices[0].message
+    for message in (answered, answered.model_dump()):  # with every field that litellm has for it
+        more = [*TALK["messages"], message, {"role": "user", "content": "And then?", "name": "listener"}]
+        assert litellm.completion(**place, **TALK | {"messages": more}).usage.completion_tokens == 8
 
 told = litellm.text_completion(
     model="text-completion-openai/tales-dense", api_base=URL, api_key="none", prompt="Once upon a time", max_tokens=8

@@ -245,6 +245,8 @@ class Model(Answer):
     object: Literal["model"] = Field(description="What this is.")
     created: int = Field(description="Since when the server serves, in seconds since 1970.")
     owned_by: Literal["dyno"] = Field(description="Always dyno.")
+    root: str = Field(description="The same as `id`.")
+    parent: None = Field(description="Always null.")
     max_model_len: int = Field(description="Longest prompt plus output, in tokens.")
     dyno: Card
 

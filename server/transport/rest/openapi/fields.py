@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from server.administration.host import SPEC_CHARS
 from server.limits import Limits
+from server.transport.rest.schema import IGNORED_IN_MESSAGES
 
 Told: TypeAlias = dict[str, Any]
 """Keywords of JSON schema that are added to those of the shape; `anyOf`, `type` and the like replace them."""
@@ -74,6 +75,8 @@ def _generation(limits: Limits) -> dict[str, Told]:
         "service_tier": told(NO_EFFECT),
         "parallel_tool_calls": told(NO_EFFECT),
         "prompt_cache_key": told(NO_EFFECT),
+        "prompt_cache_retention": told(NO_EFFECT),
+        "prompt_cache_options": told(NO_EFFECT),
         "safety_identifier": told(NO_EFFECT),
         "verbosity": told(NO_EFFECT),
         "reasoning_effort": told(NO_EFFECT),
@@ -155,9 +158,7 @@ def _refused() -> dict[str, Told]:
         "web_search_options": unless(),
         "suffix": unless(""),
         "best_of": unless(1),
-        "annotations": unless([]),
-        "name": unless(),
-        "refusal": unless(),
+        "images": unless([]),
         "tool_calls": unless([]),
     }
 
@@ -210,6 +211,7 @@ def _message(limits: Limits) -> dict[str, Told]:
             "Who speaks; `developer` is `system`.", enum=["system", "developer", "user", "assistant"], type="string"
         ),
         "content": told("A text, or parts of type text.", anyOf=[text, {"type": "array", "items": part}]),
+        **{name: told(NO_EFFECT) for name in IGNORED_IN_MESSAGES},
     }
 
 

@@ -213,6 +213,7 @@ async def test_models_have_their_cards(server: Harness) -> None:
     status, entry = await get(server, "/v1/models/chat")
     assert entry == listed["data"][3]
     assert (entry["object"], entry["owned_by"], entry["max_model_len"]) == ("model", "dyno", CONTEXT)
+    assert (entry["root"], entry["parent"]) == ("chat", None)
     card = entry["dyno"]
     assert (card["attention"], card["position"], card["feed_forward"]) == ("multi-query", "none", "gated silu")
     assert (card["total_parameters"], card["active_parameters"], card["chat"]) == (2000, 1000, True)

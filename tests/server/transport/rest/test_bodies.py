@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from server.transport.rest.schema import IGNORED, UNSUPPORTED, ChatBody, CompletionBody, MessageBody
+from server.transport.rest.schema import (
+    IGNORED,
+    IGNORED_IN_MESSAGES,
+    UNSUPPORTED,
+    ChatBody,
+    CompletionBody,
+    MessageBody,
+)
 from tests.server.kit import Harness
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -195,6 +202,9 @@ async def test_a_prompt_is_needed(body: dict[str, Any], server: Harness) -> None
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://localhost/x"}}]}, "messages"),
         ({"role": "user", "content": "x", "chat_template": "{{ 1 }}"}, "messages[0].chat_template"),
         ({"role": "user", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls"),
+        ({"role": "user", "content": "x", "function_call": {"name": "f"}}, "messages[0].function_call"),
+        ({"role": "user", "content": "x", "audio": {"id": "a"}}, "messages[0].audio"),
+        ({"role": "user", "content": "x", "images": ["aGk="]}, "messages[0].images"),
         ("x", "messages[0]"),
     ],
     ids=str,
@@ -230,7 +240,7 @@ async def test_what_completions_do_not_offer_is_refused_by_name(field: str, valu
 
 async def test_what_asks_for_nothing_is_allowed(server: Harness) -> None:
     """Every optional field as null, every unsupported field with its harmless value, every ignored field with some."""
-    some = {"metadata": {"a": "b"}, "store": True, "parallel_tool_calls": False}
+    some = {"metadata": {"a": "b"}, "store": True, "parallel_tool_calls": False, "prompt_cache_options": {"ttl": "24h"}}
     ignored = {name: some.get(name, "auto") for name in IGNORED}
     for path, good, shape in (("/v1/completions", GOOD, CompletionBody), ("/v1/chat/completions", CHAT, ChatBody)):
         nulls = {name: None for name, field in shape.model_fields.items() if not field.is_required()} | good
@@ -242,11 +252,13 @@ async def test_what_asks_for_nothing_is_allowed(server: Harness) -> None:
 
 
 async def test_an_answer_can_be_sent_back_as_a_message(server: Harness) -> None:
-    """SDKs do so, with every field of theirs."""
-    echo = dict.fromkeys(MessageBody.model_fields) | {"role": "assistant", "content": ""}
-    messages = [*CHAT["messages"], echo, {"role": "user", "content": [{"type": "text", "text": "and?"}]}]  # type: ignore[misc]
-    status, answer = await post(server, "/v1/chat/completions", json.dumps(CHAT | {"messages": messages}).encode())
-    assert status == 200, answer
+    """SDKs do so, with every field of theirs, and with what other servers put into them."""
+    full = {name: {"refusal": None, "blocks": [1]} for name in IGNORED_IN_MESSAGES}
+    for fields in (dict.fromkeys(MessageBody.model_fields), full, {"name": "teller", "type": "text", "refusal": ""}):
+        echo = fields | {"role": "assistant", "content": ""}
+        messages = [*CHAT["messages"], echo, {"role": "user", "content": [{"type": "text", "text": "and?"}]}]  # type: ignore[misc]
+        status, answer = await post(server, "/v1/chat/completions", json.dumps(CHAT | {"messages": messages}).encode())
+        assert status == 200, answer
 
 
 @pytest.mark.parametrize(
