@@ -35,7 +35,7 @@ class Limits:
     choices: int = 4
     logprobs: int = 20
     logit_bias: int = 300
-    stop: int = 4
+    stop: int = 16
     stop_chars: int = 64
     stop_ids: int = 64
     user_chars: int = 64

@@ -213,8 +213,8 @@ def fitting_sampling(
 def check_source(model: ServedModel, source: Sequence[int]) -> None:
     """What an encoder is to read."""
     if source and len(source) > model.longest_source:
-        message = f"a prompt of {len(source)} tokens exceeds the {model.longest_source} that the encoder can take"
-        raise ContextLengthExceeded(message, param="prompt")
+        longest = f"{_longest(model)}, of which the encoder takes {model.longest_source}"
+        raise ContextLengthExceeded(f"{longest}; a prompt of {len(source)} tokens exceeds that", param="prompt")
 
 
 def choice_seed(seed: int, index: int) -> int:
@@ -237,13 +237,18 @@ def _max_tokens(call: GenerateCall, model: ServedModel, prompt_tokens: int) -> i
 def _too_long(
     call: GenerateCall, model: ServedModel, prompt_tokens: int, max_tokens: int | None
 ) -> ContextLengthExceeded:
-    context, capacity = model.architecture.context, model.engine.capacity_tokens
-    holder = f"the model's context of {context}" if context <= capacity else f"the cache, which holds {capacity}"
+    capacity = model.engine.capacity_tokens
+    held = "" if model.architecture.context <= capacity else f", of which the cache holds {capacity}"
     asked = "no room for output" if max_tokens is None else f"max_tokens of {shown(max_tokens)}"
-    message = f"a prompt of {prompt_tokens} tokens with {asked} exceeds {holder} tokens"
+    message = f"{_longest(model)}{held}; a prompt of {prompt_tokens} tokens with {asked} exceeds that"
     if prompt_tokens < model.longest:
         return ContextLengthExceeded(message, param="max_tokens")
     return ContextLengthExceeded(message, param="messages" if isinstance(call.prompts[0], Conversation) else "prompt")
+
+
+def _longest(model: ServedModel) -> str:
+    """In OpenAI's words, by which clients know this error."""
+    return f"This model's maximum context length is {model.architecture.context} tokens"
 
 
 def _given(value: T | None, default: T) -> T:

@@ -48,7 +48,8 @@ metric_list:
 output_type: generate_until
 doc_to_text: "{{prompt}}"
 doc_to_target: "{{greedy}}"
-generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 8, temperature: 0, do_sample: false}
+generation_kwargs:
+  {until: ["\\n\\n", "Q:", "Question:", "</s>", "<|im_end|>"], max_gen_toks: 8, temperature: 0, do_sample: false}
 metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true}
 """,

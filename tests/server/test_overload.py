@@ -12,7 +12,7 @@ import pytest
 
 from server.limits import Limits
 from tests.server.callers import Caller, Refused, RestCaller, RpcCaller
-from tests.server.kit import Harness, fake_model, running
+from tests.server.kit import CONTEXT, Harness, fake_model, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -73,7 +73,8 @@ async def test_more_than_the_cache_holds_is_told_at_once(transport: str) -> None
         with pytest.raises(Refused) as refused:
             await caller.whole(prompt="x" * 30, max_tokens=3)
         assert refused.value.code == "context_length_exceeded"
-        assert "cache, which holds 32 tokens" in refused.value.message
+        length = f"This model's maximum context length is {CONTEXT} tokens, of which the cache holds 32; "
+        assert refused.value.message.startswith(length)
         [told] = await caller.whole(prompt="x" * 30, max_tokens=2, ignore_eos=True)
         assert len(told.tokens) == 2
 

@@ -31,4 +31,10 @@ except litellm.NotFoundError as error:
     assert "nobody" in str(error)
 else:
     raise AssertionError("nobody is served")
+try:
+    litellm.completion(**place, messages=TALK["messages"], max_tokens=100_000, num_retries=0)
+except litellm.ContextWindowExceededError as error:
+    assert "maximum context length is" in str(error)
+else:
+    raise AssertionError("no context holds so much")
 print("litellm holds")

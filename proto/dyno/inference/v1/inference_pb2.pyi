@@ -701,7 +701,7 @@ class SamplingParameters(_message.Message):
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts that end the generation and are not returned; at most 4 of 64 characters."""
+        """Texts that end the generation and are not returned; at most 16 of 64 characters."""
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
