@@ -100,6 +100,10 @@ class Tokenizer:
             stream.push(token)
         return stream
 
+    def stream_within(self) -> TokenStream:
+        """What turns ids into the text that they have inside a text, whatever comes before them."""
+        return self.stream(self._before)
+
     def text_before(self, ids: Sequence[int]) -> str:
         """The text of ids that others follow: an unfinished character at the end is left to the stream after them."""
         stream = self.stream(ids)
@@ -152,6 +156,7 @@ class ByteTokenizer(Tokenizer):
         self.eos_ids = frozenset({self.LEAST - 1})
         self.vocab_size, self.highest_text_id = vocab_size, 255
         self._template = None
+        self._before = []
         self._pieces = [bytes([i]) for i in range(256)] + [b""] * (vocab_size - 256)
 
     def encode(self, text: str, *, framed: bool = True, markup: bool = False) -> list[int]:

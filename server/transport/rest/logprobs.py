@@ -14,10 +14,11 @@ class TextPlaces:
     """Where in a text its tokens begin: the three tokens of one dash at the same place, what is held back for a stop
     string where it stands."""
 
-    def __init__(self, tokenizer: Tokenizer, start: int = 0) -> None:
-        """`start`: the length of the text before."""
+    def __init__(self, tokenizer: Tokenizer, start: int = 0, after: Sequence[int] = ()) -> None:
+        """`start`: the length of the text before; `after`: the ids that the tokens follow, whether their text is before
+        or not: decoders take off the space of what begins a text."""
         self._tokenizer = tokenizer
-        self._stream = tokenizer.stream()
+        self._stream = tokenizer.stream(after)
         self._end = start  # of the characters that are complete
 
     def of(self, tokens: Sequence[int]) -> list[int]:
@@ -28,7 +29,7 @@ class TextPlaces:
         text, place = self._stream.push(token), self._end
         self._end += len(text)
         if text.startswith("�"):  # it may have shown that what was open before it is no character
-            place += max(0, len(text) - len(self._tokenizer.stream().push(token)))
+            place += max(0, len(text) - len(self._tokenizer.stream_within().push(token)))
         return place
 
 

@@ -153,7 +153,8 @@ class CompletionWriter(Writer):
             return None
         tokenizer, prompt = self._generation.model.tokenizer, part.prompt
         if part.index not in self._places:
-            self._places[part.index] = TextPlaces(tokenizer, len(self._echo(part)))
+            before = self._generation.choices[part.index].request.prompt
+            self._places[part.index] = TextPlaces(tokenizer, len(self._echo(part)), before)
         tokens, logprobs, places = part.tokens, part.logprobs, self._places[part.index].of(part.tokens)
         if prompt is not None and self._generation.call.echo:
             tokens, logprobs = prompt.tokens + tokens, (prompt.logprobs or ()) + logprobs

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import decoders, models
 
-from model.tokenizer import ByteTokenizer
+from model.tokenizer import ByteTokenizer, Tokenizer
 from server.engine.step import TokenLogprobs
 from server.transport.rest.logprobs import TextPlaces, completion_logprobs
 from tests.server.kit import Harness, fake_model, running
 
 SCRIPT = "He said — “Enough” — and ENDED it.".encode()
 BODY = {"prompt": "x—y", "max_tokens": 60, "logprobs": 1}
+ONCE, UPON, A, DASH = 1, 2, 3, (4, 5, 6)
+
+
+def llama() -> Tokenizer:
+    """Takes the space off the first word of a text, and falls back on bytes."""
+    vocabulary = ["<unk>", "▁Once", "▁upon", "a", "<0xE2>", "<0x80>", "<0x94>"]
+    model = models.BPE({text: i for i, text in enumerate(vocabulary)}, [], unk_token="<unk>", byte_fallback=True)
+    backend = tokenizers.Tokenizer(model)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return Tokenizer(backend, frozenset())
 
 
 @given(st.text())
@@ -36,6 +51,25 @@ def test_a_token_begins_where_its_character_does(text: str) -> None:
 )
 def test_bytes_that_are_no_character_have_places_too(tokens: bytes, places: list[int]) -> None:
     assert TextPlaces(ByteTokenizer()).of(list(tokens)) == places
+
+
+def test_a_word_has_its_space_but_where_a_text_begins() -> None:
+    assert TextPlaces(llama()).of([ONCE, UPON, A]) == [0, 4, 9]
+    assert TextPlaces(llama(), 3, [ONCE]).of([UPON, A, ONCE]) == [3, 8, 9]
+    assert TextPlaces(llama(), after=[ONCE]).of([DASH[0], UPON, A]) == [0, 1, 6], "the byte is no character"
+
+
+@pytest.mark.parametrize("echo", [False, True])
+async def test_places_are_those_in_the_text_of_the_choice(echo: bool) -> None:
+    script = (UPON, A, ONCE, *DASH, A)
+    made = fake_model(script=script)
+    body = {"prompt": [ONCE, A], "max_tokens": len(script), "logprobs": 0, "echo": echo}
+    async with running(lambda observer: dataclasses.replace(made(observer), tokenizer=llama())) as server:
+        one, parts = await whole(server, "/v1/completions", **body), await chunks(server, "/v1/completions", **body)
+    places = [0, 5, 6, 11, 11, 11, 12]
+    assert one["text"] == ("Oncea" if echo else "") + " upona Once—a" == "".join(part["text"] for part in parts)
+    assert one["logprobs"]["text_offset"] == ([0, 4, *(5 + place for place in places)] if echo else places)
+    assert [place for part in parts for place in part["logprobs"]["text_offset"]] == one["logprobs"]["text_offset"]
 
 
 def test_tokens_with_the_same_text_stay_apart() -> None:
