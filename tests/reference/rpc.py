@@ -50,8 +50,18 @@ with `Check`, `List` and `Watch`: the empty name is the server, `dyno.inference.
 the name of a model that model. Where the server has API keys, every call but `Check` and `Watch` needs one, as metadata
 `authorization: Bearer KEY`.
 
-An id in the metadata `x-request-id`, 1 to 64 letters, digits, `-` and `_`, comes back in the initial metadata.
-Deadlines and cancellation end the work within one step.
+An id in the metadata `x-request-id`, 1 to 64 letters, digits, `-` and `_`, comes back in the initial metadata, and of
+a call that fails in the trailing metadata. Deadlines and cancellation end the work within one step.
+
+A call that fails before its first message is answered with trailers alone, so a client's retry policy applies to it;
+`grpc-retry-pushback-ms` tells that policy when, as `RetryInfo` tells people. The requests of a `GenerateMany` are its
+caller's to retry. With this service config a call that comes too early is tried up to five times:
+
+```json
+{"methodConfig": [{"name": [{"service": "dyno.inference.v1.InferenceService"}], "retryPolicy": {
+  "maxAttempts": 5, "initialBackoff": "0.5s", "maxBackoff": "8s", "backoffMultiplier": 2,
+  "retryableStatusCodes": ["UNAVAILABLE"]}}]}
+```
 
 To send many requests at once (a load, an evaluation, a gateway), use one `GenerateMany` call: each step's tokens for
 all of them arrive in one message, where `StreamGenerate` has a message for each. Each request is checked, counted,

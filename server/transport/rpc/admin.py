@@ -12,7 +12,7 @@ from dyno.admin.v1.admin_pb2_grpc import AdminServiceServicer
 from server.administration.administration import Administration
 from server.administration.facts import ChoicePhase, ChoiceStatus, ModelState, ModelStatus, RequestStatus
 from server.administration.host import LoadWish
-from server.transport.rpc.answering import Context, answering
+from server.transport.rpc.answering import Answer, Context, answering
 from server.transport.rpc.authorisation import caller
 from server.transport.watch import TransportObserver
 
@@ -79,7 +79,7 @@ class AdminServicer(AdminServiceServicer):
         async with self._answering(context, "Drain"):
             return pb.DrainResponse(requests=self._administration.drain(by=caller.get().name))
 
-    def _answering(self, context: Context, method: str) -> AbstractAsyncContextManager[str]:
+    def _answering(self, context: Context, method: str) -> AbstractAsyncContextManager[Answer]:
         return answering(context, self._observer, f"AdminService/{method}", flat=True)
 
 

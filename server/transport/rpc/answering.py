@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -17,19 +17,47 @@ from server.transport.watch import TransportObserver, new_id, told_id
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
+class Answer:
+    """What a call is told: first of all its id, as late as may be. A call that fails without initial metadata is
+    answered with trailers alone, and only such a one is tried again by a client's retry policy (gRFC A6)."""
+
+    def __init__(self, context: Context) -> None:
+        self.id = new_id()
+        self.told_id = told_id(metadata(context, "x-request-id"), self.id)
+        self._context = context
+        self._begun = False
+
+    async def begin(self) -> None:
+        """Send the initial metadata, unless that is done."""
+        if not self._begun:
+            self._begun = True
+            await self._context.send_initial_metadata((("x-request-id", self.told_id),))
+
+    def write(self, message: Any) -> Awaitable[None]:
+        """Send a message of a stream."""
+        return self._context.write(message) if self._begun else self._write_first(message)
+
+    async def _write_first(self, message: Any) -> None:
+        await self.begin()
+        await self._context.write(message)
+
+
 @asynccontextmanager
 async def answering(
-    context: Context, observer: TransportObserver, method: str, *, flat: bool = False
-) -> AsyncIterator[str]:
-    """Gives the call an id, turns what goes wrong inside into a status, and counts it. `flat`: as `abort` has it."""
-    id, code = new_id(), grpc.StatusCode.OK
+    context: Context, observer: TransportObserver, method: str, *, early: bool = False, flat: bool = False
+) -> AsyncIterator[Answer]:
+    """Gives the call an id, turns what goes wrong inside into a status, and counts it. `early`: its caller waits for
+    the initial metadata before it says anything; `flat`: as `abort` has it."""
+    answer, code = Answer(context), grpc.StatusCode.OK
     observer.opened("grpc")
     try:
-        await context.send_initial_metadata((("x-request-id", told_id(metadata(context, "x-request-id"), id)),))
-        yield id
+        if early:
+            await answer.begin()
+        yield answer
+        await answer.begin()
     except ServiceError as error:
         code = status_of(error)
-        await abort(context, error, id, flat=flat)
+        await abort(context, error, answer.id, answer.told_id, flat=flat)
     except asyncio.CancelledError:
         code = _hung_up(context)
         raise
@@ -38,10 +66,10 @@ async def answering(
         raise asyncio.CancelledError from None
     except WriteStalled as stalled:
         code = grpc.StatusCode.RESOURCE_EXHAUSTED
-        await abort(context, SlowReader(str(stalled)), id)
+        await abort(context, SlowReader(str(stalled)), answer.id, answer.told_id)
     except Exception as error:
         code = grpc.StatusCode.INTERNAL
-        await abort(context, internal_error(id, error), id)
+        await abort(context, internal_error(answer.id, error), answer.id, answer.told_id)
     finally:
         observer.closed("grpc")
         observer.answered("grpc", method, code.name)

@@ -93,12 +93,17 @@ async def abort(
     context: grpc.aio.ServicerContext,  # type: ignore[type-arg]
     error: ServiceError,
     request_id: str = "",
+    told_id: str = "",
     *,
     flat: bool = False,
 ) -> NoReturn:
-    """End the call with the error's status and details. `flat`: of a request with no message inside."""
+    """End the call with the error's status and details. `told_id`: what its caller is told as its id; `flat`: of a
+    request with no message inside."""
     rich = rpc_status.to_status(status_message(error, request_id, flat=flat))
-    await context.abort(rich.code, rich.details, rich.trailing_metadata)
+    more = [("x-request-id", told_id)] if told_id else []
+    if error.retry_after is not None:  # a client's retry policy does not read RetryInfo
+        more.append(("grpc-retry-pushback-ms", str(1000 * error.retry_after)))
+    await context.abort(rich.code, rich.details, (*rich.trailing_metadata, *more))
     raise AssertionError("abort returned")
 
 

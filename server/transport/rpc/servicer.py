@@ -14,7 +14,7 @@ from server.call import GenerateCall
 from server.generation import Generation
 from server.service import GenerationService
 from server.transport.rpc import convert
-from server.transport.rpc.answering import answering, metadata
+from server.transport.rpc.answering import Answer, answering, metadata
 from server.transport.rpc.asking import reading_of
 from server.transport.rpc.generating import Asked, Envelope, generating
 from server.transport.rpc.many import ManyGenerations
@@ -35,12 +35,13 @@ class Servicer(InferenceServiceServicer):
 
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:  # type: ignore[override]
         guard = StallGuard(self._service.limits.stalled_write_seconds)
-        async with self._answering(context, "StreamGenerate") as id:
+        async with self._answering(context, "StreamGenerate") as answer:
             with guard:
-                async with self._generation(id, convert.generate_call, request.request, context) as generation:
+                async with self._generation(answer.id, convert.generate_call, request.request, context) as generation:
                     guard.watch(lambda: generation.piled_up)
                     async for piece in generation.pieces(merged=True):
-                        await guard.write(context.write(convert.stream_response(id, piece, generation.call.facts)))
+                        message = convert.stream_response(answer.id, piece, generation.call.facts)
+                        await guard.write(answer.write(message))
 
     async def GenerateMany(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.GenerateManyRequest], context: Context
@@ -48,25 +49,25 @@ class Servicer(InferenceServiceServicer):
         guard = StallGuard(self._service.limits.stalled_write_seconds)
         many = ManyGenerations(self._service, self._observer, context.time_remaining)
         guard.watch(lambda: many.piled_up)
-        async with self._answering(context, "GenerateMany"):
+        async with self._answering(context, "GenerateMany", early=True) as answer:
             with guard:
-                await many.answer(request_iterator, lambda message: guard.write(context.write(message)))
+                await many.answer(request_iterator, lambda message: guard.write(answer.write(message)))
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         async with (
-            self._answering(context, "Generate") as id,
-            self._generation(id, convert.generate_call, request, context) as generation,
+            self._answering(context, "Generate") as answer,
+            self._generation(answer.id, convert.generate_call, request, context) as generation,
         ):
             choices = await generation.whole()
-            return convert.generate_response(id, generation.model.name, choices, generation.call.facts)
+            return convert.generate_response(answer.id, generation.model.name, choices, generation.call.facts)
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         async with (
-            self._answering(context, "Score") as id,
-            self._generation(id, convert.score_call, request, context) as generation,
+            self._answering(context, "Score") as answer,
+            self._generation(answer.id, convert.score_call, request, context) as generation,
         ):
             [scored] = await generation.whole()
-            return convert.score_response(id, generation.model.name, scored, generation.call.facts)
+            return convert.score_response(answer.id, generation.model.name, scored, generation.call.facts)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         async with self._answering(context, "Tokenize"):
@@ -81,12 +82,13 @@ class Servicer(InferenceServiceServicer):
 
     async def WatchRouting(self, request: pb.WatchRoutingRequest, context: Context) -> None:  # type: ignore[override]
         guard, interval = StallGuard(self._service.limits.stalled_write_seconds), request.interval
-        async with self._answering(context, "WatchRouting"):
+        async with self._answering(context, "WatchRouting") as answer:
             wished = interval if request.HasField("interval") else None
             with guard:
                 async with self._service.watch.loads(convert.model_name(request.model), wished) as loads:
+                    await answer.begin()  # the first load may be a minute away
                     async for load in loads:
-                        await guard.write(context.write(load_message(load)))
+                        await guard.write(answer.write(load_message(load)))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         async with self._answering(context, "ListModels"):
@@ -105,5 +107,5 @@ class Servicer(InferenceServiceServicer):
         given, trace = metadata(context, "x-request-id"), metadata(context, "traceparent")
         return generating(self._service, id, read, request, Envelope(context.time_remaining(), given, trace))
 
-    def _answering(self, context: Context, method: str) -> AbstractAsyncContextManager[str]:
-        return answering(context, self._observer, method)
+    def _answering(self, context: Context, method: str, *, early: bool = False) -> AbstractAsyncContextManager[Answer]:
+        return answering(context, self._observer, method, early=early)

@@ -49,9 +49,12 @@ async def test_many_calls_may_have_the_same(server: Harness) -> None:
     assert len({own for _, own in answers}) == 5
 
 
-async def test_a_refusal_tells_it_too(server: Harness) -> None:
+async def test_a_refusal_tells_it_too(server: Harness, channel: grpc.aio.Channel) -> None:
     url = f"{server.url}/v1/completions"
     async with server.session.post(
         url, data=b"{", headers={"x-request-id": "mine", "content-type": "application/json"}
     ) as r:
         assert (r.status, r.headers["x-request-id"]) == (400, "mine")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await InferenceServiceStub(channel).Generate(pb.GenerateRequest(), metadata=(("x-request-id", "mine"),))
+    assert dict(refused.value.trailing_metadata())["x-request-id"] == "mine"

@@ -140,7 +140,7 @@ async def test_a_burst_waits_and_none_of_it_is_refused_by_chance() -> None:
 
 
 async def said_of(call: Any) -> dict[str, Any]:
-    """The details of a call's error by the names of their kinds; the id that its metadata has is checked here."""
+    """The details of a call's error by the names of their kinds; its metadata is checked here."""
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call
     status = rpc_status.from_call(error.value)
@@ -151,7 +151,10 @@ async def said_of(call: Any) -> dict[str, Any]:
         found[kind.DESCRIPTOR.name] = message = kind()
         detail.Unpack(message)
     assert found["ErrorInfo"].domain == "dyno"
-    assert found["RequestInfo"].request_id == dict(await call.initial_metadata())["x-request-id"]
+    trailers = dict(error.value.trailing_metadata())
+    assert found["RequestInfo"].request_id == trailers["x-request-id"] and not dict(await call.initial_metadata())
+    wait = found["RetryInfo"].retry_delay.ToMilliseconds() if "RetryInfo" in found else None
+    assert trailers.get("grpc-retry-pushback-ms") == (None if wait is None else str(wait))
     return found
 
 
