@@ -172,6 +172,9 @@ class PromptTokens:
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprobs | None, ...] | None
 
+    def part(self, start: int, stop: int) -> PromptTokens:
+        return PromptTokens(self.tokens[start:stop], None if self.logprobs is None else self.logprobs[start:stop])
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:

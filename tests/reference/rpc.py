@@ -69,6 +69,10 @@ limited and cancelled as with a call of its own; only one too large for a messag
 the others too. A call stays on one server; behind a load balancer, open a new one periodically, as the `dyno` client
 does every minute and after a second with nothing in flight.
 
+Messages of a stream stay below the 4 MiB that libraries take unless told otherwise; a long prompt's scores come in
+several. An answer of `Generate` or `Score` is one message: with scores up to 20 + 15 × `prompt_logprobs` bytes a token
+of the prompt, so that 13,000 tokens with 20 alternatives each need a larger `grpc.max_receive_message_length`.
+
 ```console
 $ grpcurl -plaintext -d '{"model": "tales-moe", "prompt": "Once upon a time", "sampling": {"max_tokens": 24}}' \\
     127.0.0.1:50051 dyno.inference.v1.InferenceService/Generate

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import orjson
 
@@ -30,6 +31,8 @@ DETAILS = {
     pb.ROUTING_DETAIL_LAYERS: RoutingDetail.LAYERS,
     pb.ROUTING_DETAIL_TOKENS: RoutingDetail.TOKENS,
 }
+PROMPT_TOKENS = 2048
+"""Of a prompt in one message of a stream: with their alternatives some 700 KB, where a client takes 4 MiB."""
 
 
 # ---------------------------------------------------------------------------------------------- requests
@@ -88,6 +91,16 @@ def model_name(name: str) -> str | None:
 
 
 # ---------------------------------------------------------------------------------------------- answers
+
+
+def parts(piece: Piece) -> Iterable[Piece]:
+    """The piece, after others that have most of its prompt, where that is too long for one message."""
+    prompt = piece.prompt
+    if prompt is None or len(prompt.tokens) <= PROMPT_TOKENS:
+        return (piece,)
+    cuts = range(0, len(prompt.tokens), PROMPT_TOKENS)
+    *first, last = (prompt.part(start, start + PROMPT_TOKENS) for start in cuts)
+    return *(Piece(piece.index, "", (), (), prompt=part) for part in first), replace(piece, prompt=last)
 
 
 def stream_response(id: str, piece: Piece, wishes: FactWishes) -> pb.StreamGenerateResponse:

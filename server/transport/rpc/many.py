@@ -145,12 +145,13 @@ class ManyGenerations:
             self._generations.add(generation)
             try:
                 async for piece in generation.pieces(merged=True):
-                    event = self._add(tag)
-                    convert.fill_response(event.piece, id, piece, generation.call.facts)
-                    if piece.finished is not None or piece.prompt is not None:  # with every token's experts or scores
-                        self._weigh(event)
-                    if not self._room.is_set():
-                        await self._room.wait()
+                    for part in convert.parts(piece):
+                        event = self._add(tag)
+                        convert.fill_response(event.piece, id, part, generation.call.facts)
+                        if part.finished is not None or part.prompt is not None:  # every token's experts or scores
+                            self._weigh(event)
+                        if not self._room.is_set():
+                            await self._room.wait()
             finally:
                 self._generations.discard(generation)
 

@@ -40,8 +40,9 @@ class Servicer(InferenceServiceServicer):
                 async with self._generation(answer.id, convert.generate_call, request.request, context) as generation:
                     guard.watch(lambda: generation.piled_up)
                     async for piece in generation.pieces(merged=True):
-                        message = convert.stream_response(answer.id, piece, generation.call.facts)
-                        await guard.write(answer.write(message))
+                        for part in convert.parts(piece):
+                            message = convert.stream_response(answer.id, part, generation.call.facts)
+                            await guard.write(answer.write(message))
 
     async def GenerateMany(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.GenerateManyRequest], context: Context

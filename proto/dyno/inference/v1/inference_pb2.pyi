@@ -806,7 +806,9 @@ class StreamGenerateResponse(_message.Message):
 
     @_builtins.property
     def prompt(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]:
-        """On the first message of the choice, with prompt_logprobs: the prompt's tokens. The first has no log-probability."""
+        """On the first messages of the choice, with prompt_logprobs: the prompt's tokens, at most 2,048 in each. The very first
+        has no log-probability.
+        """
 
     def __init__(
         self,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from typing import Any
+
 import grpc
 import pytest
 
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.server.callers import rpc_refused
-from tests.server.kit import CONTEXT, Harness
+from tests.server.kit import CONTEXT, Harness, fake_model, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+Message = tuple[pb.StreamGenerateResponse, int]
 
 
 @pytest.mark.parametrize("text", ["a", "abc", "The wolf said nothing, which was unlike him."])
@@ -56,6 +61,43 @@ async def test_what_is_wrong_is_refused(request_: pb.ScoreRequest, param: str, c
         await InferenceServiceStub(channel).Score(request_)
     refused = rpc_refused(said.value, begun=False)
     assert (refused.kind, refused.param) == ("invalid", param)
+
+
+async def messages(stub: Any, request: pb.GenerateRequest, many: bool) -> AsyncIterator[Message]:
+    """Of a stream, or of a request of GenerateMany, each with the bytes of the message it came in."""
+    if not many:
+        async for one in stub.StreamGenerate(pb.StreamGenerateRequest(request=request)):
+            yield one, one.ByteSize()
+        return
+    start = pb.GenerateStart(request=request)
+    call = stub.GenerateMany()
+    await call.write(pb.GenerateManyRequest(actions=[pb.GenerateAction(tag=1, start=start)]))
+    await call.done_writing()
+    async for message in call:
+        for event in message.events:
+            if event.HasField("piece"):
+                yield event.piece, message.ByteSize()
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_long_prompt_s_scores_come_in_several_messages(many: bool) -> None:
+    ids = [1 + place % 200 for place in range(5000)]
+    sampling = pb.SamplingParameters(max_tokens=3, ignore_eos=True)
+    wish = pb.GenerateRequest(token_ids=pb.TokenIds(ids=ids), prompt_logprobs=1, sampling=sampling, n=2)
+    async with (
+        running(fake_model(context=1 << 13, blocks=1 << 13)) as server,
+        grpc.aio.insecure_channel(server.target) as channel,
+    ):
+        came = [one async for one in messages(InferenceServiceStub(channel), wish, many)]
+    for choice in (0, 1):
+        mine = [message for message, _ in came if message.index == choice]
+        assert [len(message.prompt) for message in mine[:4]] == [2048, 2048, 904, 0]
+        tokens = [token for message in mine for token in message.prompt]
+        assert [token.id for token in tokens] == ids
+        assert [token.HasField("logprob") for token in tokens] == [False] + [True] * 4999
+        assert not any(message.tokens or message.HasField("finished") for message in mine[:2])
+        assert sum(len(message.tokens) for message in mine) == 3 and mine[-1].HasField("finished")
+    assert max(size for _, size in came) < 1 << 20
 
 
 async def test_nothing_of_all_this_is_left(server: Harness) -> None:
