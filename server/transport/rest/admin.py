@@ -58,12 +58,12 @@ class AdminRoutes:
     def router(self) -> APIRouter:
         router = APIRouter(route_class=PlainRoute, prefix="/admin/v1")
         add_route(router, "/models", self.models)
-        add_route(router, "/models/load", self.load, "POST", LoadBody)
-        add_route(router, "/models/unload", self.unload, "POST", UnloadBody)
+        add_route(router, "/models/load", self.load, "POST")
+        add_route(router, "/models/unload", self.unload, "POST")
         add_route(router, "/requests", self.requests)
-        add_route(router, "/requests/cancel", self.cancel, "POST", CancelBody)
-        add_route(router, "/prefix-cache/reset", self.reset_prefix_cache, "POST", ResetBody)
-        add_route(router, "/drain", self.drain, "POST", DrainBody)
+        add_route(router, "/requests/cancel", self.cancel, "POST")
+        add_route(router, "/prefix-cache/reset", self.reset_prefix_cache, "POST")
+        add_route(router, "/drain", self.drain, "POST")
         return router
 
     async def models(self, request: Request) -> Response:

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import orjson
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,18 +23,9 @@ class PlainRoute(APIRoute):
         return endpoint
 
 
-def add_route(
-    router: APIRouter, path: str, endpoint: Endpoint, methods: str = "GET", body: type[BaseModel] | None = None
-) -> None:
-    """`body` is for the schema only: endpoints read their bodies themselves, within limits."""
-    extra = None
-    if body is not None:
-        content = {"application/json": {"schema": body.model_json_schema()}}
-        extra = {"requestBody": {"required": True, "content": content}}
-    first, *others = methods.split()
-    router.add_api_route(path, endpoint, methods=[first], response_model=None, openapi_extra=extra)
-    for method in others:
-        router.add_api_route(path, endpoint, methods=[method], response_model=None, include_in_schema=False)
+def add_route(router: APIRouter, path: str, endpoint: Endpoint, methods: str = "GET") -> None:
+    """`methods`: their names with spaces between them."""
+    router.add_api_route(path, endpoint, methods=methods.split(), response_model=None)
 
 
 def json_response(data: Any, status: int = 200) -> Response:

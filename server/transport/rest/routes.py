@@ -40,10 +40,10 @@ class Routes:
 
     def router(self) -> APIRouter:
         router = APIRouter(route_class=PlainRoute)
-        add_route(router, "/v1/completions", self.completions, "POST", CompletionBody)
-        add_route(router, "/v1/chat/completions", self.chat, "POST", ChatBody)
-        add_route(router, "/tokenize", self.tokenize, "POST", TokenizeBody)
-        add_route(router, "/detokenize", self.detokenize, "POST", DetokenizeBody)
+        add_route(router, "/v1/completions", self.completions, "POST")
+        add_route(router, "/v1/chat/completions", self.chat, "POST")
+        add_route(router, "/tokenize", self.tokenize, "POST")
+        add_route(router, "/detokenize", self.detokenize, "POST")
         add_route(router, "/v1/models", self.models)
         add_route(router, "/v1/models/{name:path}", self.model)
         add_route(router, "/v1/routing", self.routing)

@@ -6,9 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 
-from server.transport.rest.routes import Routes
 from tests.fakes import continuation
 from tests.server.callers import RestCaller
 from tests.server.conftest import SCRIPT
@@ -277,13 +275,3 @@ async def test_the_state_is_told_where_it_is_allowed(server: Harness) -> None:
     assert state["models"]["fake"]["running"] == state["models"]["fake"]["waiting"] == 0
     async with running(fake_model(), debug=False) as quiet:
         assert (await get(quiet, "/debug/state"))[0] == 404
-
-
-async def test_the_schema_describes_every_route_and_body(server: Harness) -> None:
-    """It is not served, but it can be had."""
-    api = FastAPI()
-    api.include_router(Routes(server.app.service, server.app.observer.exposition).router())
-    paths = api.openapi()["paths"]
-    assert {"/v1/completions", "/v1/chat/completions", "/tokenize", "/v1/models/{name}", "/metrics"} <= paths.keys()
-    body = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert "messages" in body["required"] and "max_completion_tokens" in body["properties"]
