@@ -1,4 +1,4 @@
-"""From the bodies of REST to the calls of the service."""
+"""From the bodies of REST to the calls of the service, and to what the answer is to look like."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from server.call import Conversation, FactWishes, GenerateCall, Message, Prompt,
 from server.errors import InvalidValue
 from server.transport.rest.forms import guidance_of
 from server.transport.rest.schema import ChatBody, CompletionBody, DynoOptions, GenerationBody, ReadingBody
-
-NO_FACTS = FactWishes(RoutingDetail.NONE, latency=False, compute=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +23,10 @@ class AnswerWishes:
     """What this caller calls fields of the domain, where that is not their usual name."""
 
 
-def completion_call(body: CompletionBody, arrived: float) -> GenerateCall:
+def completion_call(body: CompletionBody) -> GenerateCall:
     """With `echo` the log-probabilities that are asked for are also those of the prompt."""
     body.refuse_unsupported()
-    call = _call(body, body.prompt, body.max_tokens, body.logprobs, arrived, fill=False)
+    call = _call(body, body.prompt, body.max_tokens, body.logprobs, fill=False)
     call = replace(call, reading=reading_of(body))
     asked = [count for count in (body.prompt_logprobs, body.logprobs) if count is not None]
     return replace(call, echo=True, prompt_logprobs=max(asked, default=None)) if body.echo else call
@@ -38,13 +36,13 @@ def reading_of(body: ReadingBody) -> Reading:
     return Reading(framed=body.add_special_tokens is not False, markup=not body.split_special_tokens)
 
 
-def chat_call(body: ChatBody, arrived: float) -> GenerateCall:
+def chat_call(body: ChatBody) -> GenerateCall:
     """Without a limit of its own an answer may fill the context: a conversation has no natural short length."""
     body.refuse_unsupported()
     for index, message in enumerate(body.messages):
         message.refuse_unsupported(f"messages[{index}].")
     messages = tuple(Message(message.role, message.content) for message in body.messages)
-    return _call(body, (Conversation(messages),), _chat_max_tokens(body), _chat_logprobs(body), arrived, fill=True)
+    return _call(body, (Conversation(messages),), _chat_max_tokens(body), _chat_logprobs(body), fill=True)
 
 
 def answer_wishes(body: GenerationBody) -> AnswerWishes:
@@ -69,10 +67,8 @@ def _call(
     prompts: tuple[Prompt, ...],
     max_tokens: int | None,
     logprobs: int | None,
-    arrived: float,
     fill: bool,
 ) -> GenerateCall:
-    facts = answer_wishes(body).facts
     return GenerateCall(
         model=body.model,
         prompts=prompts,
@@ -82,10 +78,8 @@ def _call(
         prompt_logprobs=body.prompt_logprobs,
         guidance=guidance_of(body),
         priority=body.priority,
-        facts=NO_FACTS if facts is None else facts,
         user=body.user,
         fill_context=fill,
-        arrived=arrived,
     )
 
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.call import GenerateCall
+from server.call import FactWishes, GenerateCall, RoutingDetail
 from server.errors import EngineDown
 from server.models import ServedModel
 from server.service import GenerationService
@@ -26,6 +26,8 @@ from server.transport.rest.scrapes import Scrape, Scrapes
 from server.transport.rest.watching import routing_stream
 from server.transport.rest.writers import ChatWriter, CompletionWriter, Writer
 from server.transport.watch import given_id, trace_of
+
+NO_FACTS = FactWishes(RoutingDetail.NONE, latency=False, compute=False)
 
 
 class Routes:
@@ -62,20 +64,27 @@ class Routes:
     async def completions(self, request: Request) -> Response:
         with self.service.counting_refusals():
             body = await read_body(request, CompletionBody, self.service.limits)
-            call, wishes = completion_call(body, request.state.arrived), answer_wishes(body)
+            call, wishes = completion_call(body), answer_wishes(body)
         return self._answer(request, call, CompletionWriter, wishes)
 
     async def chat(self, request: Request) -> Response:
         with self.service.counting_refusals():
             body = await read_body(request, ChatBody, self.service.limits)
-            call, wishes = chat_call(body, request.state.arrived), answer_wishes(body)
+            call, wishes = chat_call(body), answer_wishes(body)
         return self._answer(request, call, ChatWriter, wishes)
 
     def _answer(
         self, request: Request, call: GenerateCall, writer: type[Writer], wishes: AnswerWishes
     ) -> GenerationAnswer:
         given, trace = (request.headers.get(name) for name in ("x-request-id", "traceparent"))
-        call = replace(call, tenant=request.state.tenant, trace=trace_of(trace), given_id=given_id(given))
+        call = replace(
+            call,
+            facts=NO_FACTS if wishes.facts is None else wishes.facts,
+            arrived=request.state.arrived,
+            tenant=request.state.tenant,
+            trace=trace_of(trace),
+            given_id=given_id(given),
+        )
         return GenerationAnswer(self.service, request.state.request_id, call, writer, wishes)
 
     # ------------------------------------------------------------------------------------------ text and models

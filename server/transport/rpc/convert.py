@@ -38,8 +38,8 @@ PROMPT_TOKENS = 2048
 # ---------------------------------------------------------------------------------------------- requests
 
 
-def generate_call(request: pb.GenerateRequest, arrived: float, seconds: float | None) -> GenerateCall:
-    """`seconds`: how long the caller waits. Raises InvalidRequest for what the domain cannot express."""
+def generate_call(request: pb.GenerateRequest) -> GenerateCall:
+    """Raises InvalidRequest for what the domain cannot express."""
     return GenerateCall(
         model=model_name(request.model),
         prompts=(prompt_of(request),),
@@ -52,12 +52,11 @@ def generate_call(request: pb.GenerateRequest, arrived: float, seconds: float | 
         priority=request.priority,
         facts=_facts(request),
         user=request.user or None,
-        arrived=arrived,
-        seconds=seconds,
     )
 
 
-def score_call(request: pb.ScoreRequest, arrived: float, seconds: float | None) -> GenerateCall:
+def score_call(request: pb.ScoreRequest) -> GenerateCall:
+    """Raises InvalidRequest for what the domain cannot express."""
     return GenerateCall(
         model=model_name(request.model),
         prompts=(prompt_of(request),),
@@ -66,8 +65,6 @@ def score_call(request: pb.ScoreRequest, arrived: float, seconds: float | None) 
         prompt_logprobs=request.prompt_logprobs,
         priority=request.priority,
         user=request.user or None,
-        arrived=arrived,
-        seconds=seconds,
     )
 
 

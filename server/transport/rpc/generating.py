@@ -33,7 +33,7 @@ class Envelope:
 async def generating(
     service: GenerationService,
     id: str,
-    read: Callable[[Asked, float, float | None], GenerateCall],
+    read: Callable[[Asked], GenerateCall],
     request: Asked,
     envelope: Envelope,
 ) -> AsyncIterator[Generation]:
@@ -41,9 +41,16 @@ async def generating(
     arrived = service.clock()
     try:
         with service.counting_refusals(convert.model_name(request.model)):
-            call = read(request, arrived, envelope.seconds)
-        trace, given = trace_of(envelope.traceparent), given_id(envelope.request_id)
-        async with service.generate(id, replace(call, tenant=caller.get(), trace=trace, given_id=given)) as generation:
+            call = read(request)
+        call = replace(
+            call,
+            arrived=arrived,
+            seconds=envelope.seconds,
+            tenant=caller.get(),
+            trace=trace_of(envelope.traceparent),
+            given_id=given_id(envelope.request_id),
+        )
+        async with service.generate(id, call) as generation:
             yield generation
     except InvalidRequest as error:
         error.rename(names_of(request))

@@ -103,7 +103,7 @@ class Servicer(InferenceServiceServicer):
             return pb.GetModelResponse(model=convert.model_message(model.card))
 
     def _generation(
-        self, id: str, read: Callable[[Asked, float, float | None], GenerateCall], request: Asked, context: Context
+        self, id: str, read: Callable[[Asked], GenerateCall], request: Asked, context: Context
     ) -> AbstractAsyncContextManager[Generation]:
         given, trace = metadata(context, "x-request-id"), metadata(context, "traceparent")
         return generating(self._service, id, read, request, Envelope(context.time_remaining(), given, trace))
