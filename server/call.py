@@ -8,9 +8,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from server.engine.request import Outcome, Routes, Trace
+from server.engine.request import Outcome, Routes, TokenLogprobs, Trace
 from server.engine.stats import RequestStats
-from server.engine.step import TokenLogprobs
 from server.tenancy import EVERYBODY, Tenant
 
 BYTES_A_CHOICE = 4  # an id and a gate

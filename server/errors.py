@@ -33,7 +33,9 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Collection, Mapping
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+Entry = TypeVar("Entry")
 
 SHOWN_CHARS = 64
 
@@ -66,6 +68,11 @@ class ServiceError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.resource: tuple[str, str] | None = None  # what the error is about: its kind and its name
+
+
+def entry_of(table: Mapping[type[ServiceError], Entry], kind: type[ServiceError]) -> Entry:
+    """What a table has for a class: its own entry, or that of the nearest class above it."""
+    return next(table[parent] for parent in kind.__mro__ if parent in table)
 
 
 class InvalidRequest(ServiceError):

@@ -13,9 +13,9 @@ from model.costs import Costs
 from model.operations import Operations
 from model.roofline import Machine
 from server.engine.constraint import members
-from server.engine.request import Request, Routes, Sampling
+from server.engine.request import Request, Routes, Sampling, TokenLogprobs
 from server.engine.stats import RequestStats, StepStats
-from server.engine.step import CacheGroup, Failure, MixtureShape, Pick, Row, Step, StepResult, TokenLogprobs
+from server.engine.step import CacheGroup, Failure, MixtureShape, Pick, Row, Step, StepResult
 
 Slot = tuple[int, int]  # (token, position), what the fake keeps of a token in each cache group
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from server.engine.constraint import ConstraintFailed
 from server.engine.isolation import describe
-from server.engine.request import Outcome, Request, Routes
+from server.engine.request import Outcome, Request, Routes, TokenLogprobs
 from server.engine.stats import RequestStats
-from server.engine.step import Failure, Row, TokenLogprobs
+from server.engine.step import Failure, Row
 
 log = logging.getLogger(__name__)
 

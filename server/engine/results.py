@@ -14,8 +14,7 @@ from model import sampling
 from model.kernels import rows
 from model.moe import Routing
 from model.transformer import StepOutput
-from server.engine.request import Routes
-from server.engine.step import TokenLogprobs
+from server.engine.request import Routes, TokenLogprobs
 
 SCORED_AT_ONCE = 64  # rows of logits: a long prompt that is scored needs no second copy of all its logits
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from model.config import Span
 from model.costs import Costs
-from server.engine.request import Request, Routes
-from server.engine.request import TokenLogprobs as TokenLogprobs
+from server.engine.request import Request, Routes, TokenLogprobs
 
 
 class Row(NamedTuple):

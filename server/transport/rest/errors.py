@@ -24,6 +24,7 @@ from server.errors import (
     TooManyRequests,
     Unauthenticated,
     Unavailable,
+    entry_of,
     shown,
 )
 
@@ -73,7 +74,7 @@ STATUS: dict[type[ServiceError], tuple[int, str]] = {
 
 def status_of(error: ServiceError) -> tuple[int, str]:
     """HTTP status and OpenAI's error type."""
-    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    return entry_of(STATUS, type(error))
 
 
 def error_body(error: ServiceError) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from model.tokenizer import Tokenizer
 from server.call import PromptTokens
-from server.engine.step import TokenLogprobs
+from server.engine.request import TokenLogprobs
 
 
 class TextPlaces:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import TypeVar
-
-from google.protobuf.message import Message
 
 from dyno.admin.v1 import admin_pb2 as pb
 from dyno.admin.v1.admin_pb2_grpc import AdminServiceServicer
@@ -13,10 +10,9 @@ from server.administration.administration import Administration
 from server.administration.facts import ChoicePhase, ChoiceStatus, ModelState, ModelStatus, RequestStatus
 from server.administration.host import LoadWish
 from server.transport.rpc.answering import Answer, Context, answering
+from server.transport.rpc.asking import optional
 from server.transport.rpc.authorisation import caller
 from server.transport.watch import TransportObserver
-
-T = TypeVar("T")
 
 STATES = {
     ModelState.LOADING: pb.MODEL_STATE_LOADING,
@@ -46,16 +42,16 @@ class AdminServicer(AdminServiceServicer):
         async with self._answering(context, "LoadModel"):
             wish = LoadWish(
                 request.model,
-                _given(request, "scale", request.scale),
-                _given(request, "seed", request.seed),
-                _given(request, "cache_tokens", request.cache_tokens),
+                optional(request, "scale", request.scale),
+                optional(request, "seed", request.seed),
+                optional(request, "cache_tokens", request.cache_tokens),
             )
             model = await self._administration.load(wish, by=caller.get().name, detached=request.detached)
             return pb.LoadModelResponse(model=_model(model))
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
         async with self._answering(context, "UnloadModel"):
-            seconds = _given(request, "drain_seconds", request.drain_seconds)
+            seconds = optional(request, "drain_seconds", request.drain_seconds)
             ended = await self._administration.unload(request.model, by=caller.get().name, seconds=seconds)
             return pb.UnloadModelResponse(ended_requests=ended)
 
@@ -81,10 +77,6 @@ class AdminServicer(AdminServiceServicer):
 
     def _answering(self, context: Context, method: str) -> AbstractAsyncContextManager[Answer]:
         return answering(context, self._observer, f"AdminService/{method}", flat=True)
-
-
-def _given(message: Message, name: str, value: T) -> T | None:
-    return value if message.HasField(name) else None
 
 
 def _model(model: ModelStatus) -> pb.Model:

@@ -13,7 +13,7 @@ from server.errors import ServiceError
 from server.tenancy import Tenant
 from server.transport.auth.access import Authoriser, Standing
 from server.transport.auth.table import ACCESS
-from server.transport.rpc.answering import label
+from server.transport.rpc.answering import Context, label
 from server.transport.rpc.errors import abort, status_of
 from server.transport.watch import UNKNOWN, TransportObserver
 
@@ -62,7 +62,7 @@ def _credentials(details: Details) -> list[bytes]:
 def _refusing(error: ServiceError) -> Handler:
     """A handler that ends the call at once. Of this kind because it waits for no message, whatever kind was called."""
 
-    async def refuse(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def refuse(requests: AsyncIterator[Any], context: Context) -> None:
         await abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)

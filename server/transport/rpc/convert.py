@@ -18,7 +18,7 @@ from server.call import (
     SamplingWishes,
     WholeChoice,
 )
-from server.engine.step import TokenLogprobs
+from server.engine.request import TokenLogprobs
 from server.errors import InvalidValue
 from server.models import ModelCard
 from server.transport.rpc.asking import guidance_of, optional, prompt_of, reading_of, sampling_of

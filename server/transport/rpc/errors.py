@@ -28,6 +28,7 @@ from server.errors import (
     TooManyRequests,
     Unauthenticated,
     Unavailable,
+    entry_of,
 )
 
 log = structlog.get_logger()
@@ -53,10 +54,6 @@ class ServiceUnknown(ServiceError):
     code = "service_unknown"
 
 
-class TooManyWatchers(ServiceError):
-    code = "too_many_watchers"
-
-
 STATUS: dict[type[ServiceError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
@@ -68,7 +65,6 @@ STATUS: dict[type[ServiceError], grpc.StatusCode] = {
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     SlowReader: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ServiceUnknown: grpc.StatusCode.NOT_FOUND,
-    TooManyWatchers: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Cancelled: grpc.StatusCode.CANCELLED,
     InternalError: grpc.StatusCode.INTERNAL,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
@@ -80,7 +76,7 @@ INSIDE = dict.fromkeys(pb.SamplingParameters.DESCRIPTOR.fields_by_name, "samplin
 
 
 def status_of(error: ServiceError) -> grpc.StatusCode:
-    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    return entry_of(STATUS, type(error))
 
 
 def field_path(param: str) -> str:

@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server.errors import InvalidRequest
-from server.transport.rpc.answering import label
+from server.transport.rpc.answering import Context, label
 from server.transport.rpc.errors import abort
 from server.transport.watch import UNKNOWN, TransportObserver
 
@@ -63,7 +63,7 @@ class Gate(grpc.aio.ServerInterceptor):
         return written
 
     def _guarded(self, name: str, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def guarded(request: Any, context: Context) -> Any:
             if not isinstance(request, MalformedMessage):
                 return await method(request, context)
             self._observer.answered("grpc", name, grpc.StatusCode.INVALID_ARGUMENT.name)
@@ -81,7 +81,7 @@ def _guarded_stream(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awai
                 raise request
             yield request
 
-    async def guarded(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def guarded(requests: AsyncIterator[Any], context: Context) -> Any:
         return await method(readable(requests), context)
 
     return guarded

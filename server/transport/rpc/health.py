@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.errors import shown
-from server.transport.rpc.errors import ServiceUnknown, TooManyWatchers, abort
+from server.transport.rpc.answering import Context
+from server.transport.rpc.errors import ServiceUnknown, abort
+from server.watching import TooManyWatchers
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Response: TypeAlias = health_pb2.HealthCheckResponse
 
 WHOLE = ""

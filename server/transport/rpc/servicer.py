@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import grpc
 
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceServicer
@@ -14,16 +11,13 @@ from server.call import GenerateCall
 from server.generation import Generation
 from server.service import GenerationService
 from server.transport.rpc import convert
-from server.transport.rpc.answering import Answer, answering, metadata
+from server.transport.rpc.answering import Answer, Context, answering, metadata
 from server.transport.rpc.asking import reading_of
 from server.transport.rpc.generating import Asked, Envelope, generating
 from server.transport.rpc.many import ManyGenerations
 from server.transport.rpc.watching import load_message
 from server.transport.stall import StallGuard
 from server.transport.watch import TransportObserver
-
-if TYPE_CHECKING:
-    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class Servicer(InferenceServiceServicer):

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from model.config import Full, Window
-from server.engine.request import Outcome
+from server.engine.request import Outcome, TokenLogprobs
 from server.engine.stats import GroupUse, Latency, Spread
-from server.engine.step import CacheGroup, MixtureShape, TokenLogprobs
+from server.engine.step import CacheGroup, MixtureShape
 from tests.fakes import continuation, make_request
 from tests.server.engine.conftest import Rig
 

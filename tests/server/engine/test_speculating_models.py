@@ -18,10 +18,10 @@ from server.engine import batch
 from server.engine.drafting import MakeDrafter, PromptLookup
 from server.engine.edits import edits_of
 from server.engine.engine import Engine
-from server.engine.request import Outcome, Request, Routes, Sampling
+from server.engine.request import Outcome, Request, Routes, Sampling, TokenLogprobs
 from server.engine.runner import ModelRunner, Room
 from server.engine.stats import RequestStats
-from server.engine.step import Pick, Row, Step, TokenLogprobs
+from server.engine.step import Pick, Row, Step
 from tests.fakes import Recorder
 from tests.model.cases import MIXED_CASES, MIXTURE_CASES, SPAN_CASES
 from tests.model.randomise import random_model, random_tokens

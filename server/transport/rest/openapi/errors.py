@@ -88,7 +88,7 @@ GENERATING: tuple[Kind, ...] = (
 
 def status_and_type(kind: Kind) -> tuple[int, str]:
     """HTTP status and OpenAI's error type."""
-    return next(STATUS[parent] for parent in kind.__mro__ if parent in STATUS)
+    return errors.entry_of(STATUS, kind)
 
 
 def responses(kinds: tuple[Kind, ...]) -> dict[str, Any]:

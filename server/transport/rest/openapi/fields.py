@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from server.administration.host import SPEC_CHARS
 from server.limits import Limits
-from server.transport.rest.schema import IGNORED_IN_MESSAGES
+from server.transport.rest.schema import IGNORED, IGNORED_IN_MESSAGES, UNSUPPORTED
 
 Told: TypeAlias = dict[str, Any]
 """Keywords of JSON schema that are added to those of the shape; `anyOf`, `type` and the like replace them."""
@@ -70,16 +70,7 @@ def _generation(limits: Limits) -> dict[str, Told]:
         "guided_choice": told(form + "one of these texts.", minItems=1, maxItems=limits.guidance_choices),
         "guided_grammar": told(form + "a grammar in the Lark language, with a rule `start`.", maxLength=chars),
         "structured_outputs": told(form + "vLLM's newer way."),
-        "metadata": told(NO_EFFECT),
-        "store": told(NO_EFFECT),
-        "service_tier": told(NO_EFFECT),
-        "parallel_tool_calls": told(NO_EFFECT),
-        "prompt_cache_key": told(NO_EFFECT),
-        "prompt_cache_retention": told(NO_EFFECT),
-        "prompt_cache_options": told(NO_EFFECT),
-        "safety_identifier": told(NO_EFFECT),
-        "verbosity": told(NO_EFFECT),
-        "reasoning_effort": told(NO_EFFECT),
+        **{name: told(NO_EFFECT) for name in IGNORED},
     }
 
 
@@ -142,24 +133,9 @@ def _sampling(limits: Limits) -> dict[str, Told]:
 
 def _refused() -> dict[str, Told]:
     """Known from other servers, and refused unless they ask for nothing."""
-
-    def unless(*values: Any) -> Told:
-        shown = [*values, None]
-        return told(NOT_OFFERED, enum=shown)
-
     return {
-        "tools": unless([]),
-        "tool_choice": unless("none", "auto"),
-        "functions": unless([]),
-        "function_call": unless("none", "auto"),
-        "audio": unless(),
-        "modalities": unless(["text"]),
-        "prediction": unless(),
-        "web_search_options": unless(),
-        "suffix": unless(""),
-        "best_of": unless(1),
-        "images": unless([]),
-        "tool_calls": unless([]),
+        name: told(NOT_OFFERED, enum=sorted(harmless, key=lambda value: value is None))
+        for name, harmless in UNSUPPORTED.items()
     }
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models
 
 from model.tokenizer import ByteTokenizer, Tokenizer
-from server.engine.step import TokenLogprobs
+from server.engine.request import TokenLogprobs
 from server.transport.rest.logprobs import TextPlaces, completion_logprobs
 from tests.server.kit import Harness, fake_model, running
 
