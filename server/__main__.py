@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 import structlog
 
@@ -85,13 +87,19 @@ def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"dyno serve: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it; the code tells all the same
+        print(f"dyno serve: {message}", file=sys.stderr)
     return code
 
 
-if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+def leave(code: int) -> NoReturn:
+    """End the process, whether or not what it has said last can be written."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     # A model that is still being built in its thread would hold up the interpreter's end.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    leave(main())

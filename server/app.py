@@ -215,7 +215,8 @@ async def run(settings: Settings, build: Build) -> int:
 def announce(host: str, http_port: int, grpc_port: int) -> None:
     """One plain line for whoever started the process: with port 0 there is no other way to know."""
     host = f"[{host}]" if ":" in host else host
-    print(f"listening http={host}:{http_port} grpc={host}:{grpc_port}", flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(f"listening http={host}:{http_port} grpc={host}:{grpc_port}", flush=True)
 
 
 async def _unless_stopped(built: asyncio.Future[Sequence[ServedModel]], stop: asyncio.Event) -> bool:

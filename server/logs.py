@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,17 @@ SHARED: Sequence[Processor] = (
 )
 
 
+class LosingLogger(structlog.PrintLogger):
+    """Writes a line, or loses it where nobody reads any more or the disk is full: telling is never fatal."""
+
+    def msg(self, message: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the file is closed
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
+
+
 def configure(level: str) -> None:
     """Send our own records and those of the libraries to stderr. Libraries only speak up from WARNING on."""
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -26,7 +38,7 @@ def configure(level: str) -> None:
     structlog.configure(
         processors=[*SHARED, *end],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: LosingLogger(sys.stderr),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

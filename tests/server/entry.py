@@ -7,6 +7,7 @@ import sys
 import time
 
 from server import logs, process
+from server.__main__ import leave
 from server.app import run
 from server.config import load
 from server.engine.stats import Observer
@@ -41,4 +42,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

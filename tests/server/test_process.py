@@ -135,6 +135,18 @@ async def test_a_drain_that_takes_too_long_ends_streams_as_failed() -> None:
         assert time.monotonic() - began < 0.3 + 2
 
 
+async def test_a_log_that_nobody_reads_any_more_ends_nothing() -> None:
+    async with serving("--model", "slow") as server:
+        await server.ready()
+        nobody_reads(server.process, 2)
+        stream = asyncio.create_task(server.sse())
+        await asyncio.sleep(0.1)
+        server.signal()
+        raw = await stream
+        assert raw.endswith(b"data: [DONE]\n\n") and raw.count(b"data: ") == 41
+        assert await server.exit_code() == 0
+
+
 async def test_a_second_signal_ends_it_fast() -> None:
     async with serving("--model", "slow") as server:
         await server.ready()
@@ -186,13 +198,33 @@ async def test_a_model_that_cannot_be_loaded_is_one_clear_line() -> None:
     assert await complaint(await launch("--model", "bad")) == (1, "dyno serve: model bad: the file ends too early\n")
 
 
+async def begin(*flags: str, stdout: Any = asyncio.subprocess.PIPE, **environment: str) -> asyncio.subprocess.Process:
+    """`python -m server` itself with these flags."""
+    command, env = [sys.executable, "-m", "server", *flags], {**os.environ, **environment}
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=stdout, stderr=pipe, env=env)
+
+
 async def real(*flags: str, **environment: str) -> tuple[int | None, str]:
     """How `python -m server` itself ends with these flags, before any model is looked for."""
-    command = [sys.executable, "-m", "server", *flags]
-    pipe = asyncio.subprocess.PIPE
-    env = {**os.environ, **environment}
-    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=pipe, stderr=pipe, env=env)
-    return await complaint(process)
+    return await complaint(await begin(*flags, **environment))
+
+
+def nobody_reads(process: asyncio.subprocess.Process, stream: int) -> None:
+    """Close our end of what it writes there."""
+    pipe = process._transport.get_pipe_transport(stream)  # type: ignore[attr-defined]
+    assert pipe is not None
+    pipe.close()
+
+
+async def test_what_cannot_be_said_does_not_change_the_exit_code() -> None:
+    process = await begin("--model", "x", "--port", "x")
+    nobody_reads(process, 2)
+    assert await asyncio.wait_for(process.wait(), 20) == 2
+    await process.communicate()
+    with Path("/dev/full").open("wb") as full:  # noqa: ASYNC230
+        code, words = await complaint(await begin("--model", "x", "--port", "0", "--grpc-port", "0", stdout=full))
+    assert code == 1 and words.startswith("dyno serve: model 'x': no folder") and words.count("\n") == 1, words
 
 
 async def test_a_port_in_use_is_one_clear_line() -> None:
