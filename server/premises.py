@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from server.administration.host import LoadWish
 from server.config import Settings
@@ -144,20 +144,23 @@ def beside(name: str, work: Callable[[], T]) -> asyncio.Future[T]:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def tell(end: Callable[[], None]) -> None:
+    def tell(end: Callable[[Any], None], value: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(lambda: None if done.done() else end())
+            loop.call_soon_threadsafe(told, end, value)
+
+    def told(end: Callable[[Any], None], value: object) -> None:
+        thread.join()  # it is on its way out; until then it holds what it worked on
+        if not done.done():
+            end(value)
 
     def run() -> None:
         try:
-            result = work()
+            tell(done.set_result, work())
         except BaseException as fault:
-            error = fault  # `fault` is gone when the loop gets there
-            tell(lambda: done.set_exception(error))
-        else:
-            tell(lambda: done.set_result(result))
+            tell(done.set_exception, fault)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
     return done
 
 

@@ -110,21 +110,30 @@ class Administration:
 
     async def _load(self, name: str, wish: LoadWish) -> ModelStatus:
         async with self._one_load:
-            try:
-                model = await self._host.build(wish)
-                self._require_open()
-                await self._host.bring_up(model)
-            except Exception as error:
-                failed = self._failed(name, error)
-                log.warning("model could not be loaded", model=name, why=failed.error)
-                log.debug("this is where", model=name, exc_info=error)
-                if isinstance(error, Unavailable):  # no fault of the model
-                    raise
+            failed = await self._bring_up(name, wish)
+            if failed is not None:
+                await asyncio.sleep(0)  # until then the loop holds the error, and through it all that was built
+                await self._host.free()
                 return failed
-            self._service.add(model)
         del self._others[name]
         log.info("loaded", model=name)
         return ModelStatus(name, ModelState.READY)
+
+    async def _bring_up(self, name: str, wish: LoadWish) -> ModelStatus | None:
+        """None when it is served, else how it failed."""
+        try:
+            model = await self._host.build(wish)
+            self._require_open()
+            await self._host.bring_up(model)
+        except Exception as error:
+            failed = self._failed(name, error)
+            log.warning("model could not be loaded", model=name, why=failed.error)
+            log.debug("this is where", model=name, exc_info=error)
+            if isinstance(error, Unavailable):  # no fault of the model
+                raise
+            return failed
+        self._service.add(model)
+        return None
 
     def _failed(self, name: str, error: Exception) -> ModelStatus:
         lines = str(error).splitlines() or [type(error).__name__]

@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import gc
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.config import Settings
+from server.engine.engine import Engine
 from server.errors import ModelNotFound
+from server.metrics import PrometheusObserver
+from server.models import ServedModel
 from server.service import Phase
 from tests.server.callers import Caller, Refused, RestCaller, RpcCaller
 from tests.server.doors import until
@@ -44,6 +48,21 @@ async def refusal(work: Any) -> Refused:
 
 async def text_of(caller: Caller, model: str) -> str:
     return (await caller.whole(model=model, prompt="abc", max_tokens=40))[0].text
+
+
+def engines_built_by(server: Harness) -> list[weakref.ref[Engine]]:
+    """Those of the models that it loads from now on."""
+    engines: list[weakref.ref[Engine]] = []
+    premises = server.app.premises
+    build = premises._build
+
+    def watched(settings: Settings, observer: PrometheusObserver) -> Sequence[ServedModel]:
+        models = build(settings, observer)
+        engines.extend(weakref.ref(model.engine) for model in models)
+        return models
+
+    premises._build = watched
+    return engines
 
 
 @pytest.mark.parametrize("transport", ["rest", "grpc"])
@@ -79,9 +98,11 @@ class TestModels:
     @pytest.mark.parametrize("spec", ["new=bad", "new=failing", "new=dying"])
     async def test_a_load_that_fails_says_why_and_changes_nothing(self, transport: str, spec: str) -> None:
         async with administered(transport) as (server, operator, caller):
+            engines = engines_built_by(server)
             stream = asyncio.create_task(caller.stream(**LONG))
             await until(lambda: server.app.service.active)
             refused = await refusal(operator.load(spec))
+            assert [engine() for engine in engines] == [None] * (spec != "new=bad"), "its memory is free again"
             assert (refused.kind, refused.code, refused.param) == ("invalid", "load_failed", "model")
             why = {"new=bad": "ends too early", "new=failing": "model new fails: nan", "new=dying": "device is gone"}[
                 spec
