@@ -117,8 +117,8 @@ class Generation:
             parts[piece.index].append(piece)
         return [_join(pieces) for pieces in parts]
 
-    def fail(self, error: ServiceError, outcome: Outcome = Outcome.CANCELLED) -> None:
-        """End it now; whoever reads the pieces gets `error`."""
+    def fail(self, error: ServiceError, outcome: Outcome) -> None:
+        """End it now, counted as `outcome`; whoever reads the pieces gets `error`."""
         self._failure = error
         self._cancel(outcome)
 
@@ -152,6 +152,14 @@ class Generation:
                 yield one
 
     def _piece(self, choice: Choice, delta: Delta) -> Piece:
+        try:
+            return self._read(choice, delta)
+        except Exception as error:
+            if isinstance(error, InternalError) or not isinstance(error, ServiceError):
+                self._cancel(Outcome.ERROR)  # a fault of ours, and nobody's leaving, for every choice
+            raise
+
+    def _read(self, choice: Choice, delta: Delta) -> Piece:
         finished = None if delta.stats is None else self._finish(choice, delta, delta.stats)
         prompt = None if choice.told else self._prompt(choice)
         choice.told = True

@@ -126,9 +126,9 @@ class GenerationService:
         await self._quiet.wait()
 
     def abort_all(self, error: ServiceError) -> None:
-        """End every call in flight; their readers get `error`."""
+        """End every call in flight as failed; their readers get `error`."""
         for generation in list(self.active):
-            generation.fail(error)
+            generation.fail(error, Outcome.ERROR)
 
     def close(self) -> None:
         self._texts.close()

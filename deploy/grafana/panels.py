@@ -242,7 +242,8 @@ SERVICE = Dashboard(
     (
         Panel(
             "Requests by outcome",
-            "Ends a second. stop and length are answers; rejected is the caller's mistake; shed (no room) never ran.",
+            "Ends a second. stop and length are answers; rejected is the caller's mistake, cancelled its leaving; "
+            "shed (no room) never ran; error is the server's, also where it left first.",
             ((rate("dyno_requests_total", ALL, "outcome"), "{{outcome}}"),),
             "reqps",
             more=STACKED,

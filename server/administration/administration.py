@@ -160,7 +160,8 @@ class Administration:
         await self._none_left(name, seconds)
         left = self._generations(name)
         for generation in left:
-            generation.fail(Draining(f"model {name} was unloaded before this request was complete", retry_after=1))
+            error = Draining(f"model {name} was unloaded before this request was complete", retry_after=1)
+            generation.fail(error, Outcome.ERROR)
         await self._none_left(name, LAST_WORDS_SECONDS)
         return len(left)
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from server.engine.ending import Delta
 from server.engine.engine import Engine
 from server.engine.patience import rest
-from server.engine.request import Request
+from server.engine.request import Outcome, Request
 from server.engine.stream import EngineFault, Stream
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class EngineLoop:
     """One thread steps all engines in turn and sleeps when there is no work.
 
     A step that takes longer than `stall_seconds`, and than a step of its model honestly may, counts as dead: the
-    streams fail, nothing new is taken. Should it return after all, the requests it was about are cancelled and the loop
+    streams fail, nothing new is taken. Should it return after all, the requests it was about end as failed and the loop
     is alive again.
     """
 
@@ -230,7 +230,7 @@ class EngineLoop:
                 try:
                     stream.push(delta)
                 except Exception as fault:  # the others' deltas must not be lost with it
-                    stream.cancel()
+                    stream.cancel(Outcome.ERROR)
                     self._fail(delta.request, EngineFault(f"{type(fault).__name__}: {fault}"))
                     continue
                 if delta.stats is not None:
@@ -243,7 +243,7 @@ class EngineLoop:
 
     def _fail_all(self, fault: EngineFault) -> None:
         for request, stream in list(self._streams.items()):
-            stream.cancel()  # should the engine go on after all, then without this request
+            stream.cancel(Outcome.ERROR)  # should the engine go on after all, then without this request
             self._fail(request, fault)
         for job in self._jobs:
             _unless_done(job, job.set_exception, fault)

@@ -17,10 +17,10 @@ class Outcome(StrEnum):
 
     STOP = "stop"  # an end token or a stop string
     LENGTH = "length"  # max_tokens
-    CANCELLED = "cancelled"  # the client is gone or said so
+    CANCELLED = "cancelled"  # the client is gone or said so, or an operator did: nobody failed
     DEADLINE = "deadline"  # its time ran out
     REJECTED = "rejected"  # its constraint cannot be followed: the caller's doing
-    ERROR = "error"  # a fault of ours
+    ERROR = "error"  # a fault of ours, or we went before it was complete
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import weakref
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -167,8 +169,9 @@ class TestModels:
             assert await unloading == 0
             assert len((await stream)[0].tokens) == 30
 
-    async def test_requests_that_take_too_long_are_ended_and_told(self, transport: str) -> None:
-        async with administered(transport) as (server, operator, caller):
+    async def test_requests_that_take_too_long_are_ended_and_told(self, transport: str, tmp_path: Path) -> None:
+        path = tmp_path / "requests.jsonl"  # the model's series end with it
+        async with administered(transport, request_log=str(path)) as (server, operator, caller):
             stream = asyncio.create_task(caller.stream(**LONG | {"max_tokens": 200}))
             other = asyncio.create_task(caller.stream(model="fake", prompt="abc", max_tokens=200, ignore_eos=True))
             await until(lambda: server.app.service.active)
@@ -177,6 +180,8 @@ class TestModels:
             assert refused.code == "draining" and "unloaded" in refused.message
             assert len((await other)[0].tokens) == 200
             await server.settled()
+        ends = {line["model"]: line["outcome"] for line in map(json.loads, path.read_text().splitlines())}
+        assert ends == {"slow": "error", "fake": "length"}
 
     async def test_who_is_not_there_cannot_be_unloaded(self, transport: str) -> None:
         async with administered(transport) as (_, operator, _):

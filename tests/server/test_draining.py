@@ -84,10 +84,22 @@ async def test_an_answer_before_the_body_has_come_is_read_by_a_server_that_leave
         await asyncio.gather(stream, drain)
 
 
+async def test_what_a_drain_cuts_off_has_failed() -> None:
+    """Its caller did not leave: it was told to come again."""
+    async with running(SLOW, drain_seconds=0.1) as server:
+        stream = asyncio.create_task(_streamed(server.session, server.url, max_tokens=200))
+        while not server.app.service.active:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await server.app.drain()
+        assert b'"draining"' in await stream
+        await server.settled()
+        assert await server.total("dyno_requests_total", outcome="error") == 1
+
+
 async def _answer(stub: InferenceServiceStub) -> pb.GenerateResponse:
     return await stub.Generate(REQUEST)
 
 
-async def _streamed(session: aiohttp.ClientSession, url: str) -> bytes:
-    async with session.post(f"{url}/v1/completions", json=BODY) as response:
+async def _streamed(session: aiohttp.ClientSession, url: str, **more: int) -> bytes:
+    async with session.post(f"{url}/v1/completions", json=BODY | more) as response:
         return await response.read()

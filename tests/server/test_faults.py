@@ -85,6 +85,19 @@ async def test_a_request_that_the_model_fails_on_is_alone_with_it(transport: str
 
 
 @pytest.mark.parametrize("transport", ["rest", "grpc"])
+async def test_when_one_choice_fails_all_of_them_have_failed(transport: str) -> None:
+    def second(row: Row) -> bool:
+        return row.request.id.endswith("-1")
+
+    async with running(fake_model(sleep=0.005, nan=second)) as server, grpc.aio.insecure_channel(server.target) as chan:
+        with pytest.raises(Refused) as refused:
+            await caller_of(transport, server, chan).whole(prompt="abc", max_tokens=200, ignore_eos=True, n=3)
+        assert refused.value.code == "internal_error"
+        await server.settled()
+        assert await server.total("dyno_requests_total", outcome="error") == 3
+
+
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
 async def test_an_unexpected_error_of_the_service_tells_its_id_only(transport: str) -> None:
     async with running(untellable()) as server, grpc.aio.insecure_channel(server.target) as channel:
         caller = caller_of(transport, server, channel)
@@ -175,6 +188,24 @@ async def test_a_text_that_cannot_be_made_or_read_fails_alone(transport: str, st
             assert told.tokens == said[prompt]
         await server.settled()
         assert server.app.service.alive
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
+async def test_a_text_that_cannot_be_made_counts_as_failed(transport: str, n: int) -> None:
+    """And not as if its caller had left."""
+    torn = continuation(b"bac", 5, VOCAB)[-1]
+
+    def build(observer: Any) -> ServedModel:
+        return dataclasses.replace(fake_model(sleep=0.005)(observer), tokenizer=Choosy(torn))
+
+    async with running(build) as server, grpc.aio.insecure_channel(server.target) as channel:
+        caller = caller_of(transport, server, channel)
+        for call in (caller.whole, caller.stream):
+            with pytest.raises(Refused):
+                await call(prompt="bac", max_tokens=200, ignore_eos=True, temperature=0, n=n)
+        await server.settled()
+        assert await server.total("dyno_requests_total", outcome="error") == 2 * n
 
 
 async def test_a_warm_up_that_builds_is_no_stall() -> None:

@@ -239,7 +239,7 @@ class TestEnds:
             loop.submit("a", make_request([1], 1, id="x"))
         gate.set()
         await until(lambda: loop.alive and not served.has_work)
-        assert [stats.outcome for stats in seen.requests] == [Outcome.CANCELLED], "nobody waits for it any more"
+        assert [stats.outcome for stats in seen.requests] == [Outcome.ERROR], "nobody waits for it any more"
         assert tokens(await read(loop.submit("a", make_request([3], 2, id="next")))) == continuation([3], 2, 257)
 
     async def test_a_thread_that_is_stuck_between_two_steps_stands_still_too(self, start: Start) -> None:
@@ -272,7 +272,8 @@ class TestEnds:
             loop.running("b")
 
     async def test_a_stream_that_takes_nothing_fails_alone(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-        served = engine(sleep=0.001)
+        seen = Recorder()
+        served = Engine("a", FakeRunner(sleep=0.001), observer=seen)
         loop = start(served)
         streams = [loop.submit("a", make_request([n], 20, id=str(n))) for n in range(3)]
 
@@ -286,6 +287,8 @@ class TestEnds:
             assert tokens(await read(streams[n])) == continuation([n], 20, 257)
         await until(lambda: not served.has_work)
         assert loop.alive and loop._streams == {}
+        ends = {stats.id: stats.outcome for stats in seen.requests}
+        assert ends == {"0": Outcome.LENGTH, "1": Outcome.ERROR, "2": Outcome.LENGTH}
 
     async def test_a_first_step_may_have_something_to_build(self, start: Start) -> None:
         loop = start(engine(fault=Builds(0.3)), stall_seconds=0.05)
