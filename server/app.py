@@ -19,6 +19,7 @@ from server.administration.administration import Administration
 from server.administration.facts import ModelState
 from server.config import Settings
 from server.credentials import Credentials
+from server.engine.loop import EngineLoop
 from server.engine.stats import RequestStats
 from server.errors import Draining
 from server.limits import Limits
@@ -60,7 +61,7 @@ class Application:
         self.observer = PrometheusObserver(version=version, peers=settings.peer_metrics, ended=ended)
         tracer = untraced if self._tracing is None else self._tracing.calling
         self.service = GenerationService(limits, self.observer, tracer=tracer)
-        self.observer.phase = lambda: self.service.phase
+        self.observer.phase = lambda: self.service.visible_phase
         self.http_port = self.grpc_port = 0
         self.leaving = asyncio.Event()
         self.premises = Premises(settings, build, self.observer, self._leave)
@@ -95,7 +96,9 @@ class Application:
 
     async def serve(self, models: Sequence[ServedModel]) -> None:
         """Start the engines, warm every model up, become ready. Raises StartupError."""
-        self.service.serve(models, await self.premises.begin(models))
+        loop = await self.premises.begin(models)
+        self.service.serve(models, loop)
+        self._followers.append(asyncio.create_task(self._leave_without(loop)))
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
         """Take nothing new; give what is in flight its time, less when told to hurry; then end it. `stop` follows."""
@@ -127,7 +130,7 @@ class Application:
     def state(self) -> dict[str, Any]:
         """What is held right now, for /debug/state."""
         return {
-            "phase": self.service.phase,
+            "phase": self.service.visible_phase,
             "calls": len(self.service.active),
             "tasks": len(asyncio.all_tasks()),
             "threads": threading.active_count(),
@@ -142,6 +145,12 @@ class Application:
     def _leave(self) -> None:
         """What an operator asks for: from now on nothing new is taken; `run` does the rest."""
         self.service.drain()
+        self.leaving.set()
+
+    async def _leave_without(self, loop: EngineLoop) -> None:
+        """A thread that has died does not come back: whoever watches the process shall replace it."""
+        await loop.gone()
+        log.critical("leaving: the engine thread is gone")
         self.leaving.set()
 
     def _tell_health(self) -> None:
@@ -190,7 +199,8 @@ class Signals:
 
 
 async def run(settings: Settings, build: Build) -> int:
-    """Serve until a signal; the exit code. Raises AddressInUse, StartupError and what `build` raises."""
+    """Serve until a signal, an operator's word or the engine's death; the exit code. Raises AddressInUse, StartupError
+    and what `build` raises."""
     app = Application(settings, build)
     signals = Signals(app.leaving)
     try:

@@ -45,9 +45,12 @@ log = structlog.get_logger()
 
 
 class Phase(StrEnum):
+    """Closed set: it is a metric label."""
+
     LOADING = "loading"
     READY = "ready"
     DRAINING = "draining"
+    DOWN = "down"  # whatever it was about: its engine does not run
 
 
 class Admissions(RoutingSource, Protocol):
@@ -68,7 +71,7 @@ def untraced(id: str, call: GenerateCall) -> AbstractContextManager[GenerateCall
 
 
 class GenerationService:
-    """Begins without models, LOADING; `serve` opens it, `drain` closes it for new calls."""
+    """Begins without models, LOADING; `serve` opens it, `drain` closes it for new calls. `phase` is never DOWN."""
 
     def __init__(
         self,
@@ -138,6 +141,11 @@ class GenerationService:
     def alive(self) -> bool:
         """Whether the engine thread runs and moves; true while loading, when there is none yet."""
         return self._loop is None or self._loop.alive
+
+    @property
+    def visible_phase(self) -> Phase:
+        """What operators are shown: `phase`, or DOWN. From any thread."""
+        return self.phase if self.alive else Phase.DOWN
 
     def refusal(self) -> ServiceError | None:
         """Why nothing can be served now; None when ready."""

@@ -320,8 +320,9 @@ SERVICE = Dashboard(
             "Bps",
         ),
         Panel(
-            "Drain",
-            "1 while a server takes nothing new and finishes what it has. Calls still open are beside it.",
+            "Phase",
+            "1 for the phase of each server. Draining, it finishes what it has: see open calls. "
+            "Down, its engine does not run.",
             (("max by (instance, phase) (dyno_phase)", "{{instance}} {{phase}}"),),
         ),
         Panel(

@@ -70,10 +70,14 @@ class EngineLoop:
         if self._watch is not None:
             self._watch.cancel()
 
+    async def gone(self) -> None:
+        """Wait until the thread has ended: it was stopped, or it died."""
+        await self._gone.wait()
+
     @property
     def alive(self) -> bool:
-        """Whether the thread runs and its step, if it is in one, does not stand still."""
-        return self._thread is not None and self._thread.is_alive() and not self._stalled
+        """Whether the thread runs and its step, if it is in one, does not stand still. From any thread."""
+        return self._death is None and self._thread is not None and self._thread.is_alive() and not self._stalled
 
     def submit(self, engine: str, request: Request) -> Stream:
         """Hand a request to an engine. Call it on the asyncio thread. EngineFault when nothing can be served."""
@@ -249,7 +253,7 @@ class EngineLoop:
             _unless_done(job, job.set_exception, fault)
 
     def _require_alive(self) -> None:
-        if self._death is not None or not self.alive or self._stopping:
+        if not self.alive or self._stopping:
             raise self._death or EngineFault("the engine stands still" if self._stalled else "the engine does not run")
 
     @property

@@ -11,13 +11,22 @@ from server.__main__ import leave
 from server.app import run
 from server.config import load
 from server.engine.stats import Observer
+from server.engine.step import DeviceLost, Step
 from server.models import ServedModel
 from server.premises import StartupError
 from tests.server.kit import ModelOf, fake_model
 
+
+def deadly(step: Step) -> None:
+    """What nothing can be run after."""
+    if any(bytes(row.request.prompt) == b"poison" for row in step.rows):
+        raise DeviceLost("the device is gone")
+
+
 MODELS: dict[str, ModelOf] = {
     "fake": fake_model("fake"),
     "slow": fake_model("slow", sleep=0.02),
+    "mortal": fake_model("mortal", fault=deadly),
 }
 
 

@@ -134,6 +134,7 @@ async def test_a_dead_engine_is_told_to_everybody(transport: str) -> None:
         with pytest.raises(Refused) as refused:
             await caller.whole(prompt="abc")
         assert (refused.value.kind, refused.value.code) == ("unavailable", "engine_down")
+        assert server.app.leaving.is_set() and await server.total("dyno_phase", phase="down") == 1
         await server.settled()  # and every request is told to have ended
         # Two that the engine died under, and one that came when it was dead.
         assert await server.total("dyno_requests_total", model="fake", outcome="error") == 3

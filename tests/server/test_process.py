@@ -176,6 +176,15 @@ async def test_an_idle_server_ends_at_once_and_its_ports_are_free() -> None:
     await process.communicate()
 
 
+async def test_without_its_engine_it_leaves_by_itself_and_says_so() -> None:
+    async with serving("--model", "mortal") as server:
+        await server.ready()
+        assert b"engine_down" in await server.sse(model="mortal", prompt="poison")
+        code, told = await complaint(server.process)
+    last = json.loads(told.splitlines()[-2])
+    assert code == 1 and (last["level"], last["event"]) == ("critical", "leaving: the engine thread is gone"), told
+
+
 async def test_it_answers_while_it_loads_and_ends_when_told_to() -> None:
     async with serving("--model", "late") as server:
         assert await server.status("/livez") == 200

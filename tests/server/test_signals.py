@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,12 +18,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from model.config import Full
 from server.engine.request import Outcome
 from server.engine.stats import Latency, RequestStats, Scarce
-from server.engine.step import CacheGroup
+from server.engine.step import CacheGroup, Step
 from server.metrics import PrometheusObserver
 from server.requestlog import RequestLog
 from server.windows import WINDOW_TOKENS, RoutingWindows
 from tests.fakes import Clock, FakeRunner, make_request
-from tests.server.callers import Caller, Refused, hang_up_after
+from tests.server.callers import Caller, Refused, RestCaller, hang_up_after
+from tests.server.doors import until
 from tests.server.engine.conftest import Engine
 from tests.server.kit import Harness, fake_model, running
 from tests.server.test_metrics import CARD, NO_GAPS, observed, request, step
@@ -230,9 +232,30 @@ async def test_bytes_of_rest_are_exact(server: Harness) -> None:
     assert await moved("received") - received == len(body)
 
 
+async def phases(server: Harness) -> dict[str, float]:
+    names = ("loading", "ready", "draining", "down")
+    return {phase: await server.total("dyno_phase", phase=phase) for phase in names}
+
+
 async def test_the_phase_is_told(server: Harness) -> None:
-    phases = {phase: await server.total("dyno_phase", phase=phase) for phase in ("loading", "ready", "draining")}
-    assert phases == {"loading": 0, "ready": 1, "draining": 0}
+    assert await phases(server) == {"loading": 0, "ready": 1, "draining": 0, "down": 0}
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_an_engine_that_stands_still_is_down_until_it_moves() -> None:
+    gate = threading.Event()
+
+    def stuck(step: Step) -> None:
+        if any(len(row.request.prompt) == 5 for row in step.rows):
+            gate.wait(10)
+
+    async with running(fake_model(fault=stuck), stall_seconds=0.1) as server:
+        with pytest.raises(Refused):
+            await RestCaller(server).whole(prompt="stuck")
+        assert await phases(server) == {"loading": 0, "ready": 0, "draining": 0, "down": 1}
+        gate.set()
+        await until(lambda: server.app.service.alive)
+        assert await phases(server) == {"loading": 0, "ready": 1, "draining": 0, "down": 0}
 
 
 @pytest.fixture

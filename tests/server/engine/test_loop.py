@@ -214,7 +214,8 @@ class TestEnds:
                 async for delta in stream:
                     said += delta.tokens
             assert len(said) == 2, "what was there is read first"
-        await until(lambda: not loop.alive)
+        await asyncio.wait_for(loop.gone(), 5)
+        assert not loop.alive
         with pytest.raises(EngineFault, match="pulled the plug"):
             loop.submit("a", make_request([1], 1))
 
