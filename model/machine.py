@@ -7,10 +7,12 @@ import hashlib
 import os
 import platform
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @functools.cache
@@ -47,6 +49,36 @@ def cores() -> int:
 def memory() -> int:
     """Bytes of memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def room() -> int:
+    """Bytes that this process may still fill: of the machine's memory, or of the least that a container or a service
+    manager leaves it (cgroup v2), what it does not hold already."""
+    return max(0, min([memory(), *_limits()]) - _held())
+
+
+def _limits() -> Iterator[int]:
+    """Of this process's control group and of those around it, as far as they have one and are to be seen from here."""
+    try:
+        groups = OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        return
+    own = CGROUPS / next((line[4:] for line in groups if line.startswith("0::/")), "")
+    for group in (own, *own.parents):
+        try:
+            limit = (group / "memory.max").read_text().strip()
+        except OSError:
+            continue
+        if limit != "max":
+            yield int(limit)
+
+
+def _held() -> int:
+    """Not what the group holds: that has files in it which were read once, and make room for whoever needs it."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def last_cache() -> int:

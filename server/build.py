@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from model import presets, source, zoo
+from model import machine, presets, source, zoo
 from model.accounting import BYTES, cache_bytes_per_token, parameters, without_memory
 from model.checkpoint.error import CheckpointError
 from model.checkpoint.loading import load_any
@@ -48,7 +47,7 @@ class UnknownModel(ValueError):
 
 
 class TooLarge(ValueError):
-    """A model of this size does not fit into this machine, or its cache not beside it."""
+    """A model of this size does not fit into the memory there is, or its cache not beside it."""
 
 
 class NoInt8(ValueError):
@@ -178,9 +177,9 @@ def _random(name: str, architecture: Architecture, options: BuildOptions, preset
         architecture, preset = presets.scaled(architecture, options.scale), None
     tokenizer = _bytes(architecture, f"model {name!r}")
     needed = parameters(architecture).total * BYTES[options.dtype]
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        sizes = f"{needed / 1e9:.1f} GB of weights, this machine has {there / 1e9:.1f} GB"
+    room = machine.room()
+    if needed > room:
+        sizes = f"{needed / 1e9:.1f} GB of weights, there is memory for {room / 1e9:.1f} GB"
         raise TooLarge(f"model {name!r}: {sizes}; add --scale {' or --scale '.join(presets.SCALES)}")
     model = random_model(architecture, options.seed, getattr(torch, options.dtype)).eval().requires_grad_(False)
     return Found(model, tokenizer, preset, options.scale)

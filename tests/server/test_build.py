@@ -12,12 +12,13 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from model import machine
 from model.checkpoint import native
 from model.checkpoint.error import CheckpointError
 from model.config import Architecture, Block, ConfigError, FeedForward
 from model.initialise import random_model
 from model.inspect import inspect
-from server.build import BuildOptions, build_model
+from server.build import BuildOptions, TooLarge, build_model
 from server.metrics import PrometheusObserver
 from server.models import ServedModel
 
@@ -56,6 +57,15 @@ def test_a_model_without_attention_is_refused(tmp_path: Path) -> None:
     file.write_text(f"vocab = 300\nwidth = 16\ncontext = 64\nlayers = ['a*2']\nblocks.a.branches = {branches}")
     with pytest.raises(ConfigError, match=r"^model 'flat': none of its blocks has an attention"):
         build_model(str(file), BuildOptions(), PrometheusObserver())
+
+
+def test_random_weights_have_to_fit_into_what_a_container_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    (tmp_path / "memory.max").write_text(str(machine._held() + 100_000_000))
+    with pytest.raises(TooLarge, match=r"^model 'pythia-70m': 0\.3 GB of weights, there is memory for 0\.\d GB; "):
+        build_model("pythia-70m", BuildOptions(), PrometheusObserver())
 
 
 @pytest.mark.parametrize("vocab", [33, 256])
