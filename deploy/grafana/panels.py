@@ -233,6 +233,7 @@ ROUTING = Dashboard(
 )
 
 ALL = 'model=~"$model"'
+ASKED = 'method!~"/metrics|/livez|/readyz|/health|/ready"'
 
 SERVICE = Dashboard(
     "service",
@@ -294,10 +295,10 @@ SERVICE = Dashboard(
         ),
         Panel(
             "Answers by code",
-            "Both transports, as their callers saw it. 499 and CANCELLED hung up.",
+            "Both transports, as their callers saw it, without scrapes and probes. 499 and CANCELLED hung up.",
             (
                 (
-                    f'sum by (transport, code) (rate(dyno_transport_requests_total{{method!="/metrics"}}[{WINDOW}]))',
+                    f"sum by (transport, code) (rate(dyno_transport_requests_total{{{ASKED}}}[{WINDOW}]))",
                     "{{transport}} {{code}}",
                 ),
             ),

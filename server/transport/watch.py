@@ -25,7 +25,7 @@ TRACEPARENT = re.compile(
 )
 GIVEN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 UNKNOWN = "unknown"
-CLIENT_GONE = 499
+CLIENT_GONE, SERVER_FAILED = 499, 500
 CLOSE = (b"connection", b"close")
 
 
@@ -124,6 +124,12 @@ class HttpWatch:
             if not complete:
                 log.warning("answer cut off", id=request_id, why=type(error).__name__)
                 scope.get("dyno.abort", _nothing)()
+            if isinstance(error, ConnectionError):
+                code = CLIENT_GONE
+            elif not complete:
+                code = SERVER_FAILED
+        else:
+            code = code if complete else CLIENT_GONE  # nobody else ends an answer early
         finally:
             self._observer.closed("rest")
             self._observer.answered("rest", _template(scope), str(code))

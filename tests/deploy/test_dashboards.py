@@ -79,6 +79,13 @@ def test_every_variable_of_a_query_is_one_of_its_dashboard(name: str) -> None:
     assert known - used - {"__rate_interval"} == set()
 
 
+def test_what_machines_ask_for_by_themselves_is_no_answer_to_anybody() -> None:
+    (query,) = (query for where, query in queries.of_panels().items() if where.startswith("service: Answers by code"))
+    (left_out,) = re.findall(r'method!~"(.*?)"', query)
+    assert all(re.fullmatch(left_out, path) for path in ("/metrics", "/livez", "/readyz", "/health", "/ready"))
+    assert not any(re.fullmatch(left_out, path) for path in ("/v1/completions", "Generate", "unknown"))
+
+
 async def test_every_metric_that_is_asked_for_exists(server: Harness) -> None:
     """Under the name it has in a query: with its ending."""
     async with server.session.post(

@@ -32,6 +32,16 @@ async def test_hanging_up_a_stream_ends_its_requests(caller: Caller, server: Har
     assert await server.total("dyno_requests_total", outcome="cancelled") == before + n
 
 
+async def test_an_answer_that_its_caller_left_is_none(server: Harness) -> None:
+    async def answers(code: str) -> float:
+        return await server.total("dyno_transport_requests_total", method="/v1/completions", code=code)
+
+    before = [await answers(code) for code in ("200", "499")]
+    await hang_up_after(RestCaller(server), 3, **LONG)
+    await server.settled()
+    assert [await answers(code) for code in ("200", "499")] == [before[0], before[1] + 1]
+
+
 @pytest.mark.parametrize("n", [1, 3])
 async def test_leaving_before_a_whole_answer_ends_its_requests(caller: Caller, server: Harness, n: int) -> None:
     before = await server.total("dyno_requests_total", outcome="cancelled")
