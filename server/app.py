@@ -62,6 +62,7 @@ class Application:
         tracer = untraced if self._tracing is None else self._tracing.calling
         self.service = GenerationService(limits, self.observer, tracer=tracer)
         self.observer.phase = lambda: self.service.visible_phase
+        self.observer.losses = self._losses
         self.http_port = self.grpc_port = 0
         self.leaving = asyncio.Event()
         self.premises = Premises(settings, build, self.observer, self._leave)
@@ -141,6 +142,14 @@ class Application:
         running, waiting = self.premises.load_of(name)
         groups = [asdict(group) for group in self.observer.groups(name)]
         return {"running": running, "waiting": waiting, "groups": groups}
+
+    def _losses(self) -> dict[str, int]:
+        """What was to be told of requests and was lost; called on a thread of a scrape."""
+        return {
+            "request_log": 0 if self._requests is None else self._requests.lost,
+            "spans": 0 if self._tracing is None else self._tracing.lost,
+            "observer": 0 if self.premises.loop is None else self.premises.loop.observer_failures,
+        }
 
     def _leave(self) -> None:
         """What an operator asks for: from now on nothing new is taken; `run` does the rest."""

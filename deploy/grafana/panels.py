@@ -341,7 +341,11 @@ SERVICE = Dashboard(
             "Servers that are scraped",
             "0 is one that does not answer.",
             (('up{job="dyno"}', "{{instance}}"),),
-            width=24,
+        ),
+        Panel(
+            "Lost telemetry",
+            "Log lines, spans and observations a second that were lost: what is told here is that much less than all.",
+            ((f"sum by (instance, what) (rate(dyno_lost_total[{WINDOW}]))", "{{instance}} {{what}}"),),
         ),
     ),
 )

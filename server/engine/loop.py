@@ -37,9 +37,10 @@ class EngineLoop:
     def __init__(self, engines: Sequence[Engine], *, stall_seconds: float = 10.0) -> None:
         self._engines = {engine.name: engine for engine in engines}
         self._stall_seconds = stall_seconds
-        self._wake = threading.Condition()  # guards the next three; the thread sleeps on it
+        self._wake = threading.Condition()  # guards the next four; the thread sleeps on it
         self._commands: list[Callable[[], None]] = []
         self._unseen = dict.fromkeys(self._engines, 0)  # submitted, but not yet in the engine
+        self._failures = 0  # of the observers of engines that are gone
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._began: float | None = None  # a step, or commands, that must end within `_limit`
@@ -118,6 +119,12 @@ class EngineLoop:
     def running(self, engine: str) -> int:
         return self._engines[engine].num_running
 
+    @property
+    def observer_failures(self) -> int:
+        """How often an observer or a statistic failed, of all engines there ever were. From any thread."""
+        with self._wake:
+            return self._failures + sum(engine.observer_failures for engine in self._engines.values())
+
     # ------------------------------------------------------------------------------------------ the engine thread
 
     def _run(self) -> None:
@@ -185,9 +192,10 @@ class EngineLoop:
         engine = self._engines[name]
         engine.cancel_all()
         self._step(engine)
-        self._engines = {other: kept for other, kept in self._engines.items() if other != name}
         with self._wake:
+            self._engines = {other: kept for other, kept in self._engines.items() if other != name}
             self._unseen.pop(name)
+            self._failures += engine.observer_failures
 
     def _has_work(self) -> bool:
         return self._stopping or bool(self._commands) or any(engine.has_work for engine in self._engines.values())

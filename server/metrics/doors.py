@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -37,6 +37,15 @@ def of_phase(now: str) -> Metric:
     family = GaugeMetricFamily("dyno_phase", "1 for the phase the server is in.", labels=["phase"])
     for phase in Phase:
         family.add_metric([phase], phase == now)
+    return family
+
+
+def of_losses(losses: Mapping[str, int]) -> Metric:
+    """What was to be told of requests and was not."""
+    text = "Log lines, spans and observations that were lost."
+    family = CounterMetricFamily("dyno_lost", text, labels=["what"])
+    for what, count in losses.items():
+        family.add_metric([what], count)
     return family
 
 

@@ -7,7 +7,7 @@ series when somebody scrapes.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client import exposition as plain
@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from model.roofline import Machine
 from server.engine.stats import GroupUse, RequestStats, StepStats
-from server.metrics.doors import of_doors, of_phase
+from server.metrics.doors import of_doors, of_losses, of_phase
 from server.metrics.families import of_models
 from server.metrics.peers import GenAi, of_peers
 from server.metrics.watched import UNKNOWN, Watched
@@ -46,6 +46,7 @@ class PrometheusObserver(Collector):
         """`registry` None: one of its own. `peers`: also under the names of others. Each of `ended` is told of every
         request that is counted."""
         self.phase: Callable[[], str] | None = None  # of the server, once somebody knows
+        self.losses: Callable[[], Mapping[str, int]] | None = None  # of telemetry, by what; likewise
         self._registry = registry or CollectorRegistry()
         self._version = version
         self._most_expert_series = most_expert_series
@@ -144,6 +145,8 @@ class PrometheusObserver(Collector):
         yield build
         if self.phase is not None:
             yield of_phase(self.phase())
+        if self.losses is not None:
+            yield of_losses(self.losses())
         models, genai = self._watched, self._genai
         yield from of_doors(models, self._doors)
         yield from of_models(models, self._most_expert_series)

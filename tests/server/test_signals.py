@@ -20,7 +20,6 @@ from server.engine.request import Outcome
 from server.engine.stats import Latency, RequestStats, Scarce
 from server.engine.step import CacheGroup, Step
 from server.metrics import PrometheusObserver
-from server.requestlog import RequestLog
 from server.windows import WINDOW_TOKENS, RoutingWindows
 from tests.fakes import Clock, FakeRunner, make_request
 from tests.server.callers import Caller, Refused, RestCaller, hang_up_after
@@ -327,16 +326,3 @@ async def test_answers_that_failed_are_apart_under_opentelemetrys_names() -> Non
     counts = {error: registry.get_sample_value(name, at | {"error_type": error}) for error in ("", "error", "deadline")}
     assert counts == {"": 2, "error": 1, "deadline": 1}
     assert registry.get_sample_value("gen_ai_server_time_to_first_token_seconds_count", at) == 2
-
-
-async def test_a_disk_that_is_full_costs_lines_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    log = RequestLog("/dev/full")
-    for _ in range(3):
-        log(request(id="call-0"))
-    log.close()
-    assert log.lost > 0
-
-
-async def test_a_log_that_cannot_be_opened_is_an_error_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        RequestLog(str(tmp_path / "nowhere" / "requests.jsonl"))
