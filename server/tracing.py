@@ -2,7 +2,7 @@
 
 The one file that knows OpenTelemetry. Spans go to a collector by OTLP over HTTP; one that is dead, slow or full costs
 spans and nothing else. What is not set here follows OpenTelemetry's own variables, OTEL_TRACES_SAMPLER,
-OTEL_EXPORTER_OTLP_HEADERS and OTEL_RESOURCE_ATTRIBUTES among them.
+OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES among them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import replace
 from opentelemetry import trace as api
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
@@ -43,8 +43,7 @@ class Tracing:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it repeats itself; `_Counted` does not
         self._clock = clock
         self._aside = Aside[tuple[int, RequestStats]]("tracing", self._tell)
-        resource = Resource.create({"service.name": "dyno", "service.version": version})
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider = TracerProvider(resource=_resource(version), shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint.rstrip("/") + PATH, timeout=EXPORT_SECONDS)
         batches = BatchSpanProcessor(_Counted(exporter, self._aside.lose), WAITING, max_export_batch_size=BATCH)
         self._provider.add_span_processor(batches)
@@ -115,6 +114,12 @@ class _Counted(SpanExporter):
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
+
+
+def _resource(version: str) -> Resource:
+    """What every span is of: the operator's words (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES) go before ours."""
+    ours = Resource.create({"service.name": "dyno", "service.version": version})
+    return ours.merge(OTELResourceDetector().detect())
 
 
 def _context(trace: Trace | None) -> Context:

@@ -118,6 +118,19 @@ async def test_a_call_is_a_span_and_its_phases_lie_end_to_end_under_it(transport
     assert collector.resources[0]["service.name"] == "dyno"
 
 
+async def test_what_the_operator_calls_the_service_goes_before_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=a,service.version=9,deployment.environment.name=test")
+    names = []
+    for given in ("", "shop"):
+        monkeypatch.setenv("OTEL_SERVICE_NAME", given)
+        async with traced() as (server, collector):
+            await ask(server)
+        names.append(collector.resources[0]["service.name"])
+    assert names == ["a", "shop"]
+    assert collector.resources[0]["service.version"] == "9"
+    assert collector.resources[0]["deployment.environment.name"] == "test"
+
+
 async def test_a_call_without_a_trace_begins_one_and_each_choice_has_a_span() -> None:
     async with traced() as (server, collector):
         await ask(server, {"n": 3, "prompt": "secret words"})
