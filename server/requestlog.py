@@ -3,11 +3,13 @@ of the caller's own words there are two labels, its id for the request (`x-reque
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -22,9 +24,10 @@ class RequestLog:
     """Called on the engine's thread, writes on one of its own: a disk that is slow or full costs lines, not tokens."""
 
     def __init__(self, path: str) -> None:
-        """`path`: appended to; "-" is the standard output. Raises OSError."""
-        # Unbuffered: a line that cannot be written is lost at once, and is not tried again with the next.
-        self._file = sys.stdout.buffer if path == STDOUT else Path(path).open("ab", buffering=0)  # noqa: SIM115
+        """`path`: appended to, and opened anew where another file, or none, has come in its place: it was rotated.
+        "-" is the standard output. Raises OSError."""
+        self._path = None if path == STDOUT else Path(path)
+        self._file = sys.stdout.buffer if self._path is None else _opened(self._path)
         self._aside = Aside[tuple[datetime, RequestStats]]("request log", self._write)
 
     @property
@@ -43,8 +46,24 @@ class RequestLog:
             self._file.close()
 
     def _write(self, ended: tuple[datetime, RequestStats]) -> None:
+        if self._path is not None and not _is_at(self._path, self._file):
+            with contextlib.suppress(OSError):  # better into the old one than nowhere
+                old, self._file = self._file, _opened(self._path)
+                old.close()
         self._file.write(orjson.dumps(line(*ended)) + b"\n")
         self._file.flush()
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Unbuffered: a line that cannot be written is lost at once, and is not tried again with the next."""
+    return path.open("ab", buffering=0)
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        return False
 
 
 def line(when: datetime, stats: RequestStats) -> dict[str, Any]:

@@ -54,6 +54,11 @@ def test_a_service_can_do_little(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
+def test_the_logs_of_a_service_are_bounded(name: str) -> None:
+    assert artifacts.services()[name]["logging"] == {"driver": "local"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
 def test_a_service_is_published_on_this_machine_only(name: str) -> None:
     assert [port for port in artifacts.services()[name].get("ports", []) if not port.startswith("127.0.0.1:")] == []
 

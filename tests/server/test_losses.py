@@ -1,14 +1,16 @@
-"""What is told of requests beside the answers may be lost, and is counted then."""
+"""What is told of requests beside the answers may be lost, and is counted then; a log that is rotated loses nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
 from server.requestlog import RequestLog
 from tests.server.callers import RestCaller
+from tests.server.doors import until
 from tests.server.kit import fake_model, running
 from tests.server.test_metrics import request
 
@@ -43,6 +45,31 @@ async def test_what_is_lost_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         assert tracing is not None
         tracing._aside.lose("it is full", 7)
         assert (await losses())["spans"] == 7
+
+
+async def test_a_log_that_was_rotated_is_opened_anew(tmp_path: Path) -> None:
+    path, old = tmp_path / "requests.jsonl", tmp_path / "requests.jsonl.1"
+    log = RequestLog(str(path))
+    log(request(id="one-0"))
+    await until(lambda: path.read_text())
+    path.rename(old)
+    log(request(id="two-0"))
+    await until(lambda: path.exists() and path.read_text())
+    log(request(id="three-0"))
+    log.close()
+    assert [json.loads(line)["id"] for line in old.read_text().splitlines()] == ["one"]
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["two", "three"]
+    assert log.lost == 0
+
+
+async def test_a_log_whose_folder_is_gone_is_written_where_it_was(tmp_path: Path) -> None:
+    path, old = tmp_path / "logs" / "requests.jsonl", tmp_path / "old" / "requests.jsonl"
+    path.parent.mkdir()
+    log = RequestLog(str(path))
+    path.parent.rename(old.parent)
+    log(request(id="one-0"))
+    log.close()
+    assert old.read_text().count("\n") == 1 and log.lost == 0
 
 
 async def test_a_log_that_cannot_be_opened_is_an_error_at_the_start(tmp_path: Path) -> None:
