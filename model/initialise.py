@@ -10,7 +10,7 @@ from model.norm import Norm
 from model.skeleton import skeleton
 from model.transformer import Transformer
 
-INTO_RESIDUAL = ("out.weight", "down.weight", "experts.down")
+INTO_RESIDUAL = (".out.weight", ".down.weight", ".experts.down")  # the dots leave out latent_down and query_down
 
 
 def random_model(architecture: Architecture, seed: int, dtype: torch.dtype = torch.float32) -> Transformer:

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from model.attention import GroupedAttention, LatentAttention
 from model.config import Architecture
 from model.dense import dense_input
+from model.feedforward import FeedForward
 from model.initialise import random_model
+from model.moe import Experts
 from model.norm import Norm
 from tests.model.cases import CASES, MIXED_CASES
 
 MIXED = pytest.mark.parametrize("architecture", MIXED_CASES.values(), ids=MIXED_CASES.keys())
+
+
+def into_residual(module: nn.Module) -> list[object]:
+    """The weights of a branch, or of a part of one, whose products are added to the residual stream."""
+    match module:
+        case GroupedAttention() | LatentAttention():
+            return [module.out.weight]
+        case FeedForward():
+            return [module.down.weight]
+        case Experts():
+            return [module.down]
+        case _:
+            return []
 
 
 @MIXED
@@ -24,13 +41,13 @@ def test_a_seed_fixes_the_weights(architecture: Architecture) -> None:
 @MIXED
 def test_norms_begin_as_identities_and_everything_else_small(architecture: Architecture) -> None:
     model = random_model(architecture, 0)
+    last = {id(weight) for module in model.modules() for weight in into_residual(module)}
     for module in model.modules():
         if isinstance(module, Norm) and module.weight is not None:
             assert torch.all(module.weight + module.value.offset == 1)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and "norm" not in name:
-            into_residual = name.endswith(("out.weight", "down.weight", "experts.down"))
-            expected = 0.02 / (2 * len(model.blocks)) ** 0.5 if into_residual else 0.02
+            expected = 0.02 / (2 * len(model.blocks)) ** 0.5 if id(parameter) in last else 0.02
             assert parameter.std().item() == pytest.approx(expected, rel=0.25), name
         elif "norm" not in name:
             assert not parameter.any(), name
