@@ -52,7 +52,7 @@ def _yarn(plain: Tensor, scaling: config.YarnScaling, theta: float, turned: int)
 def _llama3(plain: Tensor, scaling: config.Llama3Scaling) -> Tensor:
     turns = scaling.original_context * plain / (2 * math.pi)
     low, high = scaling.low_frequency, scaling.high_frequency
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    kept = (turns >= low).float() if low == high else ((turns - low) / (high - low)).clamp(0, 1)
     return plain / scaling.factor * (1 - kept) + plain * kept
 
 

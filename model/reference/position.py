@@ -43,7 +43,8 @@ def scaled(rate: float, pair: int, size: int, value: config.Rotary) -> float:
         case config.Llama3Scaling():
             wavelengths = value.scaling.original_context * rate / (2 * math.pi)
             low, high = value.scaling.low_frequency, value.scaling.high_frequency
-            return mix(rate / value.scaling.factor, rate, (wavelengths - low) / (high - low))
+            share = (wavelengths - low) / (high - low) if low < high else float(wavelengths >= low)
+            return mix(rate / value.scaling.factor, rate, share)
         case None:
             return rate
         case _:

@@ -40,7 +40,8 @@ class YarnScaling:
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """Long wavelengths divided by `factor`, short ones kept, a blend between (arXiv:2407.21783)."""
+    """Long wavelengths divided by `factor`, short ones kept, a blend between (arXiv:2407.21783); a step where both
+    bounds are one."""
 
     factor: float
     original_context: int
@@ -51,8 +52,8 @@ class Llama3Scaling:
         positive(factor=self.factor, original_context=self.original_context)
         positive(low_frequency=self.low_frequency, high_frequency=self.high_frequency)
         check(
-            self.high_frequency > self.low_frequency,
-            f"high_frequency={self.high_frequency} must be above low_frequency={self.low_frequency}",
+            self.high_frequency >= self.low_frequency,
+            f"high_frequency={self.high_frequency} must not be below low_frequency={self.low_frequency}",
         )
 
 

@@ -136,6 +136,7 @@ POSITION_CASES = {
     "rotary, yarn, factor below one": turning(scaling=YarnScaling(0.5, 64)),
     "rotary, yarn, ramp at both ends": turning(theta=20.0, scaling=YarnScaling(4.0, 4096, 3000, 0.01)),
     "rotary, llama3": turning(scaling=Llama3Scaling(8.0, 64)),
+    "rotary, llama3, one step": turning(theta=100.0, scaling=Llama3Scaling(16.0, 64, 1.0, 1.0)),
     "rotary, llama3, bands": turning(theta=100.0, scaling=Llama3Scaling(2.0, 40, 0.5, 3.0), fraction=0.8),
     "rotary, two values in one model": model(
         block(Attention(HEADS, Rotary(1e4)), DENSE), block(Attention(LATENT, Rotary(50.0, layout="interleaved")), DENSE)

@@ -58,7 +58,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: LinearScaling(0.0), "factor must be positive, got 0.0"),
     (lambda: YarnScaling(2.0, 0), "original_context must be positive, got 0"),
     (lambda: YarnScaling(2.0, 64, beta_fast=1, beta_slow=2), "beta_fast=1 must not be below beta_slow=2"),
-    (lambda: Llama3Scaling(2.0, 64, 4.0, 4.0), "high_frequency=4.0 must be above low_frequency=4.0"),
+    (lambda: Llama3Scaling(2.0, 64, 4.0, 3.0), "high_frequency=3.0 must not be below low_frequency=4.0"),
     (lambda: ProportionalScaling(-1.0), "factor must be positive, got -1.0"),
     (lambda: Rotary(theta=0), "theta must be positive, got 0"),
     (lambda: Rotary(fraction=1.1), "fraction must be in (0, 1], got 1.1"),

@@ -84,6 +84,13 @@ def test_llama3_scaling_by_eight() -> None:
     assert ratio[35:].tolist() == pytest.approx([8.0] * 29)
 
 
+def test_llama3_scaling_in_one_step() -> None:
+    """Llama 4 Scout: pairs that take more than 8,192 positions to turn once, those from 34.98 on, are divided by 16."""
+    scaled = inverse_frequencies(Rotary(500000.0, scaling=Llama3Scaling(16.0, 8192, 1.0, 1.0)), 128)
+    ratio = inverse_frequencies(Rotary(500000.0), 128) / scaled
+    assert ratio.tolist() == pytest.approx([1.0] * 35 + [16.0] * 29)
+
+
 def test_t5_buckets() -> None:
     """arXiv:1910.10683's code, causal, 32 buckets to distance 128."""
     known = {0: 0, 1: 1, 15: 15, 16: 16, 20: 17, 32: 21, 64: 26, 127: 31, 199: 31, 100000: 31}

@@ -65,7 +65,8 @@ def _attention(s: Settings, kind: str, turned: bool) -> Attention:
 
 
 def _temperature(s: Settings) -> Temperature | None:
-    if not s.flag("attn_temperature_tuning", default=True):
+    """Meta's own files say 4 for true."""
+    if not s.choice("attn_temperature_tuning", among={True: True, False: False, 4: True}, default=True):
         return None
     return Temperature(s.positive("floor_scale", default=8192.0), s.real("attn_scale", default=0.1))
 

@@ -119,6 +119,7 @@ EXPERTS: dict[str, dict[str, Case]] = {
         },
         warm={"floor_scale": 4, "attn_scale": 0.7, "no_rope_layers": [1, 0, 0, 1], "moe_layers": [0, 3]},
         cold={"attn_temperature_tuning": False, "no_rope_layer_interval": 2, "rope_parameters": LLAMA3},
+        step={"rope_parameters": LLAMA3 | {"factor": 16.0, "high_freq_factor": 1.0}},
     ),
     "glm4_moe": variants(
         "Glm4Moe",

@@ -11,10 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from model import presets
 from model.checkpoint.families import FAMILIES
 from model.checkpoint.fill import skeleton
 from model.checkpoint.settings import Settings
-from model.config import Architecture, Full, Grouped, LinearScaling, Llama3Scaling, Rotary, Window, YarnScaling
+from model.config import (
+    Architecture,
+    Full,
+    Grouped,
+    LinearScaling,
+    Llama3Scaling,
+    Rotary,
+    Temperature,
+    Window,
+    YarnScaling,
+)
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
 
@@ -41,6 +52,14 @@ def test_scalings_of_older_files() -> None:
     scaling = YarnScaling(40.0, 4096, 32.0, 1.0, magnitude=1.0)
     assert rotary(read("DeepSeek-V3")) == Rotary(10000.0, layout="interleaved", scaling=scaling)
     assert rotary(read("gpt-oss 120B")).scaling == YarnScaling(32.0, 4096, 32.0, 1.0, None, truncate=False)
+
+
+def test_llama_4_scout_is_the_preset() -> None:
+    """The release that follows instructions: its temperature is switched on by a 4, its rotation scaled by a step."""
+    found, preset = read("Llama 4 Scout"), presets.load("llama-4-scout")
+    assert rotary(found).scaling == Llama3Scaling(16.0, 8192, 1.0, 1.0)
+    assert found.attentions[3].temperature == Temperature(8192.0, 0.1)
+    assert (found.attentions, found.context) == (preset.attentions, preset.context)
 
 
 def test_deepseek_sharpens_its_scores() -> None:
