@@ -76,7 +76,7 @@ class _Attention(nn.Module):
         temperature = self.value.temperature
         if temperature is None:
             return query
-        growth = torch.log1p(torch.floor((positions + 1) / temperature.floor))
+        growth = torch.log1p(torch.floor((positions + temperature.offset) / temperature.floor))
         return query * (1 + temperature.weight * growth)[:, None, None].to(query.dtype)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:

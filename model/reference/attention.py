@@ -105,5 +105,5 @@ def sees(span: config.Span, query: int, key: int) -> bool:
 def warmed(query: Tensor, value: config.Temperature | None) -> Tensor:
     if value is None:
         return query
-    growth = [1 + value.weight * math.log(1 + (i + 1) // value.floor) for i in range(len(query))]
+    growth = [1 + value.weight * math.log(1 + (i + value.offset) // value.floor) for i in range(len(query))]
     return query * query.new_tensor(growth)[:, None]

@@ -105,13 +105,16 @@ class Latent:
 
 @dataclass(frozen=True)
 class Temperature:
-    """Queries grow with position: q *= 1 + weight * ln(1 + floor((i + 1) / floor)) (Llama 4)."""
+    """Queries grow with position: q *= 1 + weight * ln(1 + floor((i + offset) / floor)), with an offset of 1 (Llama 4)
+    or 0 (Mistral 4)."""
 
     floor: float
     weight: float
+    offset: int = 1
 
     def __post_init__(self) -> None:
         positive(floor=self.floor)
+        check(self.offset >= 0, f"offset must not be negative, got {self.offset}")
         within(weight=self.weight)
 
 

@@ -160,6 +160,7 @@ SCORE_CASES = {
     "sinks, latent": attending(LATENT, sinks=True),
     "sinks and alibi": attending(sinks=True, position=Alibi()),
     "temperature": attending(temperature=Temperature(4.0, 0.5)),
+    "temperature, offset 0": attending(temperature=Temperature(4.0, 0.5, offset=0)),
     "temperature, latent": attending(LATENT, temperature=Temperature(3.0, 0.5)),
     "gate by head": attending(gate=OutputGate()),
     "gate by element": attending(gate=OutputGate("element", bias=True)),

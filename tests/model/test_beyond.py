@@ -1,8 +1,10 @@
 """Architectures beyond the naive reference and the checkpoint loaders, held against Transformers: an encoder-decoder,
-cross-attention to an image, sparse selection, experts beside a feed-forward, the sparse mixer."""
+cross-attention to an image, sparse selection, a temperature that counts from 0, experts beside a feed-forward, the
+sparse mixer."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -129,10 +131,39 @@ def test_the_indexer_of_deepseek_v3_2(top_k: int) -> None:
             )
         )
     )  # fmt: skip
-    weights = translation.indexed(theirs.state_dict(), layers=2, plain=8, rotary=6, value=7)
+    weights = translation.latent(theirs.state_dict(), layers=2, plain=8, rotary=6, value=7)
     model = built(indexed_architecture(top_k), weights)
     text = tokens(17)
     assert_same(model(dense_input(model.architecture, text)).logits, theirs(text, use_cache=False).logits)
+
+
+def test_the_temperature_of_mistral_4() -> None:
+    """It rises at positions 4, 8 and so on, not at the ones before them as Llama 4's."""
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 4}
+    theirs = peer(
+        transformers.Mistral4ForCausalLM(
+            transformers.Mistral4Config(
+                vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=36, moe_intermediate_size=11,
+                num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3, n_routed_experts=8,
+                num_experts_per_tok=3, first_k_dense_replace=1, kv_lora_rank=10, q_lora_rank=13, qk_rope_head_dim=6,
+                qk_nope_head_dim=8, v_head_dim=7, max_position_embeddings=CONTEXT, pad_token_id=0,
+                rope_parameters=yarn | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5},
+                attn_implementation="eager", experts_implementation="eager",
+            )
+        )
+    )  # fmt: skip
+    attention = Attention(
+        config.Latent(3, kv_rank=10, plain_dim=8, rotary_dim=6, value_dim=7, query_rank=13),
+        Rotary(layout="interleaved", scaling=config.YarnScaling(8.0, 4, magnitude=1.0)),
+        scale=14**-0.5 * (0.1 * math.log(8) + 1) ** 2,
+        temperature=config.Temperature(4, 0.5, offset=0),
+    )
+    feeds = (FeedForward(36), MoE(8, 3, FeedForward(11), shared=FeedForward(11)))
+    blocks = tuple(Block((attention, feed), NORM) for feed in feeds)
+    architecture = Architecture(VOCAB, WIDTH, CONTEXT, blocks, norm=NORM)
+    model = built(architecture, translation.latent(theirs.state_dict(), layers=2, plain=8, rotary=6, value=7))
+    text = tokens(17)
+    assert_same(model(dense_input(architecture, text)).logits, theirs(text, use_cache=False).logits)
 
 
 def paired_architecture() -> Architecture:

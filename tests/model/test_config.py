@@ -74,6 +74,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: Latent(2, 8, 4, -1, 4), "rotary_dim must not be negative, got -1"),
     (lambda: Latent(2, 8, 4, 2, 4, query_rank=0), "query_rank must be positive, got 0"),
     (lambda: Temperature(0, 1), "floor must be positive, got 0"),
+    (lambda: Temperature(1, 1, -1), "offset must not be negative, got -1"),
     (lambda: Attention(Grouped(1, 1, 9), Rotary()), "fraction=1.0 of dim=9 rotates 10 dimensions; it must be 2 to 9"),
     (lambda: Attention(Latent(2, 8, 4, 0, 4), Rotary()), "fraction=1.0 of dim=0 rotates 0 dimensions"),
     (lambda: Attention(HEADS, softcap=0.0), "softcap must be positive, got 0.0"),

@@ -111,8 +111,8 @@ def _two_branches(layer: Weights, attention: Named, feed: Named) -> Named:
     return named | placed("norms_before.1", under("post_attention_layernorm.", layer))
 
 
-def indexed(weights: Weights, layers: int, plain: int, rotary: int, value: int) -> Named:
-    """DeepSeek-V3.2: latent attention with an indexer; the dimensions are those of a head."""
+def latent(weights: Weights, layers: int, plain: int, rotary: int, value: int) -> Named:
+    """Latent attention, with an indexer in DeepSeek-V3.2; the dimensions are those of a head."""
     named = ends(weights)
     for i in range(layers):
         layer = under(f"model.layers.{i}.", weights)
@@ -133,22 +133,25 @@ def _latent(weights: Weights, plain: int, rotary: int, value: int) -> Named:
         "key_up": up[:, :plain],
         "value_up": up[:, plain:],
         "out.weight": weights["o_proj.weight"],
-        "indexer.query.weight": weights["indexer.wq_b.weight"],
-        "indexer.key.weight": weights["indexer.wk.weight"],
-        "indexer.key_norm.weight": weights["indexer.k_norm.weight"],
-        "indexer.key_norm.bias": weights["indexer.k_norm.bias"],
-        "indexer.weights.weight": weights["indexer.weights_proj.weight"],
+        **placed("indexer", _indexer(under("indexer.", weights))),
     }
 
 
+def _indexer(weights: Weights) -> Named:
+    names = {"wq_b": "query", "wk": "key", "k_norm": "key_norm", "weights_proj": "weights"}
+    return {f"{ours}.{kind}": t for old, ours in names.items() for kind, t in under(f"{old}.", weights).items()}
+
+
 def _mixture(weights: Weights) -> Named:
-    return {
+    named = {
         "router.weight": weights["gate.weight"],
-        "router.correction": weights["gate.e_score_correction_bias"],
         "experts.up": weights["experts.gate_up_proj"],
         "experts.down": weights["experts.down_proj"],
         **placed("shared", gated(weights, "shared_experts")),
     }
+    if "gate.e_score_correction_bias" in weights:
+        named["router.correction"] = weights["gate.e_score_correction_bias"]
+    return named
 
 
 def paired(weights: Weights, layers: int) -> Named:
