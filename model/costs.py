@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from model.config import Architecture, Chunk, Span, Window
-from model.footprint import BYTES, looked_at, memory_bytes
-from model.operations import Operations, encoding_flops, flops_per_token, positions_seen, score_costs
+from model.footprint import BYTES, looked_at, memory_bytes, positions_seen
+from model.operations import Operations, encoding_flops, flops_per_token, score_costs
 from model.parameters import feed_forward_parameters, parameters, without_memory
 from model.roofline import Machine, memory_weights, weights_read
 

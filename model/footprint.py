@@ -24,7 +24,7 @@ def read_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16")
     """Of that, what one token reads and writes: behind an indexer only the keys that it chose, and all of its own."""
     return (
         sum(
-            numbers * min(reach(attention.span, length), length if most is None else most)
+            numbers * positions_seen(attention.span, length - 1, length, most)
             for attention in architecture.attentions
             for most, numbers in looked_at(attention)
         )
@@ -49,3 +49,20 @@ def memory_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16
 def reach(span: config.Span, length: int) -> int:
     """How many of `length` positions a layer ever looks back on."""
     return length if isinstance(span, config.Full) else min(length, span.size)
+
+
+def positions_seen(span: config.Span, start: int, stop: int, most: int | None = None) -> int:
+    """How many positions the queries at positions start to stop see together, each at most `most`."""
+    if isinstance(span, config.Window):
+        most = span.size if most is None else min(most, span.size)
+
+    def below(count: int) -> int:
+        if isinstance(span, config.Chunk):
+            return count // span.size * triangle(span.size) + triangle(count % span.size)
+        return triangle(count)
+
+    def triangle(count: int) -> int:
+        short = count if most is None else min(count, most)
+        return short * (short + 1) // 2 + (count - short) * short
+
+    return below(stop) - below(start)

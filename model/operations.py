@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from model import config
-from model.config import Architecture, Attention, Beside, Branch, CrossAttention, FeedForward, MoE, Span
-from model.footprint import BYTES, memory_bytes
+from model.config import Architecture, Attention, Beside, Branch, CrossAttention, FeedForward, MoE
+from model.footprint import BYTES, memory_bytes, positions_seen
 from model.parameters import Parts, indexer_parameters
 
 
@@ -108,23 +108,6 @@ def score_costs(value: Attention) -> tuple[tuple[int | None, int], ...]:
         choosing = ((None, 2 * value.indexer.heads * value.indexer.dim),)
         most = value.indexer.top_k
     return ((most, 2 * heads.query * both), *choosing)
-
-
-def positions_seen(span: Span, start: int, stop: int, most: int | None = None) -> int:
-    """How many positions the queries at positions start to stop see together, each at most `most`."""
-    if isinstance(span, config.Window):
-        most = span.size if most is None else min(most, span.size)
-
-    def below(count: int) -> int:
-        if isinstance(span, config.Chunk):
-            return count // span.size * triangle(span.size) + triangle(count % span.size)
-        return triangle(count)
-
-    def triangle(count: int) -> int:
-        short = count if most is None else min(count, most)
-        return short * (short + 1) // 2 + (count - short) * short
-
-    return below(stop) - below(start)
 
 
 def _scores(value: Attention, start: int, stop: int) -> int:

@@ -31,6 +31,7 @@ from model.accounting import (
     largest_context,
     memory_bytes,
     parameters,
+    read_bytes,
     roofline,
     weight_bytes_per_step,
 )
@@ -225,6 +226,13 @@ def test_what_fits_a_memory() -> None:
     # All layers of Mistral have a window: beyond it, length is free.
     mistral = presets.load("mistral-7b")
     assert largest_batch(mistral, 24e9, 4096) == largest_batch(mistral, 24e9, 32768)
+
+
+def test_a_chunk_is_read_as_far_as_it_goes() -> None:
+    """Llama 4 Scout with 36 layers of chunks and 12 that see everything, 4 KiB a position each."""
+    scout = presets.load("llama-4-scout")
+    assert read_bytes(scout, 4 * 8192) == (12 * 4 * 8192 + 36 * 8192) * 4096
+    assert read_bytes(scout, 4 * 8192 + 1) == (12 * (4 * 8192 + 1) + 36) * 4096
 
 
 def test_a_roofline_by_hand() -> None:
