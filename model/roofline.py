@@ -63,9 +63,10 @@ def roofline(
     weight_size: float | None = None,
 ) -> Roofline:
     """One decode step of `batch` requests that are `length` positions long; `weight_size` is the bytes of one weight,
-    where that is not of `dtype`."""
+    where that is not of `dtype`. Of a text alone, as a server's steps are."""
+    architecture = without_memory(architecture)
     weights = weight_bytes_per_step(architecture, batch, dtype) * (weight_size or BYTES[dtype]) / BYTES[dtype]
-    memory = memory_bytes(without_memory(architecture), length, dtype)
+    memory = memory_bytes(architecture, length, dtype)
     cached = batch * (read_bytes(architecture, length, dtype) + memory)
     operations = batch * flops_per_token(architecture, length).total
     seconds = (weights + cached) / machine.bandwidth, operations / machine.flops
@@ -76,6 +77,7 @@ def prefill_roofline(
     architecture: Architecture, machine: Machine, length: int, dtype: str = "bfloat16", weight_size: float | None = None
 ) -> Roofline:
     """A prompt of `length` tokens in one forward, of which only the last has its logits computed."""
+    architecture = without_memory(architecture)
     weights = weight_bytes_per_step(architecture, length, dtype) * (weight_size or BYTES[dtype]) / BYTES[dtype]
     cached = _held(architecture, length, dtype)
     operations = flops(architecture, 0, length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from model import limits, presets, share, steady, timing
 from model.__main__ import app
-from model.accounting import Machine, flops_per_token, prefill_roofline, roofline
+from model.accounting import Machine, flops_per_token, parameters, prefill_roofline, roofline
 from model.config import Window
 from model.dense import dense_input
 from model.initialise import random_model
@@ -34,6 +35,15 @@ def test_a_prefill_computes_the_logits_of_its_last_token_only() -> None:
     everything = sum(flops_per_token(llama, length).total for length in range(1, 1025))
     assert long.flops == everything - 1023 * 2 * 32000 * 4096
     assert long.bound == "compute" and long.tokens_per_second == pytest.approx(1024 * 300e12 / long.flops)
+
+
+def test_a_step_without_an_image_passes_no_blocks_that_look_at_one() -> None:
+    vision = presets.load("llama-3.2-11b-vision")
+    text = replace(vision, blocks=tuple(block for block in vision.blocks if not block.needs_memory))
+    assert len(text.blocks) == 32
+    decode, prefill = roofline(vision, MACHINE, 8, 1024), prefill_roofline(vision, MACHINE, 1024)
+    assert decode == roofline(text, MACHINE, 8, 1024) and prefill == prefill_roofline(text, MACHINE, 1024)
+    assert decode.weight_bytes < 2 * parameters(text).total and decode.flops == 8 * flops_per_token(text, 1024).total
 
 
 # ----------------------------------------------------------------------------------------------------- measuring
