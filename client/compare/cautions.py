@@ -29,7 +29,7 @@ def cautions(findings: Findings) -> tuple[str, ...]:
     said += distrust(findings)
     said += [f"{names[m.cell.architecture]}: {w}" for m in results.measured for w in warnings(m.run)]
     said += _searching(results)
-    said += _cached(findings) + _short(results) + _unsettled(results)
+    said += _cached(findings) + _short(results) + _unsettled(results) + _judged(results)
     if results.interrupted:
         said.append("the comparison was stopped early: some cells are missing or shorter than planned")
     if results.resumed:
@@ -85,6 +85,15 @@ def _unsettled(results: Results) -> list[str]:
                     "as long as the rest, so rounds are too short to be steady"
                 )
     return said
+
+
+def _judged(results: Results) -> list[str]:
+    """The interval over texts is of how well these weights know them, not of what training could have made."""
+    if sum(one is not None for one in results.qualities) < 2:
+        return []
+    return [
+        "bits per byte are of these checkpoints, not of their architectures: another training seed may move them as far"
+    ]
 
 
 def _cached(findings: Findings) -> list[str]:

@@ -14,7 +14,7 @@ from client.compare import bench
 from client.compare.against import judge
 from client.compare.bench import measure
 from client.compare.bits import apart, stretches
-from client.compare.brief import besides
+from client.compare.brief import besides, notes
 from client.compare.document import document, read
 from client.compare.figures import figures
 from client.compare.findings import conclude
@@ -121,6 +121,12 @@ def test_the_interval_is_told_wherever_the_number_is() -> None:
     assert (line.architecture, line.statistic, line.against) == ("arch1", "difference, held text", "arch0")
     [told] = orjson.loads(orjson.dumps(document(findings)))["quality_differences"]
     assert [one and one["verdict"] for one in told["architectures"]] == [None, "worse", Verdict.NOT_SHOWN]
+
+
+def test_a_verdict_is_on_checkpoints() -> None:
+    [said] = notes(conclude(judged(quality(*HARD), quality(*WORSE), quality(*WORSE))))
+    assert said.startswith("bits per byte are of these checkpoints") and "another training seed" in said
+    assert notes(conclude(judged(quality(*HARD), None))) == ()
 
 
 def test_older_results_without_passages_are_read(tmp_path: Path) -> None:
