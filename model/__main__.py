@@ -128,6 +128,7 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 def _card(path: Path, trainer: training.Trainer, train_tokens: corpus.Tokens, quality: float) -> dict[str, Any]:
     recipe = trainer.recipe
+    how = {"optimiser": "AdamW, betas 0.9 and 0.95", "precision": "bf16 autocast, routers in float32"}
     return {
         "name": path.stem,
         "data": "Public-domain tales of Project Gutenberg (stories.train.jsonl.gz, whole books a split); not included.",
@@ -135,7 +136,7 @@ def _card(path: Path, trainer: training.Trainer, train_tokens: corpus.Tokens, qu
         "train_tokens": len(train_tokens.ids),
         "seen_tokens": trainer.step * recipe.batch * recipe.length,
         "bits_per_byte": {"stories.valid": round(quality, 4)},
-        "recipe": dataclasses.asdict(recipe) | {"optimiser": "AdamW, betas 0.9 and 0.95", "precision": "bf16 autocast"},
+        "recipe": dataclasses.asdict(recipe) | how,
         "seconds": round(trainer.seconds, 1),
         "environment": {
             "torch": torch.__version__,

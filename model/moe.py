@@ -62,7 +62,13 @@ class Router(nn.Module):
         return Routing(experts, gates * value.scale, logits, ranked)
 
     def scores(self, x: Tensor) -> Tensor:
-        """x (T, width) → logits (T, E), both float32."""
+        """x (T, width) → logits (T, E), both float32, also where training multiplies other matrices in bfloat16."""
+        if x.is_cpu and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self._scores(x)
+        return self._scores(x)
+
+    def _scores(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.float(), None if self.bias is None else self.bias.float())
 
     def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,6 +17,7 @@ from model.__main__ import app, main
 from model.config import Architecture, Attention, Block, Capacity, FeedForward, Grouped, Head, MoE, Rotary, Router
 from model.config import RouterLoss as Loss
 from model.corpus import Tokens
+from model.moe import Router as RouterModule
 from model.recipe import Recipe
 from model.training import Trainer
 
@@ -94,6 +95,15 @@ def test_the_rate_warms_up_then_follows_a_cosine() -> None:
     assert [recipe.rate_at(step) for step in (35, 60, 85, 110)] == pytest.approx(
         [0.2 + 0.8 * (1 + c) / 2 for c in (0.5**0.5, 0, -(0.5**0.5), -1)]
     )
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_routers_score_in_float32_under_autocast(bias: bool) -> None:
+    router = RouterModule(MoE(4, 2, FeedForward(12), Router(bias=bias)), 16)
+    x = torch.randn(5, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = router(x).logits
+    assert logits.dtype == torch.float32 and torch.equal(logits, router(x).logits)
 
 
 def test_corrections_move_in_training_and_are_not_trained(tmp_path: Path) -> None:
