@@ -4,13 +4,17 @@ What makes an architecture itself stays: every distinct block and the pattern of
 a key head, positions, norms, routers, groups of experts, how many experts are active. What only makes it large shrinks:
 
 - width, vocabulary, context and heads to the scale's, never above the architecture's own;
-- feed-forwards and experts in proportion to the width, in multiples of 16 as large ones are (no architecture shall look
-  slower because its shrunk sizes do not suit the vector units); head dimensions, and the ranks of latent attention
-  with them, so that the smallest head has the scale's; windows, chunks and original contexts in proportion to the
-  context, but not below 16 positions;
+- feed-forwards, experts and the query rank of latent attention in proportion to the width, in multiples of 16 as large
+  ones are (no architecture shall look slower because its shrunk sizes do not suit the vector units); head dimensions,
+  and the latent with them, so that the smallest head has the scale's; windows, chunks and original contexts in
+  proportion to the context, but not below 16 positions;
 - the stack to the scale's layers (an encoder and its decoder get half of them each), or to one repeat of each of its
   patterns where those are longer;
 - more experts than the scale's to the scale's.
+
+What latent attention saves does not stay: its latent shrinks with the head dimension, while 128 heads that shared it
+become a few, so that it caches about as much as a few grouped keys and values, and its prefill has other proportions.
+Those are to be read from the card of the architecture as published.
 """
 
 from __future__ import annotations
@@ -145,7 +149,7 @@ class _Shrink:
             plain_dim=self._dim(value.plain_dim),
             rotary_dim=self._dim(value.rotary_dim) if value.rotary_dim else 0,
             value_dim=self._dim(value.value_dim),
-            query_rank=None if value.query_rank is None else self._dim(value.query_rank),
+            query_rank=None if value.query_rank is None else self._of_width(value.query_rank),
         )
 
     def _indexer(self, value: config.Indexer) -> config.Indexer:
@@ -165,7 +169,7 @@ class _Shrink:
         return replace(value, fraction=fraction, scaling=scaling)
 
     def _feed_forward(self, value: config.FeedForward) -> config.FeedForward:
-        return replace(value, hidden=_near(value.hidden * self.width / self.whole.width, 16, value.hidden))
+        return replace(value, hidden=self._of_width(value.hidden))
 
     def _mixture(self, value: config.MoE) -> config.MoE:
         router, experts = value.router, min(value.experts, self.scale.experts)
@@ -182,6 +186,9 @@ class _Shrink:
             router=router,
             shared=None if value.shared is None else self._feed_forward(value.shared),
         )
+
+    def _of_width(self, size: int) -> int:
+        return _near(size * self.width / self.whole.width, 16, size)
 
     def _dim(self, size: int) -> int:
         return _near(size * self.dim_ratio, 8, size)

@@ -155,7 +155,15 @@ def test_deepseek_v3_tiny() -> None:
     assert (moe.experts, moe.active, moe.router.groups) == (64, 8, config.Groups(8, 4))
     heads = tiny.attentions[0].heads
     assert isinstance(heads, Latent)
-    assert (heads.kv_rank, heads.plain_dim, heads.rotary_dim, heads.query_rank) == (64, 16, 8, 192)
+    assert (heads.kv_rank, heads.plain_dim, heads.rotary_dim, heads.query_rank) == (64, 16, 8, 16)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_queries_are_compressed_at_every_scale(scale: str) -> None:
+    """Latent attention projects its queries through fewer numbers than the width has."""
+    small = [scaled(presets.load(name), scale) for name in presets.names()]
+    ranks = [(a.heads.query_rank, one.width) for one in small for a in one.attentions if isinstance(a.heads, Latent)]
+    assert ranks and all(rank is None or rank < width for rank, width in ranks)
 
 
 def test_windows_shrink_with_the_context() -> None:
