@@ -20,18 +20,20 @@ PLACEMENTS = {
     "sandwich": "before and after each branch",
 }
 ACTIVATIONS = {"relu2": "relu²", "gelu_tanh": "gelu"}
+NORMED = {"head": "per head", "each": "per head with weights of its own", "width": "over the width"}
 
 
 def describe(architecture: Architecture, names: Names | None = None) -> dict[str, str]:
-    """Words for layers, attention, what it sees, positions, block, feed-forward, experts and head.
+    """Words for layers, embedding, attention, what it sees, positions, block, feed-forward, experts and head.
 
-    Where layers differ, each kind is named with the number of its layers. "experts" is empty without experts. `names`
-    of the blocks are found where they have none.
+    Where layers differ, each kind is named with the number of its layers. "experts" is empty without experts,
+    "embedding" where it is nothing but a table. `names` of the blocks are found where they have none.
     """
     branches = [branch for block in architecture.blocks for branch in block.branches]
     attentions = architecture.attentions
     words = {
         "layers": layers(architecture, names),
+        "embedding": embedding_words(architecture.embedding),
         "attention": _several(attentions, attention_words),
         "sees": _several(attentions, lambda value: span_words(value.span)),
         "position": _positions(architecture),
@@ -97,11 +99,10 @@ def heads_words(heads: config.Grouped | config.Latent) -> str:
 def score_words(value: Attention) -> list[str]:
     """What is done to queries, keys and scores beside the product."""
     heads = value.heads
-    normed = isinstance(heads, config.Grouped) and heads.qk_norm is not None
+    normed = heads.qk_norm if isinstance(heads, config.Grouped) else None
     clipped = isinstance(heads, config.Grouped) and heads.clip is not None
     shared = isinstance(heads, config.Grouped) and heads.shared_value
     said = {
-        "queries and keys normed": normed,
         "projections clipped": clipped,
         "values are the keys": shared,
         f"scores capped at {_number(value.softcap or 0)}": value.softcap is not None,
@@ -111,7 +112,12 @@ def score_words(value: Attention) -> list[str]:
     }
     if value.indexer is not None:
         said[f"only the {value.indexer.top_k:,} best keys"] = True
-    return [words for words, true in said.items() if true]
+    told = [words for words, true in said.items() if true]
+    return told if normed is None else [qk_norm_words(normed), *told]
+
+
+def qk_norm_words(value: config.QKNorm) -> str:
+    return f"queries and keys normed {NORMED[value.over]}{' after rotation' if value.after_rotation else ''}"
 
 
 def cached_words(value: Attention) -> str:
@@ -196,7 +202,11 @@ def shared_words(value: MoE) -> list[str]:
 def router_words(value: MoE) -> str:
     router = value.router
     score = router.score if isinstance(router.score, str) else "sparse mixer"
-    said = [f"{score} router"]
+    said = [f"{score} router", "chosen weights made to sum to one" if router.normalise else "chosen weights as scored"]
+    if router.scale != 1:
+        said.append(times_words(router.scale))
+    if value.weigh == "input":
+        said.append("on the input of experts")
     if router.groups is not None:
         said.append(f"{router.groups.kept} of {router.groups.count} groups")
     if router.correction:
@@ -206,10 +216,17 @@ def router_words(value: MoE) -> str:
     return ", ".join(said)
 
 
+def embedding_words(value: config.Embedding) -> str:
+    """What is done to the rows of the table besides adding positions."""
+    scaled = [] if value.scale == 1 else [times_words(value.scale)]
+    return ", ".join(scaled if value.norm is None else [*scaled, norm_words(value.norm)])
+
+
 def head_words(architecture: Architecture) -> str:
     head = architecture.head
+    scaled = "" if head.scale == 1 else f", logits {times_words(head.scale)}"
     capped = "" if head.softcap is None else f", logits capped at {_number(head.softcap)}"
-    return ("the embedding again" if head.tied else "a table of its own") + capped
+    return ("the embedding again" if head.tied else "a table of its own") + scaled + capped
 
 
 def _positions(architecture: Architecture) -> str:
@@ -251,6 +268,10 @@ def _several(values: Iterable[Value], words: Callable[[Value], str]) -> str:
     if len(counted) < 2:
         return "".join(counted)
     return "; ".join(f"{said} ({times} layers)" for said, times in counted.items())
+
+
+def times_words(factor: float) -> str:
+    return f"× {factor:.4g}"
 
 
 def _number(value: float) -> str:

@@ -100,8 +100,10 @@ def _stack(blocks: tuple[Block, ...], names: Names, both_ways: bool = False) -> 
 
 def _entry(value: Embedding) -> list[str]:
     """What happens to an embedding before the first block."""
-    said = [] if value.position is None else [f"+ {type(value.position).__name__.lower()} positions"]
-    return [f" │ {line}" for line in [*said, *([] if value.norm is None else [words.norm_words(value.norm)])]]
+    said = [] if value.scale == 1 else [words.times_words(value.scale)]
+    said += [] if value.position is None else [f"+ {type(value.position).__name__.lower()} positions"]
+    said += [] if value.norm is None else [words.norm_words(value.norm)]
+    return [f" │ {line}" for line in said]
 
 
 def _down(text: str) -> list[str]:

@@ -257,6 +257,7 @@ ROWS: tuple[dict[str, Callable[[Subject], str]], ...] = (
         "sizes": _sizes,
     },
     {
+        "embedding": _words("embedding"),
         "attention": _words("attention"),
         "sees": _words("sees"),
         "positions": _words("position"),

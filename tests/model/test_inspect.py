@@ -106,6 +106,29 @@ def test_the_shortest_words_name_what_stands_beside() -> None:
     assert describe.kinds(presets.load("deepseek-v3"))["feed_forward"] == "gated silu + 8 of 256 experts, 1 shared"
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "said"),
+    [
+        ("mixtral-8x7b", "experts", "softmax router, chosen weights made to sum to one"),
+        ("deepseek-v3", "experts", "chosen weights made to sum to one, × 2.5, 4 of 8 groups, balanced by a bias"),
+        ("deepseek-v2", "experts", "chosen weights as scored, × 16, 3 of 8 groups"),
+        ("llama-4-scout", "experts", "sigmoid router, chosen weights as scored, on the input of experts"),
+        ("llama-4-scout", "attention", "queries and keys normed per head after rotation"),
+        ("qwen3-8b", "attention", "share 8 keys and values, queries and keys normed per head"),
+        ("olmo-2-7b", "attention", "queries and keys normed over the width"),
+        ("granite-3.0-1b-a400m", "head", "the embedding again, logits × 0.1667"),
+        ("granite-3.0-1b-a400m", "embedding", "× 12"),
+        ("bloom", "embedding", "layer norm"),
+    ],
+)
+def test_what_tells_variants_apart_is_said(name: str, part: str, said: str) -> None:
+    architecture = presets.load(name)
+    words = describe.describe(architecture)[part]
+    assert said in words
+    drawn = " ".join("".join(" " if c in "│┌┐└┘├┤─" else c for c in "\n".join(drawing.draw(architecture))).split())
+    assert said.split(", ")[0] in drawn
+
+
 def test_a_type_changes_bytes_only() -> None:
     (half,), (single,) = cards("llama-7b"), cards("llama-7b", "--dtype", "float32")
     assert single["cache_bytes_per_token"] == 2 * half["cache_bytes_per_token"]
