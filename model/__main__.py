@@ -16,16 +16,16 @@ import torch
 import typer
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model import bpe, corpus, share, training
+from model import bpe, corpus, share, training, zoo
 from model import recipe as recipes
 from model.checkpoint import convert as conversion
 from model.checkpoint import loading, native
-from model.evaluation import bits_per_byte
+from model.evaluation import bits_per_byte, window
 from model.inspect import inspect
 from model.kernels import panels, passes
 from model.kernels.panels import Form
 from model.tokenizer import Tokenizer
-from model.values.base import ConfigError, within
+from model.values.base import ConfigError, check, within
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -80,22 +80,26 @@ def train(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.", exists=True)],
+    name: Annotated[str, typer.Argument(help="Zoo model, checkpoint folder, or org/name of the Hugging Face hub.")],
     text: Annotated[Path, typer.Option(help="Stories as .jsonl or .jsonl.gz.", exists=True)],
-    length: Annotated[int, typer.Option(help="Window in tokens, up to the model's context; 0: that.")] = 0,
+    length: Annotated[int, typer.Option(help="Window in tokens; 0: as on the model's card, else up to 2,048.")] = 0,
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of parameters and products.")] = "float32",
     weights: Annotated[Form, typer.Option(help="As a server with the same option.")] = "lossless",
 ) -> None:
     """Bits per byte of a text, as JSON."""
-    model = native.load(checkpoint, getattr(torch, dtype))
-    within(0, model.architecture.context, length=length)
+    loaded = loading.load_any(zoo.folder(name) or name, getattr(torch, dtype))
+    model, architecture = loaded.model, loaded.architecture
+    check(architecture.encoder is None, "encoder: only models without one are evaluated")
+    within(0, architecture.context, length=length)
+    length = length or window(loaded.source, architecture.context)
     if panels.available(weights, getattr(torch, dtype)) is None:
         raise ConfigError(f"weights: this machine has no kernels for {weights}")
     if weights in ("int8", "w8a8"):
         passes.apply(model.eval().requires_grad_(False), form=weights)
-    tokens = corpus.tokenise(text, _tokenizer(checkpoint))
-    quality = bits_per_byte(model, tokens, length or model.architecture.context)
-    typer.echo(json.dumps({"bits_per_byte": quality, "tokens": len(tokens.ids) - 1, "bytes": tokens.text_bytes}))
+    tokens = corpus.tokenise(text, _tokenizer(loaded.source))
+    corpus.check_vocab(tokens, architecture.vocab)
+    told = {"bits_per_byte": bits_per_byte(model, tokens, length), "length": length, "tokens": len(tokens.ids) - 1}
+    typer.echo(json.dumps(told | {"bytes": tokens.text_bytes}))
 
 
 @app.command()

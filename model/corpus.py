@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from model.tokenizer import Tokenizer
+from model.values.base import check
 
 
 def stories(path: Path) -> Iterator[str]:
@@ -43,6 +44,12 @@ class Tokens:
         """Consecutive windows of length + 1 ids that share one id: every id but the first is predicted once."""
         for start in range(0, len(self.ids) - 1, length):
             yield self.ids[start : start + length + 1].astype(np.int64)
+
+
+def check_vocab(tokens: Tokens, vocab: int) -> None:
+    """That a model has every id of a text."""
+    highest = int(tokens.ids.max())
+    check(highest < vocab, f"the text has the token id {highest}, the model has vocab={vocab}")
 
 
 def tokenise(path: Path, tokenizer: Tokenizer) -> Tokens:

@@ -5,14 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from model.checkpoint.weights import read_json
 from model.corpus import Tokens
 from model.dense import dense_input
 from model.transformer import Transformer
+
+LONGEST = 2048  # window, where nothing says what a model was trained with
+TOKENS = 4096  # of one pass
+LOGITS = 1 << 26  # numbers at a time: 256 MiB
+
+
+def window(checkpoint: Path, context: int) -> int:
+    """The length that the bits per byte on a checkpoint's card were taken with; where there is none, the context, but
+    at most LONGEST."""
+    card = read_json(checkpoint / "card.json") if (checkpoint / "card.json").is_file() else {}
+    recipe = card.get("recipe")
+    length = recipe.get("length") if isinstance(recipe, dict) else None
+    return min(length if isinstance(length, int) and length > 0 else LONGEST, context)
 
 
 @torch.no_grad()
@@ -31,8 +46,9 @@ def bits_per_byte(model: Transformer, tokens: Tokens, length: int, most_tokens: 
     return nats / math.log(2) / (tokens.text_bytes * seen / (len(tokens.ids) - 1))
 
 
-def _batches(tokens: Tokens, length: int, size: int = 8) -> Iterator[np.ndarray]:
-    """Windows stacked up to `size` of equal length."""
+def _batches(tokens: Tokens, length: int) -> Iterator[np.ndarray]:
+    """Windows of equal length stacked, up to TOKENS together, at least one."""
+    size = max(1, TOKENS // length)
     for _, same in groupby(tokens.windows(length), key=len):
         run = list(same)
         for start in range(0, len(run), size):
@@ -40,5 +56,8 @@ def _batches(tokens: Tokens, length: int, size: int = 8) -> Iterator[np.ndarray]
 
 
 def _negative_log_likelihood(model: Transformer, windows: torch.Tensor) -> float:
-    logits = model(dense_input(model.architecture, windows[:, :-1])).logits
-    return float(F.cross_entropy(logits, windows[:, 1:].flatten(), reduction="sum"))
+    """Logits are made for some rows at a time: of a large vocabulary they take more memory than the model."""
+    states, _ = model.states(dense_input(model.architecture, windows[:, :-1]))
+    rows = max(1, LOGITS // model.architecture.vocab)
+    parts = zip(states.split(rows), windows[:, 1:].flatten().split(rows), strict=True)
+    return sum(float(F.cross_entropy(model.project(some), next_ones, reduction="sum")) for some, next_ones in parts)

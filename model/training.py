@@ -18,7 +18,7 @@ from model import config
 from model.checkpoint import native
 from model.checkpoint.weights import write
 from model.codec import architecture_from_dict, architecture_to_dict
-from model.corpus import Tokens
+from model.corpus import Tokens, check_vocab
 from model.dense import dense_input
 from model.evaluation import bits_per_byte
 from model.initialise import initialise
@@ -165,7 +165,7 @@ class Trainer:
 
 
 def _check_texts(train: Tokens, valid: Tokens, vocab: int, length: int) -> None:
-    highest = max(int(tokens.ids.max()) for tokens in (train, valid))
-    check(highest < vocab, f"the text has the token id {highest}, the model has vocab={vocab}")
+    for tokens in (train, valid):
+        check_vocab(tokens, vocab)
     least = length + 2  # a window, its last target, and a second place to begin
     check(len(train.ids) >= least, f"length={length} needs {least} tokens of training text, there are {len(train.ids)}")

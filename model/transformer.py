@@ -63,13 +63,17 @@ class Transformer(nn.Module):
         self.encoder = Encoder(architecture.encoder, width) if architecture.encoder else None
 
     def forward(self, step: StepInput) -> StepOutput:
+        states, routings = self.states(step)
+        return StepOutput(self.project(states), routings)
+
+    def states(self, step: StepInput) -> tuple[Tensor, tuple[Routing, ...]]:
+        """What `project` makes logits of (selected rows, width), and one Routing for each mixture layer."""
         assert self.encoder is None or step.memory is not None, "a model with an encoder needs the memory of the prompt"
         x = self.embed(step.tokens, step.positions)
         turns = tuple(table(step.positions, x.dtype) for table in self.tables)
         around = Surroundings(step.positions, step.cache, turns, step.memory)
         x, routings = run_blocks(self.blocks, x, around, step.loads)
-        x = x if step.select is None else x[step.select]
-        return StepOutput(self.project(self.norm(x)), routings)
+        return self.norm(x if step.select is None else x[step.select]), routings
 
     def encode(self, step: StepInput) -> tuple[Tensor, tuple[Routing, ...]]:
         """Prompts → their memory (T, width), and the encoder's routings. The cache view is one in which every token

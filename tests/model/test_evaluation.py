@@ -6,14 +6,16 @@ import gzip
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from model import evaluation
 from model.config import Architecture, Attention, Block, FeedForward, Grouped, Head, Rotary
 from model.corpus import Tokens, stories, tokenise
-from model.evaluation import bits_per_byte
+from model.evaluation import bits_per_byte, window
 from model.reference import logits_of
 from model.tokenizer import ByteTokenizer
 from tests.model.randomise import random_model
@@ -56,6 +58,36 @@ def test_it_is_the_references_code_length() -> None:
         logs = logits_of(model, window[:-1])[0].log_softmax(-1)
         nats -= float(logs.gather(1, torch.tensor(window[1:])[:, None]).sum())
     assert bits_per_byte(model, tokens, length=12) == pytest.approx(nats / math.log(2) / 90, rel=1e-5)
+
+
+def test_memory_is_bounded_whatever_the_window_and_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two windows of 9 tokens a pass, logits of 5 rows at a time: the same figure."""
+    model, tokens = random_model(ARCHITECTURE), text(150)
+    expected = bits_per_byte(model, tokens, length=9)
+    monkeypatch.setattr(evaluation, "TOKENS", 20)
+    monkeypatch.setattr(evaluation, "LOGITS", 5 * 40 + 1)
+    passes, rows = [], []
+    states, project = model.states, model.project
+    monkeypatch.setattr(model, "states", lambda step: passes.append(len(step.tokens)) or states(step))
+    monkeypatch.setattr(model, "project", lambda x: rows.append(len(x)) or project(x))
+    assert bits_per_byte(model, tokens, length=9) == pytest.approx(expected, rel=1e-6)
+    assert max(passes) == 18 and sum(passes) == sum(rows) == 149 and max(rows) == 5
+
+
+@pytest.mark.parametrize(
+    ("card", "context", "length"),
+    [
+        ({"recipe": {"length": 128}}, 1024, 128),
+        ({"recipe": {"length": 128}}, 100, 100),
+        ({"recipe": "by hand"}, 1024, 1024),
+        ({}, 131_072, 2048),
+        (None, 131_072, 2048),
+    ],
+)
+def test_a_window_is_that_of_the_card(card: dict[str, Any] | None, context: int, length: int, tmp_path: Path) -> None:
+    if card is not None:
+        (tmp_path / "card.json").write_text(json.dumps(card))
+    assert window(tmp_path, context) == length
 
 
 def test_a_part_of_the_text_is_extrapolated_in_proportion() -> None:

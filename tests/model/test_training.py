@@ -14,9 +14,21 @@ from typer.testing import CliRunner
 
 from model import bpe
 from model.__main__ import app, main
-from model.config import Architecture, Attention, Block, Capacity, FeedForward, Grouped, Head, MoE, Rotary, Router
+from model.config import (
+    Architecture,
+    Attention,
+    Block,
+    Capacity,
+    ConfigError,
+    FeedForward,
+    Grouped,
+    Head,
+    MoE,
+    Rotary,
+    Router,
+)
 from model.config import RouterLoss as Loss
-from model.corpus import Tokens
+from model.corpus import Tokens, check_vocab
 from model.moe import Router as RouterModule
 from model.recipe import Recipe
 from model.training import Trainer
@@ -205,10 +217,28 @@ def test_the_command_trains_a_checkpoint_whose_card_has_the_curve(corpus: Path, 
     assert card["seen_tokens"] == 4 * 2 * 16
     assert card["recipe"]["steps"] == 4 and card["recipe"]["rate"] == 0.002
     evaluate = ["evaluate", str(tmp_path / "run" / "checkpoint"), "--text", str(corpus / "stories.valid.jsonl.gz")]
-    again = CliRunner().invoke(app, [*evaluate, "--length", "16"])
+    again = CliRunner().invoke(app, evaluate)
     assert again.exit_code == 0, again.output
+    told = json.loads(again.output)
     # The checkpoint is bf16, the figure in the card was taken from the float32 weights.
-    assert json.loads(again.output)["bits_per_byte"] == pytest.approx(card["bits_per_byte"]["stories.valid"], rel=0.01)
+    assert told["bits_per_byte"] == pytest.approx(card["bits_per_byte"]["stories.valid"], rel=0.01)
+    assert told["length"] == 16, "as it was trained, not the 32 that it could have"
     for length in ("-1", "1000000"):
         refused = CliRunner().invoke(app, [*evaluate, "--length", length])
         assert isinstance(refused.exception, ValueError) and "length must be from 0 to" in str(refused.exception)
+
+
+def test_a_model_of_the_zoo_is_evaluated_by_its_name(tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text(json.dumps({"text": "Once upon a time there was a fox."}))
+    answer = CliRunner().invoke(app, ["evaluate", "tales-dense", "--text", str(text)])
+    assert answer.exit_code == 0, answer.output
+    told = json.loads(answer.output)
+    assert told["length"] == 512 and told["bytes"] == 33 and 0 < told["bits_per_byte"] < 3
+    unknown = CliRunner().invoke(app, ["evaluate", "tales", "--text", str(text)])
+    assert isinstance(unknown.exception, ValueError) and "tales: no such folder" in str(unknown.exception)
+
+
+def test_a_text_of_other_tokens_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the text has the token id 9, the model has vocab=9"):
+        check_vocab(counting(), 9)
