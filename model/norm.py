@@ -25,7 +25,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
-        if weight is not None and self.value.offset:
+        if weight is not None and (self.value.offset or weight.dtype != x.dtype):  # autocast has both
             return self._normalise(x.float(), weight.float() + self.value.offset, self.bias).to(x.dtype)
         return self._normalise(x, weight, self.bias)
 

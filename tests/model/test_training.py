@@ -24,12 +24,14 @@ from model.config import (
     Grouped,
     Head,
     MoE,
+    Norm,
     Rotary,
     Router,
 )
 from model.config import RouterLoss as Loss
 from model.corpus import Tokens, check_vocab
 from model.moe import Router as RouterModule
+from model.norm import build_norm
 from model.recipe import Recipe
 from model.training import Trainer
 
@@ -116,6 +118,17 @@ def test_routers_score_in_float32_under_autocast(bias: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         logits = router(x).logits
     assert logits.dtype == torch.float32 and torch.equal(logits, router(x).logits)
+
+
+@pytest.mark.parametrize("value", [Norm(), Norm(bias=True), Norm("layer", bias=True), Norm(offset=1.0)])
+def test_a_norm_has_the_type_of_its_input_under_autocast(value: Norm) -> None:
+    """Where a projection comes before it that is bfloat16, as with norms of queries; PyTorch warns of a mixture."""
+    norm = build_norm(value, 8)
+    x = torch.randn(5, 8, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = norm(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), norm(x.float()), atol=0.02, rtol=0.01)
 
 
 def test_corrections_move_in_training_and_are_not_trained(tmp_path: Path) -> None:
