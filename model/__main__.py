@@ -58,8 +58,8 @@ def train(
     """Train a small model into OUT/checkpoint."""
     if threads:
         torch.set_num_threads(threads)
-    architecture, plan = recipes.read(recipe)
     words = _tokenizer(tokenizer_folder)
+    architecture, plan = recipes.read(recipe, words.vocab_size)
     loading.check_ids(words, architecture)
     train_tokens = corpus.tokenise(corpus_folder / "stories.train.jsonl.gz", words)
     valid_tokens = corpus.tokenise(corpus_folder / "stories.valid.jsonl.gz", words)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from model.checkpoint.weights import read_json
 from model.corpus import Tokens
 from model.dense import dense_input
+from model.moe import Routing
 from model.transformer import Transformer
 
 LONGEST = 2048  # window, where nothing says what a model was trained with
@@ -31,15 +33,23 @@ def window(checkpoint: Path, context: int) -> int:
 
 
 @torch.no_grad()
-def bits_per_byte(model: Transformer, tokens: Tokens, length: int, most_tokens: int | None = None) -> float:
+def bits_per_byte(
+    model: Transformer,
+    tokens: Tokens,
+    length: int,
+    most_tokens: int | None = None,
+    routed: Callable[[tuple[Routing, ...]], None] = lambda routings: None,
+) -> float:
     """Mean code length of the text in bits a byte, in windows of `length` tokens with no context across windows.
 
-    most_tokens: stop after about so many and extrapolate the bytes in proportion.
+    most_tokens: stop after about so many and extrapolate the bytes in proportion. routed: told each pass's routings.
     """
     model.eval()
     nats, seen = 0.0, 0
     for windows in _batches(tokens, length):
-        nats += _negative_log_likelihood(model, torch.from_numpy(windows))
+        states, routings = model.states(dense_input(model.architecture, torch.from_numpy(windows[:, :-1])))
+        nats += _negative_log_likelihood(model, states, torch.from_numpy(windows[:, 1:]).flatten())
+        routed(routings)
         seen += windows[:, 1:].size
         if most_tokens is not None and seen >= most_tokens:
             break
@@ -55,9 +65,8 @@ def _batches(tokens: Tokens, length: int) -> Iterator[np.ndarray]:
             yield np.stack(run[start : start + size])
 
 
-def _negative_log_likelihood(model: Transformer, windows: torch.Tensor) -> float:
+def _negative_log_likelihood(model: Transformer, states: Tensor, wanted: Tensor) -> float:
     """Logits are made for some rows at a time: of a large vocabulary they take more memory than the model."""
-    states, _ = model.states(dense_input(model.architecture, windows[:, :-1]))
     rows = max(1, LOGITS // model.architecture.vocab)
-    parts = zip(states.split(rows), windows[:, 1:].flatten().split(rows), strict=True)
-    return sum(float(F.cross_entropy(model.project(some), next_ones, reduction="sum")) for some, next_ones in parts)
+    parts = zip(states.split(rows), wanted.split(rows), strict=True)
+    return sum(float(F.cross_entropy(model.project(some), ids, reduction="sum")) for some, ids in parts)

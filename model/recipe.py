@@ -1,13 +1,19 @@
-"""What a training run is asked to do: a TOML file with the tables [architecture] and [training]."""
+"""What a training run is asked to do: a TOML file with the tables [architecture] and [training].
+
+The architecture is written out, or a preset (see Named).
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from model import presets
 from model.codec import architecture_from_dict, decode, read_table
-from model.config import Architecture, ConfigError
+from model.config import Architecture, ConfigError, Learned
+from model.presets import scale as scales
 from model.values.base import check, positive, within
 
 LARGEST_SEED = 2**31 - 1
@@ -42,20 +48,49 @@ class Recipe:
         return self.final_rate + (self.rate - self.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def read(path: Path) -> tuple[Architecture, Recipe]:
-    """ConfigError names the file, and what is wrong with it."""
+@dataclass(frozen=True)
+class Named:
+    """A preset, small where a scale is said. Its vocabulary is the tokenizer's, its context that of the training where
+    none is said; at a scale windows shrink with it."""
+
+    preset: str
+    scale: str | None = None
+    context: int | None = None
+
+    def __post_init__(self) -> None:
+        positive(context=self.context)
+
+    def architecture(self, length: int, vocab: int) -> Architecture:
+        """`length` is that of the training."""
+        context, found = self.context or length, presets.load(self.preset)
+        if self.scale is not None:
+            found = presets.scaled(found, replace(scales.named(self.scale), context=context))
+        position, embedding = found.embedding.position, found.embedding
+        if isinstance(position, Learned):
+            embedding = replace(embedding, position=replace(position, rows=context + position.offset))
+        return replace(found, vocab=vocab, context=context, embedding=embedding)
+
+
+def read(path: Path, vocab: int) -> tuple[Architecture, Recipe]:
+    """`vocab` is the tokenizer's. ConfigError names the file, and what is wrong with it."""
     data = read_table(path)
     try:
         for name in ("architecture", "training"):
             check(isinstance(data.get(name), dict), f"the table [{name}] is missing")
         unknown = sorted(set(data) - {"architecture", "training"})
         check(not unknown, f"{''.join(unknown[:1])}: unknown table; known are architecture and training")
-        architecture = architecture_from_dict(data["architecture"])
         recipe = decode(Recipe, data["training"], "training")
+        architecture = _architecture(data["architecture"], recipe.length, vocab)
         check_fit(architecture, recipe)
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
     return architecture, recipe
+
+
+def _architecture(data: dict[str, Any], length: int, vocab: int) -> Architecture:
+    if "preset" not in data:
+        return architecture_from_dict(data)
+    return decode(Named, data, "architecture").architecture(length, vocab)
 
 
 def check_fit(architecture: Architecture, recipe: Recipe) -> None:

@@ -49,6 +49,11 @@ def imbalance(load: np.ndarray) -> np.ndarray:
     return np.asarray(load.max(-1) * load.shape[-1] / np.maximum(load.sum(-1), 1))
 
 
+def dead(load: np.ndarray) -> np.ndarray:
+    """How many experts had no token at all."""
+    return np.asarray((load == 0).sum(-1))
+
+
 def busiest_share(load: np.ndarray, lost: np.ndarray | int = 0) -> np.ndarray:
     """The busiest expert's part of all choices, the `lost` ones included; 0 without any."""
     return np.asarray(load.max(-1) / np.maximum(load.sum(-1) + lost, 1))

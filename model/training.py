@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from model.evaluation import bits_per_byte
 from model.initialise import initialise
 from model.moe import MoE, Routing
 from model.recipe import Recipe, check_fit
+from model.routing import dead, imbalance
 from model.transformer import Transformer
 from model.values.base import check
 
@@ -51,6 +52,18 @@ def corrected(bias: Tensor, loads: Tensor, step: float) -> Tensor:
     return bias + step * torch.sign(loads.mean() - loads)
 
 
+def balance(loads: Sequence[Tensor]) -> dict[str, list[float]]:
+    """Of each mixture the load of its busiest expert over the mean, and how many experts no token chose; nothing
+    without mixtures."""
+    if not loads:
+        return {}
+    arrays = [load.numpy() for load in loads]
+    return {
+        "imbalance": [round(float(imbalance(load)), 3) for load in arrays],
+        "dead_experts": [int(dead(load)) for load in arrays],
+    }
+
+
 class Trainer:
     """One training run in a folder: `run` goes on from the last save."""
 
@@ -68,7 +81,7 @@ class Trainer:
         groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": rest, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95), fused=True)
         self.step, self.seconds = 0, 0.0
-        self.curve: list[dict[str, float]] = []
+        self.curve: list[dict[str, Any]] = []
         self._resume()
 
     def run(self, progress: Callable[[int, float], None]) -> float:
@@ -118,10 +131,21 @@ class Trainer:
                 moe.router.correction.copy_(corrected(moe.router.correction, loads, moe.value.router.loss.bias_step))
 
     def _evaluate(self, loss: float) -> None:
+        """A row of the curve: on some of the validation text, where its tokens went too."""
+        loads = [torch.zeros(moe.value.experts, dtype=torch.long) for moe in self.mixtures]
+
+        def routed(routings: tuple[Routing, ...]) -> None:
+            for load, routing in zip(loads, routings, strict=True):
+                load += loads_of(routing, len(load))
+
         with torch.autocast("cpu", torch.bfloat16):
-            quality = bits_per_byte(self.model, self.valid, self.recipe.length, most_tokens=32_768)
-        row = {"step": self.step, "train_loss": round(loss, 4), "valid_bits_per_byte": round(quality, 4)}
-        self.curve.append(row | {"seconds": round(self.seconds, 1)})
+            quality = bits_per_byte(self.model, self.valid, self.recipe.length, most_tokens=32_768, routed=routed)
+        row: dict[str, Any] = {
+            "step": self.step,
+            "train_loss": round(loss, 4),
+            "valid_bits_per_byte": round(quality, 4),
+        }
+        self.curve.append(row | balance(loads) | {"seconds": round(self.seconds, 1)})
 
     def _save(self) -> None:
         """Weights and optimiser state as safetensors, the rest as JSON; the JSON goes last, so a cut is harmless."""

@@ -57,11 +57,14 @@ SCALES = {
 
 def scaled(architecture: Architecture, scale: str | Scale) -> Architecture:
     """The architecture at a scale, by name ("tiny", "small", "medium") or by sizes."""
-    if isinstance(scale, str):
-        if scale not in SCALES:
-            raise ConfigError(f"scale: {scale!r} is not one of {', '.join(SCALES)}")
-        scale = SCALES[scale]
-    return _Shrink(architecture, scale).architecture()
+    return _Shrink(architecture, named(scale) if isinstance(scale, str) else scale).architecture()
+
+
+def named(scale: str) -> Scale:
+    """A scale by its name."""
+    if scale not in SCALES:
+        raise ConfigError(f"scale: {scale!r} is not one of {', '.join(SCALES)}")
+    return SCALES[scale]
 
 
 class _Shrink:

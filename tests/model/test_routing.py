@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from model.routing import PAD, busiest_share, entropy, expert_choices, expert_loads, imbalance
+from model.routing import PAD, busiest_share, dead, entropy, expert_choices, expert_loads, imbalance
 from server.engine.request import Routes
 
 CHOICES = np.array(
@@ -66,6 +66,10 @@ def test_entropy(load: list[int], expected: float) -> None:
 def test_imbalance_and_share(load: list[int], uneven: float, share: float) -> None:
     assert imbalance(np.array(load)) == uneven
     assert busiest_share(np.array(load)) == share
+
+
+def test_the_dead_are_counted() -> None:
+    assert dead(np.array([[0, 2, 0], [1, 1, 1]])).tolist() == [2, 0]
 
 
 def test_lost_choices_count_as_choices() -> None:

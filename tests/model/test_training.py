@@ -12,8 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from model import bpe
+from model import bpe, presets
+from model import recipe as recipes
 from model.__main__ import app, main
+from model.checkpoint import native
 from model.config import (
     Architecture,
     Attention,
@@ -22,7 +24,10 @@ from model.config import (
     ConfigError,
     FeedForward,
     Grouped,
+    Groups,
     Head,
+    Latent,
+    Learned,
     MoE,
     Norm,
     Rotary,
@@ -33,7 +38,7 @@ from model.corpus import Tokens, check_vocab
 from model.moe import Router as RouterModule
 from model.norm import build_norm
 from model.recipe import Recipe
-from model.training import Trainer
+from model.training import Trainer, balance
 
 ATTENTION = Attention(Grouped(2, 1, 8), Rotary())
 RECIPE = Recipe(6, batch=2, length=12, warmup=2, rate=0.01, evaluate_every=3, save_every=2)
@@ -109,6 +114,17 @@ def test_the_rate_warms_up_then_follows_a_cosine() -> None:
     assert [recipe.rate_at(step) for step in (35, 60, 85, 110)] == pytest.approx(
         [0.2 + 0.8 * (1 + c) / 2 for c in (0.5**0.5, 0, -(0.5**0.5), -1)]
     )
+
+
+def test_the_curve_tells_where_tokens_go(tmp_path: Path) -> None:
+    """Busiest expert over mean, and experts that nobody chose, of every mixture."""
+    assert balance([torch.tensor([0, 6, 3, 3]), torch.tensor([2, 2])]) == {
+        "imbalance": [2.0, 1.0],
+        "dead_experts": [1, 0],
+    }
+    for row in trained(SPARSE, tmp_path / "sparse", 6).curve:
+        assert len(row["dead_experts"]) == 1 and 1 <= row["imbalance"][0] <= 4
+    assert all("imbalance" not in row for row in trained(DENSE, tmp_path / "dense", 6).curve)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -193,6 +209,11 @@ BAD_RECIPES = [
     ("steps = 4", "steps =", "bad.toml: Invalid value"),
     ("context = 32", "context = 4000", "length=3999 needs 4001 tokens of training text, there are "),
     ('["dense*2"]', '["dense", "cross"]', "bad.toml: encoder: only models without one are trained here"),
+    (
+        "vocab = 300",
+        'preset = "gpt2"',
+        "bad.toml: architecture.blocks: unknown field; known are preset, scale, context",
+    ),
 ]
 
 
@@ -218,6 +239,44 @@ def test_a_bad_recipe_is_one_line(
     assert stop.value.code == 2 and not (tmp_path / "run").exists()
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
+
+
+PRESET_TEXT = """
+[architecture]
+preset = "{preset}"
+{more}
+[training]
+steps = 2
+batch = 2
+length = 16
+"""
+
+
+@pytest.mark.parametrize(
+    ("preset", "more", "context"),
+    [("deepseek-v3", 'scale = "tiny"', 16), ("gpt2", 'scale = "tiny"\ncontext = 24', 24), ("gpt2", "", 16)],
+)
+def test_a_recipe_may_name_a_preset(preset: str, more: str, context: int, tmp_path: Path) -> None:
+    path = tmp_path / "named.toml"
+    path.write_text(PRESET_TEXT.format(preset=preset, more=more))
+    architecture, recipe = recipes.read(path, vocab=300)
+    assert (architecture.vocab, architecture.context, recipe.length) == (300, context, 16)
+    whole = presets.load(preset)
+    assert architecture.width == (64 if more else whole.width)
+    assert [moe.router.groups for _, moe in architecture.mixtures] == [Groups(8, 4)] * (3 if whole.mixtures else 0)
+    if preset == "gpt2":
+        assert architecture.embedding.position == Learned(context)
+
+
+def test_a_named_preset_is_trained(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "mla.toml").write_text(PRESET_TEXT.format(preset="deepseek-v3", more='scale = "tiny"'))
+    result = CliRunner().invoke(app, command(tmp_path / "mla.toml", corpus, tmp_path / "run"))
+    assert result.exit_code == 0, result.output
+    checkpoint = tmp_path / "run" / "checkpoint"
+    assert isinstance(native.read_architecture(checkpoint).attentions[0].heads, Latent)
+    [row] = json.loads((checkpoint / "card.json").read_text())["curve"]
+    assert len(row["imbalance"]) == len(row["dead_experts"]) == 3
+    assert all(1 <= one <= 64 for one in row["imbalance"]) and all(0 <= one < 64 for one in row["dead_experts"])
 
 
 def test_the_command_trains_a_checkpoint_whose_card_has_the_curve(corpus: Path, tmp_path: Path) -> None:
