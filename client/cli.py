@@ -16,8 +16,8 @@ from client import interrupts, launch, replay, talk
 from client.access import Access
 from client.api import ClientError, GenerateRequest, ModelCard, RoutingDetail, Sampling
 from client.compare.command import compare
-from client.compare.document import ResultsError
-from client.compare.section import ExperimentError
+from client.compare.plan.section import ExperimentError
+from client.compare.tell.document import ResultsError
 from client.connect import TargetError, connect
 from client.load import trace_commands
 from client.load.command import load

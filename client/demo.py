@@ -11,11 +11,11 @@ from rich.console import Console
 
 from client import talk
 from client.api import GenerateRequest, Sampling
-from client.compare import report
-from client.compare.bench import measure
-from client.compare.experiment import Architecture, Experiment
-from client.compare.findings import conclude
+from client.compare.judge.findings import conclude
+from client.compare.measure.bench import measure
+from client.compare.plan.experiment import Architecture, Experiment
 from client.compare.session import Screen
+from client.compare.tell import report
 from client.connect import connect
 from client.launch import ServerProcess
 from client.load.arrivals import Closed

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client.compare import against as gate
-from client.compare import document, report, tidy
-from client.compare import experiment as experiments
-from client.compare.against import Gate
-from client.compare.findings import Findings, conclude
-from client.compare.losses import mostly_failed
+from client.compare.judge.findings import Findings, conclude
+from client.compare.judge.losses import mostly_failed
+from client.compare.plan import experiment as experiments
 from client.compare.session import measured
+from client.compare.tell import against as gate
+from client.compare.tell import document, report, tidy
+from client.compare.tell.against import Gate
 
 FAILED = 1  # exit codes
 REGRESSION = 3

@@ -12,12 +12,12 @@ from math import exp, sqrt
 
 import numpy as np
 
-from client.compare.bootstrap import Floats
-from client.compare.findings import QUANTILES, differences_of
-from client.compare.paired import Difference, Round, compare, corrected
-from client.compare.percentiles import percentile_interval
-from client.compare.whole import over_runs
-from client.compare.words import Verdict
+from client.compare.judge.bootstrap import Floats
+from client.compare.judge.findings import QUANTILES, differences_of
+from client.compare.judge.paired import Difference, Round, compare, corrected
+from client.compare.judge.percentiles import percentile_interval
+from client.compare.judge.whole import over_runs
+from client.compare.judge.words import Verdict
 from client.facts import Facts, Usage
 from client.load.arrivals import Closed
 from client.load.record import Record, Run

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from client import interrupts
-from client.compare import report
-from client.compare.bench import Watcher, measure
-from client.compare.document import resumable, unused
-from client.compare.experiment import Architecture, Experiment
-from client.compare.findings import Findings, conclude
-from client.compare.results import Results
-from client.compare.schedule import Cell
+from client.compare.judge.findings import Findings, conclude
+from client.compare.measure.bench import Watcher, measure
+from client.compare.measure.results import Results
+from client.compare.plan.experiment import Architecture, Experiment
+from client.compare.plan.schedule import Cell
+from client.compare.tell import report
+from client.compare.tell.document import resumable, unused
 from client.load.arrivals import describe
 from client.load.record import Record
 from client.load.session import progress

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from client.compare.paired import Difference, over_rounds
+from client.compare.judge.paired import Difference, over_rounds
 from tests.bench.contender import Running, Score
 from tests.bench.processes import NOISY_CORES, family, used_seconds
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from client.compare import bench
+from client.compare.measure import bench
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from client.api import ModelCard
-from client.compare.experiment import Architecture, Experiment
-from client.compare.results import Measured, Results
-from client.compare.schedule import Cell
+from client.compare.measure.results import Measured, Results
+from client.compare.plan.experiment import Architecture, Experiment
+from client.compare.plan.schedule import Cell
 from client.facts import facts_from_json
 from client.load.arrivals import Closed, Poisson
 from client.load.record import Record, Run

@@ -7,8 +7,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from client.compare.accounts import between, capacity, parse, read, together
-from client.compare.quality import quality, quality_from_json
+from client.compare.measure.accounts import between, capacity, parse, read, together
+from client.compare.measure.quality import quality, quality_from_json
 from tests.client.fake_server import silent
 
 BEFORE = """# HELP dyno_flops Operations.
@@ -93,7 +93,7 @@ async def test_a_server_that_tells_and_scores_and_one_that_does_not() -> None:
 
 async def test_a_server_that_never_answers_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("accounts", "quality"):
-        monkeypatch.setattr(f"client.compare.{module}.MOST_SECONDS", 0.05)
+        monkeypatch.setattr(f"client.compare.measure.{module}.MOST_SECONDS", 0.05)
     async with silent() as target:
         assert await read(target, "m") is None
         assert await quality(target, "m", count=1) is None

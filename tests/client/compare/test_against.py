@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from client.cli import app
-from client.compare.against import judge
-from client.compare.findings import conclude
-from client.compare.quality import Quality
-from client.compare.report import write
-from client.compare.results import Results
-from client.compare.searching import Tried
+from client.compare.judge.findings import conclude
+from client.compare.measure.quality import Quality
+from client.compare.measure.results import Results
+from client.compare.measure.searching import Tried
+from client.compare.tell.against import judge
+from client.compare.tell.report import write
 from tests.client.compare.factories import closed, record
 from tests.client.compare.test_document import kept, made
 

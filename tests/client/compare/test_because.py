@@ -7,14 +7,14 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from client.compare.because import PARTS, Split, parts, split
-from client.compare.document import document
-from client.compare.figures import figures
-from client.compare.findings import conclude
-from client.compare.results import Results
-from client.compare.tables import because_grid, grids
-from client.compare.tidy import numbers
-from client.compare.words import METRIC_NAMES, PART_NAMES, SHORT_NAMES
+from client.compare.judge.because import PARTS, Split, parts, split
+from client.compare.judge.findings import conclude
+from client.compare.judge.words import METRIC_NAMES, PART_NAMES, SHORT_NAMES
+from client.compare.measure.results import Results
+from client.compare.tell.document import document
+from client.compare.tell.figures import figures
+from client.compare.tell.tables import because_grid, grids
+from client.compare.tell.tidy import numbers
 from client.load.record import Record, Run
 from tests.client.compare.factories import TOLD, record, results, run
 

@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 from client import demo
 from client.api import ClientError
 from client.cli import app
-from client.compare import bench, sides
-from client.compare.bench import Watcher, measure
-from client.compare.experiment import Architecture, Experiment
-from client.compare.findings import conclude
-from client.compare.results import Results
+from client.compare.judge.findings import conclude
+from client.compare.measure import bench, sides
+from client.compare.measure.bench import Watcher, measure
+from client.compare.measure.results import Results
+from client.compare.plan.experiment import Architecture, Experiment
 from client.launch import LaunchError, ServerProcess
 from client.load.arrivals import Closed, Constant
 from client.load.workload import Prompts, Workload, WorkloadError

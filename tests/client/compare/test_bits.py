@@ -10,19 +10,19 @@ from pathlib import Path
 import orjson
 import pytest
 
-from client.compare import bench
-from client.compare.against import judge
-from client.compare.bench import measure
-from client.compare.bits import apart, stretches
-from client.compare.brief import besides, notes
-from client.compare.document import document, read
-from client.compare.figures import figures
-from client.compare.findings import conclude
-from client.compare.quality import Band, Quality, Scored, beginnings, bits_per_byte, quality_from_json
-from client.compare.results import Results
-from client.compare.tables import models_grid
-from client.compare.tidy import numbers
-from client.compare.words import Verdict
+from client.compare.judge.bits import apart, stretches
+from client.compare.judge.findings import conclude
+from client.compare.judge.words import Verdict
+from client.compare.measure import bench
+from client.compare.measure.bench import measure
+from client.compare.measure.quality import Band, Quality, Scored, beginnings, bits_per_byte, quality_from_json
+from client.compare.measure.results import Results
+from client.compare.tell.against import judge
+from client.compare.tell.brief import besides, notes
+from client.compare.tell.document import document, read
+from client.compare.tell.figures import figures
+from client.compare.tell.tables import models_grid
+from client.compare.tell.tidy import numbers
 from client.load.prompts import passages
 from tests.client.compare.factories import results
 from tests.client.compare.test_bench import on

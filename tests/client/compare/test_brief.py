@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from client.compare.brief import besides, notes
-from client.compare.findings import conclude
-from client.compare.quality import Band, Quality
-from client.compare.results import Results
-from client.compare.searching import Tried
-from client.compare.verdicts import summary
+from client.compare.judge.findings import conclude
+from client.compare.measure.quality import Band, Quality
+from client.compare.measure.results import Results
+from client.compare.measure.searching import Tried
+from client.compare.tell.brief import besides, notes
+from client.compare.tell.verdicts import summary
 from client.load.statistics import Objective
 from tests.client.compare.factories import TOLD, closed, results
 

@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from client.compare import bench
-from client.compare.bench import measure
-from client.compare.brief import besides, notes
-from client.compare.cautions import cautions
-from client.compare.control import against_itself
-from client.compare.document import document
-from client.compare.experiment import Architecture, parse
-from client.compare.findings import conclude
-from client.compare.page import page
-from client.compare.quality import Quality
-from client.compare.results import Results
-from client.compare.section import ExperimentError, Section
-from client.compare.verdicts import summary
+from client.compare.judge.findings import conclude
+from client.compare.measure import bench
+from client.compare.measure.bench import measure
+from client.compare.measure.quality import Quality
+from client.compare.measure.results import Results
+from client.compare.plan.experiment import Architecture, parse
+from client.compare.plan.section import ExperimentError, Section
+from client.compare.tell.brief import besides, notes
+from client.compare.tell.cautions import cautions
+from client.compare.tell.control import against_itself
+from client.compare.tell.document import document
+from client.compare.tell.page import page
+from client.compare.tell.verdicts import summary
 from tests.client.compare.factories import closed, results
 from tests.client.compare.test_bench import on
 from tests.client.compare.test_experiment import LEAST

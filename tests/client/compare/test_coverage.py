@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from client.compare.bootstrap import Interval, interval
 from client.compare.coverage import World, main, rates
-from client.compare.percentiles import percentile_interval
+from client.compare.judge.bootstrap import Interval, interval
+from client.compare.judge.percentiles import percentile_interval
 
 
 def test_intervals_cover_and_identical_architectures_are_not_told_apart() -> None:

@@ -13,15 +13,15 @@ import pytest
 from typer.testing import CliRunner
 
 from client.cli import app
-from client.compare.bench import Watcher, measure
-from client.compare.document import ResultsError, document, read, resumable
-from client.compare.experiment import from_text
-from client.compare.findings import conclude
-from client.compare.paired import METRICS
-from client.compare.report import write
-from client.compare.results import Results
-from client.compare.whole import OF_A_RUN
-from client.compare.words import Verdict
+from client.compare.judge.findings import conclude
+from client.compare.judge.paired import METRICS
+from client.compare.judge.whole import OF_A_RUN
+from client.compare.judge.words import Verdict
+from client.compare.measure.bench import Watcher, measure
+from client.compare.measure.results import Results
+from client.compare.plan.experiment import from_text
+from client.compare.tell.document import ResultsError, document, read, resumable
+from client.compare.tell.report import write
 from tests.client.compare.factories import results
 from tests.client.compare.test_bench import on
 from tests.client.fake_server import FakeServer

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.compare.drift import drift
+from client.compare.judge.drift import drift
 from client.facts import Usage
 from client.load.record import Record
 from tests.client.compare.factories import TOLD, record

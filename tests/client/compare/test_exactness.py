@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 from client.api import ModelCard
-from client.compare.bench import measure
-from client.compare.exactness import identical
-from client.compare.experiment import Architecture
-from client.compare.findings import conclude
-from client.compare.predicted import costs
-from client.compare.results import Results
-from client.compare.tables import level_grid
+from client.compare.judge.exactness import identical
+from client.compare.judge.findings import conclude
+from client.compare.judge.predicted import costs
+from client.compare.measure.bench import measure
+from client.compare.measure.results import Results
+from client.compare.plan.experiment import Architecture
+from client.compare.tell.tables import level_grid
 from tests.client.answers import CARD
 from tests.client.compare.factories import results
 from tests.client.compare.test_bench import on

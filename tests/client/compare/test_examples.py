@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from client.compare import experiment as experiments
-from client.compare.experiment import read
-from client.compare.settling import one_burst
+from client.compare.judge.settling import one_burst
+from client.compare.plan import experiment as experiments
+from client.compare.plan.experiment import read
 from client.load.lengths import most
 from model import accounting, presets
 from model.codec import architecture_from_dict, load_architecture
 from model.config import Architecture
 from model.zoo import names
 
-EXAMPLES = Path(experiments.__file__).parent / "examples"
+EXAMPLES = Path(experiments.__file__).parents[1] / "examples"
 
 
 def architectures(example: str) -> dict[str, Architecture]:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from client.compare import experiment as experiments
-from client.compare.experiment import Architecture, Experiment, parse, read
-from client.compare.section import ExperimentError, Section
+from client.compare.plan import experiment as experiments
+from client.compare.plan.experiment import Architecture, Experiment, parse, read
+from client.compare.plan.section import ExperimentError, Section
 from client.load.arrivals import Closed, Constant, Gamma, Poisson
 from client.load.statistics import Objective
 from client.load.workload import Prompts, Workload
 
 PAGE = Path(__file__).parents[3] / "docs" / "compare.md"
-EXAMPLES = Path(experiments.__file__).parent / "examples"
+EXAMPLES = Path(experiments.__file__).parents[1] / "examples"
 
 LEAST = """
 [[architectures]]

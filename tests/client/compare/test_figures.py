@@ -4,16 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
-from client.compare.figure import Figure
-from client.compare.figures import figures
-from client.compare.findings import conclude
-from client.compare.paired import METRICS
-from client.compare.quality import Band, Quality
-from client.compare.results import Results
-from client.compare.schedule import Cell
-from client.compare.tables import models_grid
-from client.compare.whole import OF_A_RUN
-from client.compare.words import METRIC_NAMES
+from client.compare.judge.findings import conclude
+from client.compare.judge.paired import METRICS
+from client.compare.judge.whole import OF_A_RUN
+from client.compare.judge.words import METRIC_NAMES
+from client.compare.measure.quality import Band, Quality
+from client.compare.measure.results import Results
+from client.compare.plan.schedule import Cell
+from client.compare.tell.figure import Figure
+from client.compare.tell.figures import figures
+from client.compare.tell.tables import models_grid
 from client.load.arrivals import Poisson
 from tests.client.compare.factories import results
 from tests.client.compare.test_brief import peaking, quiet

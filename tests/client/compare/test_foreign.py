@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from client.compare.bench import measure
-from client.compare.experiment import Architecture
-from client.compare.findings import conclude
+from client.compare.judge.findings import conclude
+from client.compare.measure.bench import measure
+from client.compare.plan.experiment import Architecture
 from client.load.workload import WorkloadError
 from tests.client.answers import CARD, UNKNOWN_FIELD
 from tests.client.compare.test_bench import on

@@ -14,13 +14,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from client.cli import app
-from client.compare import document, environment
-from client.compare.cautions import cautions
 from client.compare.command import _write
-from client.compare.document import ResultsError, resumable
-from client.compare.experiment import Experiment, read
-from client.compare.findings import conclude
-from client.compare.page import page
+from client.compare.judge.findings import conclude
+from client.compare.measure import environment
+from client.compare.plan.experiment import Experiment, read
+from client.compare.tell import document
+from client.compare.tell.cautions import cautions
+from client.compare.tell.document import ResultsError, resumable
+from client.compare.tell.page import page
 from client.load.trace import Trace, TraceRow
 from tests.client.compare.test_bench import OWN
 from tests.client.compare.test_document import kept, made

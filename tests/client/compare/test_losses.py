@@ -9,14 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from client.cli import app
-from client.compare.bench import Watcher, measure
-from client.compare.cautions import cautions
-from client.compare.document import resumable
-from client.compare.experiment import Architecture
-from client.compare.findings import conclude
-from client.compare.results import Results
-from client.compare.schedule import Cell
-from client.compare.verdicts import summary
+from client.compare.judge.findings import conclude
+from client.compare.measure.bench import Watcher, measure
+from client.compare.measure.results import Results
+from client.compare.plan.experiment import Architecture
+from client.compare.plan.schedule import Cell
+from client.compare.tell.cautions import cautions
+from client.compare.tell.document import resumable
+from client.compare.tell.verdicts import summary
 from client.load.arrivals import Constant
 from tests.client.compare.factories import record, results
 from tests.client.compare.test_bench import on

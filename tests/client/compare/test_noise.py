@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from client.api import ClientError
-from client.compare import report
-from client.compare.bench import measure
-from client.compare.cautions import cautions
-from client.compare.findings import conclude
-from client.compare.results import Results
+from client.compare.judge.findings import conclude
+from client.compare.measure.bench import measure
+from client.compare.measure.results import Results
+from client.compare.measure.supply import Supply
 from client.compare.session import Screen
-from client.compare.supply import Supply
-from client.compare.verdicts import summary
+from client.compare.tell import report
+from client.compare.tell.cautions import cautions
+from client.compare.tell.verdicts import summary
 from client.connect import connect
 from client.load.trace import Trace, TraceRow
 from client.load.workload import Subject, WorkloadError

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.compare.bootstrap import Interval
-from client.compare.paired import Round, compare, corrected, pair
+from client.compare.judge.bootstrap import Interval
+from client.compare.judge.paired import Round, compare, corrected, pair
 from tests.client.compare.factories import record
 
 

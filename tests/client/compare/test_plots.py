@@ -5,10 +5,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from client.compare.drift import drift
-from client.compare.findings import conclude
-from client.compare.plots import Point, Series, decades, lines, ticks
-from client.compare.times import distributions
+from client.compare.judge.drift import drift
+from client.compare.judge.findings import conclude
+from client.compare.tell.plots import Point, Series, decades, lines, ticks
+from client.compare.tell.times import distributions
 from tests.client.compare.factories import record, results
 
 

@@ -7,8 +7,8 @@ from math import isnan, sqrt
 import numpy as np
 import pytest
 
-from client.compare.ranks import holm, signed_rank_p, signed_ranks
-from client.compare.student import mean, quantile, two_sided
+from client.compare.judge.ranks import holm, signed_rank_p, signed_ranks
+from client.compare.judge.student import mean, quantile, two_sided
 
 
 @pytest.mark.parametrize(

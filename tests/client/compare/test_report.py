@@ -9,15 +9,15 @@ import orjson
 import pytest
 from rich.console import Console
 
-from client.compare.cautions import cautions
-from client.compare.document import document
-from client.compare.experiment import Architecture
-from client.compare.findings import conclude
-from client.compare.page import method, page
-from client.compare.report import Fitted, view, write
-from client.compare.results import Results
-from client.compare.tables import difference_grid, level_grid, models_grid
-from client.compare.verdicts import sentences
+from client.compare.judge.findings import conclude
+from client.compare.measure.results import Results
+from client.compare.plan.experiment import Architecture
+from client.compare.tell.cautions import cautions
+from client.compare.tell.document import document
+from client.compare.tell.page import method, page
+from client.compare.tell.report import Fitted, view, write
+from client.compare.tell.tables import difference_grid, level_grid, models_grid
+from client.compare.tell.verdicts import sentences
 from client.load.record import record_from_json
 from tests.client.compare.factories import closed, results
 

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from client.compare.rows import Group, Row, bars, dots, forest, reach
+from client.compare.tell.rows import Group, Row, bars, dots, forest, reach
 
 LONG = "grouped-query attention with 8 key-value heads and a window of 1024 tokens, small"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from client.compare.bench import measure
-from client.compare.cautions import cautions
-from client.compare.experiment import Architecture
-from client.compare.findings import conclude
-from client.compare.results import Measured, Results
+from client.compare.judge.findings import conclude
+from client.compare.measure.bench import measure
+from client.compare.measure.results import Measured, Results
+from client.compare.plan.experiment import Architecture
+from client.compare.tell.cautions import cautions
 from client.facts import Usage
 from client.load.workload import Prompts
 from tests.client.compare.factories import TOLD, results

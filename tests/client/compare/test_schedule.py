@@ -5,7 +5,7 @@ from itertools import pairwise, permutations
 
 import pytest
 
-from client.compare.schedule import Cell, Order, first_row, schedule
+from client.compare.plan.schedule import Cell, Order, first_row, schedule
 
 
 def rows(repeats: int, architectures: int, level: int = 0) -> list[list[int]]:

@@ -7,16 +7,16 @@ from math import inf
 import numpy as np
 import pytest
 
-from client.compare.bench import measure
-from client.compare.cautions import cautions
-from client.compare.figures import figures
-from client.compare.findings import conclude
-from client.compare.parts import Search, search
-from client.compare.searching import Tried, bounds, in_words, judged, next_rate, outcomes, to_try, unsteady
-from client.compare.section import Section
-from client.compare.tables import models_grid
-from client.compare.tidy import numbers
-from client.compare.verdicts import summary
+from client.compare.judge.findings import conclude
+from client.compare.measure.bench import measure
+from client.compare.measure.searching import Tried, bounds, in_words, judged, next_rate, outcomes, to_try, unsteady
+from client.compare.plan.parts import Search, search
+from client.compare.plan.section import Section
+from client.compare.tell.cautions import cautions
+from client.compare.tell.figures import figures
+from client.compare.tell.tables import models_grid
+from client.compare.tell.tidy import numbers
+from client.compare.tell.verdicts import summary
 from client.load.record import Record, Run
 from client.load.statistics import Objective
 from tests.client.compare.factories import TOLD, record, results, run

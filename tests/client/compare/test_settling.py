@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from client.compare.cautions import cautions
-from client.compare.findings import conclude
-from client.compare.settling import one_burst, shortest, start
+from client.compare.judge.findings import conclude
+from client.compare.judge.settling import one_burst, shortest, start
+from client.compare.tell.cautions import cautions
 from client.load.arrivals import Closed, Poisson
 from client.load.record import Record
 from tests.client.compare.factories import closed, record, results

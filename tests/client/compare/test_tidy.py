@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from client.compare.accounts import Account
-from client.compare.findings import conclude
-from client.compare.quality import Band, Quality
-from client.compare.results import Results
-from client.compare.schedule import Cell
-from client.compare.searching import Tried
-from client.compare.tables import difference_grid
-from client.compare.tidy import comma_separated
+from client.compare.judge.findings import conclude
+from client.compare.measure.accounts import Account
+from client.compare.measure.quality import Band, Quality
+from client.compare.measure.results import Results
+from client.compare.measure.searching import Tried
+from client.compare.plan.schedule import Cell
+from client.compare.tell.tables import difference_grid
+from client.compare.tell.tidy import comma_separated
 from client.load.arrivals import Poisson
 from client.load.statistics import Objective
 from tests.client.compare.factories import results

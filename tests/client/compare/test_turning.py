@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from client.compare.turning import Turn, turns
-from client.compare.words import Verdict
+from client.compare.judge.turning import Turn, turns
+from client.compare.judge.words import Verdict
 
 F, S, N = Verdict.FASTER, Verdict.SLOWER, Verdict.NOT_SHOWN
 

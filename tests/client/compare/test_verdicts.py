@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from client.compare.findings import conclude
-from client.compare.results import Measured, Results
-from client.compare.schedule import Cell
-from client.compare.verdicts import sentences, summary
+from client.compare.judge.findings import conclude
+from client.compare.measure.results import Measured, Results
+from client.compare.plan.schedule import Cell
+from client.compare.tell.verdicts import sentences, summary
 from client.facts import facts_from_json
 from client.load.arrivals import Arrivals, Closed, Poisson
 from tests.client.answers import facts

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.compare.findings import differences_of
-from client.compare.paired import corrected
-from client.compare.words import Verdict
+from client.compare.judge.findings import differences_of
+from client.compare.judge.paired import corrected
+from client.compare.judge.words import Verdict
 from client.load.arrivals import Closed
 from client.load.judgement import in_pieces, warnings
 from client.load.record import Record, Run

@@ -9,16 +9,16 @@ from math import exp
 import orjson
 import pytest
 
-from client.compare.brief import besides
-from client.compare.document import document
-from client.compare.figures import figures
-from client.compare.findings import conclude
-from client.compare.quality import Quality
-from client.compare.results import Measured, Results
-from client.compare.schedule import Cell
-from client.compare.tidy import numbers
-from client.compare.words import Verdict
-from client.compare.worth import cost, in_words
+from client.compare.judge.findings import conclude
+from client.compare.judge.words import Verdict
+from client.compare.judge.worth import cost, in_words
+from client.compare.measure.quality import Quality
+from client.compare.measure.results import Measured, Results
+from client.compare.plan.schedule import Cell
+from client.compare.tell.brief import besides
+from client.compare.tell.document import document
+from client.compare.tell.figures import figures
+from client.compare.tell.tidy import numbers
 from client.load.arrivals import Closed, Poisson
 from client.load.statistics import Objective
 from tests.client.compare.factories import closed, results

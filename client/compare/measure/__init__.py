@@ -1,0 +1,1 @@
+"""Servers brought up, put under the same load in turn, and what came of it."""
