@@ -36,16 +36,15 @@ class Angles(nn.Module):
         self._struct = _AnglesStruct(address(self.frequencies), len(self.frequencies), plain.magnitude)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        library = native.library()
-        assert library is not None and positions.dtype == torch.int64
+        assert positions.dtype == torch.int64
         positions, rows = positions.contiguous(), len(positions)
         both = torch.empty(2, rows, 1, len(self.frequencies), dtype=dtype)
         cos, sin = both[0], both[1]
-        library.dyno_turn(
-            int(dtype == torch.bfloat16),
+        native.kernels().dyno_turn(
+            dtype == torch.bfloat16,
             ctypes.byref(self._struct),
-            ctypes.c_int64(rows),
-            *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (positions, cos, sin)),
+            rows,
+            *map(address, (positions, cos, sin)),
             torch.get_num_threads(),
         )
         return cos, sin
@@ -59,17 +58,16 @@ class NormedHead(PanelLinear):
         self._norm = LaidNorm(norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        library = native.library()
-        assert library is not None and x.dtype == self.weight.dtype
+        assert x.dtype == self.weight.dtype
         x, rows = x.contiguous(), len(x)
         logits = torch.empty(rows, self.weight.columns, dtype=torch.float32)
         if rows:
-            library.dyno_finish(
-                int(x.dtype == torch.bfloat16),
+            native.kernels().dyno_finish(
+                x.dtype == torch.bfloat16,
                 ctypes.byref(self._norm.struct),
                 ctypes.byref(self.weight.struct),
-                ctypes.c_int64(rows),
-                *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, logits)),
+                rows,
+                *map(address, (x, logits)),
                 torch.get_num_threads(),
             )
         return logits

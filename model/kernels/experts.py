@@ -68,15 +68,13 @@ class PanelExperts(ExpertStack):
         return self.struct
 
     def mix(self, x: Tensor, routing: Routing, weigh: str) -> Tensor:
-        library = native.library()
-        assert library is not None
         x, experts, gates = x.contiguous(), routing.experts.contiguous(), routing.gates.float().contiguous()
         out = torch.empty_like(x)
-        library.dyno_mix(
-            int(x.dtype == torch.bfloat16),
+        native.kernels().dyno_mix(
+            x.dtype == torch.bfloat16,
             ctypes.byref(self.choosing(experts.shape[1], weigh)),
-            ctypes.c_int64(len(x)),
-            *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, experts, gates, out)),
+            len(x),
+            *map(address, (x, experts, gates, out)),
             torch.get_num_threads(),
         )
         return out
@@ -99,14 +97,12 @@ class PanelRouter(Router):
     def forward(self, x: Tensor) -> Routing:
         if self.struct is None or self.training:
             return super().forward(x)
-        library = native.library()
-        assert library is not None
         x, routing = x.contiguous(), empty_routing(len(x), self.value)
-        library.dyno_route(
-            int(x.dtype == torch.bfloat16),
+        native.kernels().dyno_route(
+            x.dtype == torch.bfloat16,
             ctypes.byref(self.struct),
-            ctypes.c_int64(len(x)),
-            ctypes.c_void_p(x.data_ptr()),
+            len(x),
+            x.data_ptr(),
             ctypes.byref(pointers(routing)),
             torch.get_num_threads(),
         )

@@ -94,12 +94,12 @@ class _Enter:
     def __call__(self, x: Tensor, around: Surroundings) -> tuple[Tensor, Tensor, Tensor]:
         cos, sin = (None, None) if self.table is None else around.turn(self.table)
         out = torch.empty(len(x), self.heads + 2 * self.kv, self.dim, dtype=x.dtype)
-        _library().dyno_enter(
-            int(x.dtype == torch.bfloat16),
+        native.kernels().dyno_enter(
+            x.dtype == torch.bfloat16,
             ctypes.byref(self.struct),
-            ctypes.c_int64(len(x)),
-            *_pointers(x, cos, sin, out),
-            _threads(),
+            len(x),
+            *map(address, (x, cos, sin, out)),
+            torch.get_num_threads(),
         )
         query, key, value = out.split((self.heads, self.kv, self.kv), dim=1)
         return query, key, value
@@ -127,14 +127,14 @@ class _Leave:
     def __call__(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
         out, attended = torch.empty_like(x), attended.contiguous()
         normed = out if self.feed is not None else torch.empty_like(x)
-        _library().dyno_leave(
-            int(x.dtype == torch.bfloat16),
+        native.kernels().dyno_leave(
+            x.dtype == torch.bfloat16,
             ctypes.byref(self.out.struct),
             None if self.feed is None else ctypes.byref(self.feed),
             ctypes.byref(self.norm.struct),
-            ctypes.c_int64(len(x)),
-            *_pointers(x, attended, out, normed),
-            _threads(),
+            len(x),
+            *map(address, (x, attended, out, normed)),
+            torch.get_num_threads(),
         )
         return out, normed
 
@@ -196,17 +196,3 @@ def _fits_feed_forward(branch: nn.Module) -> bool:
     assert isinstance(branch, FeedForward)
     known = branch.value.activation in ACTIVATIONS
     return known and all(panels.supported(layer.weight) for layer in (branch.up, branch.down))
-
-
-def _library() -> ctypes.CDLL:
-    library = native.library()
-    assert library is not None
-    return library
-
-
-def _pointers(*tensors: Tensor | None) -> tuple[ctypes.c_void_p, ...]:
-    return tuple(ctypes.c_void_p(address(tensor)) for tensor in tensors)
-
-
-def _threads() -> int:
-    return torch.get_num_threads()

@@ -45,7 +45,7 @@ class _Stretch(ctypes.Structure):
 
 
 class Call(ctypes.Structure):
-    """native/native.cpp: AttendCall. Made once for the places of a step; every layer fills in the rest."""
+    """native/attend.h: AttendCall. Made once for the places of a step; every layer fills in the rest."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("rows", "heads", "kv_heads", "key_dim", "value_dim", "page_size")),
@@ -117,8 +117,6 @@ def attend(
 ) -> Tensor:
     """query (T, H, D), keys (pages, P, K, D), values (pages, P, K, V) or None where they are the keys' first V numbers
     → (T, H, V). fresh: what the same tokens add to the pools before."""
-    library = native.library()
-    assert library is not None
     query = _by_tokens(query)
     out = query.new_empty(len(query), query.shape[1], value_dim)
     stored = keys if values is None else values
@@ -137,7 +135,7 @@ def attend(
             value = _by_tokens(fresh.value)
         call.key, call.value, call.slots, call.fresh = address(key), address(value), address(fresh.slots), len(key)
         call.key_stride, call.value_stride = key.stride(0), 0 if value is None else value.stride(0)
-    library.dyno_attend(int(query.dtype == torch.bfloat16), ctypes.byref(call), torch.get_num_threads())
+    native.kernels().dyno_attend(query.dtype == torch.bfloat16, ctypes.byref(call), torch.get_num_threads())
     return out
 
 

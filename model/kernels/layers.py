@@ -105,18 +105,16 @@ class Layers(Block):
 
     def _run(self, x: Tensor, rows: int, calls: list[int], turns: list[int]) -> Tensor:
         """x is overwritten."""
-        library = native.library()
-        assert library is not None
         room = x.new_empty(rows * self._width)
         first, size = room.data_ptr(), rows * x.element_size()
-        library.dyno_layers(
-            int(x.dtype == torch.bfloat16),
-            ctypes.c_int64(len(self._blocks)),
+        native.kernels().dyno_layers(
+            x.dtype == torch.bfloat16,
+            len(self._blocks),
             self._layers,
             self._places,
             ctypes.byref(_AroundStruct(*((ctypes.c_void_p * len(part))(*part) for part in (calls, turns)))),
-            ctypes.c_int64(rows),
-            ctypes.c_void_p(x.data_ptr()),
+            rows,
+            x.data_ptr(),
             ctypes.byref(_RoomsStruct(*(first + size * start for start in self._starts))),
             torch.get_num_threads(),
         )

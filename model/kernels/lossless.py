@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model.kernels import native
+from model.kernels.native import address
 
 UNIT, UNIT_BYTES = 128, 192  # numbers that are kept together, and what they take
 CODES = 16
@@ -38,16 +39,12 @@ class Lossless:
 
 def pack(panels: Tensor) -> Lossless | None:
     """Panels (panels, K / 2, 32, 2) in bfloat16, in 12 bits; None where too many numbers have no code."""
-    library = native.library()
-    assert library is not None and panels.dtype == torch.bfloat16
+    assert panels.dtype == torch.bfloat16
     count, units = len(panels), panels.numel() // len(panels) // UNIT
     upper = _upper(panels)
     kept, odd = torch.empty(count, units, UNIT_BYTES, dtype=torch.uint8), torch.empty(count, units, dtype=torch.uint8)
-    library.dyno_pack(
-        ctypes.c_int64(count * units),
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (panels, upper, kept, odd)),
-        torch.get_num_threads(),
-    )
+    pointers = map(address, (panels, upper, kept, odd))
+    native.kernels().dyno_pack(count * units, *pointers, torch.get_num_threads())
     panel, unit = odd.nonzero(as_tuple=True)
     if len(unit) > MOST_ODD * odd.numel():
         return None

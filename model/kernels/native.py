@@ -30,6 +30,24 @@ FLAGS = ("-O3", "-march=native", "-pthread", "-fPIC", "-fassociative-math", "-fn
 NO_TILES = ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8")
 SECONDS = 120
 
+_int, _int64, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+
+# What each function of native/native.cpp takes, in its order. All that calculate take the number of threads last.
+SIGNATURES: dict[str, tuple[type, ...]] = {
+    "dyno_features": (),
+    "dyno_attend": (_int, _pointer, _int),
+    "dyno_linear": (_int, _int, _pointer, _int64, _pointer, _pointer, _int),
+    "dyno_pack": (_int64, _pointer, _pointer, _pointer, _pointer, _int),
+    "dyno_enter": (_int, _pointer, _int64, _pointer, _pointer, _pointer, _pointer, _int),
+    "dyno_leave": (_int, _pointer, _pointer, _pointer, _int64, _pointer, _pointer, _pointer, _pointer, _int),
+    "dyno_layers": (_int, _int64, _pointer, _pointer, _pointer, _int64, _pointer, _pointer, _int),
+    "dyno_turn": (_int, _pointer, _int64, _pointer, _pointer, _pointer, _int),
+    "dyno_finish": (_int, _pointer, _pointer, _int64, _pointer, _pointer, _int),
+    "dyno_look": (_int64, _int64, _int64, _pointer, _pointer, _pointer, _int),
+    "dyno_route": (_int, _pointer, _int64, _pointer, _pointer, _int),
+    "dyno_mix": (_int, _pointer, _int64, _pointer, _pointer, _pointer, _pointer, _int),
+}
+
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
@@ -41,7 +59,7 @@ def library() -> ctypes.CDLL | None:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes that want it one builds it
                 if not path.exists():
                     _build(path)
-        return ctypes.CDLL(str(path))
+        return _declared(ctypes.CDLL(str(path)))
     except (OSError, subprocess.SubprocessError) as error:
         reason = str(getattr(error, "stderr", None) or error).strip()
         log.warning("compiled kernels are not used: %s", reason.splitlines()[-1] if reason else repr(error))
@@ -49,16 +67,36 @@ def library() -> ctypes.CDLL | None:
 
 
 @functools.cache
+def kernels() -> ctypes.CDLL:
+    """The compiled kernels, for callers that run only where there are some (`library` tells)."""
+    found = library()
+    assert found is not None
+    return found
+
+
+@functools.cache
 def linear_types() -> frozenset[torch.dtype]:
     """The types in which the library has linear layers: those that the processor has vector units for."""
     built = library()
-    features = 0 if built is None else int(built.dyno_features())
+    features = 0 if built is None else built.dyno_features()
     return frozenset(dtype for bit, dtype in ((1, torch.float32), (2, torch.bfloat16)) if features & bit)
 
 
 def address(tensor: Tensor | None) -> int | None:
     """Where a tensor's numbers begin; None for no tensor."""
     return None if tensor is None else tensor.data_ptr()
+
+
+def _declared(built: ctypes.CDLL) -> ctypes.CDLL:
+    """The library with its functions' arguments declared: too few are a TypeError, wrong ones an ArgumentError.
+
+    A build without vector units has fewer functions.
+    """
+    for name, arguments in SIGNATURES.items():
+        if (function := getattr(built, name, None)) is not None:
+            function.argtypes, function.restype = arguments, None
+    built.dyno_features.restype = _int
+    return built
 
 
 def _build(path: Path) -> None:

@@ -4,31 +4,26 @@ all in order 3.6 for 17."""
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from model.kernels import native
+from model.kernels.native import address
 
 
 def look(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Whether each row of float32 logits (R, vocab) is all finite numbers (R,), and the index of its largest (R,) as
     `argmax` has it. In one call (native/ends.h) where there are kernels; a card takes a row whose sum is finite for one
     of finite numbers, so that it reads them once."""
-    library = native.library() if logits.device.type == "cpu" and native.linear_types() else None
-    if library is None:
+    if logits.device.type != "cpu" or not native.linear_types():
         finite = torch.isfinite(logits.sum(-1)) if logits.is_cuda else torch.isfinite(logits).all(-1)
         return finite, argmax(logits)
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     rows, vocab = logits.shape
     finite, best = torch.empty(rows, dtype=torch.bool), torch.empty(rows, dtype=torch.int64)
-    library.dyno_look(
-        *map(ctypes.c_int64, (rows, vocab, logits.stride(0))),
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (logits, best, finite)),
-        torch.get_num_threads(),
-    )
+    pointers = map(address, (logits, best, finite))
+    native.kernels().dyno_look(rows, vocab, logits.stride(0), *pointers, torch.get_num_threads())
     return finite, best
 
 

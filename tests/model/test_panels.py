@@ -279,17 +279,21 @@ def tiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Kernels built as for a processor with matrix tiles, the tiles themselves in plain C++."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-DDYNO_EMULATE_TILES"))
-    native.library.cache_clear()
+    forget_kernels()
     assert native.library() is not None
     yield
+    forget_kernels()
+
+
+def forget_kernels() -> None:
     native.library.cache_clear()
+    native.kernels.cache_clear()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.bfloat16 not in TYPES, reason="no bfloat16 vector units here")
 def test_matrix_tiles_take_rows_and_panels_as_the_vector_units_do(tiles: None) -> None:
-    library = native.library()
-    assert library is not None and library.dyno_features() & 4
+    assert native.kernels().dyno_features() & 4
     for rows, columns, depth in ((9, 33, 32), (16, 64, 96), (17, 100, 64), (40, 32, 160), (77, 96, 48)):
         weight, x = (drawn(n, depth, seed=n, dtype=torch.bfloat16) for n in (columns, rows))
         for form in FORMS:

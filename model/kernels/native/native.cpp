@@ -1,5 +1,5 @@
-// The doors of the compiled kernels. native.py builds the files of this folder and loads them; ends.py, fused.py, layers.py, experts.py, panels.py,
-// lossless.py and inplace.py mirror the structs.
+// The doors of the compiled kernels. native.py builds the files of this folder, loads them and repeats what the functions
+// below take (SIGNATURES); ends.py, fused.py, layers.py, experts.py, panels.py, lossless.py and inplace.py mirror the structs.
 
 #include "doors.h"
 
