@@ -32,7 +32,7 @@ class Surroundings:
         return turn
 
     def bias(self, table: int) -> Bias:
-        """The bias of a table of buckets."""
+        """The Bias of the bucket table with this index."""
         bias = self.turns[table]
         assert not isinstance(bias, tuple)
         return bias

@@ -36,7 +36,7 @@ class CacheEntry:
 
     @property
     def numbers(self) -> int:
-        """Numbers stored a token."""
+        """How many numbers one token stores in this layer."""
         return self.heads * (self.key_dim + (0 if self.value_in_key else self.value_dim))
 
 

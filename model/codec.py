@@ -80,7 +80,7 @@ def architecture_from_dict(data: dict[str, Any]) -> Architecture:
 
 
 def _named(data: dict[str, Any]) -> tuple[Architecture, Names]:
-    """The architecture, and what the data calls the blocks in it; of two names of equal blocks the first."""
+    """The architecture and the data's name of each block in it; of two names of equal blocks the first."""
     if not isinstance(data, dict) or not isinstance(data.get("blocks"), dict):
         raise ConfigError("blocks: expected a table of blocks by name")
     blocks = {name: decode(Block, block, f"blocks.{name}") for name, block in data["blocks"].items()}
@@ -124,7 +124,7 @@ def load_architecture(path: Path) -> Architecture:
 
 
 def load_named(path: Path) -> tuple[Architecture, Names]:
-    """The same, with the file's own names of its blocks."""
+    """Read an architecture and the file's names of its blocks from .toml or .json; ConfigError names the file."""
     data = read_table(path)
     try:
         return _named(data.get("architecture", data))

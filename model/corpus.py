@@ -47,7 +47,7 @@ class Tokens:
 
 
 def check_vocab(tokens: Tokens, vocab: int) -> None:
-    """That a model has every id of a text."""
+    """Raise ConfigError unless every id of the text is below `vocab`."""
     highest = int(tokens.ids.max())
     check(highest < vocab, f"the text has the token id {highest}, the model has vocab={vocab}")
 

@@ -63,7 +63,7 @@ class Costs:
     def of(
         cls, architecture: Architecture, weight_bytes: float, cache_bytes: int, machine: Machine | None = None
     ) -> Costs:
-        """`weight_bytes`, `cache_bytes`: bytes of one number of the weights and of the cache."""
+        """Costs of an architecture; `weight_bytes`, `cache_bytes`: of one number of the weights and of the cache."""
         architecture = without_memory(architecture)
         width, alone = architecture.width, flops_per_token(architecture, 1, memory=0)
         counted = parameters(architecture)
@@ -92,7 +92,7 @@ class Costs:
         )
 
     def looked(self, start: int, stop: int) -> tuple[int, int]:
-        """(operations of the scores, cache bytes read) of a row."""
+        """(operations of the scores, cache bytes read) of a row of positions [start, stop)."""
         scores = sum(each * positions_seen(span, start, stop, most) for span, most, each in self.scores)
         if stop - start == 1:
             read = sum(each * (positions_seen(span, start, stop, most) - 1) for span, most, each in self.reads)
@@ -101,7 +101,7 @@ class Costs:
         return scores, read
 
     def looked_once(self) -> Callable[[int], tuple[int, int]]:
-        """The same for a row of one token at a position: what most rows are, so made as short as it goes."""
+        """A function that gives `looked(position, position + 1)` faster, as most rows are single tokens."""
         if any(isinstance(span, Chunk) for span, *_ in self.scores):
             return lambda position: self.looked(position, position + 1)
         near = [(most, each, 0) for most, each in _limited(self.scores)]
@@ -109,7 +109,7 @@ class Costs:
         far, kept = (sum(each for *_, each in prices) for prices in (self.scores, self.reads))
 
         def looked(position: int) -> tuple[int, int]:
-            """As if everything were in sight, less what is not."""
+            """The cost if every position were in sight, less that of the positions which are not."""
             scores, read = far * (position + 1), kept * position
             for most, each, held in near:
                 if position >= most:
@@ -120,7 +120,7 @@ class Costs:
         return looked
 
     def operations(self, tokens: int, logits: int, scores: int) -> Operations:
-        """Of `tokens`, `logits` of which have logits, with the scores that `looked` gave."""
+        """Operations by part of so many tokens, `logits` of them with logits; `scores`: sum of what `looked` gave."""
         one = self.token
         return Operations(
             one.projections * tokens,
@@ -132,12 +132,12 @@ class Costs:
         )
 
     def encoding(self, states: int) -> Operations:
-        """Of an encoder that reads a source, and of the memory that is kept of it."""
+        """Operations of an encoder over a source of `states` tokens, and of the memory kept of it."""
         assert self.architecture is not None and self.architecture.encoder is not None, "there is no encoder"
         return encoding_flops(self.architecture, states)
 
     def weight_bytes(self, tokens: int, distinct: Sequence[int]) -> int:
-        """What a pass of so many tokens reads; `distinct`: how many experts of each mixture layer it touches."""
+        """Bytes of weights that a pass reads; `distinct`: how many experts of each mixture layer it touches."""
         touched = sum(count * size for count, size in zip(distinct, self.experts, strict=True))
         return self.weights + tokens * self.row + touched
 
@@ -148,7 +148,7 @@ class Costs:
 
 
 def _limited(prices: tuple[Price, ...]) -> Iterator[tuple[int, int]]:
-    """(most positions, what each costs) of the prices that have a limit."""
+    """(most positions, cost of each) of every price with a limit."""
     for span, most, each in prices:
         limits = [limit for limit in (span.size if isinstance(span, Window) else None, most) if limit is not None]
         if limits:
@@ -156,7 +156,7 @@ def _limited(prices: tuple[Price, ...]) -> Iterator[tuple[int, int]]:
 
 
 def _score_prices(architecture: Architecture) -> tuple[Price, ...]:
-    """Branches that look equally far are one price."""
+    """One price for all attention branches that look equally far: the sum of their operations a position."""
     prices = Counter[tuple[Span, int | None]]()
     for attention in architecture.attentions:
         for most, each in score_costs(attention):

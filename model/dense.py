@@ -74,7 +74,7 @@ def _positions(tokens: Tensor) -> Tensor:
 
 
 def _loads(mixtures: tuple[tuple[int, MoE], ...], batch: int, length: int, device: torch.device) -> Loads | None:
-    """Loads of sequences that begin here, where a router has a capacity."""
+    """Loads of `batch` sequences of `length` tokens with nothing before them; None if no router has a capacity."""
     if not any(moe.router.capacity for _, moe in mixtures):
         return None
     most = max(moe.experts for _, moe in mixtures)

@@ -51,7 +51,7 @@ def draw_block(block: Block, both_ways: bool = False) -> list[str]:
 
 
 def contents(branch: Branch, both_ways: bool = False) -> list[str]:
-    """What stands in the box of a branch."""
+    """The lines of text in the box of a branch."""
     match branch:
         case Attention():
             return _attention(branch, both_ways)
@@ -99,7 +99,7 @@ def _stack(blocks: tuple[Block, ...], names: Names, both_ways: bool = False) -> 
 
 
 def _entry(value: Embedding) -> list[str]:
-    """What happens to an embedding before the first block."""
+    """Lines that tell what happens to an embedding before the first block."""
     said = [] if value.scale == 1 else [words.times_words(value.scale)]
     said += [] if value.position is None else [f"+ {type(value.position).__name__.lower()} positions"]
     said += [] if value.norm is None else [words.norm_words(value.norm)]
@@ -130,7 +130,7 @@ def _box(text: list[str], left: str, entry: str | None = None, passed: bool = Fa
 
 
 def _return(block: Block) -> str:
-    """The way back to the stream: what is done to a branch's output, from right to left."""
+    """The line that leads back to the stream and tells what is done to a branch's output, from right to left."""
     done = [words.norm_words(block.norm)] if block.placement in ("output", "sandwich") else []
     done += [f"× {block.residual_scale:g}"] * (block.residual_scale != 1) + ["× tanh(gate)"] * block.gated
     way = " ⊕◀" + "".join(f"─ {step} ◀" for step in reversed(done))
@@ -142,7 +142,7 @@ def _after(block: Block) -> list[str]:
 
 
 def _side_by_side(block: Block, both_ways: bool) -> list[str]:
-    """Branches that read the same stream and are added to it at once."""
+    """The lines of a block whose branches read the same stream and are added to it at once."""
     normed = block.placement in ("pre", "sandwich")
     norm, last = words.norm_words(block.norm), len(block.branches) - 1
     lines = [f" ├──▶ {norm}" if block.shared_norm and normed else " ├──┐"]

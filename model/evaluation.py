@@ -66,7 +66,7 @@ def _batches(tokens: Tokens, length: int) -> Iterator[np.ndarray]:
 
 
 def _negative_log_likelihood(model: Transformer, states: Tensor, wanted: Tensor) -> float:
-    """Logits are made for some rows at a time: of a large vocabulary they take more memory than the model."""
+    """Nats of all `wanted` ids; logits are made for some rows at a time, as a large vocabulary's fill the memory."""
     rows = max(1, LOGITS // model.architecture.vocab)
     parts = zip(states.split(rows), wanted.split(rows), strict=True)
     return sum(float(F.cross_entropy(model.project(some), ids, reduction="sum")) for some, ids in parts)

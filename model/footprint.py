@@ -10,18 +10,18 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
 
 
 def cache_bytes_per_token(architecture: Architecture, dtype: str = "bfloat16") -> int:
-    """What one more token adds to the cache of a request while every layer still sees it."""
+    """Bytes that one more token adds to the cache of a request while every layer still sees it."""
     return sum(entry.numbers for entry in cache_entries(architecture)) * BYTES[dtype]
 
 
 def cache_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16") -> int:
-    """Cache of one request at a length: layers with a window or chunk hold no more than that."""
+    """Bytes of cache of one request at a length: layers with a window or chunk hold no more than that."""
     entries = cache_entries(architecture)
     return sum(entry.numbers * reach(entry.span, length) for entry in entries) * BYTES[dtype]
 
 
 def read_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16") -> int:
-    """Of that, what one token reads and writes: behind an indexer only the keys that it chose, and all of its own."""
+    """Bytes of cache one token reads and writes; an indexer reads all of its keys, attention only the chosen ones."""
     return (
         sum(
             numbers * positions_seen(attention.span, length - 1, length, most)
@@ -41,7 +41,7 @@ def looked_at(attention: Attention) -> tuple[tuple[int | None, int], ...]:
 
 
 def memory_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16") -> int:
-    """Keys and values that cross-attention keeps of a memory of `length` states."""
+    """Bytes of keys and values that cross-attention keeps of a memory of `length` states."""
     crossing = (b.heads for block in architecture.blocks for b in block.branches if isinstance(b, CrossAttention))
     return sum(2 * heads.kv * heads.dim for heads in crossing) * length * BYTES[dtype]
 

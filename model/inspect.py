@@ -170,12 +170,12 @@ def size(number: float) -> str:
 
 
 def _three(number: float) -> str:
-    """At least three digits, without an exponent."""
+    """A number with three significant digits, from 1,000 on with all of its whole ones, and no exponent."""
     return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 
 def _shares(parts: Weights | Operations) -> str:
-    """The parts by weight, those under half a per cent left out."""
+    """Each part and its share, the largest first, those under half a per cent left out."""
     shares = {name.replace("_", "-"): number / parts.total for name, number in asdict(parts).items()}
     ordered = sorted(shares.items(), key=lambda share: -share[1])
     return ", ".join(f"{name} {share:.0%}" for name, share in ordered if share >= 0.005)
@@ -219,14 +219,14 @@ def _flops(length: int) -> Callable[[Subject], str]:
 
 
 def _left_out(subject: Subject) -> str:
-    """Layers that a text alone does not pass."""
+    """How many layers and parameters a text alone does not pass, in words; empty without any."""
     layers = len(subject.architecture.blocks) - len(subject.running.blocks)
     idle = subject.counted.total - parameters(subject.running).total
     return f"{layers} layers, {count(idle)} parameters: they look at a memory, a text has none" if layers else ""
 
 
 def _memory(subject: Subject) -> str:
-    """What cross-attention keeps of a token of the source."""
+    """How much cross-attention keeps of a token of the source, in words; empty when nothing."""
     size_of_one = memory_bytes(subject.running, 1, subject.dtype)
     return f"{size(size_of_one)}, for cross-attention" if size_of_one else ""
 

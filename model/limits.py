@@ -41,8 +41,8 @@ class Limits:
     def __init__(
         self, folder: Path | None = None, *, brief: bool = False, fresh: bool = False, forget: bool = False
     ) -> None:
-        """brief: in well under half a second, with less memory, a little less exactly. fresh: measure even what is
-        known, which still counts where it is better; forget: which is gone from the disk. Raises OSError then."""
+        """brief: measure in well under half a second, with less memory, a little less exactly. fresh: measure even what
+        is known, which still counts where it is better. forget: delete what is known; OSError where that fails."""
         self.brief = brief
         name = f"{machine.fingerprint()}-{torch.get_num_threads()}.json"
         self._path = (folder or machine.folder("limits")) / name
@@ -64,7 +64,7 @@ class Limits:
         return self._measured("multiply", kind, lambda: measure(getattr(torch, dtype), shapes, budget))
 
     def machine(self, size: float, dtype: str, weights: Form = "lossless") -> Machine:
-        """The roofs over a model of so many bytes of weights."""
+        """The limits as a Machine, for a model of `size` bytes of weights in `dtype`."""
         return Machine(machine.memory(), self.bandwidth(size), self.rate(dtype, weights))
 
     def _measured(self, kind: str, key: str, measure: Callable[[], float]) -> float:
@@ -74,7 +74,7 @@ class Limits:
         return self._known[kind][key]
 
     def _save(self) -> dict[str, dict[str, float]]:
-        """The best of what is known here and there; a file is replaced whole, so that nobody reads half of one."""
+        """Save the best of what is known here and on disk, and return it; the file is replaced as a whole."""
         kept = {kind: _merged(found, self._known[kind]) for kind, found in _load(self._path).items()}
         try:
             with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False) as file:
@@ -90,7 +90,7 @@ def _merged(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
 
 
 def size_class(size: float) -> int:
-    """The power of two from `size` on, within what is measured and an eighth of the memory."""
+    """The next power of two from `size` bytes on, within what is measured and an eighth of the memory."""
     most = min(LARGEST, machine.memory() // 8)
     found = SMALLEST
     while found < size and found * 2 <= most:
@@ -99,7 +99,7 @@ def size_class(size: float) -> int:
 
 
 def readers(size: int) -> tuple[Callable[[], object], ...]:
-    """Ways to read so many bytes once: a sum, and a product with a vector, as decoding does it."""
+    """Calls that each read `size` bytes once: a sum, and a product with a vector, as decoding does it."""
     table = torch.ones(size // 4 // COLUMNS, COLUMNS)
     vector = table[0].clone()
     return table.sum, lambda: table @ vector
@@ -118,12 +118,12 @@ def matrix_rate(dtype: torch.dtype, shapes: Shapes, budget: float) -> float:
 
 
 def byte_rate(dtype: torch.dtype, shapes: Shapes, budget: float) -> float:
-    """The same where rows of this type and weights are rounded to 8 bits."""
+    """Operations a second of the best shape, with rows of this type and weights rounded to 8 bits (w8a8)."""
     return _best(shapes, budget, lambda x, weight: [_in_panels(x.to(dtype), weight.to(dtype), "w8a8")])
 
 
 def _best(shapes: Shapes, budget: float, ways: Callable[[Tensor, Tensor], list[Callable[[], object]]]) -> float:
-    """Shapes for which no time is left are passed over; the first one is always tried."""
+    """Operations a second of the best shape and way, within about `budget` seconds; the first shape is always tried."""
     ends, best, each = time.perf_counter() + budget, 0.0, budget / len(shapes)
     with torch.inference_mode():
         for rows, width, out in shapes:
@@ -152,7 +152,7 @@ def _ways(dtype: torch.dtype, wide: Tensor, wide_weight: Tensor) -> list[Callabl
 
 
 def _load(path: Path) -> dict[str, dict[str, float]]:
-    """What is known; nothing where the file is missing or not ours."""
+    """The limits that a file holds; none where it is missing or not ours."""
     try:
         found = json.loads(path.read_text())
         return {kind: {str(k): float(v) for k, v in found[kind].items()} for kind in ("read", "multiply")}

@@ -17,14 +17,14 @@ CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 @functools.cache
 def words() -> str:
-    """For people: "AMD EPYC, 2 cores, 25 GB, torch 2.13.0"."""
+    """The machine in words for people: "AMD EPYC, 2 cores, 25 GB, torch 2.13.0"."""
     return f"{processor().get('model name', platform.machine())}, {cores()} cores, {memory() / 1e9:.0f} GB, {_torch()}"
 
 
 @functools.cache
 def fingerprint() -> str:
-    """Changes with the processor, the cores this process may use, the memory and PyTorch: figures of another one are
-    not comparable."""
+    """A key that changes with the processor, the cores this process may use, the memory and PyTorch: figures under
+    different keys are not comparable."""
     found = processor()
     parts = (platform.machine(), found.get("model name", ""), found.get("flags", found.get("Features", "")))
     digest = hashlib.sha256("\0".join((*parts, str(cores()), f"{memory() >> 30}", _torch())).encode())
@@ -32,7 +32,7 @@ def fingerprint() -> str:
 
 
 def processor() -> dict[str, str]:
-    """What Linux tells of the first processor; empty elsewhere."""
+    """The fields of the first processor in Linux's /proc/cpuinfo; empty elsewhere."""
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
@@ -58,7 +58,7 @@ def room() -> int:
 
 
 def _limits() -> Iterator[int]:
-    """Of this process's control group and of those around it, as far as they have one and are to be seen from here."""
+    """Memory limits in bytes of this process's control group and of those around it, as far as they can be seen."""
     try:
         groups = OWN_GROUPS.read_text().splitlines()
     except OSError:
@@ -74,7 +74,7 @@ def _limits() -> Iterator[int]:
 
 
 def _held() -> int:
-    """Not what the group holds: that has files in it which were read once, and make room for whoever needs it."""
+    """Bytes this process holds; its control group also counts cached files, which give way when memory is needed."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

@@ -166,7 +166,7 @@ class ExpertStack(nn.Module):
         return placed.sum(1)
 
     def each(self, rows: Tensor, experts: Tensor, order: Tensor) -> Tensor:
-        """Every expert on its own: rows (n, width), sorted by `order`, experts (n,) as they were before → (n, width).
+        """Run every expert on its rows: rows (n, width) sorted by `order`, their experts (n,) unsorted → (n, width).
 
         Expert `count` stands for none, and gives 0.
         """
@@ -176,7 +176,7 @@ class ExpertStack(nn.Module):
 
 
 class Experts(ExpertStack):
-    """Their weights stacked: up (E, rows, width), down (E, width, hidden)."""
+    """Experts whose weights are stacked: up (E, rows, width), down (E, width, hidden)."""
 
     def __init__(self, value: config.FeedForward, count: int, width: int) -> None:
         super().__init__(value, count)
@@ -189,7 +189,7 @@ class Experts(ExpertStack):
         nn.init.normal_(self.down, std=value.hidden**-0.5)
 
     def forward(self, x: Tensor, expert: int) -> Tensor:
-        """One expert on its tokens (n, width)."""
+        """One expert on its tokens (n, width) → (n, width)."""
         hidden = F.linear(x, self.up[expert], None if self.up_bias is None else self.up_bias[expert])
         bias = None if self.down_bias is None else self.down_bias[expert]
         return F.linear(activate(self.value, hidden), self.down[expert], bias)
@@ -218,7 +218,7 @@ class MoE(nn.Module):
         return (y if self.shared is None else y + self.share(x)), routing
 
     def share(self, x: Tensor) -> Tensor:
-        """What the experts that every token has give."""
+        """The output of the shared experts, x (T, width) → (T, width), times their gate where there is one."""
         assert self.shared is not None
         y: Tensor = self.shared(x)
         return y if self.shared_gate is None else y * torch.sigmoid(self.shared_gate(x))

@@ -65,7 +65,7 @@ class Parameters:
 
     @property
     def active_without_embeddings(self) -> int:
-        """Active without the tables of tokens and positions and without the head."""
+        """Active parameters without the tables of tokens and positions and without the head."""
         return self.active - self.used.embedding - self.used.positions - self.used.head
 
 
@@ -81,15 +81,15 @@ def parameters(architecture: Architecture) -> Parameters:
 
 
 def without_memory(architecture: Architecture) -> Architecture:
-    """The part that a text alone passes: without an encoder there is no memory, and blocks that only look at one are
-    left out."""
+    """The architecture that a text alone passes: without an encoder there is no memory, and blocks that only look at
+    one are left out."""
     if architecture.encoder is not None:
         return architecture
     return replace(architecture, blocks=tuple(block for block in architecture.blocks if not block.needs_memory))
 
 
 def _ends(architecture: Architecture) -> Weights:
-    """Everything outside the blocks."""
+    """Parameters outside the blocks."""
     width, vocab, head = architecture.width, architecture.vocab, architecture.head
     position = architecture.embedding.position
     return Weights(
@@ -101,7 +101,7 @@ def _ends(architecture: Architecture) -> Weights:
 
 
 def _stack(blocks: Iterable[Block], width: int) -> tuple[Weights, Weights]:
-    """(all, active) of a stack, the tables of bias that its blocks share included."""
+    """(all, active) parameters of a stack, the tables of bias that its blocks share included."""
     distinct = Counter(blocks)
     tables = {
         (branch.position, branch.heads.query)
@@ -183,7 +183,7 @@ def indexer_parameters(value: Attention, width: int) -> int:
 
 
 def feed_forward_parameters(value: FeedForward, width: int) -> int:
-    """Of a feed-forward, or of one expert."""
+    """Parameters of a feed-forward, or of one expert."""
     up = value.hidden * (2 if value.gated else 1)
     return up * (width + value.bias) + (value.hidden + value.bias) * width
 

@@ -57,7 +57,7 @@ def _llama3(plain: Tensor, scaling: config.Llama3Scaling) -> Tensor:
 
 
 def magnitude(rotary: config.Rotary) -> float:
-    """What cosine and sine are multiplied by: 1 but for YaRN."""
+    """The factor of cosine and sine: 1 but for YaRN."""
     if not isinstance(rotary.scaling, config.YarnScaling):
         return 1.0
     if rotary.scaling.magnitude is not None:

@@ -61,7 +61,7 @@ class Named:
         positive(context=self.context)
 
     def architecture(self, length: int, vocab: int) -> Architecture:
-        """`length` is that of the training."""
+        """The preset as it is trained, in windows of `length` tokens."""
         context, found = self.context or length, presets.load(self.preset)
         if self.scale is not None:
             found = presets.scaled(found, replace(scales.named(self.scale), context=context))
@@ -72,7 +72,7 @@ class Named:
 
 
 def read(path: Path, vocab: int) -> tuple[Architecture, Recipe]:
-    """`vocab` is the tokenizer's. ConfigError names the file, and what is wrong with it."""
+    """The architecture and recipe of a file; `vocab` is the tokenizer's. ConfigError names the file and the fault."""
     data = read_table(path)
     try:
         for name in ("architecture", "training"):
@@ -94,7 +94,7 @@ def _architecture(data: dict[str, Any], length: int, vocab: int) -> Architecture
 
 
 def check_fit(architecture: Architecture, recipe: Recipe) -> None:
-    """That a model can be trained so."""
+    """Raise ConfigError unless the model can be trained by this recipe."""
     check(architecture.encoder is None, "encoder: only models without one are trained here")
     check(
         recipe.length <= architecture.context,

@@ -23,8 +23,8 @@ class Machine:
     flops: float
 
     def least_seconds(self, moved: float, operations: float) -> tuple[float, float]:
-        """For so many bytes and operations, as both can go on at once: the longer of the two, as (memory, compute), of
-        which the one that is not waited for is 0."""
+        """Seconds that so many bytes and operations take at least, as (memory, compute): both go on at once, so only
+        the longer one counts and the other is 0."""
         memory, compute = moved / self.bandwidth, operations / self.flops
         return (memory, 0.0) if memory >= compute else (0.0, compute)
 
@@ -62,8 +62,8 @@ def roofline(
     dtype: str = "bfloat16",
     weight_size: float | None = None,
 ) -> Roofline:
-    """One decode step of `batch` requests that are `length` positions long; `weight_size` is the bytes of one weight,
-    where that is not of `dtype`. Of a text alone, as a server's steps are."""
+    """The least that a decode step of `batch` requests of `length` positions can take; `weight_size`: bytes of one
+    weight where that is not `dtype`'s. Without an encoder, blocks that only look at a memory do not count."""
     architecture = without_memory(architecture)
     weights = weight_bytes_per_step(architecture, batch, dtype) * (weight_size or BYTES[dtype]) / BYTES[dtype]
     memory = memory_bytes(architecture, length, dtype)
@@ -76,7 +76,7 @@ def roofline(
 def prefill_roofline(
     architecture: Architecture, machine: Machine, length: int, dtype: str = "bfloat16", weight_size: float | None = None
 ) -> Roofline:
-    """A prompt of `length` tokens in one forward, of which only the last has its logits computed."""
+    """The least that a prompt of `length` tokens in one forward can take, with the logits of its last token."""
     architecture = without_memory(architecture)
     weights = weight_bytes_per_step(architecture, length, dtype) * (weight_size or BYTES[dtype]) / BYTES[dtype]
     cached = _held(architecture, length, dtype)
@@ -87,7 +87,7 @@ def prefill_roofline(
 
 
 def weight_bytes_per_step(architecture: Architecture, batch: int, dtype: str = "bfloat16") -> float:
-    """Weights that a decode step of `batch` tokens reads, as expected where experts are chosen evenly."""
+    """Bytes of weights that a decode step of `batch` tokens reads, as expected where experts are chosen evenly."""
     always, each = weights_read(architecture)
     experts = sum(
         distinct_experts(moe, batch) * feed_forward_parameters(moe.expert, architecture.width)

@@ -72,7 +72,7 @@ class Edits:
 
 
 def beside(x: Tensor, numbers: Tensor) -> Tensor:
-    """Numbers of the host where x is; the host does not wait for a card."""
+    """The host's `numbers` on the device of x; the host does not wait for a card."""
     return numbers.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else numbers
 
 

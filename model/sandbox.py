@@ -40,7 +40,7 @@ UNWRITTEN = frozenset(
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """TemplateError when a template takes too long, or wants too much."""
+    """A Jinja environment that raises TemplateError when a template takes too long or makes too much."""
 
     intercepted_binops = frozenset({"*", "**", "+", "%"})
 
@@ -54,7 +54,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._time = threading.local()  # of each thread that renders
 
     def allow(self, seconds: float) -> None:
-        """From now on, for what this thread renders."""
+        """Give what this thread renders so many seconds, from now on."""
         self._time.over, self._time.allowed = time.monotonic() + seconds, seconds
 
     def call(__self, __context: Context, __callee: Any, *arguments: Any, **named: Any) -> Any:
@@ -78,7 +78,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Every loop goes over what `_watched` gives of its items, and every ~ joins what is short enough."""
+        """Parse a template so that every loop watches the clock and every ~ checks the size of what it joins."""
         tree = super()._parse(source, name, filename)
         for loop in tree.find_all(nodes.For):
             loop.iter = nodes.Filter(loop.iter, WATCHED, [], [], None, None, lineno=loop.lineno)
@@ -98,7 +98,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 def to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """What Transformers has in the place of Jinja's filter, which escapes HTML and sorts keys."""
+    """The `tojson` of Transformers: unlike Jinja's it neither escapes HTML nor sorts keys."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -155,7 +155,7 @@ def _check_numbers(values: Iterable[Any]) -> None:
 
 
 def _bounded(owner: Any, name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
-    """The arguments for a method of a text or number, where its result is bounded."""
+    """The arguments for a method of a text or number; TemplateError where its result could be too large."""
     if name in SIZELESS:
         raise TemplateError(f"{name} may not be called")
     given = (*arguments, *named.values())
@@ -172,7 +172,7 @@ def _bounded(owner: Any, name: str, arguments: tuple[Any, ...], named: dict[str,
 
 
 def _guarded(name: str, found: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter whose result is bounded."""
+    """The filter `found`, with a TemplateError where its result could be too large."""
     before = 1 if hasattr(found, "jinja_pass_arg") else 0  # its first argument may be the environment
 
     @functools.wraps(found)
@@ -192,7 +192,7 @@ def _guarded(name: str, found: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _filtered(name: str, value: Any, given: tuple[Any, ...]) -> int:
-    """Most characters of what a filter makes."""
+    """At most how many characters a filter makes of `value`."""
     own = weight(value, *given)
     if own > MOST:
         return own
@@ -205,7 +205,7 @@ def _filtered(name: str, value: Any, given: tuple[Any, ...]) -> int:
 
 
 def _places(name: str, value: Any, own: int) -> int:
-    """Where in its result a filter may put what it is given."""
+    """In how many places of its result a filter may put what it is given."""
     match name:
         case "join":
             return len(value)
@@ -231,7 +231,7 @@ def _replaced(text: Any, given: tuple[Any, ...]) -> int:
 
 
 def _formatted(text: str, mark: str, given: Iterable[Any]) -> int:
-    """Places for values, each as wide as the longest value or number."""
+    """At most how many characters formatting makes: each place takes the longest value or number."""
     given = list(given)
     numbers = [abs(value) for value in given if isinstance(value, int)]
     widths = [int(digits) if len(digits) < 10 else MOST for digits in re.findall(r"\d+", text)]
@@ -239,14 +239,14 @@ def _formatted(text: str, mark: str, given: Iterable[Any]) -> int:
 
 
 def _writable(value: Any) -> Any:
-    """What stands in {{ }}."""
+    """The value of a {{ }}; TemplateError where it would write too much."""
     if not isinstance(value, str):
         _check(weight(value))
     return value
 
 
 def _without_concat(node: Any) -> Any:
-    """The tree with a filter over a list in the place of every a ~ b."""
+    """The tree with every a ~ b replaced by a filter over a list, which bounds it."""
     for field, value in node.iter_fields():
         if isinstance(value, list):
             setattr(node, field, [_without_concat(item) if isinstance(item, nodes.Node) else item for item in value])

@@ -37,7 +37,7 @@ STREAMS = (1, 8, 32)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which steps: decodes of so many streams that are `context` tokens long, and the prefill of a prompt."""
+    """The steps to predict or measure: decodes of so many streams of `context` tokens, and the prefill of a prompt."""
 
     streams: tuple[int, ...] = STREAMS
     context: int = 256
@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def weight_size(self) -> float:
-        """Bytes of a weight."""
+        """Bytes of one weight."""
         return panels.weight_bytes(self.weights, getattr(torch, self.dtype))
 
 
@@ -62,17 +62,17 @@ class Reached:
 
     @property
     def tokens_per_second(self) -> float:
-        """Measured, or else what is possible."""
+        """Tokens a second as measured; the most possible where nothing was."""
         return self.best.batch / (self.best.seconds if self.timing is None else self.timing.typical)
 
     @property
     def share(self) -> float | None:
-        """Of the roofline: 1 would be nothing but the slower of memory and arithmetic."""
+        """The share of the roofline that was reached: 1 would be nothing but the slower of memory and arithmetic."""
         return None if self.timing is None else self.best.seconds / self.timing.typical
 
     @property
     def read(self) -> float | None:
-        """Bytes of weights read a second."""
+        """Bytes of weights read a second; None where nothing was measured."""
         return None if self.timing is None else self.best.weight_bytes / self.timing.typical
 
     def document(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Reached:
 
 
 def predict(architecture: Architecture, best: Machine, plan: Plan) -> list[Reached]:
-    """The steps at best. Lengths are cut to what the architecture holds."""
+    """The steps of a plan at best; lengths are cut to the architecture's context."""
     context, prompt = (min(length, architecture.context) for length in (plan.context, plan.prompt))
     kind, size = plan.dtype, plan.weight_size
     decodes = [
@@ -96,7 +96,7 @@ def predict(architecture: Architecture, best: Machine, plan: Plan) -> list[Reach
 
 
 def measure(model: Transformer, steps: list[Reached], plan: Plan, seconds: float) -> list[Reached]:
-    """The same steps, each measured for about so many seconds; those bound by memory once more beside reading."""
+    """Predicted steps, each measured for about `seconds`; those bound by memory once more beside plain reading."""
     context, (*decodes, prefill) = min(plan.context, model.architecture.context), steps
     size = size_class(decodes[0].best.weight_bytes)
     read, *_ = readers(size)

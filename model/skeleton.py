@@ -20,7 +20,7 @@ def skeleton(architecture: Architecture) -> Transformer:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves initialisation out: there is nothing to fill, and to find that out torch loads its compiler, which takes
+    """Skips initialisation: there is nothing to fill, and to find that out torch would load its compiler, which takes
     as long as everything else in the start of a server."""
 
     def __torch_function__(

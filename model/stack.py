@@ -80,7 +80,7 @@ def run_blocks(
 
 
 def _branch(value: config.Branch, width: int, tables: Tables, count: Counter[str]) -> nn.Module:
-    """A branch's module; attention, cross-attention and mixtures are told how many came before them."""
+    """The module of a branch; attention, cross-attention and mixtures are told how many came before them."""
     match value:
         case config.Attention():
             built = attention.MODULES[type(value.heads)]

@@ -46,7 +46,7 @@ class SteadyView:
         return decode(query, keys, values, entry.value_dim, self.pages(entry.span), scores, self.scratch, fresh)
 
     def calls(self) -> list[inplace.Call]:
-        """As an OpenCacheView."""
+        """OpenCacheView.calls: how all tokens of the step are stored and attended to."""
         return [self.pages(span).call.take(self._slots[span]) for span in spans(self.entries)]
 
     def pages(self, span: Span) -> Pages:
@@ -62,7 +62,7 @@ class SteadyView:
         return self._pages[span]
 
     def _pool(self, entry: CacheEntry, dim: int, weight: Tensor) -> Tensor:
-        """Written, not just asked for: memory that nobody wrote is read for nothing."""
+        """A pool filled with numbers, since memory that nobody wrote is read at no cost."""
         count = 1 + self.pages(entry.span).table.numel()
         return weight.new_full((count, PAGE, entry.heads, dim), 0.01)
 
@@ -88,7 +88,7 @@ class PromptView:
         return inplace.attend(call, query, self._keys[layer], self._values[layer], entry.value_dim, scores, fresh)
 
     def calls(self) -> list[inplace.Call]:
-        """As an OpenCacheView."""
+        """OpenCacheView.calls: how all tokens of the step are stored and attended to."""
         return [self._call(span, self._keys[0].dtype).take(self._slots) for span in spans(self.entries)]
 
     def _call(self, span: Span, dtype: torch.dtype) -> inplace.Call:
@@ -105,7 +105,7 @@ def time_decode(model: Transformer, rows: int, length: int, budget: float) -> Ti
 
 
 def decode_beside(model: Transformer, rows: int, length: int, other: Callable[[], object], budget: float) -> float:
-    """Such a step as a multiple of another call at the same moment (timing.beside)."""
+    """How long a decode step takes as a multiple of another call at the same moment (timing.beside)."""
     with torch.inference_mode():
         return beside(_step(model, steady_inputs(model, rows, length)), other, budget)
 
@@ -116,7 +116,7 @@ def time_prefill(model: Transformer, length: int, budget: float) -> Timing:
 
 
 def steady_inputs(model: Transformer, rows: int, length: int) -> list[StepInput]:
-    """Decode steps of other tokens over the same cache."""
+    """Inputs of decode steps of `rows` sequences at this length: different tokens over the same cache."""
     view = SteadyView(cache_entries(model.architecture), rows, length, model)
     device = model.embedding.weight.device
     positions = torch.full((rows,), length - 1, device=device)
@@ -137,7 +137,7 @@ def _time(model: Transformer, inputs: list[StepInput], budget: float) -> Timing:
 
 
 def _step(model: Transformer, inputs: list[StepInput]) -> Callable[[], None]:
-    """One of these steps after another."""
+    """A call that runs the next of these inputs, over and over, and waits until it is done."""
     turn = itertools.cycle(inputs)
 
     def step() -> None:

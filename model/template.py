@@ -20,7 +20,7 @@ class ChatTemplate:
     SECONDS = 0.5  # of one conversation
 
     def __init__(self, source: str, special: dict[str, str]) -> None:
-        """special: the special tokens by name; those that a model does not have are undefined."""
+        """special: the special tokens by name; others are undefined. ValueError for a template too long or broken."""
         if len(source) > self.LONGEST:
             raise ValueError(f"chat template has {len(source)} characters, at most {self.LONGEST} are taken")
         self._environment = environment = Sandbox(

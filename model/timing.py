@@ -35,9 +35,9 @@ class Timing:
 
 
 def beside(call: Callable[[], object], other: Callable[[], object], budget: float) -> float:
-    """How long a call takes, as a multiple of another one at the same moment: of what a machine gives now more and now
-    less, both get as much. Each time the call is made twice and the second counts: the other one leaves nothing of its
-    in the caches. The median over about `budget` seconds."""
+    """How long a call takes, as a multiple of another one at the same moment: what else the machine does slows both
+    alike. Each time the call is made twice and the second counts, as it finds its own data in the caches and not the
+    other one's. The median over about `budget` seconds."""
     ends = time.perf_counter() + budget
     ratios: list[float] = []
     while len(ratios) < 3 or time.perf_counter() < ends:

@@ -94,14 +94,14 @@ class Tokenizer:
         return self.decode([*self._before, token])[len(self._text_of_before) :]
 
     def stream(self, after: Sequence[int] = ()) -> TokenStream:
-        """What turns the ids that come after these into the text that comes after `text_before` of these."""
+        """A TokenStream of the ids that follow `after`; its text follows `text_before(after)`."""
         stream = WindowStream(self.decode, self.shows) if self._pieces is None else ByteStream(self._pieces)
         for token in self._last(after):
             stream.push(token)
         return stream
 
     def stream_within(self) -> TokenStream:
-        """What turns ids into the text that they have inside a text, whatever comes before them."""
+        """A TokenStream of ids that stand inside some text, whatever comes before them."""
         return self.stream(self._before)
 
     def text_before(self, ids: Sequence[int]) -> str:
@@ -164,7 +164,7 @@ class ByteTokenizer(Tokenizer):
 
 
 def _some_text(backend: tokenizers.Tokenizer) -> list[int]:
-    """An id with text, for others to stand behind; none where the vocabulary has no letters."""
+    """A list of one id with text, for others to stand behind; empty where the vocabulary has no letters."""
     with contextlib.suppress(Exception):  # the library has no other for a text that it cannot write
         return list(backend.encode("a", add_special_tokens=False).ids[-1:])
     return []

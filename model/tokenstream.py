@@ -15,7 +15,7 @@ class TokenStream(Protocol):
         ...
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD for an unfinished character."""
+        """The text that is left at the end: U+FFFD for an unfinished character."""
         ...
 
 

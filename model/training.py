@@ -53,8 +53,8 @@ def corrected(bias: Tensor, loads: Tensor, step: float) -> Tensor:
 
 
 def balance(loads: Sequence[Tensor]) -> dict[str, list[float]]:
-    """Of each mixture the load of its busiest expert over the mean, and how many experts no token chose; nothing
-    without mixtures."""
+    """The load of each mixture's busiest expert over the mean, and how many experts no token chose; empty without
+    mixtures."""
     if not loads:
         return {}
     arrays = [load.numpy() for load in loads]
@@ -131,7 +131,7 @@ class Trainer:
                 moe.router.correction.copy_(corrected(moe.router.correction, loads, moe.value.router.loss.bias_step))
 
     def _evaluate(self, loss: float) -> None:
-        """A row of the curve: on some of the validation text, where its tokens went too."""
+        """Add a row to the curve: the quality on some of the validation text, and where its tokens went."""
         loads = [torch.zeros(moe.value.experts, dtype=torch.long) for moe in self.mixtures]
 
         def routed(routings: tuple[Routing, ...]) -> None:
@@ -148,7 +148,7 @@ class Trainer:
         self.curve.append(row | balance(loads) | {"seconds": round(self.seconds, 1)})
 
     def _save(self) -> None:
-        """Weights and optimiser state as safetensors, the rest as JSON; the JSON goes last, so a cut is harmless."""
+        """Save weights and optimiser state as safetensors, then the rest as JSON: last, so that a cut is harmless."""
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for i, slots in self.optimiser.state_dict()["state"].items():

@@ -67,7 +67,7 @@ class Transformer(nn.Module):
         return StepOutput(self.project(states), routings)
 
     def states(self, step: StepInput) -> tuple[Tensor, tuple[Routing, ...]]:
-        """What `project` makes logits of (selected rows, width), and one Routing for each mixture layer."""
+        """The selected rows (rows, width) that `project` makes logits of, and one Routing for each mixture layer."""
         assert self.encoder is None or step.memory is not None, "a model with an encoder needs the memory of the prompt"
         x = self.embed(step.tokens, step.positions)
         turns = tuple(table(step.positions, x.dtype) for table in self.tables)

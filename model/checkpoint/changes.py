@@ -41,7 +41,7 @@ class _OfFloats:
 
 @dataclass(frozen=True)
 class Same(_OfFloats):
-    """As it is."""
+    """The stored tensor as it is."""
 
     def shapes(self, region: Shape) -> tuple[Shape, ...]:
         return (region,)
@@ -55,7 +55,7 @@ SAME = Same()
 
 @dataclass(frozen=True)
 class Transposed(_OfFloats):
-    """The last two dimensions swapped; a vector stays as it is."""
+    """Swaps the last two dimensions of a tensor; a vector stays as it is."""
 
     def shapes(self, region: Shape) -> tuple[Shape, ...]:
         return (region if len(region) < 2 else (*region[:-2], region[-1], region[-2]),)
@@ -66,7 +66,7 @@ class Transposed(_OfFloats):
 
 @dataclass(frozen=True)
 class Unstacked(_OfFloats):
-    """(count, rows, …) of (count * rows, …)."""
+    """Splits the first dimension: stored (count * rows, …) → (count, rows, …)."""
 
     count: int
 
@@ -80,7 +80,7 @@ class Unstacked(_OfFloats):
 
 @dataclass(frozen=True)
 class OnlyRow(_OfFloats):
-    """The one row of a (1, …) tensor."""
+    """Drops the first dimension of a stored (1, …) tensor."""
 
     def shapes(self, region: Shape) -> tuple[Shape, ...]:
         return ((1, *region),)
@@ -91,7 +91,7 @@ class OnlyRow(_OfFloats):
 
 @dataclass(frozen=True)
 class EverySecond(_OfFloats):
-    """Every second entry of the second dimension, from `first` on."""
+    """Takes every second entry of the second dimension, from `first` on: stored (a, 2 b, …) → (a, b, …)."""
 
     first: int
 
@@ -104,8 +104,8 @@ class EverySecond(_OfFloats):
 
 @dataclass(frozen=True)
 class OfGroups(_OfFloats):
-    """The queries, keys or values of a fused projection whose rows are sorted by key head: (kv, query / kv + 2, dim),
-    of each group its queries, then its key and its value."""
+    """Takes the queries, keys or values out of a fused projection whose rows are sorted by key head: stored
+    (kv, query / kv + 2, dim), in each group the queries, then the key, then the value."""
 
     part: Literal["query", "key", "value"]
     query: int
@@ -123,7 +123,7 @@ class OfGroups(_OfFloats):
 
 @dataclass(frozen=True)
 class OfHeads(_OfFloats):
-    """Of every head's `rows` rows those from `first` on: (heads, size, rest) of (heads * rows, rest)."""
+    """Takes `size` of every head's `rows` rows, from `first` on: stored (heads * rows, rest) → (heads, size, rest)."""
 
     first: int
     size: int
@@ -155,7 +155,7 @@ class Projected(_OfFloats):
 
 @dataclass(frozen=True)
 class Chain:
-    """One change after another."""
+    """Applies two changes, `first` and then `then`, as one; only `first` may have several sources."""
 
     first: Change
     then: Change

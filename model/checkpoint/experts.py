@@ -63,7 +63,7 @@ def _alternating(up: str, down: str, value: config.MoE, ours: str, theirs: str) 
 
 
 def quantised(up: str, down: str) -> ExpertPieces:
-    """As alternating, but the matrices in MXFP4: NAME_blocks and NAME_scales, (experts, out, in)."""
+    """Like `alternating`, with the matrices in MXFP4: NAME_blocks and NAME_scales, (experts, out, in)."""
     return partial(_quantised, up, down)
 
 

@@ -135,7 +135,7 @@ def _feed_keys(feed: config.FeedForward | config.MoE) -> dict[str, Any]:
 
 
 def _untrained(architecture: Architecture) -> Architecture:
-    """Without what only training knows."""
+    """The architecture with the default router losses, which only training uses."""
 
     def branch(value: config.Branch) -> config.Branch:
         if not isinstance(value, config.MoE):

@@ -23,7 +23,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 def silent(done: int, total: int) -> None:
-    """The Progress of those who do not look."""
+    """A Progress that does nothing."""
 
 
 def load(
@@ -48,7 +48,7 @@ def load(
 
 
 def skeleton(architecture: Architecture) -> Transformer:
-    """The model without memory for its parameters."""
+    """The model without memory for its parameters; CheckpointError for sizes that no tensor can have."""
     try:
         return empty.skeleton(architecture)
     except (RuntimeError, OverflowError) as error:
@@ -56,7 +56,7 @@ def skeleton(architecture: Architecture) -> Transformer:
 
 
 def check(model: Transformer, plan: Sequence[Piece], weights: Weights, ignored: Sequence[str] = ()) -> None:
-    """That the stored tensors are the ones the plan reads, in the shapes and types it needs."""
+    """Raise CheckpointError unless the stored tensors are those the plan reads, in the shapes and types it needs."""
     needed = {source for piece in plan for source in piece.sources}
     _check_names(weights.label, "missing", needed - set(weights.tensors))
     surplus = {name for name in set(weights.tensors) - needed if not any(re.fullmatch(p, name) for p in ignored)}
@@ -108,7 +108,7 @@ def _check_piece(piece: Piece, region: tuple[int, ...], weights: Weights) -> Non
 
 
 def _check_coverage(targets: dict[str, Tensor], plan: Sequence[Piece]) -> None:
-    """A plan that leaves a part of a parameter unfilled is our fault, not the checkpoint's."""
+    """Assert that the plan fills every part of every parameter: a gap is our fault, not the checkpoint's."""
     filled = dict.fromkeys(targets, 0)
     for piece in plan:
         filled[piece.target] += math.prod(targets[piece.target][piece.place].shape)

@@ -26,7 +26,7 @@ IGNORED = (r"(.*\.)?rotary_emb\.inv_freq", r"(.*\.)?(attn|attention)\.(bias|mask
 
 
 def read_architecture(folder: Path) -> Architecture:
-    """CheckpointError for a model type that is not known, and for every value that is not supported."""
+    """The architecture of a folder; CheckpointError for an unknown model type and for every unsupported value."""
     family, settings = read_settings(folder)
     return architecture_of(family, settings)
 
@@ -44,7 +44,7 @@ def load(folder: Path, dtype: torch.dtype, progress: Progress = silent) -> Trans
 
 
 def read_settings(folder: Path) -> tuple[Family, Settings]:
-    """What config.json says, and the family it names."""
+    """The family that config.json names, and its settings."""
     data = read_json(folder / CONFIG)
     settings = Settings(data)
     family = settings.choice("model_type", among=FAMILIES)

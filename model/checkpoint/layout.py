@@ -45,7 +45,7 @@ class LatentNames:
 
 @dataclass(frozen=True)
 class FeedForwardNames:
-    """`up` has the gate's name first where the gate is a layer of its own."""
+    """The layers of a feed-forward; `up` has the gate's name first where the gate is a layer of its own."""
 
     up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     down: str = "mlp.down_proj"

@@ -44,14 +44,14 @@ def load_any(path_or_name: str | Path, dtype: torch.dtype, progress: Progress = 
 
 
 def read_architecture(path_or_name: str | Path) -> Architecture:
-    """The architecture alone, without reading weights."""
+    """The architecture of a checkpoint folder or org/name, without reading weights."""
     folder = find(path_or_name, weights=False)
     return native.read_architecture(folder) if is_native(folder) else huggingface.read_architecture(folder)
 
 
 def check_ids(tokenizer: Tokenizer, architecture: Architecture) -> None:
-    """That the model has every id which a text or its end can give. Special tokens of other uses (images, for instance)
-    may lie beyond."""
+    """Raise CheckpointError unless the model has every id which a text or its end can give. Special tokens of other
+    uses (images, for instance) may lie beyond."""
     for what, id in (("a token", tokenizer.highest_text_id), ("an end token", max(tokenizer.eos_ids, default=-1))):
         if id >= architecture.vocab:
             raise CheckpointError(f"{TOKENIZER}: {what} has the id {id}, the model has vocab={architecture.vocab}")

@@ -26,7 +26,7 @@ class Settings:
         return self._find(keys) is not None
 
     def first(self, *keys: str) -> str:
-        """The key among these that is there; the first one when none is."""
+        """The first of these keys that is there; keys[0] when none is."""
         return self._find(keys) or keys[0]
 
     def size(self, *keys: str, default: int | None = None, most: int = LARGEST) -> int:
@@ -42,7 +42,7 @@ class Settings:
         return value
 
     def optional_whole(self, key: str, absent: int | None = None) -> int | None:
-        """None when the file says null; `absent` when it says nothing."""
+        """A whole number, None when the file says null, `absent` when it says nothing."""
         return self.whole(key) if self.has(key) else None if key in self._data else absent
 
     def real(self, *keys: str, default: float | None = None) -> float:
@@ -62,7 +62,7 @@ class Settings:
         return value
 
     def optional_positive(self, key: str, absent: float | None = None) -> float | None:
-        """None when the file says null; `absent` when it says nothing."""
+        """A number above zero, None when the file says null, `absent` when it says nothing."""
         return self.positive(key) if self.has(key) else None if key in self._data else absent
 
     def flag(self, *keys: str, default: bool | None = None) -> bool:

@@ -70,7 +70,7 @@ class Weights:
 
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """One file of tensors, for whom every new file is: the library's own would be for its owner alone."""
+    """Write one safetensors file with the usual permissions: the library makes it readable by its owner alone."""
     path.touch()
     mode = path.stat().st_mode
     save_file(tensors, path, metadata)
@@ -86,7 +86,7 @@ def open_file(file: Path) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a file of the checkpoint."""
+    """The JSON object in a file; CheckpointError for a file that is missing, too long or not one."""
     try:
         if path.stat().st_size > LONGEST_JSON:
             raise CheckpointError(f"{path.name}: {path.stat().st_size} bytes, at most {LONGEST_JSON} are read")
@@ -101,7 +101,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _plain(error: Exception) -> str:
-    """What went wrong, without the path (the folder is nobody's business but the user's)."""
+    """An error's first line without the path (the folder is nobody's business but the user's)."""
     text = (error.strerror or "cannot be read") if isinstance(error, OSError) else str(error)
     return text.splitlines()[0] if text else type(error).__name__
 

@@ -18,7 +18,7 @@ from model.position import Bias
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Small heads of the step's tokens that choose which keys are attended (config.Indexer): query (T, J, I), weights
-    (T, J). What they look at are the last I numbers of every key; the `top_k` best visible keys stay."""
+    (T, J). They score the last I numbers of every key; the `top_k` best visible keys stay."""
 
     query: Tensor
     weights: Tensor
@@ -41,14 +41,14 @@ class Scores:
     selection: Selection | None = None
 
     def at(self, tokens: Tensor | slice) -> Scores:
-        """The same for some of the step's tokens."""
+        """These scores for some of the step's tokens: only the selection differs from token to token."""
         chosen = self.selection
         if chosen is None:
             return self
         return replace(self, selection=replace(chosen, query=chosen.query[tokens], weights=chosen.weights[tokens]))
 
     def added(self, sight: Sight) -> Tensor | None:
-        """What is added to the scaled products (B, H, Q, L), the mask apart."""
+        """What is added to the scaled products (B, H, Q, L) besides the mask; None for nothing."""
         if self.slopes is not None:
             return -self.slopes[:, None, None] * sight.distance
         return None if self.bias is None else self.bias(sight.distance)
@@ -124,7 +124,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scor
 
 
 def plain(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
-    """The definition, in float32: the yardstick of every faster path."""
+    """`attend` by its definition, in float32: the yardstick of every faster path."""
     kv_heads = key.shape[1]
     folded = query.float().unflatten(1, (kv_heads, -1))
     logits = torch.einsum("bkgqd,bkld->bkgql", folded, key.float()).flatten(1, 2) * scores.scale
@@ -144,7 +144,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Score
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scores) -> Tensor:
-    """PyTorch's own kernel; it wants value and key of one dimension, so a narrower value rides as a wider one."""
+    """`attend` by PyTorch's kernel, which wants keys and values of one dimension: narrower values are padded."""
     grouped = query.shape[1] != key.shape[1]
     added = scores.added(sight)
     if sight.triangle and added is None and query.shape[2] != key.shape[2]:

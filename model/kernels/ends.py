@@ -28,7 +28,7 @@ class _AnglesStruct(ctypes.Structure):
 
 
 class Angles(nn.Module):
-    """Stands in for a RotaryTable."""
+    """Stands in for a RotaryTable: positions (rows,) int64 → cos and sin, each (rows, 1, rotated / 2)."""
 
     def __init__(self, plain: RotaryTable) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class NormedHead(PanelLinear):
 
 
 def fuse(model: Transformer, *, form: Form = "lossless") -> int:
-    """Replace what fits; returns how many. form: of the head's weight."""
+    """Replace rotary tables and the last norm with the head; returns how many. form: of the head's weight."""
     count = 0
     for i, table in enumerate(model.tables):
         if isinstance(table, RotaryTable) and _known(table.frequencies, model.embedding.weight.dtype):

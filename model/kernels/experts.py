@@ -63,7 +63,7 @@ class PanelExperts(ExpertStack):
         )
 
     def choosing(self, active: int, weigh: str) -> _ExpertsStruct:
-        """As a kernel takes it that mixes so many choices of every token."""
+        """The struct for a kernel that mixes `active` choices of every token, weighed at the input or the output."""
         self.struct.active, self.struct.weigh_input = active, int(weigh == "input")
         return self.struct
 
@@ -131,7 +131,7 @@ class PanelRouter(Router):
 
 
 def empty_routing(tokens: int, value: config.MoE) -> Routing:
-    """Room for what a router decides of so many tokens."""
+    """A Routing of so many tokens whose numbers are not written yet."""
     widths = value.active, value.experts, value.active + 1
     gates, logits, ranked = (torch.empty(tokens, width, dtype=torch.float32) for width in widths)
     return Routing(torch.empty(tokens, value.active, dtype=torch.int64), gates, logits, ranked)

@@ -76,7 +76,7 @@ def decode(query: Tensor, keys: Tensor, values: Tensor | None, value_dim: int, p
 
 
 def _whole_groups(query: Tensor, rows: int, kv_heads: int, slopes: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Queries and slopes with empty rows, and empty heads so that those of a key head are a power of two, behind."""
+    """Pad queries to `rows` rows, and queries and slopes to a power of two of heads for every key head."""
     group = query.shape[1] // kv_heads
     heads = 1 << (group - 1).bit_length()
     more = heads - group, rows - len(query)

@@ -168,7 +168,7 @@ class FusedBlock(Block):
 
 
 def fuse(model: Transformer, *, form: Form = "lossless") -> int:
-    """Replace every block that fits; returns how many. form: of their weights."""
+    """Replace every block that fits; returns how many. form: of the blocks' weights."""
     count = 0
     for i, block in enumerate(model.blocks):
         if isinstance(block, Block) and fits(block):

@@ -43,7 +43,7 @@ class GroupedExperts(ExpertStack):
         return super().each(rows, experts, order)
 
     def _fused(self, rows: Tensor, chosen: Tensor) -> Tensor:
-        """chosen (n,) in order. What the product gives for rows of no expert is left from whoever had the memory."""
+        """rows (n, width) by the grouped product; chosen (n,) ascending. Rows of no expert give 0."""
         plain, own = self.plain, chosen.clamp(max=self.count - 1)
         every = torch.arange(self.count, device=chosen.device)
         ends = torch.searchsorted(chosen, every, right=True).int()
@@ -53,6 +53,7 @@ class GroupedExperts(ExpertStack):
         y = F.grouped_mm(activate(self.value, hidden), plain.down.transpose(1, 2), offs=ends)
         if plain.down_bias is not None:
             y = y + plain.down_bias[own]
+        # The product leaves rows of no expert unwritten.
         return torch.where((chosen < self.count)[:, None], y, 0)
 
     def _over_all(self, rows: Tensor, chosen: Tensor) -> Tensor:

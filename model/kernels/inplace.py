@@ -27,8 +27,8 @@ WIDEST = 1024  # numbers of a key or value that stretches are taken with
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Pools:
-    """Of each cache layer the pools of keys and values (None where they lie in the keys), and to which group of
-    layers, with one call each a step, it belongs."""
+    """The pools of keys and values of each cache layer (None where values lie in the keys), and the group of layers it
+    belongs to; a step makes one call for each group."""
 
     keys: Sequence[Tensor]
     values: Sequence[Tensor | None]
@@ -88,7 +88,7 @@ class Call(ctypes.Structure):
         self._kept = pages, tokens, stretches, firsts  # their memory
 
     def take(self, slots: Tensor) -> Call:
-        """All tokens of the step are asked about, and stored at their slots (T,) before. Returns itself."""
+        """Make the call ask about all tokens of the step and first store them at their slots (T,). Returns itself."""
         tokens = slots.shape[0]
         if not self.count:
             self.rows = tokens
@@ -116,7 +116,7 @@ def attend(
     fresh: Entries | None,
 ) -> Tensor:
     """query (T, H, D), keys (pages, P, K, D), values (pages, P, K, V) or None where they are the keys' first V numbers
-    → (T, H, V). fresh: what the same tokens add to the pools before."""
+    → (T, H, V). fresh: entries of the same tokens, stored in the pools first."""
     query = _by_tokens(query)
     out = query.new_empty(len(query), query.shape[1], value_dim)
     stored = keys if values is None else values
@@ -140,5 +140,5 @@ def attend(
 
 
 def _by_tokens(x: Tensor) -> Tensor:
-    """x (T, heads, dim) with the numbers of a token beside each other; tokens may be further apart."""
+    """x (T, heads, dim) with each token's numbers contiguous, copied only where they are not."""
     return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()

@@ -47,7 +47,7 @@ class _PlaceStruct(ctypes.Structure):
 
 
 class _AroundStruct(ctypes.Structure):
-    """native/layers.h: Surroundings; of every turn a cosine and a sine."""
+    """native/layers.h: Surroundings; `turns` holds the cosines and the sines of every rotary table in turn."""
 
     _fields_ = tuple((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("calls", "turns"))
 
@@ -96,7 +96,7 @@ class Layers(Block):
         return self._run(x.clone(memory_format=torch.contiguous_format), rows, calls, turns), routings
 
     def _settle(self, pools: Pools) -> None:
-        """What stays the same as long as the cache's memory does."""
+        """Write down where each layer's pools are; they stay there as long as the cache's memory does."""
         self._pools = ref(pools)
         for block, place in zip(self._blocks, self._places, strict=True):
             layer = block.layer
@@ -104,7 +104,7 @@ class Layers(Block):
             place.keys, place.values = address(pools.keys[layer]), address(pools.values[layer])
 
     def _run(self, x: Tensor, rows: int, calls: list[int], turns: list[int]) -> Tensor:
-        """x is overwritten."""
+        """Run the layers on x (rows, width), which is overwritten and returned."""
         room = x.new_empty(rows * self._width)
         first, size = room.data_ptr(), rows * x.element_size()
         native.kernels().dyno_layers(
@@ -122,7 +122,7 @@ class Layers(Block):
 
 
 def _layer(block: FusedBlock) -> _LayerStruct:
-    """The pointers stay good as long as the block does."""
+    """The struct of one block; its pointers stay good as long as the block does."""
     scores, mixture, leave = block.scores, block.mixture, block.leave
     parts: list[ctypes.Structure | None] = [block.enter.struct, leave.out.struct, leave.feed, None, None, None]
     if mixture is not None:
@@ -148,8 +148,8 @@ def join(model: Transformer) -> int:
 
 
 def fits(block: nn.Module) -> bool:
-    """Whether a block is fused, its heads are as wide as the kernels for attention take them, and its mixture, where it
-    has one, is what those for routing and mixing do."""
+    """Whether a block is fused, its heads are no wider than the kernels for attention take, and its mixture, if any, is
+    one that those for routing and mixing take."""
     if not isinstance(block, FusedBlock) or block.enter.dim > inplace.WIDEST:
         return False
     return block.mixture is None or _fits_mixture(block.mixture)

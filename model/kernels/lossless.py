@@ -30,7 +30,7 @@ class LosslessStruct(ctypes.Structure):
 
 @dataclass(frozen=True, eq=False)
 class Lossless:
-    """Panels in units: kept (panels, units, 192) in uint8; `parts` is what `struct` points to."""
+    """Packed panels: kept (panels, units, 192) in uint8; `struct` points to the tensors of `parts`."""
 
     kept: Tensor
     struct: LosslessStruct
@@ -55,7 +55,7 @@ def pack(panels: Tensor) -> Lossless | None:
 
 
 def _upper(panels: Tensor) -> Tensor:
-    """The sixteen commonest upper bytes, by a sample."""
+    """The sixteen commonest upper bytes of a sample, uint8 (16,)."""
     upper = panels.flatten().view(torch.uint8)[1::2]
     counts = torch.bincount(upper[:: -(-len(upper) // SAMPLE)].int(), minlength=256)
     return counts.topk(CODES).indices.to(torch.uint8)

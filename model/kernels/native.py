@@ -117,7 +117,7 @@ def _build(path: Path) -> None:
 
 
 def _compile(compiler: str, built: Path, *flags: str) -> None:
-    """Every file of the folder at once, on as many cores as there are."""
+    """Compile every file of the folder, all at once, and link them to `built`."""
     objects = {source: str(built.with_name(f"{source.stem}.o")) for source in sorted(FOLDER.glob("*.cpp"))}
 
     def one(source: Path) -> None:
@@ -129,7 +129,7 @@ def _compile(compiler: str, built: Path, *flags: str) -> None:
 
 
 def _run_proof(built: Path) -> int:
-    """0 if the library runs and calculates right, tried where it can do no harm."""
+    """Exit status of proof.py in its own process: 0 if the library runs and calculates right."""
     command = (sys.executable, str(Path(__file__).with_name("proof.py")), str(built))
     return subprocess.run(command, check=False, capture_output=True, timeout=SECONDS).returncode
 
@@ -139,7 +139,7 @@ def _run(*command: str) -> None:
 
 
 def _folder() -> Path:
-    """Where libraries are kept: the user's cache, readable by nobody else."""
+    """The folder of libraries in the user's cache, readable by nobody else; a temporary one where that fails."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     try:
         folder = Path(base) / "dyno" / "kernels"
@@ -152,7 +152,7 @@ def _folder() -> Path:
 
 
 def _key() -> str:
-    """Changes with the sources, the flags, the processor and PyTorch."""
+    """A key that changes with the sources, the flags, the processor and PyTorch."""
     digest = hashlib.sha256()
     for source in sorted(FOLDER.iterdir()):
         digest.update(source.read_bytes())

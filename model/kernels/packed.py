@@ -81,7 +81,7 @@ class PackedExperts(ExpertStack):
 
 
 def pack(model: Transformer, *, form: Form = "lossless") -> int:
-    """Replace every linear layer and expert stack; returns how many. 0 where that is not supported.
+    """Replace every linear layer and expert stack that can be; returns how many, 0 where that is not supported.
 
     form: of the weights of layers in panels; others stay as they are. The plain weights are gone, but
     for an embedding that also serves as the head.

@@ -49,7 +49,7 @@ class Pages:
         return row, place
 
     def clear(self, gathered: Tensor) -> Tensor:
-        """The copy (R, K, n * P, D) of these pages, zero where nobody has written for the row."""
+        """The copy (R, K, n * P, D) of these pages, set to 0 in place where nobody has written for the row."""
         if gathered.is_cuda:  # finding places would make the host wait for the card
             last, positions = self._positions
             return gathered.masked_fill_((positions > last)[:, None, :, None], 0)
@@ -57,7 +57,7 @@ class Pages:
         return gathered
 
     def part(self, rows: int) -> Pages:
-        """The first rows alone: without those that only fill a step up to a size that kernels were built for."""
+        """The pages of the first rows, without those that only fill a step up to a size that kernels were built for."""
         of = self.table, self.starts, self.first, self.last, self.new
         return Pages(self.span, self.size, *(x if x is None else x[:rows] for x in of))  # type: ignore[arg-type]
 
@@ -66,14 +66,14 @@ class Pages:
         return {}
 
     def blocks(self, total: int) -> flex.Blocks:
-        """The same for a kernel that sees a pool of `total` pages whole; built only where it runs."""
+        """These pages as a block mask over a pool of `total` pages; built once, when the first such kernel runs."""
         if total not in self._blocks:
             self._blocks[total] = flex.blocks(self, total)
         return self._blocks[total]
 
     @cached_property
     def call(self) -> inplace.Call:
-        """The compiled kernel's call for rows that are all of a step."""
+        """The compiled kernel's call for a step that is these rows and nothing else."""
         return inplace.Call(self.size, self)
 
     @cached_property
@@ -81,7 +81,7 @@ class Pages:
         return {}
 
     def sight(self, dtype: torch.dtype) -> Sight:
-        """The same as a mask over gathered pages; built only where the plain path runs."""
+        """What the rows see, as a mask over gathered pages; built once, when the plain path first runs."""
         if dtype not in self._sights:
             self._sights[dtype] = make_sight(self.span, *self._positions, dtype)
         return self._sights[dtype]
@@ -105,12 +105,12 @@ class Stretch:
 
     @property
     def fresh(self) -> bool:
-        """Nothing of the sequence was cached before, so the step's own keys are all there is."""
+        """Whether nothing of the sequence was cached before, so that the step's own keys are all there is."""
         return self.position == 0
 
     @cached_property
     def sight(self) -> Sight:
-        """What they see, as a mask over the sequence from `base` on; built only where the plain path runs."""
+        """What the tokens see, as a mask over the sequence from `base` on; built once, if the plain path runs."""
         end = self.position + self.stop - self.start
         query = torch.arange(self.position, end, device=self.device)[None]
         keys = query if self.fresh else torch.arange(self.base, end, device=self.device)[None]
@@ -119,15 +119,15 @@ class Stretch:
 
 
 class Scratch:
-    """Memory that copies of pages take turns in: fresh memory for every copy would cost more than the copy. And what
-    kernels that share out a row's pages among programs count in; nobody else may run on it at the same time."""
+    """Memory that steps use in turn: for copies of pages, as fresh memory would cost more than the copy, and for
+    counters of kernels that share out a row's pages among programs. Only one step may use it at a time."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
         self._counters: Tensor | None = None
 
     def counters(self, count: int, device: torch.device) -> Tensor:
-        """At least so many int32, all 0: whoever counts leaves them so."""
+        """At least `count` int32, all 0; whoever counts in them has to leave them so."""
         if self._counters is None or len(self._counters) < count:
             self._counters = torch.zeros(count, dtype=torch.int32, device=device)
         return self._counters
@@ -158,7 +158,7 @@ class Entries:
     slots: Tensor
 
     def store(self, keys: Tensor, values: Tensor | None) -> None:
-        """Write them into pools (pages, P, K, …)."""
+        """Write the entries into pools (pages, P, K, …) at their slots."""
         if card.usable(self.key):
             from model.kernels.card import attention as tiles
 
@@ -182,7 +182,7 @@ def decode(
     fresh: Entries | None = None,
 ) -> Tensor:
     """query (R, H, D), keys (pages, P, K, D), values (pages, P, K, V) or None where they are the keys' first V numbers
-    → (R, H, V). fresh: what the same rows add to the pools before."""
+    → (R, H, V). fresh: entries of the same rows, stored in the pools first."""
     if inplace.fits(query, value_dim, scores, stretches=False):
         return inplace.attend(pages.call, query, keys, values, value_dim, scores, fresh)
     if card.usable(query):
@@ -206,7 +206,7 @@ def decode(
 def plain(
     query: Tensor, keys: Tensor, values: Tensor | None, value_dim: int, pages: Pages, scores: Scores, scratch: Scratch
 ) -> Tensor:
-    """Copy the pages together, then attend. What lies behind a row's last position may be no number: it counts as 0."""
+    """Attention over copies of the pages. What lies behind a row's last position may be no number: it counts as 0."""
     sight = pages.sight(query.dtype)
     gathered = pages.clear(scratch.gather("keys", keys, pages.table))
     seen = gathered[..., :value_dim] if values is None else pages.clear(scratch.gather("values", values, pages.table))

@@ -60,7 +60,7 @@ class PanelWeight:
 
     @property
     def nbytes(self) -> int:
-        """What the numbers take, those that are kept whole beside the others included."""
+        """Bytes of the numbers, those that are kept whole beside the others included."""
         return self.numbers.nbytes + (0 if self.lossless is None else sum(part.nbytes for part in self.lossless.parts))
 
 
@@ -79,7 +79,7 @@ def available(form: Form, dtype: torch.dtype) -> Form | None:
 
 
 def weight_bytes(form: Form, dtype: torch.dtype) -> float:
-    """What a weight takes in this form here. Of a lossless one that is what packing aims at; what it comes to, a built
+    """Bytes of one weight in this form here. For a lossless one this is what packing aims at; what it comes to, a built
     model tells (passes.weight_bytes)."""
     found = available(form, dtype)
     if found == "lossless":
@@ -139,13 +139,13 @@ def linear(x: Tensor, weight: PanelWeight, *, wide: bool = False) -> Tensor:
 
 
 def _paired(columns: int) -> Tensor:
-    """Row order in which 16 gates are followed by their 16 values."""
+    """The order of rows (columns,) in which 16 gates are followed by their 16 values."""
     half = torch.arange(columns // 2).view(-1, PANEL // 2)
     return torch.stack((half, half + columns // 2), dim=1).flatten()
 
 
 def _arranged(x: Tensor | None, order: Tensor | None) -> Tensor | None:
-    """Rows in order, zeros behind them up to a whole panel."""
+    """The rows of x in this order, padded with zeros to a whole panel; None for None."""
     if x is None:
         return None
     x = x.detach() if order is None else x.detach()[order]

@@ -32,7 +32,7 @@ def apply(model: Transformer, *, form: Form = "lossless") -> Transformer:
 
 
 def weight_bytes(model: Transformer) -> float | None:
-    """What a weight takes in the panels of a model that passes were applied to, on average; None without any."""
+    """Mean bytes of one weight in the panels of a model that passes were applied to; None without panels."""
     laid = list(_laid_out(model))
     count = sum(-(-weight.columns // PANEL) * PANEL * weight.depth for weight in laid)
     return sum(weight.nbytes for weight in laid) / count if count else None

@@ -101,7 +101,7 @@ def _sparse(
     eps: float = 1e-6,
     bias: bool = False,
 ) -> Architecture:
-    """first_dense, shared: the family's defaults for how many layers are dense, and experts shared."""
+    """Dense layers, then mixtures; `first_dense`, `shared`: default numbers of dense layers and of shared experts."""
     s.only("moe_layer_freq", 1)
     hidden, kind = s.size("moe_intermediate_size"), activation(s)
     count = s.whole("n_shared_experts", default=shared)

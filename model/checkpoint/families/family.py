@@ -16,8 +16,8 @@ def nothing(settings: Settings) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Family:
-    """`root` is what every name begins with but for checkpoints of the bare model; `ignored` are patterns of tensors
-    that take no part in the forward pass (beside the usual ones); `quantised` the quantisations that are read."""
+    """One kind of config.json and its tensors. Names begin with `root` but in checkpoints of the bare model; `ignored`
+    are patterns of tensors without a part in the forward pass (beside the usual ones); `quantised` what is read."""
 
     architecture: Callable[[Settings], Architecture]
     layout: Callable[[Settings], Layout]

@@ -47,8 +47,8 @@ def _alternating(
     qk_norm: QKNorm | None = None,
     caps: tuple[float | None, float | None] = (None, None),
 ) -> Architecture:
-    """turns: the rotation by kind of layer; caps: the family's soft caps of scores and logits, unless the file has
-    others."""
+    """A decoder of several kinds of layers; turns: the rotation of each kind; caps: the soft caps of scores and logits
+    where the file has none."""
     bias, norm = s.flag("attention_bias", default=False), rms(s, 1e-6, offset=1.0)
     heads = grouped(s, bias=bias, qk_norm=qk_norm, dim=256)
     scale = s.positive("query_pre_attn_scalar", default=256.0) ** -0.5

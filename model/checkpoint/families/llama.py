@@ -53,7 +53,7 @@ def _qwen(s: Settings, heads: Grouped, out_bias: bool = False) -> Architecture:
 
 
 def switched_windows(s: Settings, windowed: Callable[[int, int], bool] = operator.ge) -> list[Span]:
-    """The span of each layer; windowed(layer, `max_window_layers`): has it a window, unless `layer_types` says so?"""
+    """The span of each layer: by `layer_types`, else a window where windowed(layer, `max_window_layers`)."""
     size = s.optional_whole("sliding_window") if s.flag("use_sliding_window", default=False) else None
     first = s.whole("max_window_layers", default=28)
     of_layer = kinds(s, lambda i: "sliding_attention" if windowed(i, first) else "full_attention")

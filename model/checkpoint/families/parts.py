@@ -37,7 +37,7 @@ def layers(settings: Settings) -> int:
 
 
 def context(settings: Settings) -> int:
-    """The longest sequence; the oldest files do not say it, their models have this one."""
+    """The longest sequence in tokens; 2,048 where the file does not say, as the oldest do not."""
     return settings.size("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", default=2048)
 
 
@@ -116,7 +116,7 @@ def blocks(
 
 
 def every(period: int) -> Callable[[int], str]:
-    """Windows, and every `period`-th layer full."""
+    """The default for `kinds`: every `period`-th layer sees everything, the others a window."""
     return lambda i: "sliding_attention" if (i + 1) % period else "full_attention"
 
 
@@ -131,7 +131,7 @@ def layer_norm(settings: Settings, *keys: str, default: float = 1e-5, bias: bool
 def head(
     settings: Settings, tied: bool, bias: bool = False, scale: float = 1.0, softcap: float | None = None
 ) -> config.Head:
-    """tied: the family's default of tie_word_embeddings."""
+    """The projection to the vocabulary; `tied`: the default of tie_word_embeddings."""
     return config.Head(settings.flag("tie_word_embeddings", default=tied), bias, scale, softcap)
 
 

@@ -41,7 +41,7 @@ def _store(key, value, slots, keys, values, key_stride, value_stride, K_WIDTH, V
 
 @triton.jit
 def score(q, k, scale, softcap, slope, distance, seen, CAPPED: tl.constexpr, SLOPED: tl.constexpr):
-    """q (G, D), k (n, D), what is seen of them (n,) and how far it is → scores (G, n)."""
+    """q (G, D), k (n, D), whether each key is seen (n,) and its distance (n,) → scores (G, n)."""
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
     if CAPPED:
         scores = softcap * (2 * tl.sigmoid(2 * scores / softcap) - 1)
@@ -62,14 +62,14 @@ def weigh(scores, x, total, peak, weight):
 
 @triton.jit
 def copy(source, target, COUNT: tl.constexpr):
-    """So many numbers that lie behind each other."""
+    """Copy COUNT contiguous numbers from `source` to `target`."""
     i = tl.arange(0, COUNT)
     tl.store(target + i, tl.load(source + i))
 
 
 @triton.jit
 def leave_part(sums, peaks, weights, part, total, peak, weight, G: tl.constexpr, V: tl.constexpr):
-    """What one program found, for whoever adds the parts up, seen by all before anything that comes after."""
+    """Store what one program found where `add_up` reads it, seen by all before anything that follows."""
     g, v = tl.arange(0, G), tl.arange(0, V)
     place = part * G + g
     tl.store(sums + place[:, None] * V + v[None, :], total)
@@ -80,7 +80,7 @@ def leave_part(sums, peaks, weights, part, total, peak, weight, G: tl.constexpr,
 
 @triton.jit
 def add_up(sums, peaks, weights, first, count, G: tl.constexpr, V: tl.constexpr):
-    """The weighted total (G, V), the highest score and the weight (G,) of `count` parts."""
+    """`count` parts from `first` on → their weighted total (G, V), highest score and weight (both (G,))."""
     g, v = tl.arange(0, G), tl.arange(0, V)
     total, weight = tl.zeros((G, V), tl.float32), tl.zeros((G,), tl.float32)
     peak = tl.full((G,), float("-inf"), tl.float32)
@@ -225,7 +225,7 @@ def decode(
 
 
 def split(programs: int, width: int) -> int:
-    """Into how many parts to split each row's pages, of which there are up to `width`, so that a card is busy."""
+    """How many parts to split each row's pages into, of which there are up to `width`, so that a card is busy."""
     return max(1, min(width, PROGRAMS // programs))
 
 

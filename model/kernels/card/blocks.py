@@ -41,7 +41,7 @@ class CardBlock(Block):
         self.experts = (branch.experts if isinstance(branch, MoE) else None,)  # no child: those get grouped
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
-        """What it adds up may lie in x's own memory: a step hands x on from block to block, and nobody else has it."""
+        """Run the block; the sum may lie in x's memory, which a step hands from block to block and nobody else has."""
         if len(x) > FEW:
             found: tuple[Tensor, list[Routing]] = self.plain(x, around, loads)
             return found
@@ -81,7 +81,7 @@ def _normed_linear(x: Tensor, norm: Gain, layer: nn.Linear) -> Tensor:
 
 
 def _added_linear(x: Tensor, layer: nn.Linear, added: Tensor) -> Tensor:
-    """x through a layer, with `added` added: of many tokens in place, which the library's product does on its way."""
+    """x through a layer, plus `added`, which is overwritten where there are several tokens."""
     if len(x) == 1:
         return vector(x, layer.weight, layer.bias, added=added)
     if layer.bias is not None:

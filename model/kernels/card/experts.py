@@ -165,7 +165,7 @@ def fits(mixture: MoE) -> bool:
 
 
 def choose(x: Tensor, router: Router, norm: Gain) -> tuple[Tensor, Routing]:
-    """x (T, W) → x normed, and what the router decides of it."""
+    """x (T, W) → x normed (T, W), and its routing."""
     value, (tokens, width) = router.value, x.shape
     count, active, how = value.experts, value.active, router.value.router
     normed = torch.empty_like(x)
@@ -207,7 +207,7 @@ def mix(x: Tensor, stack: Experts, routing: Routing, added: Tensor) -> Tensor:
 def _run(
     x: Tensor, weight: Tensor, bias: Tensor | None, experts: Tensor, out: Tensor, kind: str, gated: bool, spread: bool
 ) -> None:
-    """One layer of every chosen expert, into `out` (T A, columns). spread: x has a row for each choice of a token."""
+    """Run a layer of every chosen expert into `out` (T A, columns). spread: x has a row for each choice of a token."""
     tokens, active = experts.shape
     cut, item = tiles_of(tokens, gated), weight.itemsize
     depth = cut.depth * 2 // item

@@ -24,15 +24,15 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on the processor, for
 
 @triton.jit
 def let_in(EARLY: tl.constexpr):
-    """Let the next kernel in, as soon as all programs of this one are."""
+    """Let the next kernel start as soon as all programs of this one have started."""
     if EARLY:
         gdc_launch_dependents()
 
 
 @triton.jit
 def wait(EARLY: tl.constexpr):
-    """Until what kernels before wrote can be read. Before it only weights and what a step was given may be. One program
-    of every kernel at least has to wait, or those behind would no longer know of those before."""
+    """Wait until what earlier kernels wrote can be read; before that only weights and a step's inputs may be. At least
+    one program of every kernel has to wait, or later kernels would no longer know of earlier ones."""
     if EARLY:
         gdc_wait()
 

@@ -43,7 +43,7 @@ class Tiles:
 
 @triton.jit
 def activate(x, KIND: tl.constexpr):
-    """model/feedforward.py: ACTIVATIONS, of float32."""
+    """x (float32) through the activation KIND of model/feedforward.py."""
     if KIND == "silu":
         x = x * tl.sigmoid(x)
     elif KIND == "gelu":
@@ -177,7 +177,7 @@ def vector(
 
 
 def normed(x: Tensor, norm: Gain) -> Tensor:
-    """x (T, W), each token normed."""
+    """x (T, W) → each token normed (T, W)."""
     out, width = torch.empty_like(x), x.shape[1]
     _norm[(len(x),)](
         x, norm.weight, out, width, norm.eps, norm.offset,
@@ -187,7 +187,7 @@ def normed(x: Tensor, norm: Gain) -> Tensor:
 
 
 def gated(x: Tensor, activation: str) -> Tensor:
-    """x (T, 2 N), the gate first → (T, N)."""
+    """x (T, 2 N), the gates first → activated gates times the rest (T, N)."""
     columns = x.shape[1] // 2
     out = x.new_empty(len(x), columns)
     _gate[len(x), triton.cdiv(columns, GATED)](x, out, columns, KIND=activation, BLOCK=GATED, **early(x))

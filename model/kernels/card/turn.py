@@ -63,14 +63,14 @@ def _turn(
 
 @triton.jit
 def gain_of(query_gain, key_gain, at, index, head, H: tl.constexpr, COUNT: tl.constexpr):
-    """The weights of a head's norm at the first COUNT of some places: those of queries or those of keys."""
+    """The norm weights of one query or key head at the places `at`; 0 where `index` reaches COUNT."""
     query = tl.load(query_gain + at, index < tl.where(head < H, COUNT, 0), 0.0).to(tl.float32)
     return query + tl.load(key_gain + at, index < tl.where(head < H, 0, COUNT), 0.0).to(tl.float32)
 
 
 @triton.jit
 def put(out, a, b, c, first, second, rest, turned, kept):
-    """Store the pairs and the rest of one head."""
+    """Store the turned pairs (a, b) and the rest (c) of one head where the masks `turned` and `kept` allow it."""
     tl.store(out + first, a.to(out.dtype.element_ty), turned)
     tl.store(out + second, b.to(out.dtype.element_ty), turned)
     tl.store(out + rest, c.to(out.dtype.element_ty), kept)
