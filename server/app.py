@@ -71,12 +71,13 @@ class Application:
         routes = Routes(self.service, self.observer.exposition, self.state if settings.debug else None)
         admin = AdminRoutes(self.administration, limits)
         unguarded = settings.loopback and not settings.asks_for_keys
-        rest = rest_application(routes, admin, self.observer, credentials.authoriser, from_this_machine=unguarded)
-        self._http = HttpListener(rest, limits, self.observer, credentials.identity)
+        door = self.observer.door("rest")
+        rest = rest_application(routes, admin, door, credentials.authoriser, from_this_machine=unguarded)
+        self._http = HttpListener(rest, limits, door, credentials.identity)
         self._rpc = RpcListener(
             self.service,
             self.administration,
-            self.observer,
+            self.observer.door("grpc"),
             credentials.authoriser,
             reflects=settings.reflects,
             connection_seconds=settings.grpc_connection_seconds,

@@ -24,6 +24,7 @@ from server.engine.request import Outcome
 from server.engine.stats import Compute, GroupUse, LayerRouting, RequestStats, Scarce, StepStats
 from server.windows import RoutingWindows
 
+UNKNOWN = "unknown"  # the label of what is none of ours: a model that is not served, a method that does not exist
 SHED = "shed"  # before the engine: no room, or nobody there
 OUTCOMES: tuple[str, ...] = (*Outcome, SHED)
 PARTS = tuple(field.name for field in fields(Operations))
@@ -198,7 +199,7 @@ class EngineTally:
 class DoorTally:
     """What the transports and the service told: calls that never reached an engine, and every answer by its code.
 
-    Written by the event loop's thread only.
+    Written by the event loop's thread only, by a transport through its Door.
     """
 
     def __init__(self) -> None:
@@ -206,3 +207,28 @@ class DoorTally:
         self.answers = Counter[tuple[str, str, str]]()  # (transport, method, code)
         self.open = Counter[str](dict.fromkeys(TRANSPORTS, 0))
         self.bytes = Counter[tuple[str, str]]({(t, d): 0 for t in TRANSPORTS for d in DIRECTIONS})
+
+
+class Door:
+    """Where one transport tells what it does, into the tally of all of them."""
+
+    def __init__(self, tally: DoorTally, transport: str) -> None:
+        """`transport`: one of TRANSPORTS."""
+        self._tally = tally
+        self._transport = transport
+
+    def opened(self) -> None:
+        """A call begins to be answered; `closed` follows."""
+        self._tally.open[self._transport] += 1
+
+    def closed(self) -> None:
+        """A call that was `opened` is answered no more."""
+        self._tally.open[self._transport] -= 1
+
+    def answered(self, method: str, code: str) -> None:
+        """A call got its answer. `method` and `code` are from closed sets."""
+        self._tally.answers[self._transport, method, code] += 1
+
+    def moved(self, direction: str, count: int) -> None:
+        """So many bytes of bodies or messages were "received" or "sent"."""
+        self._tally.bytes[self._transport, direction] += count

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from server.metrics.families import Models
-from server.metrics.watched import UNKNOWN
 from server.service import Phase
-from server.tally import OUTCOMES, DoorTally
+from server.tally import OUTCOMES, UNKNOWN, DoorTally
 
 
 def of_doors(models: Models, doors: DoorTally) -> Iterator[Metric]:

@@ -20,16 +20,16 @@ from server.engine.stats import GroupUse, RequestStats, StepStats
 from server.metrics.doors import of_doors, of_losses, of_phase
 from server.metrics.families import of_models
 from server.metrics.peers import GenAi, of_peers
-from server.metrics.watched import UNKNOWN, Watched
+from server.metrics.watched import Watched
 from server.models import ModelCard
-from server.tally import DoorTally, EngineTally, RoutingCounts
+from server.tally import UNKNOWN, Door, DoorTally, EngineTally, RoutingCounts
 
 AS_THEY_ARE = "allow-utf-8"
 MOST_EXPERTS = 4096  # of a model; above it, layers only
 
 
 class PrometheusObserver(Collector):
-    """Takes facts from engines, service and transports and gives them to a registry.
+    """Takes facts from engines, service and, through their doors, transports and gives them to a registry.
 
     Engines are heard from once they are declared: what a model does before, warming up, is nobody's request.
     """
@@ -92,6 +92,10 @@ class PrometheusObserver(Collector):
         kind = openmetrics.CONTENT_TYPE_LATEST if wanted else plain.CONTENT_TYPE_PLAIN_0_0_4
         return lambda: write(self._registry, escaping=AS_THEY_ARE), kind
 
+    def door(self, transport: str) -> Door:
+        """Where a transport, "rest" or "grpc", tells of its calls."""
+        return Door(self._doors, transport)
+
     def groups(self, model: str) -> tuple[GroupUse, ...]:
         """Blocks of each cache group after the last step; empty before the first."""
         return self._watched[model].tally.groups
@@ -121,18 +125,6 @@ class PrometheusObserver(Collector):
 
     def unserved(self, model: str | None, outcome: str) -> None:
         self._doors.unserved[model or UNKNOWN, str(outcome)] += 1
-
-    def answered(self, transport: str, method: str, code: str) -> None:
-        self._doors.answers[transport, method, code] += 1
-
-    def opened(self, transport: str) -> None:
-        self._doors.open[transport] += 1
-
-    def closed(self, transport: str) -> None:
-        self._doors.open[transport] -= 1
-
-    def moved(self, transport: str, direction: str, count: int) -> None:
-        self._doors.bytes[transport, direction] += count
 
     # ------------------------------------------------------------------------------------------ series go out
 

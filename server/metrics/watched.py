@@ -13,8 +13,6 @@ from server.tally import EngineTally
 
 T = TypeVar("T")
 
-UNKNOWN = "unknown"  # the model label of calls that named no served model
-
 
 @dataclass(frozen=True, slots=True)
 class Watched:

@@ -17,8 +17,9 @@ from model.roofline import Machine
 from server.engine.request import Outcome
 from server.engine.stats import Compute, GroupUse, Latency, LayerRouting, RequestStats, Spread, StepStats
 from server.limits import Limits
-from server.metrics import UNKNOWN, PrometheusObserver
+from server.metrics import PrometheusObserver
 from server.models import ModelCard
+from server.tally import UNKNOWN
 from tests.server.callers import Caller, Refused, RestCaller, RpcCaller, hang_up_after, leave_unanswered
 from tests.server.kit import ACTIVE, LAYERS, Harness
 

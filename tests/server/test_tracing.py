@@ -23,7 +23,7 @@ from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from server import aside
 from server.engine.request import Trace
-from server.transport.watch import trace_of
+from server.transport.ids import trace_of
 from tests.server.kit import Harness, fake_model, running
 
 TRACE, ABOVE = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -7,12 +7,13 @@ from starlette.exceptions import HTTPException
 
 from server.errors import ServiceError
 from server.service import Phase
+from server.tally import Door
 from server.transport.auth.access import Authoriser
 from server.transport.rest.admin import AdminRoutes
 from server.transport.rest.authorisation import Authorisation
 from server.transport.rest.errors import on_bug, on_http_exception, on_service_error
+from server.transport.rest.middleware import App, Outermost
 from server.transport.rest.routes import Routes
-from server.transport.watch import App, HttpWatch, TransportObserver
 
 
 def routed(routes: Routes, admin: AdminRoutes) -> FastAPI:
@@ -33,14 +34,14 @@ def routed(routes: Routes, admin: AdminRoutes) -> FastAPI:
 def rest_application(
     routes: Routes,
     admin: AdminRoutes,
-    observer: TransportObserver,
+    door: Door,
     authoriser: Authoriser,
     *,
     from_this_machine: bool,
 ) -> App:
-    """The ASGI application, guarded and watched. `from_this_machine`: it listens on loopback and asks for no keys."""
+    """The ASGI application, guarded and counted. `from_this_machine`: it listens on loopback and asks for no keys."""
     app = routed(routes, admin)
     service = routes.service
     guarded = Authorisation(app, app.routes, authoriser, from_this_machine=from_this_machine)
     seconds = service.limits.stalled_write_seconds
-    return HttpWatch(guarded, observer, service.clock, seconds, lambda: service.phase is Phase.DRAINING)
+    return Outermost(guarded, door, service.clock, seconds, lambda: service.phase is Phase.DRAINING)

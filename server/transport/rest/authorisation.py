@@ -1,4 +1,4 @@
-"""Between the watch and the routes: nobody gets through to a route that the table does not give them."""
+"""Between the outermost middleware and the routes: nobody gets through to a route that the table does not give them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.errors import PermissionDenied, ServiceError, shown
 from server.transport.auth.access import Access, Authoriser, Standing
 from server.transport.auth.table import ACCESS
 from server.transport.rest.errors import error_response
-from server.transport.watch import App, Receive, Scope, Send
+from server.transport.rest.middleware import App, Receive, Scope, Send
 
 HOST = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<ipv6>[^\]]+)\])(?::\d*)?")
 

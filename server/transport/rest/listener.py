@@ -12,10 +12,11 @@ from typing import Any
 import uvicorn
 
 from server.limits import Limits
+from server.tally import Door
 from server.transport.listening import AddressInUse
+from server.transport.rest.middleware import App
 from server.transport.rest.wire import guarded
 from server.transport.tls import Identity
-from server.transport.watch import App, TransportObserver
 
 KEEP_ALIVE_SECONDS = 65  # longer than the pools of usual clients and proxies keep theirs
 BACKLOG = 2048
@@ -67,11 +68,11 @@ class SignalFreeServer(uvicorn.Server):
 class HttpListener:
     """Made, started and stopped on one event loop."""
 
-    def __init__(self, app: App, limits: Limits, observer: TransportObserver, identity: Identity | None = None) -> None:
+    def __init__(self, app: App, limits: Limits, door: Door, identity: Identity | None = None) -> None:
         """`identity` None: in the clear."""
         self._config = uvicorn.Config(
             app,
-            http=guarded(limits, observer),
+            http=guarded(limits, door),
             ws="none",
             lifespan="off",
             log_config=None,

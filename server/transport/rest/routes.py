@@ -16,6 +16,7 @@ from server.call import FactWishes, GenerateCall, RoutingDetail
 from server.errors import EngineDown
 from server.models import ServedModel
 from server.service import GenerationService
+from server.transport.ids import given_id, trace_of
 from server.transport.rest.answer import GenerationAnswer
 from server.transport.rest.body import read_body
 from server.transport.rest.calls import AnswerWishes, answer_wishes, chat_call, completion_call, reading_of
@@ -25,7 +26,6 @@ from server.transport.rest.schema import ChatBody, CompletionBody, DetokenizeBod
 from server.transport.rest.scrapes import Scrape, Scrapes
 from server.transport.rest.watching import routing_stream
 from server.transport.rest.writers import ChatWriter, CompletionWriter, Writer
-from server.transport.watch import given_id, trace_of
 
 NO_FACTS = FactWishes(RoutingDetail.NONE, latency=False, compute=False)
 

@@ -10,7 +10,8 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.limits import Limits
-from server.transport.watch import UNKNOWN, TransportObserver, new_id
+from server.tally import UNKNOWN, Door
+from server.transport.ids import new_id
 
 REASONS = {
     400: "Bad Request",
@@ -35,7 +36,7 @@ class GuardedHttp(HttpToolsProtocol):
     """uvicorn's protocol; what it refuses gets OpenAI's error body and a closed connection."""
 
     limits: ClassVar[Limits]
-    observer: ClassVar[TransportObserver]
+    door: ClassVar[Door]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -202,7 +203,7 @@ class GuardedHttp(HttpToolsProtocol):
             f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\nconnection: close\r\n"
             f"content-length: {len(body)}\r\nx-request-id: {new_id()}\r\n\r\n"
         )
-        self.observer.answered("rest", UNKNOWN, str(status))
+        self.door.answered(UNKNOWN, str(status))
         self.transport.write(head.encode() + body)
         if self.transport.can_write_eof():  # TLS cannot say that only one side has ended
             self.transport.write_eof()
@@ -241,6 +242,6 @@ class GuardedHttp(HttpToolsProtocol):
             self.send_400_response("")
 
 
-def guarded(limits: Limits, observer: TransportObserver) -> type[GuardedHttp]:
+def guarded(limits: Limits, door: Door) -> type[GuardedHttp]:
     """The protocol with these limits; uvicorn makes one for each connection."""
-    return type("GuardedHttp", (GuardedHttp,), {"limits": limits, "observer": observer})
+    return type("GuardedHttp", (GuardedHttp,), {"limits": limits, "door": door})

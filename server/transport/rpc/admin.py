@@ -9,10 +9,10 @@ from dyno.admin.v1.admin_pb2_grpc import AdminServiceServicer
 from server.administration.administration import Administration
 from server.administration.facts import ChoicePhase, ChoiceStatus, ModelState, ModelStatus, RequestStatus
 from server.administration.host import LoadWish
+from server.tally import Door
 from server.transport.rpc.answering import Answer, Context, answering
 from server.transport.rpc.asking import optional
 from server.transport.rpc.authorisation import caller
-from server.transport.watch import TransportObserver
 
 STATES = {
     ModelState.LOADING: pb.MODEL_STATE_LOADING,
@@ -30,9 +30,9 @@ PHASES = {
 
 
 class AdminServicer(AdminServiceServicer):
-    def __init__(self, administration: Administration, observer: TransportObserver) -> None:
+    def __init__(self, administration: Administration, door: Door) -> None:
         self._administration = administration
-        self._observer = observer
+        self._door = door
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         async with self._answering(context, "ListModels"):
@@ -76,7 +76,7 @@ class AdminServicer(AdminServiceServicer):
             return pb.DrainResponse(requests=self._administration.drain(by=caller.get().name))
 
     def _answering(self, context: Context, method: str) -> AbstractAsyncContextManager[Answer]:
-        return answering(context, self._observer, f"AdminService/{method}", flat=True)
+        return answering(context, self._door, f"AdminService/{method}", flat=True)
 
 
 def _model(model: ModelStatus) -> pb.Model:

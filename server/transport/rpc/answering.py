@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 import grpc
 
 from server.errors import ServiceError
+from server.tally import Door
+from server.transport.ids import new_id, told_id
 from server.transport.rpc.errors import SlowReader, abort, internal_error, status_of
 from server.transport.stall import WriteStalled
-from server.transport.watch import TransportObserver, new_id, told_id
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -44,12 +45,12 @@ class Answer:
 
 @asynccontextmanager
 async def answering(
-    context: Context, observer: TransportObserver, method: str, *, early: bool = False, flat: bool = False
+    context: Context, door: Door, method: str, *, early: bool = False, flat: bool = False
 ) -> AsyncIterator[Answer]:
     """Gives the call an id, turns what goes wrong inside into a status, and counts it. `early`: its caller waits for
     the initial metadata before it says anything; `flat`: as `abort` has it."""
     answer, code = Answer(context), grpc.StatusCode.OK
-    observer.opened("grpc")
+    door.opened()
     try:
         if early:
             await answer.begin()
@@ -71,8 +72,8 @@ async def answering(
         code = grpc.StatusCode.INTERNAL
         await abort(context, internal_error(answer.id, error), answer.id, answer.told_id)
     finally:
-        observer.closed("grpc")
-        observer.answered("grpc", method, code.name)
+        door.closed()
+        door.answered(method, code.name)
 
 
 def metadata(context: Context, name: str) -> str | None:

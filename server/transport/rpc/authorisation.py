@@ -10,12 +10,12 @@ from typing import Any, TypeAlias
 import grpc
 
 from server.errors import ServiceError
+from server.tally import UNKNOWN, Door
 from server.tenancy import Tenant
 from server.transport.auth.access import Authoriser, Standing
 from server.transport.auth.table import ACCESS
 from server.transport.rpc.answering import Context, label
 from server.transport.rpc.errors import abort, status_of
-from server.transport.watch import UNKNOWN, TransportObserver
 
 Details: TypeAlias = grpc.HandlerCallDetails
 Handler: TypeAlias = Any
@@ -31,9 +31,9 @@ admission: ContextVar[Callable[[], Tenant]] = ContextVar("admission")
 class Authorisation(grpc.aio.ServerInterceptor):
     """Lets a call on, with its `caller`, or answers it itself."""
 
-    def __init__(self, authoriser: Authoriser, observer: TransportObserver) -> None:
+    def __init__(self, authoriser: Authoriser, door: Door) -> None:
         self._authoriser = authoriser
-        self._observer = observer
+        self._door = door
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Any]], handler_call_details: Details
@@ -49,7 +49,7 @@ class Authorisation(grpc.aio.ServerInterceptor):
                 self._authoriser.admit(credentials, None)
         except ServiceError as error:
             name = label(method) if method in ACCESS else UNKNOWN
-            self._observer.answered("grpc", name, status_of(error).name)
+            self._door.answered(name, status_of(error).name)
             return _refusing(error)
         return handler
 

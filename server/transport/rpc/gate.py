@@ -9,9 +9,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server.errors import InvalidRequest
+from server.tally import UNKNOWN, Door
 from server.transport.rpc.answering import Context, label
 from server.transport.rpc.errors import abort
-from server.transport.watch import UNKNOWN, TransportObserver
 
 Details: TypeAlias = grpc.HandlerCallDetails
 
@@ -26,15 +26,15 @@ class Gate(grpc.aio.ServerInterceptor):
     Left to itself, grpc.aio answers an unreadable message with UNKNOWN and a Python exception in words.
     """
 
-    def __init__(self, observer: TransportObserver) -> None:
-        self._observer = observer
+    def __init__(self, door: Door) -> None:
+        self._door = door
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Any]], handler_call_details: Details
     ) -> Any:
         handler = await continuation(handler_call_details)
         if handler is None:
-            self._observer.answered("grpc", UNKNOWN, grpc.StatusCode.UNIMPLEMENTED.name)
+            self._door.answered(UNKNOWN, grpc.StatusCode.UNIMPLEMENTED.name)
             return None
         name = label(handler_call_details.method)
         if handler.request_streaming and "/" in name:  # reflection's, which counts for nothing
@@ -49,7 +49,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
     def _read(self, read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
         def counted(raw: bytes) -> Any:
-            self._observer.moved("grpc", "received", len(raw))
+            self._door.moved("received", len(raw))
             return read(raw)
 
         return counted
@@ -57,7 +57,7 @@ class Gate(grpc.aio.ServerInterceptor):
     def _written(self, serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
         def written(message: Any) -> bytes:
             raw = serialize(message)
-            self._observer.moved("grpc", "sent", len(raw))
+            self._door.moved("sent", len(raw))
             return raw
 
         return written
@@ -66,7 +66,7 @@ class Gate(grpc.aio.ServerInterceptor):
         async def guarded(request: Any, context: Context) -> Any:
             if not isinstance(request, MalformedMessage):
                 return await method(request, context)
-            self._observer.answered("grpc", name, grpc.StatusCode.INVALID_ARGUMENT.name)
+            self._door.answered(name, grpc.StatusCode.INVALID_ARGUMENT.name)
             return await abort(context, request)
 
         return guarded

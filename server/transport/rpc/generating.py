@@ -12,10 +12,10 @@ from server.call import GenerateCall
 from server.errors import InvalidRequest
 from server.generation import Generation
 from server.service import GenerationService
+from server.transport.ids import given_id, trace_of
 from server.transport.rpc import convert
 from server.transport.rpc.asking import names_of
 from server.transport.rpc.authorisation import caller
-from server.transport.watch import given_id, trace_of
 
 Asked = TypeVar("Asked", pb.GenerateRequest, pb.ScoreRequest)
 

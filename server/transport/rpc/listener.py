@@ -19,6 +19,7 @@ from server import process
 from server.administration.administration import Administration
 from server.limits import Limits
 from server.service import GenerationService
+from server.tally import Door
 from server.transport.auth.access import Authoriser
 from server.transport.listening import AddressInUse
 from server.transport.rpc.admin import AdminServicer
@@ -27,7 +28,6 @@ from server.transport.rpc.gate import Gate
 from server.transport.rpc.health import HealthServicer
 from server.transport.rpc.servicer import Servicer
 from server.transport.tls import Identity, Material
-from server.transport.watch import TransportObserver
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 ADMIN: str = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
@@ -45,7 +45,7 @@ class RpcListener:
         self,
         service: GenerationService,
         administration: Administration,
-        observer: TransportObserver,
+        door: Door,
         authoriser: Authoriser,
         *,
         reflects: bool,
@@ -56,14 +56,14 @@ class RpcListener:
         self._identity = identity
         with process.patient_threads():  # those of the library, which wake for every message that the event loop writes
             self._server = grpc.aio.server(
-                interceptors=(Authorisation(authoriser, observer), Gate(observer)),
+                interceptors=(Authorisation(authoriser, door), Gate(door)),
                 options=channel_options(service.limits, connection_seconds),
                 compression=grpc.Compression.NoCompression,
             )
         self._health = HealthServicer([SERVICE, ADMIN])
         self._leaving: asyncio.Task[None] | None = None
-        add_InferenceServiceServicer_to_server(Servicer(service, observer), self._server)
-        add_AdminServiceServicer_to_server(AdminServicer(administration, observer), self._server)
+        add_InferenceServiceServicer_to_server(Servicer(service, door), self._server)
+        add_AdminServiceServicer_to_server(AdminServicer(administration, door), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflects:
             names = (SERVICE, ADMIN, HEALTH, reflection.SERVICE_NAME)

@@ -13,11 +13,12 @@ from dyno.inference.v1 import inference_pb2 as pb
 from server.errors import Cancelled, DeadlineExceeded, InvalidValue, MissingValue, ServiceError
 from server.generation import Generation
 from server.service import GenerationService
+from server.tally import Door
+from server.transport.ids import new_id
 from server.transport.rpc import convert
 from server.transport.rpc.authorisation import admission, caller
 from server.transport.rpc.errors import CallOver, internal_error, status_message, status_of
 from server.transport.rpc.generating import Envelope, generating
-from server.transport.watch import TransportObserver, new_id
 
 METHOD = "GenerateMany/request"
 """What each request counts as, beside the call that carries it."""
@@ -27,12 +28,10 @@ MOST_BYTES = 1 << 20  # of a message of several events; a client takes 4 MiB, un
 class ManyGenerations:
     """One call's requests. `answer` once; `piled_up` says whether more waits for its reader than may."""
 
-    def __init__(
-        self, service: GenerationService, observer: TransportObserver, time_remaining: Callable[[], float | None]
-    ) -> None:
+    def __init__(self, service: GenerationService, door: Door, time_remaining: Callable[[], float | None]) -> None:
         """time_remaining: seconds that the caller waits for the whole call; None: for ever."""
         self._service = service
-        self._observer = observer
+        self._door = door
         self._time_remaining = time_remaining
         self._limits = service.limits
         self._events = pb.GenerateManyResponse()  # what is ready, to be written next
@@ -118,7 +117,7 @@ class ManyGenerations:
             most = self._limits.requests_per_call
             raise InvalidValue(f"a call may have at most {most} requests in flight", param="start")
         id = new_id()
-        self._observer.opened("grpc")
+        self._door.opened()
         task = self._tasks[tag] = asyncio.create_task(self._run(tag, id, start))
         task.add_done_callback(partial(self._end_unbegun, tag, id, convert.model_name(start.request.model)))
 
@@ -189,8 +188,8 @@ class ManyGenerations:
         else:
             code, status = status_of(error), status_message(error, id)
             end.CopyFrom(pb.GenerateEnd(code=status.code, message=status.message, details=status.details))
-        self._observer.closed("grpc")
-        self._observer.answered("grpc", METHOD, code.name)
+        self._door.closed()
+        self._door.answered(METHOD, code.name)
 
     def _add(self, tag: int) -> pb.GenerateEvent:
         event: pb.GenerateEvent = self._events.events.add(tag=tag)

@@ -10,6 +10,7 @@ from dyno.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 from server.call import GenerateCall
 from server.generation import Generation
 from server.service import GenerationService
+from server.tally import Door
 from server.transport.rpc import convert
 from server.transport.rpc.answering import Answer, Context, answering, metadata
 from server.transport.rpc.asking import reading_of
@@ -17,15 +18,14 @@ from server.transport.rpc.generating import Asked, Envelope, generating
 from server.transport.rpc.many import ManyGenerations
 from server.transport.rpc.watching import load_message
 from server.transport.stall import StallGuard
-from server.transport.watch import TransportObserver
 
 
 class Servicer(InferenceServiceServicer):
     """A call that is cancelled, or whose deadline passes, is cancelled here too and leaves the engine at once."""
 
-    def __init__(self, service: GenerationService, observer: TransportObserver) -> None:
+    def __init__(self, service: GenerationService, door: Door) -> None:
         self._service = service
-        self._observer = observer
+        self._door = door
 
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:  # type: ignore[override]
         guard = StallGuard(self._service.limits.stalled_write_seconds)
@@ -42,7 +42,7 @@ class Servicer(InferenceServiceServicer):
         self, request_iterator: AsyncIterator[pb.GenerateManyRequest], context: Context
     ) -> None:
         guard = StallGuard(self._service.limits.stalled_write_seconds)
-        many = ManyGenerations(self._service, self._observer, context.time_remaining)
+        many = ManyGenerations(self._service, self._door, context.time_remaining)
         guard.watch(lambda: many.piled_up)
         async with self._answering(context, "GenerateMany", early=True) as answer:
             with guard:
@@ -103,4 +103,4 @@ class Servicer(InferenceServiceServicer):
         return generating(self._service, id, read, request, Envelope(context.time_remaining(), given, trace))
 
     def _answering(self, context: Context, method: str, *, early: bool = False) -> AbstractAsyncContextManager[Answer]:
-        return answering(context, self._observer, method, early=early)
+        return answering(context, self._door, method, early=early)

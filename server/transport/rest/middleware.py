@@ -1,15 +1,14 @@
-"""What both transports do around every call: an id, a count by code, a bound on stalled writes."""
+"""What is around every call over REST: an id, a count by code, a bound on stalled writes; and ASGI's types."""
 
 from __future__ import annotations
 
-import re
-import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 
-from server.engine.request import Trace
+from server.tally import UNKNOWN, Door
+from server.transport.ids import new_id, told_id
 from server.transport.stall import StallGuard
 
 log = structlog.get_logger()
@@ -20,69 +19,24 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-TRACEPARENT = re.compile(
-    r"(?!ff|00-.{52}-)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?", re.ASCII
-)
-GIVEN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-UNKNOWN = "unknown"
 CLIENT_GONE, SERVER_FAILED = 499, 500
 CLOSE = (b"connection", b"close")
 
 
-class TransportObserver(Protocol):
-    def answered(self, transport: str, method: str, code: str) -> None:
-        """A call got its answer. `method` and `code` are from closed sets."""
-        ...
-
-    def opened(self, transport: str) -> None:
-        """A call begins to be answered; `closed` follows."""
-        ...
-
-    def closed(self, transport: str) -> None: ...
-
-    def moved(self, transport: str, direction: str, count: int) -> None:
-        """So many bytes of bodies or messages were "received" or "sent"."""
-        ...
-
-
-def new_id() -> str:
-    """An id of a call: unguessable, and nobody else's."""
-    return secrets.token_hex(12)
-
-
-def told_id(given: str | None, id: str) -> str:
-    """What a call is told as its id: the one its caller gave it, when that is a plain one, else ours.
-
-    Inside only ours counts: callers may give one id to several calls, or somebody else's.
-    """
-    return given_id(given) or id
-
-
-def given_id(given: str | None) -> str | None:
-    """The id that a caller gave its call, when it is a plain one."""
-    return given if given is not None and GIVEN_ID.fullmatch(given) else None
-
-
-def trace_of(traceparent: str | None) -> Trace | None:
-    """What a caller says of the trace its call belongs to; None where it says nothing, or nothing that can be read."""
-    found = TRACEPARENT.fullmatch(traceparent or "")
-    return None if found is None else Trace(found[1], found[2], bool(int(found[3], 16) & 1))
-
-
-class HttpWatch:
-    """Outermost middleware: puts `request_id` and `arrived` into the scope's state, x-request-id on the answer, and
+class Outermost:
+    """The outermost middleware: puts `request_id` and `arrived` into the scope's state, x-request-id on the answer, and
     `connection: close` on those of a server that is leaving: the client's next request goes to another one."""
 
     def __init__(
         self,
         app: App,
-        observer: TransportObserver,
+        door: Door,
         clock: Callable[[], float],
         stalled_write_seconds: float,
         leaving: Callable[[], bool],
     ) -> None:
         self._app = app
-        self._observer = observer
+        self._door = door
         self._clock = clock
         self._stalled_write_seconds = stalled_write_seconds
         self._leaving = leaving
@@ -96,7 +50,7 @@ class HttpWatch:
         header = (b"x-request-id", told_id(given, request_id).encode())
         code, complete = CLIENT_GONE, False
 
-        async def watched(message: Message) -> None:
+        async def said(message: Message) -> None:
             nonlocal code, complete
             if message["type"] == "http.response.start":
                 code = message["status"]
@@ -106,19 +60,19 @@ class HttpWatch:
                 message["headers"] = [*message["headers"], header, *closing]
             else:
                 complete = not message.get("more_body", False)
-                self._observer.moved("rest", "sent", len(message.get("body", b"")))
+                self._door.moved("sent", len(message.get("body", b"")))
             await guard.write(send(message))
 
         async def heard() -> Message:
             message = await receive()
-            self._observer.moved("rest", "received", len(message.get("body", b"")))
+            self._door.moved("received", len(message.get("body", b"")))
             return message
 
-        self._observer.opened("rest")
+        self._door.opened()
         try:
             with StallGuard(self._stalled_write_seconds) as guard:
                 scope["dyno.guard"] = guard
-                await self._app(scope, heard, watched)
+                await self._app(scope, heard, said)
         except Exception as error:
             # Starlette raises again what it has answered. An answer that cannot be ended must not look complete.
             if not complete:
@@ -131,8 +85,8 @@ class HttpWatch:
         else:
             code = code if complete else CLIENT_GONE  # nobody else ends an answer early
         finally:
-            self._observer.closed("rest")
-            self._observer.answered("rest", _template(scope), str(code))
+            self._door.closed()
+            self._door.answered(_template(scope), str(code))
 
 
 def _template(scope: Scope) -> str:

@@ -6,24 +6,9 @@ import time
 
 import pytest
 
+from server.tally import UNKNOWN, Door, DoorTally
+from server.transport.rest.middleware import Message, Outermost, Receive, Scope, Send
 from server.transport.stall import WriteStalled
-from server.transport.watch import HttpWatch, Message, Receive, Scope, Send
-
-
-class Counts:
-    """A TransportObserver that keeps the codes."""
-
-    def __init__(self) -> None:
-        self.codes: list[str] = []
-
-    def answered(self, transport: str, method: str, code: str) -> None:
-        self.codes.append(code)
-
-    def opened(self, transport: str) -> None: ...
-
-    def closed(self, transport: str) -> None: ...
-
-    def moved(self, transport: str, direction: str, count: int) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -56,6 +41,9 @@ async def test_an_answer_counts_as_what_became_of_it(
 
     async def send(message: Message) -> None: ...
 
-    counts = Counts()
-    await HttpWatch(app, counts, time.monotonic, 10.0, lambda: False)({"type": "http", "headers": []}, receive, send)
-    assert counts.codes == [code]
+    told = DoorTally()
+    outermost = Outermost(app, Door(told, "rest"), time.monotonic, 10.0, lambda: False)
+    await outermost({"type": "http", "headers": []}, receive, send)
+    assert told.answers == {("rest", UNKNOWN, code): 1}
+    assert told.open == {"rest": 0, "grpc": 0}
+    assert told.bytes["rest", "sent"] == len(bodies)
