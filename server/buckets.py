@@ -36,9 +36,13 @@ class Buckets:
         self.sum = 0.0
         self.witnesses: dict[int, Witness] = {}  # by bucket, the last that was named
 
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
+    def observe(self, value: float, who: dict[str, str] | None = None) -> None:
+        """Count a value; `who`: labels of whose it was, to be remembered."""
+        index = bisect_left(self.bounds, value)
+        self.counts[index] += 1
         self.sum += value
+        if who is not None:
+            self.witnesses[index] = (who, value, time.time())
 
     def observe_all(self, values: Iterable[float]) -> None:
         bounds, counts = self.bounds, self.counts
@@ -46,9 +50,9 @@ class Buckets:
             counts[bisect_left(bounds, value)] += 1
             self.sum += value
 
-    def name(self, value: float, labels: dict[str, str]) -> None:
+    def name(self, value: float, who: dict[str, str]) -> None:
         """Remember whose value this was; it is counted elsewhere."""
-        self.witnesses[bisect_left(self.bounds, value)] = (labels, value, time.time())
+        self.witnesses[bisect_left(self.bounds, value)] = (who, value, time.time())
 
     @property
     def count(self) -> int:

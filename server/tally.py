@@ -149,25 +149,19 @@ class EngineTally:
         self.outcomes[stats.outcome] += 1
         self.prompt += stats.prompt_tokens
         self.cached += stats.cached_tokens
-        self.whole.observe(stats.latency.total)
-        self.queue.observe(stats.latency.queued)
         self._lost(stats)
         who = {"request_id": stats.call}
         if stats.trace is not None:
             who["trace_id"] = stats.trace.trace_id
         latency = stats.latency
-        self.whole.name(latency.total, who)
-        self.queue.name(latency.queued, who)
+        self.whole.observe(latency.total, who)
+        self.queue.observe(latency.queued, who)
         if stats.completion_tokens:
-            self.prefill_time.observe(stats.latency.prefill)
-            self.decode_time.observe(stats.latency.decode)
+            self.prefill_time.observe(latency.prefill, who)
+            self.decode_time.observe(latency.decode, who)
             self.first_token.name(latency.first_token, who)
-            self.prefill_time.name(latency.prefill, who)
-            self.decode_time.name(latency.decode, who)
         if stats.completion_tokens > 1:
-            each = stats.latency.decode / (stats.completion_tokens - 1)
-            self.token_time.observe(each)
-            self.token_time.name(each, who)
+            self.token_time.observe(latency.decode / (stats.completion_tokens - 1), who)
             self.inter_token.name(latency.inter_token.maximum, who)  # its longest gap
         if stats.routing and stats.routed_tokens:
             self._routed(stats.routing, who)
@@ -182,9 +176,7 @@ class EngineTally:
             (self.margin, [layer.margin for layer in layers]),
             (self.busiest, [layer.busiest_share for layer in layers]),
         ):
-            mean = sum(values) / len(layers)
-            tally.observe(mean)
-            tally.name(mean, who)
+            tally.observe(sum(values) / len(layers), who)
 
     def _lost(self, stats: RequestStats) -> None:
         """Where a request's time went that no token of its own was computed in."""

@@ -28,12 +28,12 @@ WINDOWS: tuple[tuple[str, str, Callable[[Closed], Buckets]], ...] = (
 def of_models(models: Models, most_expert_series: int) -> Iterator[Metric]:
     """Everything that an engine tells."""
     yield from _cards(models)
-    for name, text, histogram in HISTOGRAMS:
-        yield _histogram(name, text, models, histogram)
+    for name, text, buckets in HISTOGRAMS:
+        yield histogram(name, text, models, buckets)
     for name, text, read in COUNTERS:
-        yield _numbers(CounterMetricFamily, name, text, models, read)
+        yield numbers(CounterMetricFamily, name, text, models, read)
     for name, text, read in GAUGES:
-        yield _numbers(GaugeMetricFamily, name, text, models, read)
+        yield numbers(GaugeMetricFamily, name, text, models, read)
     for name, text, label, parts in LABELLED:
         yield _labelled(CounterMetricFamily, name, text, label, models, parts)
     text = "Requests that wait, by what the first of them waits for."
@@ -76,15 +76,27 @@ def _cards(models: Models) -> Iterator[Metric]:
         yield family
 
 
-def _histogram(name: str, text: str, models: Models, read: Callable[[EngineTally], Buckets]) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=["model"])
+def histogram(
+    name: str, text: str, models: Models, read: Callable[[EngineTally], Buckets], *, label: str = "model"
+) -> Metric:
+    """One histogram of each model."""
+    family = HistogramMetricFamily(name, text, labels=[label])
     for model, watched in models.items():
         fill(family, [model], read(watched.tally))
     return family
 
 
-def _numbers(kind: type[Family], name: str, text: str, models: Models, read: Callable[[EngineTally], float]) -> Metric:
-    family = kind(name, text, labels=["model"])
+def numbers(
+    kind: type[Family],
+    name: str,
+    text: str,
+    models: Models,
+    read: Callable[[EngineTally], float],
+    *,
+    label: str = "model",
+) -> Metric:
+    """One number of each model."""
+    family = kind(name, text, labels=[label])
     for model, watched in models.items():
         family.add_metric([model], read(watched.tally))
     return family

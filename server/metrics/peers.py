@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from server.buckets import Buckets
 from server.engine.request import Outcome
 from server.engine.stats import RequestStats
-from server.metrics.families import Models, fill
+from server.metrics.families import Models, fill, histogram, numbers
 from server.tally import EngineTally
 
 # Bounds that OpenTelemetry advises for these three.
@@ -92,24 +92,15 @@ def _genai(genai: Mapping[str, GenAi]) -> Iterator[Metric]:
 
 
 def _vllm(models: Models) -> Iterator[Metric]:
-    text, label = "The same as Dyno's own, under vLLM's name.", ["model_name"]
-    for name, histogram in HISTOGRAMS:
-        family = HistogramMetricFamily(name, text, labels=label)
-        for model, watched in models.items():
-            fill(family, [model], histogram(watched.tally))
-        yield family
+    text, label = "The same as Dyno's own, under vLLM's name.", "model_name"
+    for name, buckets in HISTOGRAMS:
+        yield histogram(name, text, models, buckets, label=label)
     for name, read in COUNTERS:
-        counter = CounterMetricFamily(name, text, labels=label)
-        for model, watched in models.items():
-            counter.add_metric([model], read(watched.tally))
-        yield counter
+        yield numbers(CounterMetricFamily, name, text, models, read, label=label)
     for name, read in GAUGES:
-        gauge = GaugeMetricFamily(name, text, labels=label)
-        for model, watched in models.items():
-            gauge.add_metric([model], read(watched.tally))
-        yield gauge
-    ended = CounterMetricFamily("vllm:request_success", text, labels=[*label, "finished_reason"])
-    cache = GaugeMetricFamily("vllm:cache_config_info", text, labels=[*label, "block_size", "num_gpu_blocks"])
+        yield numbers(GaugeMetricFamily, name, text, models, read, label=label)
+    ended = CounterMetricFamily("vllm:request_success", text, labels=[label, "finished_reason"])
+    cache = GaugeMetricFamily("vllm:cache_config_info", text, labels=[label, "block_size", "num_gpu_blocks"])
     for model, watched in models.items():
         for reason, outcomes in REASONS.items():
             ended.add_metric([model, reason], sum(watched.tally.outcomes[outcome] for outcome in outcomes))
