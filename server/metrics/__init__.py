@@ -1,6 +1,5 @@
 """What a scrape of /metrics gets. The only package that imports prometheus_client."""
 
-from server.metrics.observer import MOST_EXPERTS, PrometheusObserver
-from server.metrics.watched import Watched
+from server.metrics.observer import PrometheusObserver
 
-__all__ = ["MOST_EXPERTS", "PrometheusObserver", "Watched"]
+__all__ = ["PrometheusObserver"]

@@ -10,19 +10,12 @@ from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFam
 
 from model.routing import entropy, imbalance
 from server.buckets import Buckets
-from server.metrics.watched import CONSTANTS, COUNTERS, GAUGES, HISTOGRAMS, LABELLED, Watched
+from server.metrics.tables import CONSTANTS, COUNTERS, GAUGES, HISTOGRAMS, LABELLED, WINDOWS
+from server.metrics.watched import Watched
 from server.tally import EngineTally
-from server.windows import Closed
 
 Models: TypeAlias = Mapping[str, Watched]
 Family = TypeVar("Family", CounterMetricFamily, GaugeMetricFamily)
-
-WINDOWS: tuple[tuple[str, str, Callable[[Closed], Buckets]], ...] = (
-    ("dyno_routing_entropy", "Entropy of expert load, 0 one expert, 1 even; of windows.", lambda c: c.entropy),
-    ("dyno_routing_imbalance", "Busiest expert over mean; of windows.", lambda c: c.imbalance),
-    ("dyno_routing_busiest_share", "Busiest expert's share of choices; of windows.", lambda c: c.busiest_share),
-    ("dyno_routing_gate_margin", "Lead of the last chosen expert over the next; of windows.", lambda c: c.gate_margin),
-)
 
 
 def of_models(models: Models, most_expert_series: int) -> Iterator[Metric]:
