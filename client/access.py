@@ -31,7 +31,7 @@ class Access:
 
     @property
     def headers(self) -> dict[str, str]:
-        """For HTTP, and as metadata for gRPC."""
+        """What every call carries: headers of HTTP, metadata of gRPC."""
         return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
     def context(self) -> ssl.SSLContext:

@@ -58,7 +58,8 @@ async def _generate(console: Console, title: str, target: str) -> talk.Heard:
 
 @contextmanager
 def _at_most() -> Iterator[asyncio.Event]:
-    """On a slow machine the load is cut short, and says so: a demonstration should not take minutes."""
+    """Set the event after LOAD_SECONDS: on a slow machine the load is cut short, as a demonstration should not take
+    minutes."""
     stop = asyncio.Event()
     timer = asyncio.get_running_loop().call_later(LOAD_SECONDS, stop.set)
     try:

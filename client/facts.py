@@ -143,12 +143,12 @@ class TokenRouting:
     truncated: bool = False
 
     def array(self) -> npt.NDArray[np.int16]:
-        """(tokens, layers, top_k) int16: ids in order of choice; -32768 pads, ~id was dropped for lack of capacity."""
+        """Expert ids in order of choice, (tokens, layers, top_k) int16; -32768 pads, ~id was dropped: no capacity."""
         shape = (self.tokens, self.layers, self.top_k)
         return np.frombuffer(self.expert_ids, dtype="<i2").astype(np.int16).reshape(shape)
 
     def weights(self) -> npt.NDArray[np.float16]:
-        """The gate of each choice, the same shape; 0 where there is no choice."""
+        """The gate of each choice, (tokens, layers, top_k) float16; 0 where there is no choice."""
         shape = (self.tokens, self.layers, self.top_k)
         return np.frombuffer(self.gates, dtype="<f2").astype(np.float16).reshape(shape)
 
@@ -213,7 +213,7 @@ def _routing_from_json(data: Mapping[str, Any] | None) -> Routing | None:
 
 
 def facts_to_json(facts: Facts) -> dict[str, Any]:
-    """The same object back, ready for a JSON writer; `facts_from_json` reads it."""
+    """The facts as an object of JSON values; `facts_from_json` reads it."""
     data = asdict(facts)
     if facts.routing is not None and facts.routing.token_routing is not None:
         packed = data["routing"]["token_routing"]

@@ -80,7 +80,7 @@ def _details(metadata: Sequence[tuple[str, str | bytes]] | grpc.aio.Metadata) ->
 
 
 def _reason(details: Iterable[AnyMessage]) -> tuple[str, str]:
-    """(code, param) of google.rpc details: ErrorInfo's reason and the first field of BadRequest."""
+    """What google.rpc details tell as (code, param): ErrorInfo's reason and the first field of BadRequest."""
     code = param = ""
     for detail in details:
         info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()

@@ -68,7 +68,7 @@ def document(target: str, request: GenerateRequest, heard: Heard) -> dict[str, A
 
 
 async def ask(target: str, request: GenerateRequest, access: Access | None = None, *, echo: bool) -> Heard:
-    """`stream` with a connection of its own."""
+    """Ask over a connection of its own, and `stream` the answer."""
     async with connect(target, access) as client:
         return await stream(client, request, echo=echo)
 

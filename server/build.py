@@ -205,7 +205,7 @@ def _runner(model: Transformer, name: str, vocab: int, roofs: Machine | None, op
 
 
 def _card_room(model: Transformer, name: str, options: BuildOptions) -> Room:
-    """As many tokens as were asked for, or what fits beside the weights and is of use."""
+    """Room on a card for as many tokens as were asked for, or for what fits beside the weights and is of use."""
     architecture, weight = model.architecture, model.embedding.weight
     wanted = options.cache_tokens or options.max_rows * architecture.context
     room = Room(wanted, options.max_rows, options.max_batch_tokens, card.PAGE_SIZE)

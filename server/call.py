@@ -155,7 +155,7 @@ class PackedRoutes:
 
     @classmethod
     def of(cls, routes: Routes, start: int, most_bytes: int) -> PackedRoutes:
-        """As many tokens as `most_bytes` hold."""
+        """The routes of tokens from `start` on, of as many as `most_bytes` hold."""
         _, layers, top_k = routes.experts.shape
         room = most_bytes // max(1, layers * top_k * BYTES_A_CHOICE)
         part = routes.part(start, start + room)

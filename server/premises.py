@@ -72,7 +72,7 @@ class Premises:
     # ------------------------------------------------------------------------------------------ for the operator
 
     async def build(self, wish: LoadWish) -> ServedModel:
-        """As the settings have it, but for the wish. The machine is not measured: it is busy."""
+        """Build one more model as the settings have it, but for the wish. The machine is not measured: it is busy."""
         named = {"scale": wish.scale, "seed": wish.seed, "cache_tokens": wish.cache_tokens}
         given = {name: value for name, value in named.items() if value is not None}
         changed = self._settings.model_copy(update={"model": (wish.model,), "measure_machine": False, **given})

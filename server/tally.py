@@ -81,7 +81,7 @@ class EngineTally:
         self._loads = np.zeros((len(experts), max(experts, default=0)), np.int64)  # as StepStats has them
 
     def routing(self) -> RoutingCounts:
-        """For readers on other threads: between two steps, never in the middle of one."""
+        """How the model has routed so far; for readers on other threads, between two steps and never within one."""
         while True:
             writes = self._writes
             loads, distinct, margins = self._loads.copy(), self.distinct.copy(), self.margins.copy()

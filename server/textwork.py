@@ -39,7 +39,7 @@ class TextWork:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _tell(self, loop: asyncio.AbstractEventLoop, job: Future[T]) -> None:
-        """On the worker's thread: the count belongs to the loop's, which may be gone."""
+        """Say that a job is done, from the worker's thread: the count belongs to the loop's, which may be gone."""
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(self._done)
 

@@ -87,7 +87,7 @@ class Tracing:
         sending.join(CLOSING_SECONDS)
 
     def _tell(self, ended: tuple[int, RequestStats]) -> None:
-        """Its phases lie end to end: those of a request are known when it has ended, so spans are made then."""
+        """Make the spans of a request that has ended: only then are its phases known, which lie end to end."""
         end, stats = ended
         began, latency = end - _ns(stats.latency.total), stats.latency
         choice = self._tracer.start_span("choice", _context(stats.trace), attributes=_found(stats), start_time=began)
@@ -132,7 +132,7 @@ def _context(trace: Trace | None) -> Context:
 
 
 def _asked(id: str, operation: str, call: GenerateCall) -> Attributes:
-    """By OpenTelemetry's names for generative AI, and never what was written."""
+    """What a call asks for, by OpenTelemetry's names for generative AI, and never what was written."""
     wishes = call.sampling
     given = {
         "gen_ai.operation.name": operation,

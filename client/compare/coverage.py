@@ -42,8 +42,8 @@ class World:
         return [self._round(ratio, rng) for _ in range(self.rounds)]
 
     def runs(self, ratio: float, rng: np.random.Generator) -> list[tuple[Run, Run]]:
-        """The same as whole runs, of two sides with as much noise between them; a third of the time is to the first
-        token, and the rest has noise of its own."""
+        """What `measure` gives, as whole runs of two sides with as much noise between them; a third of the time is to
+        the first token, and the rest has noise of its own."""
         return [self._pair(ratio, rng) for _ in range(self.rounds)]
 
     def _pair(self, ratio: float, rng: np.random.Generator) -> tuple[Run, Run]:
@@ -119,7 +119,7 @@ def _any_told_apart(world: World, seed: int, draws: int) -> bool:
 
 
 def _tails(world: World, ratio: float, simulations: int) -> Iterator[Difference]:
-    """As if they were the only thing asked for."""
+    """Differences of the tail of the times end to end, each as if it were the only thing asked for."""
     for seed in range(simulations):
         runs = world.runs(ratio, np.random.default_rng((seed, 4, round(ratio * 1e6))))
         yield corrected([one for one in over_runs(runs) if one.metric == "total_p95"])[0]

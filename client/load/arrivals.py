@@ -153,7 +153,7 @@ def amount(arrivals: Arrivals) -> float:
 
 
 def describe(arrivals: Arrivals) -> str:
-    """In a few words, for tables."""
+    """The arrivals in a few words, for tables."""
     match arrivals:
         case Constant(rate):
             return f"{rate:g}/s, constant"

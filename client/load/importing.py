@@ -150,7 +150,7 @@ def _sharegpt(path: Path, shaping: Shaping) -> Iterator[TraceRow]:
 
 
 def _cut(text: str, shaping: Shaping) -> str:
-    """Its beginning, to the last word that is whole; a text that is not to be shorter as it is."""
+    """The beginning of a text, to the last word that is whole; a text that is not to be shorter as it is."""
     characters = _CHARACTERS * shaping.length(_words_as_tokens(text))
     if len(text) <= characters:
         return text

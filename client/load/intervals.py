@@ -13,7 +13,7 @@ from math import exp, inf, lgamma, log, nan
 
 
 def quantile_interval(values: Sequence[float], q: float, level: float = 0.95) -> tuple[float, float]:
-    """(low, high) around the q-quantile, q in (0, 1); NaN of nothing."""
+    """The interval (low, high) around the q-quantile, q in (0, 1); NaN of nothing."""
     ordered = sorted(values)
     if not ordered:
         return nan, nan

@@ -98,7 +98,8 @@ def lengths_of(text: str, name: str) -> Listed:
 
 
 def parse_lengths(text: str) -> Lengths:
-    """From a flag: `64`, `uniform:16:128`, `log-normal:MEDIAN:SIGMA:MOST` or `file:PATH`. Raises ValueError."""
+    """Read the lengths that a flag asks for: `64`, `uniform:16:128`, `log-normal:MEDIAN:SIGMA:MOST` or `file:PATH`.
+    Raises ValueError."""
     kind, _, rest = text.partition(":")
     try:
         if kind == "uniform":

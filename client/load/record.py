@@ -44,7 +44,7 @@ class Record:
 
     @property
     def first_token(self) -> float | None:
-        """None when no token came."""
+        """Seconds until the first token; None when none came."""
         return self.arrivals[0] - self.intended if self.arrivals else None
 
     @property
@@ -59,7 +59,7 @@ class Record:
 
     @property
     def tokens(self) -> int:
-        """Those that came: of a whole answer all, else those that its user saw before leaving."""
+        """How many tokens came: of a whole answer all, else those that its user saw before leaving."""
         return self.completion_tokens if self.facts is not None else len(self.arrivals)
 
     @property

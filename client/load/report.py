@@ -44,7 +44,7 @@ def document(run: Run, summary: Summary, *, unshared: bool = False) -> dict[str,
 
 
 def intervals(run: Run) -> dict[str, dict[str, list[float | None]]]:
-    """Of every percentile of the times that each request has one of: 95 % intervals, null where nothing bounds them."""
+    """95 % intervals of the percentiles of all times that each request has one of; null where nothing bounds them."""
     good = [r for r in run.records if r.ok]
     values = {
         "first_token": [r.first_token for r in good if r.first_token is not None],

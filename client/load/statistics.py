@@ -131,7 +131,7 @@ def gaps(record: Record) -> tuple[float, ...]:
 
 
 def routing_means(records: Sequence[Record]) -> tuple[float, float]:
-    """(entropy, imbalance), the mean over every request and layer with experts; NaN without any."""
+    """Means over every request and layer with experts, (entropy, imbalance); NaN without any."""
     routed = [r.facts.routing for r in records if r.facts is not None and r.facts.routing is not None]
     layers = [layer for routing in routed for layer in routing.layers]
     if not layers:

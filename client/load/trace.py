@@ -68,7 +68,7 @@ class Trace:
         return max((row.offset for row in self.rows), default=0.0)
 
     def timed(self, offsets: Iterable[float]) -> Trace:
-        """The same requests at other instants."""
+        """A trace of the same requests at other instants, one for each."""
         timed = zip(offsets, self.rows, strict=True)
         return Trace(tuple(replace(row, offset=offset) for offset, row in timed))
 

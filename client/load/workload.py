@@ -58,7 +58,7 @@ class Workload:
 
     @property
     def drawn_tokens(self) -> Lengths:
-        """Of prompts that are made of tokens."""
+        """The lengths of prompts that are made of tokens."""
         return self.prompt_tokens or DEFAULT_PROMPT_TOKENS
 
 
@@ -73,7 +73,7 @@ class Subject:
 
     @property
     def said(self) -> str:
-        """For messages."""
+        """What messages call it: the model, after its name in a comparison."""
         return f"{self.name}: model {self.card.id}" if self.name else f"model {self.card.id}"
 
 

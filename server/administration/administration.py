@@ -63,7 +63,7 @@ class Administration:
     # ------------------------------------------------------------------------------------------ models
 
     def models(self) -> list[ModelStatus]:
-        """Those that are served, then the others."""
+        """Every model that is known: those that are served, then the others."""
         ready = [ModelStatus(name, ModelState.READY, None, *self._host.load_of(name)) for name in self._service.models]
         return [*ready, *self._others.values()]
 
@@ -85,8 +85,8 @@ class Administration:
         return status
 
     async def unload(self, name: str, *, by: str, seconds: float | None = None) -> int:
-        """Serve it no more; how many of its requests were ended because they took longer than `seconds`. Raises
-        Draining when the server leaves first."""
+        """Serve a model no more; returns how many of its requests were ended because they took longer than `seconds`.
+        Raises Draining when the server leaves first."""
         if seconds is not None and not 0 <= seconds <= self._service.limits.request_seconds:
             raise InvalidValue.between("drain_seconds", seconds, 0, self._service.limits.request_seconds)
         if name not in self._service.models:
@@ -98,7 +98,7 @@ class Administration:
         return await _outcome(self._begin(self._unload(name, bound)))
 
     async def reset_prefix_cache(self, name: str | None, *, by: str) -> list[str]:
-        """Of one model, or of all of them; their names."""
+        """Forget the cached prefixes of one model, or of all for None; returns the names of these models."""
         models = list(self._service.models.values()) if name is None else [self._service.model(name)]
         log.info("forgetting prefixes", models=[model.name for model in models], by=by)
         try:
@@ -120,7 +120,7 @@ class Administration:
         return ModelStatus(name, ModelState.READY)
 
     async def _bring_up(self, name: str, wish: LoadWish) -> ModelStatus | None:
-        """None when it is served, else how it failed."""
+        """Build a model and serve it; returns None when it is served, else how it failed."""
         try:
             model = await self._host.build(wish)
             self._require_open()
@@ -176,7 +176,7 @@ class Administration:
     # ------------------------------------------------------------------------------------------ requests
 
     def requests(self) -> list[RequestStatus]:
-        """Those in flight, oldest first."""
+        """The requests in flight, oldest first."""
         now = self._service.clock()
         return sorted((request_status(generation, now) for generation in self._service.active), key=lambda r: -r.age)
 
@@ -189,7 +189,7 @@ class Administration:
         found[0].fail(Cancelled("the request was cancelled by the operator"), Outcome.CANCELLED)
 
     def drain(self, *, by: str) -> int:
-        """Take no more calls, and leave when those in flight have ended; how many there are."""
+        """Take no more calls, and leave when those in flight have ended; returns how many there are."""
         log.info("asked to leave", by=by)
         self._host.leave()
         return len(self._service.active)

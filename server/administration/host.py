@@ -58,7 +58,7 @@ class Host(Protocol):
         ...
 
     async def reset(self, model: ServedModel) -> None:
-        """Forget its cached prefixes."""
+        """Forget the cached prefixes of a model."""
         ...
 
     def load_of(self, model: str) -> tuple[int, int]:

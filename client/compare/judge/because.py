@@ -59,12 +59,12 @@ def _part(name: str, values: Floats) -> Part:
 
 
 def _differences(baseline: dict[int, tuple[float, ...]], other: dict[int, tuple[float, ...]]) -> Floats:
-    """(pairs, PARTS)."""
+    """Other - baseline for every row that both have, (pairs, PARTS)."""
     return np.array([np.subtract(other[row], baseline[row]) for row in sorted(baseline.keys() & other.keys())])
 
 
 def _parts_of(run: Run) -> dict[int, tuple[float, ...]]:
-    """By row."""
+    """The parts of every request that is compared and told of, by row."""
     found = {r.row: parts(r) for r in run.records if r.ok and not r.may_leave}
     return {row: told for row, told in found.items() if told is not None}
 

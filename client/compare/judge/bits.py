@@ -74,7 +74,8 @@ def _stretch(name: str, judged: Sequence[Quality | Band | None]) -> Stretch:
 
 
 def apart(baseline: Sequence[Scored], other: Sequence[Scored]) -> Apart | None:
-    """For itself; None of fewer than two texts in common, which are the first of both."""
+    """How far the other is from the baseline on the texts in common, which are the first of both, not corrected for
+    other comparisons; None of fewer than two."""
     count = min(len(baseline), len(other))
     if count < 2:
         return None

@@ -20,7 +20,7 @@ _VALUES_AT_ONCE = 1 << 20  # to bound the memory
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """From and to, both within; infinite where nothing bounds it, NaN where there was nothing to measure."""
+    """From `low` to `high`, both within; infinite where nothing bounds it, NaN where there was nothing to measure."""
 
     low: float
     high: float
@@ -54,7 +54,7 @@ def interval(
 
 
 def redrawn(rounds: Sequence[Floats], q: float, seed: int, draws: int) -> Floats:
-    """(draws,) quantiles, each of as many rounds as there are, drawn anew, and of as many values within each."""
+    """Quantiles (draws,), each of as many rounds as there are, drawn anew, and of as many values within each."""
     rng = np.random.default_rng(seed)
     sizes = np.array([len(one) for one in rounds])
     table = np.full((len(rounds), sizes.max()), np.nan)  # one row a round, NaN where it is shorter than the longest
@@ -66,7 +66,7 @@ def redrawn(rounds: Sequence[Floats], q: float, seed: int, draws: int) -> Floats
 
 
 def _drawn(table: Floats, sizes: npt.NDArray[np.int64], q: float, draws: int, rng: np.random.Generator) -> Floats:
-    """(draws,) quantiles of redrawn tables (rounds, values)."""
+    """Quantiles (draws,) of redrawn tables (rounds, values)."""
     count, longest = table.shape
     chosen = rng.integers(count, size=(draws, count, 1))
     values = (rng.random((draws, count, longest)) * sizes[chosen]).astype(np.int64)

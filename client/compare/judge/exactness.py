@@ -9,8 +9,8 @@ from client.load.record import Record
 
 
 def identical(results: Results, architecture: int, level: int) -> tuple[int, int]:
-    """(the same, told) of the rows that this architecture and the first both answered in a way that can be compared: to
-    the same prompts, and both by token ids or both by text."""
+    """How many answers are the same, and of how many: the rows that this architecture and the first both answered in a
+    way that can be compared, to the same prompts, and both by token ids or both by text."""
     baseline = {m.cell.repeat: m for m in results.of(0, level)}
     pairs = [
         (here.answer, there.answer)
@@ -23,6 +23,6 @@ def identical(results: Results, architecture: int, level: int) -> tuple[int, int
 
 
 def _rows(one: Sequence[Record], other: Sequence[Record]) -> Iterator[tuple[Record, Record]]:
-    """Of one trace, those that both answered."""
+    """Pairs of the rows of one trace that both answered."""
     answered = {r.row: r for r in other if r.ok}
     return ((r, answered[r.row]) for r in one if r.ok and r.row in answered)

@@ -83,7 +83,7 @@ def _corrected(found: dict[Place, tuple[Difference, ...]], control: int | None) 
 
 
 def _summary(results: Results, architecture: int, level: int) -> Summary:
-    """All rounds taken together."""
+    """What one architecture did at one level, all rounds taken together."""
     runs = [m.run for m in results.of(architecture, level)]
     records = [record for run in runs for record in run.records]
     return summarise(records, sum(run.seconds for run in runs), results.experiment.objective)
@@ -94,12 +94,13 @@ def _differences(results: Results, architecture: int, level: int) -> tuple[Diffe
 
 
 def _because(results: Results, architecture: int, level: int, found: Sequence[Difference]) -> Split | None:
-    """None too where there is no verdict: requests that are left are no fair sample."""
+    """What a difference end to end is made of; None where servers do not tell, or where there is no verdict: requests
+    that are left are no fair sample."""
     return None if any(one.too_lossy for one in found) else split(_pairs(results, architecture, level))
 
 
 def _pairs(results: Results, architecture: int, level: int) -> list[tuple[Run, Run]]:
-    """(baseline, other) of every round that both have."""
+    """Both runs of every round that both have, (baseline, other)."""
     sides = [{m.cell.repeat: m.run for m in results.of(i, level)} for i in (0, architecture)]
     return [(sides[0][r], sides[1][r]) for r in sorted(sides[0].keys() & sides[1].keys())]
 
@@ -116,7 +117,7 @@ def _rounds(results: Results, architecture: int, level: int) -> list[Sequence[Re
 
 
 def values_of(metric: str, records: Sequence[Record]) -> list[float]:
-    """Of the answered requests; `inter_token` is every gap of all."""
+    """The values of a metric, one for each answered request; for `inter_token`, every gap of all of them."""
     good = [r for r in records if r.ok]
     if metric == "inter_token":
         return [gap for r in good for gap in gaps(r)]

@@ -14,7 +14,7 @@ _TEXTS = 2  # of the commonest errors
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Of the requests of one place or of several; `errors` the commonest first."""
+    """How many requests failed, of one place or of several; `errors` the commonest first."""
 
     sent: int
     failed: int
@@ -22,7 +22,7 @@ class Loss:
 
     @property
     def mostly(self) -> bool:
-        """More than half failed."""
+        """Whether more than half failed."""
         return 2 * self.failed > self.sent
 
     def __str__(self) -> str:
@@ -31,7 +31,7 @@ class Loss:
 
 
 def loss(records: Iterable[Record]) -> Loss:
-    """Of these."""
+    """How many of these requests failed, and of what."""
     records = list(records)
     errors = Counter(r.error for r in records if r.error)
     return Loss(len(records), errors.total(), tuple(errors.most_common()))

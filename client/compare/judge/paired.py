@@ -73,8 +73,8 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """With few rounds the rank test has no say yet, and it only leans: by an interval as wide as the number of
-        comparisons asks for."""
+        """What may be said of the difference. With few rounds the rank test has no say yet, and it only leans: by an
+        interval as wide as the number of comparisons asks for."""
         if self.too_lossy:
             return Verdict.NONE
         if not self.shown:
@@ -109,7 +109,8 @@ def pair(metric: str, baseline: Sequence[Record], other: Sequence[Record]) -> Ro
 
 
 def _values(metric: str, records: Sequence[Record]) -> dict[int, float]:
-    """By row. A time too short for the clock, as between tokens that came at once, counts as one tick of it."""
+    """The values of one metric by row. A time too short for the clock, as between tokens that came at once, counts as
+    one tick of it."""
     found = {r.row: METRICS[metric](r) for r in records if r.ok and not r.may_leave}
     return {row: max(value, _TICK) for row, value in found.items() if value is not None}
 

@@ -14,7 +14,7 @@ from client.load.record import Record
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Of one token; 0 where nobody tells."""
+    """Operations and cache bytes of one token, predicted and told; 0 where nobody tells."""
 
     flops: float
     flops_told: float
@@ -37,8 +37,8 @@ def peak_bytes(results: Results, architecture: int) -> float:
 
 
 def _predicted(card: ModelCard, records: Sequence[Record]) -> float:
-    """At the mean position of the tokens, on the line through the two lengths that a card tells: operations grow with
-    the position in a straight line, but for windows, which the card does not tell apart."""
+    """Operations at the mean position of the tokens, on the line through the two lengths that a card tells: operations
+    grow with the position in a straight line, but for windows, which the card does not tell apart."""
     told = sorted((int(length), float(flops)) for length, flops in card.card.get("flops_per_token", {}).items())
     lengths = [r.prompt_tokens + r.completion_tokens for r in records]
     if len(told) < 2 or not sum(lengths):

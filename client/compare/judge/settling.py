@@ -46,7 +46,7 @@ def start(rounds: Sequence[Sequence[Record]]) -> float:
 
 
 def _apart(records: Sequence[Record]) -> float | None:
-    """On the log scale, by the token of the answer; None of too few."""
+    """How far a round's beginning is from its rest, in the log of the time a token of the answer; None of too few."""
     done = [r for r in sorted(records, key=lambda r: r.intended) if r.ok and r.total > 0]
     first = len(done) // _SHARE
     if first < _LEAST:

@@ -65,6 +65,6 @@ class Mean:
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """Of independent values, of which there is at least one."""
+    """The mean of independent values, of which there is at least one."""
     error = stdev(values) / sqrt(len(values)) if len(values) > 1 else nan
     return Mean(fmean(values), error, len(values) - 1)

@@ -25,7 +25,7 @@ class Turn:
 
 
 def turns(verdicts: Sequence[Verdict]) -> tuple[Turn, ...]:
-    """Of one time at every load, the lowest first."""
+    """Where the verdicts on one time turn; there is one for every load, the lowest first."""
     shown = [place for place, verdict in enumerate(verdicts) if verdict.sure]
     return tuple(
         Turn(last, first, _all(verdicts[:last], verdicts[last]), _all(verdicts[first + 1 :], verdicts[first]))

@@ -29,8 +29,9 @@ def over_runs(pairs: Sequence[tuple[Run, Run]]) -> tuple[Difference, ...]:
 
 
 def _unsaid(runs: Sequence[Run]) -> set[str]:
-    """In an open loop both sides serve what is offered, and only the last request's end would differ. Between pieces is
-    not between tokens: a server that sends more at once would look slower, or faster, for it."""
+    """Metrics that these runs say nothing of. In an open loop both sides serve what is offered, and only the last
+    request's end would differ. Between pieces is not between tokens: a server that sends more at once would look
+    slower, or faster, for it."""
     offered = {"throughput"} if not all(isinstance(run.arrivals, Closed) for run in runs) else set()
     return offered | ({"inter_token_p99"} if any(map(in_pieces, runs)) else set())
 

@@ -37,7 +37,7 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """For 1,000 tokens, the geometric mean of the rounds."""
+        """Seconds for 1,000 tokens, the geometric mean of the rounds."""
         return 1000 * exp(fmean(map(log, self.rounds.values())))
 
 
@@ -89,8 +89,8 @@ def knows_nothing(quality: Quality, vocab: int) -> bool:
 
 
 def cost(results: Results, architecture: int) -> Cost | None:
-    """At the closed loop at which it is least; None where there is none with such tokens in every round. A load under
-    which too many requests failed is none: the others are quick for it."""
+    """What a token costs at the closed loop at which it is least; None where there is none with such tokens in every
+    round. A load under which too many requests failed is none: the others are quick for it."""
     closed = [n for n, one in enumerate(results.experiment.levels) if isinstance(one, Closed)]
     runs = [(n, {m.cell.repeat: m.run for m in results.of(architecture, n)}) for n in closed]
     objective = results.experiment.objective
@@ -104,7 +104,7 @@ def cost(results: Results, architecture: int) -> Cost | None:
 
 
 def _seconds(run: Run, objective: Objective) -> float:
-    """A token; 0 where there were none."""
+    """Seconds a token; 0 where there were none."""
     if not objective.asks:
         return seconds_a_token(run)
     tokens = sum(r.completion_tokens for r in run.records if objective.met(r))
@@ -114,8 +114,8 @@ def _seconds(run: Run, objective: Objective) -> float:
 def _times(
     results: Results, costs: Mapping[int, Cost], differences: Mapping[Place, Sequence[Difference]]
 ) -> dict[int, Difference]:
-    """Of each but the first: what the report has already, else a comparison that is corrected along with the report's
-    own."""
+    """The difference in time of each but the first: what the report has already, else a comparison that is corrected
+    along with the report's own."""
     base, control = costs[0], results.experiment.control
     found = {i: _throughput(results, i, base, spent, differences) for i, spent in costs.items() if i}
     new = [i for i, one in found.items() if one is None]

@@ -50,7 +50,7 @@ class Account:
 
     @property
     def roofline_share(self) -> float:
-        """NaN where the server has not measured its machine."""
+        """The least time over the time inside the model; NaN where the server has not measured its machine."""
         return self._over(self.least_seconds, self.forward_seconds)
 
     @property
@@ -94,7 +94,7 @@ def parse(text: str, model: str) -> Reading:
 
 
 async def read(target: str, model: str) -> Reading | None:
-    """None where the server has no such counters, or does not answer: they are an extra."""
+    """Read a server's counters of a model; None where it has none, or does not answer: they are an extra."""
     try:
         async with asyncio.timeout(MOST_SECONDS), RestClient(target, Access.from_environment()) as client:
             found = parse(await client.text("/metrics"), model)
@@ -116,7 +116,7 @@ _COUNTERS = {
 
 
 def between(before: Reading | None, after: Reading | None) -> Account | None:
-    """None where either is missing."""
+    """The work between two readings; None where either is missing."""
     if before is None or after is None:
         return None
     grown = {field: after.values.get(name, 0.0) - before.values.get(name, 0.0) for field, name in _COUNTERS.items()}

@@ -92,7 +92,7 @@ async def measure(
 
 
 async def _rest(stop: asyncio.Event) -> None:
-    """Until `stop`, at most REST."""
+    """Wait until `stop`, for REST at most."""
     with suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), REST)
 
@@ -135,7 +135,8 @@ class _Bench:
         self._results.capacities = tuple(accounts.capacity(reading) for reading in readings)
 
     async def _qualities(self, stop: asyncio.Event) -> None:
-        """After all that is timed: what was scored is in the prefix caches, and prompts are of the same texts."""
+        """Score the held texts after all that is timed: what was scored is in the prefix caches, and prompts are of the
+        same texts."""
         asked = self._experiment.quality is not None and not any(self._results.qualities)
         if asked and not stop.is_set() and not self._results.gone:
             told = [await self._quality(i, side) for i, side in enumerate(self._sides)]
@@ -160,7 +161,7 @@ class _Bench:
         self._watcher.measured(self._results)
 
     async def _sent(self, architecture: int, load: Load, stop: asyncio.Event) -> Run:
-        """To its end, or until `stop`, or until many requests in a row failed because the server is gone."""
+        """Send a load to its end, or until `stop`, or until many requests in a row failed as the server is gone."""
         end, asking, in_a_row = asyncio.Event(), set[asyncio.Task[None]](), 0
 
         def answered(record: Record) -> None:

@@ -15,7 +15,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "DYNO_THREADS")
 
 
 def environment(experiment: Experiment) -> dict[str, Any]:
-    """JSON values."""
+    """What is known of the machine, the programs and their settings, as JSON values."""
     told = {
         "dyno": version("dyno"),
         "commit": _commit(),
@@ -34,7 +34,7 @@ def environment(experiment: Experiment) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Of the working copy that has this file, with a plus where it was changed; empty where it is in none."""
+    """The commit of this file's working copy, with a plus where that was changed; empty where it is in none."""
     git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
     try:
         _, commit, changed = (
@@ -51,7 +51,7 @@ def _commit() -> str:
 
 
 def _memory() -> str:
-    """Of the machine."""
+    """The size of the machine's memory; empty where nothing tells."""
     try:
         return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
     except (ValueError, OSError, AttributeError):

@@ -22,7 +22,7 @@ MOST_SECONDS = 300  # for one text
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Of one text: the log-probability of so many bytes."""
+    """How likely one text is to a model: the log-probability of so many bytes."""
 
     logprob: float
     bytes: int
@@ -34,7 +34,7 @@ class Scored:
 
 
 def bits_per_byte(texts: Sequence[Scored]) -> float:
-    """Of all of them together. Raises ZeroDivisionError where they have no bytes."""
+    """Bits per byte of all texts together. Raises ZeroDivisionError where they have no bytes."""
     return sum(one.bits for one in texts) / sum(one.bytes for one in texts)
 
 
@@ -50,8 +50,8 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Over some held passages; the first token of each has nothing before it and is left out with its bytes. `bands`
-    are of longer texts, where bounds were asked for."""
+    """Bits per byte over some held passages; the first token of each has nothing before it and is left out with its
+    bytes. `bands` are of longer texts, where bounds were asked for."""
 
     bits_per_byte: float
     bytes: int
@@ -61,11 +61,11 @@ class Quality:
 
     @property
     def tokens(self) -> int:
-        """Of all passages; 0 where they were not told."""
+        """Tokens of all passages; 0 where they were not told."""
         return sum(one.tokens for one in self.each)
 
     def first(self, count: int) -> Quality:
-        """Of its first passages alone; as it is where it does not know them apart."""
+        """The quality over its first passages alone; as it is where it does not know them apart."""
         some = self.each[:count]
         return _of(some, self.bands) if some else self
 
@@ -86,7 +86,7 @@ def _each(data: Mapping[str, Any]) -> tuple[Scored, ...]:
 
 
 def beginnings(length: int) -> list[int]:
-    """At which passages long texts of so many tokens begin: as many as there is room for, none a part of another.
+    """The passages at which long texts of so many tokens begin: as many as there is room for, none a part of another.
 
     Each word is a token at least, and so is the blank line behind a passage. The tokenizer has no say, so that texts of
     all models are pairs.
@@ -117,7 +117,7 @@ class _Judge:
         return found
 
     async def bands(self, bounds: Sequence[int]) -> tuple[Band, ...]:
-        """Of long texts, at positions up to the first bound, and from each to the next."""
+        """How well the model knows long texts, at positions up to the first bound, and from each to the next."""
         edges = list(pairwise((1, *bounds)))
         found: list[list[Scored]] = [[] for _ in edges]
         for first in beginnings(bounds[-1]):
@@ -152,7 +152,7 @@ class _Judge:
 
 
 async def quality(target: str, model: str, count: int = PASSAGES, bounds: Sequence[int] = ()) -> Quality | None:
-    """Of `count` passages, and of longer texts between the bounds, in tokens, where there are some. None from a server
+    """Score `count` passages, and longer texts between the bounds, in tokens, where there are some. None from a server
     that cannot score them."""
     try:
         async with RestClient(target, Access.from_environment()) as client:

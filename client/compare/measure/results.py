@@ -44,7 +44,7 @@ class Results:
 
     @property
     def names(self) -> list[str]:
-        """Of the architectures, by place."""
+        """Names of the architectures, by place."""
         return [one.name for one in self.experiment.architectures]
 
     @property

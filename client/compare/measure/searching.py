@@ -96,7 +96,7 @@ def unsteady(tried: Sequence[Tried], architecture: int) -> list[float]:
 
 
 def _votes(tried: Sequence[Tried], architecture: int) -> dict[float, tuple[int, int]]:
-    """By rate, how often it held and how often it failed."""
+    """How often each rate held and how often it failed, by rate."""
     votes: dict[float, tuple[int, int]] = {}
     for one in tried:
         if one.architecture == architecture:
@@ -106,12 +106,12 @@ def _votes(tried: Sequence[Tried], architecture: int) -> dict[float, tuple[int, 
 
 
 def told(tried: Sequence[Tried], architecture: int) -> str:
-    """What was found."""
+    """The highest rate that held on one architecture, as a phrase for reports."""
     return in_words(*bounds(outcomes(tried, architecture)))
 
 
 def in_words(best: float, worst: float) -> str:
-    """What `bounds` found."""
+    """What `bounds` found, as a phrase for reports."""
     if best == 0:
         return f"below {plain(worst)}/s" if worst < inf else "not tried"
     if worst == inf:

@@ -70,7 +70,7 @@ class Experiment:
 
     @property
     def requests(self) -> tuple[int, ...]:
-        """Of a round, at each level."""
+        """How many requests a round has, at each level."""
         return self.sent or (self.workload.requests,) * len(self.levels)
 
     @property

@@ -23,13 +23,13 @@ class Files:
         return name in self.kept or (self.folder / name).is_file()
 
     def text(self, name: str) -> str:
-        """To be kept whole in a report. Raises OSError, and ValueError where it is no text."""
+        """Read a file that a report is to keep whole. Raises OSError, and ValueError where it is no text."""
         self.texts[name] = self.kept[name] if name in self.kept else (self.folder / name).read_text()
         self.hashes[name] = hashlib.sha256(self.texts[name].encode()).hexdigest()
         return self.texts[name]
 
     def note(self, name: str) -> Path:
-        """Of a file that somebody else reads, the hash. Raises OSError."""
+        """Keep the hash of a file that somebody else reads, and return its path. Raises OSError."""
         path = self.folder / name
         self.hashes[name] = self.kept_hashes.get(name) or hashlib.sha256(path.read_bytes()).hexdigest()
         return path

@@ -18,9 +18,9 @@ LEAST_BOUND = 16  # tokens: fewer are a matter of chance
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """For the highest rate of Poisson arrivals at which `share` of the requests meets the objective: between `low` and
-    `high` requests a second, until the rates that hold and fail are a factor of 1 + `tolerance` apart. Each rate is
-    kept up for at least `seconds`: long enough that a queue would build up and be seen."""
+    """A search for the highest rate of Poisson arrivals at which `share` of the requests meets the objective: between
+    `low` and `high` requests a second, until the rates that hold and fail are a factor of 1 + `tolerance` apart. Each
+    rate is kept up for at least `seconds`: long enough that a queue would build up and be seen."""
 
     low: float
     high: float

@@ -21,7 +21,7 @@ class Cell:
 
 
 class Order(StrEnum):
-    """Of the architectures within a round."""
+    """In which order a round measures the architectures."""
 
     ROTATED = "rotated"  # balanced (A B, B A, B A, A B, …): drift favours none, and each follows each other one
     FIXED = "fixed"  # as they are in the file

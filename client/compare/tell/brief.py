@@ -21,7 +21,7 @@ _LISTED = 4  # architectures; of more, only the least and the most are told
 
 
 def besides(findings: Findings) -> tuple[str, ...]:
-    """Those sentences that there is data for."""
+    """The sentences that stand beside the verdicts: those that there is data for."""
     results, levels = findings.results, findings.results.experiment.levels
     # In an open loop it is what was offered that was generated.
     closed = [level for level, arrivals in enumerate(levels) if isinstance(arrivals, Closed)]
@@ -50,7 +50,7 @@ def _held(results: Results) -> list[float]:
 
 
 def _qualities(findings: Findings) -> list[tuple[str, str]]:
-    """Of whole passages; and where texts have gone on for longest, if that was asked for."""
+    """Bits per byte over whole passages; and where texts have gone on for longest, if that was asked for."""
     whole, *bands = findings.stretches or (None,)
     said = _bits(findings.results, "on held text", whole) if whole else []
     return said + (_bits(findings.results, f"of {bands[-1].name} of long texts", bands[-1]) if bands else [])
@@ -85,7 +85,7 @@ def _told(results: Results, values: Sequence[float], write: Callable[[float], st
 
 
 def _failures(findings: Findings) -> tuple[str, ...]:
-    """Those that failed are told before all else, load by load."""
+    """That no request failed, where that is so: those that did are told before all else, load by load."""
     told = findings.summaries.values()
     none = any(one.requests for one in told) and not any(one.errors for one in told)
     return ("No request failed.",) if none else ()

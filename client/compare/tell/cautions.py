@@ -47,7 +47,7 @@ def cautions(findings: Findings) -> tuple[str, ...]:
 
 
 def _searching(results: Results) -> list[str]:
-    """Of each architecture's search: what the client did badly, and how often; and which rates were unsteady."""
+    """Cautions on every search: what the client did badly, and how often; and which rates were unsteady."""
     said = []
     for i, name in enumerate(results.names):
         own = [one for one in results.tried if one.architecture == i]

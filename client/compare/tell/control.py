@@ -33,7 +33,7 @@ def distrust(findings: Findings) -> tuple[str, ...]:
 
 
 def _differences(findings: Findings) -> list[tuple[str, tuple[Difference, ...]]]:
-    """Of the control, by load."""
+    """The differences of the control from the baseline, by load; none without a control."""
     control = findings.results.experiment.control
     if control is None:
         return []

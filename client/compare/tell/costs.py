@@ -18,7 +18,7 @@ _GIBIBYTE = 2**30
 
 
 def costs(findings: Findings) -> list[Figure]:
-    """Of the cards, of the requests' own facts, and of the servers' counters."""
+    """Plots of what the cards, the requests' own facts and the servers' counters tell."""
     return [
         _cache(findings.results),
         _concurrency(findings.results),
@@ -30,7 +30,7 @@ def costs(findings: Findings) -> list[Figure]:
 
 
 def qualities(findings: Findings) -> list[Figure]:
-    """Of held text, whole and by position, and for what it costs."""
+    """Plots of bits per byte over held text, whole and by position, and for what it costs."""
     return [_quality(findings), _worth(findings), _reach(findings.results)]
 
 
@@ -127,7 +127,7 @@ def _quality(findings: Findings) -> Figure:
 
 
 def _judged(name: str, i: int, judged: Quality | Band, apart: Apart | None, baseline: str) -> Row:
-    """Its interval is that of the difference, about its own place."""
+    """The row of one architecture; its interval is that of the difference, about its own place."""
     value = judged.bits_per_byte
     tip = f"{name}: {value:.4f} bits per byte"
     if apart is None:

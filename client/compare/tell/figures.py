@@ -9,7 +9,7 @@ from client.compare.tell.times import distributions, ratios, reasons, rounds, th
 
 
 def figures(findings: Findings) -> tuple[Figure, ...]:
-    """Those that there is data for; the figures of one part stand together."""
+    """Every figure that there is data for; the figures of one part stand together."""
     made = (
         *ratios(findings),
         *reasons(findings),

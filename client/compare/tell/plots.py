@@ -45,7 +45,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From values to places on the paper. On a logarithmic one every value is above 0."""
+    """Maps values to places on the paper. On a logarithmic one every value is above 0."""
 
     low: float
     high: float
@@ -175,12 +175,12 @@ _ARROWS = {"up": "l-4 7h8z", "left": "l7 -4v8z", "right": "l-7 -4v8z"}
 
 
 def arrow(x: float, y: float, way: str) -> str:
-    """Its point at (x, y): what it ends goes on beyond the axis."""
+    """An arrow with its point at (x, y): what it ends goes on beyond the axis."""
     return f'<path class="arrow" d="M{x:.1f} {y:.1f}{_ARROWS[way]}"/>'
 
 
 def number(value: float) -> str:
-    """For axes: 25000 → "25k"."""
+    """A number as axes have it: 25000 → "25k"."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):g}{unit}"

@@ -155,7 +155,7 @@ def _key(names: Sequence[str]) -> tuple[str, float]:
 
 
 def _tick(x: float, y: float, name: str) -> str:
-    """Under its place on the axis, and whole where that is at an edge of the paper."""
+    """The name of a mark, under its place on the axis, and whole where that is at an edge of the paper."""
     at, anchor = (0.0, "start") if x < _EDGE else (WIDTH, "end") if x > WIDTH - _EDGE else (x, "middle")
     return f'<text x="{at:.1f}" y="{y:g}" text-anchor="{anchor}">{name}</text>'
 

@@ -113,7 +113,7 @@ def _same(results: Results, architecture: int, level: int) -> str:
 
 
 def _predictions(findings: Findings, level: int) -> list[tuple[str, ...]]:
-    """Of cards that tell what a token costs, beside what the requests told of themselves."""
+    """Rows of what a token costs: as the cards predict it, where they do, and as the requests told of themselves."""
     told = [costs(findings.results, i, level) for i in range(len(findings.results.cards))]
     rows = (
         ("FLOP a token, predicted from the card", tuple(one.flops for one in told)),

@@ -146,7 +146,7 @@ def _highest(results: Results) -> Figure:
 
 
 def distributions(findings: Findings) -> list[Figure]:
-    """One of each time at each level."""
+    """How each of the times is distributed, a figure for each of them and each level."""
     levels = range(len(findings.results.loads))
     return [_shares(findings, metric, level) for level in levels for metric in DISTRIBUTIONS]
 
@@ -177,7 +177,7 @@ def _line(name: str, values: list[float]) -> tuple[Point, ...]:
 
 
 def rounds(findings: Findings) -> list[Figure]:
-    """One a level."""
+    """Round by round, how long the requests of each architecture took, a figure a level."""
     return [_blocks(findings, level) for level in range(len(findings.results.loads))]
 
 

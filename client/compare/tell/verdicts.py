@@ -71,7 +71,7 @@ def _in_words(levels: Sequence[Arrivals], found: Found, verdict: Verdict) -> str
 
 
 def _where(levels: Sequence[Arrivals], shown: Sequence[int]) -> str:
-    """At which loads; nothing where there is only one."""
+    """In words, at which loads; nothing where there is only one."""
     if len(levels) == 1:
         return ""
     if len(shown) == len(levels):
@@ -80,7 +80,7 @@ def _where(levels: Sequence[Arrivals], shown: Sequence[int]) -> str:
 
 
 def _load(arrivals: Arrivals) -> str:
-    """Without its law, which all loads of an experiment share."""
+    """A load in words, without its law, which all loads of an experiment share."""
     return describe(arrivals).partition(",")[0]
 
 

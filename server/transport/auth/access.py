@@ -48,7 +48,7 @@ class Authoriser:
         return bool(self._keys)
 
     def replace(self, keys: Sequence[ApiKey]) -> None:
-        """From now on these keys are the good ones; there must be some, or the server would fall open."""
+        """Make these keys the good ones; there must be some, or the server would fall open."""
         assert keys, "keys may be exchanged, not taken away"
         self._keys = tuple(keys)
 

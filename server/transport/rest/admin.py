@@ -41,13 +41,13 @@ class CancelBody(Body):
 
 
 class ResetBody(Body):
-    """Without `model`: of all of them."""
+    """`model`: whose cached prefixes are forgotten; left out, those of all."""
 
     model: str | None = None
 
 
 class DrainBody(Body):
-    """Nothing is to be said."""
+    """An empty object: nothing is to be said."""
 
 
 @dataclass(frozen=True, slots=True)

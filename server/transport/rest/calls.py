@@ -24,7 +24,7 @@ class AnswerWishes:
 
 
 def completion_call(body: CompletionBody) -> GenerateCall:
-    """With `echo` the log-probabilities that are asked for are also those of the prompt."""
+    """The call that a completion asks for. With `echo` the log-probabilities that it asks for are also the prompt's."""
     body.refuse_unsupported()
     call = _call(body, body.prompt, body.max_tokens, body.logprobs, fill=False)
     call = replace(call, reading=reading_of(body))
@@ -37,7 +37,8 @@ def reading_of(body: ReadingBody) -> Reading:
 
 
 def chat_call(body: ChatBody) -> GenerateCall:
-    """Without a limit of its own an answer may fill the context: a conversation has no natural short length."""
+    """The call that a chat asks for. Without a limit of its own an answer may fill the context: a conversation has no
+    natural short length."""
     body.refuse_unsupported()
     for index, message in enumerate(body.messages):
         message.refuse_unsupported(f"messages[{index}].")

@@ -34,7 +34,7 @@ class SignalFreeServer(uvicorn.Server):
         self._handshake_seconds = handshake_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does, but a handshake has less than its minute."""
+        """Listen as uvicorn does, but a handshake has less than its minute."""
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
         seconds = None if self._tls is None else self._handshake_seconds

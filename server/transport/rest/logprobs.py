@@ -22,7 +22,7 @@ class TextPlaces:
         self._end = start  # of the characters that are complete
 
     def of(self, tokens: Sequence[int]) -> list[int]:
-        """Of the next tokens."""
+        """Where in the text each of the next tokens begins."""
         return [self._pass(token) for token in tokens]
 
     def _pass(self, token: int) -> int:
@@ -59,7 +59,8 @@ def chat_logprobs(
 
 
 def prompt_logprobs(tokenizer: Tokenizer, prompt: PromptTokens) -> list[dict[str, Any] | None] | None:
-    """vLLM's: of every token, by id, its own log-probability and those of the likeliest; null for the first."""
+    """The list that vLLM gives: for every token, by id, its own log-probability and those of the likeliest; null for
+    the first. None where none were asked for."""
     if prompt.logprobs is None:
         return None
     return [
@@ -78,7 +79,8 @@ def _by_id(tokenizer: Tokenizer, token: int, logprob: TokenLogprobs) -> dict[str
 
 
 def _by_text(tokenizer: Tokenizer, token: int, logprob: TokenLogprobs) -> dict[str, float]:
-    """Of tokens with the same text the chosen or the likeliest goes by it, the others by their ids."""
+    """Log-probabilities by text. Of tokens with the same text the chosen or the likeliest goes by it, the others by
+    their ids."""
     best = {tokenizer.text_of(token): logprob.chosen}
     for other, value in logprob.top:
         if other != token:

@@ -136,7 +136,7 @@ class Routes:
         return Response(body, headers={"content-type": content_type})
 
     async def state(self, request: Request) -> Response:
-        """For callers on this machine."""
+        """What the server holds right now, for callers on this machine; others learn of no such route."""
         if self.debug_state is None or not _from_here(request):
             raise RouteNotFound("there is nothing at '/debug/state'")
         return json_response(self.debug_state())

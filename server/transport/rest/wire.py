@@ -81,8 +81,8 @@ class GuardedHttp(HttpToolsProtocol):
             self.send_400_response("")
 
     def _feed(self, data: memoryview) -> None:
-        """As uvicorn does, but offers of another protocol are passed over (RFC 9110, 7.8): for httptools a message
-        that offers one ends with its head, and what its body has would be the next request."""
+        """Parse as uvicorn does, but offers of another protocol are passed over (RFC 9110, 7.8): for httptools a
+        message that offers one ends with its head, and what its body has would be the next request."""
         self._unset_keepalive_if_required()
         try:
             while data:

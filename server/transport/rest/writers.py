@@ -120,7 +120,8 @@ class Writer(ABC):
         self._cached[index] = finished.stats.cached_tokens
 
     def _usage(self) -> dict[str, Any]:
-        """Of a prompt that is continued several times, cached is what no continuation had to compute."""
+        """The token counts of the request. Of a prompt that is continued several times, cached is what no continuation
+        had to compute."""
         n = self._generation.call.n or 1
         counts = [self._cached[index] for index in sorted(self._cached)]
         cached = sum(min(counts[first : first + n]) for first in range(0, len(counts), n))
@@ -140,7 +141,7 @@ class CompletionWriter(Writer):
         return {"text": self._text(choice), "logprobs": self._logprobs(choice)}
 
     def _text(self, part: Piece | WholeChoice) -> str:
-        """With the prompt before it, when that is to be echoed."""
+        """The text of a part, after the prompt when that is to be echoed."""
         return self._echo(part) + part.text
 
     def _echo(self, part: Piece | WholeChoice) -> str:

@@ -51,7 +51,7 @@ class ManyGenerations:
         requests: AsyncIterator[pb.GenerateManyRequest],
         write: Callable[[pb.GenerateManyResponse], Awaitable[None]],
     ) -> None:
-        """Until the caller has said its last and no request is in flight.
+        """Answer requests until the caller has said its last and none is in flight.
 
         Raises ServiceError for a message that cannot be followed, and where no request is in flight when the server
         leaves or the call is too old; also what `requests` and `write` raise. Then, and when it is cancelled, so is
@@ -180,7 +180,7 @@ class ManyGenerations:
             self._end(tag, id, error)
 
     def _end(self, tag: int, id: str, error: ServiceError | None) -> None:
-        """The last event."""
+        """Add the last event of a request, and count how it ended."""
         del self._tasks[tag]
         code, end = grpc.StatusCode.OK, self._add(tag).end
         if error is None:

@@ -106,7 +106,7 @@ def _row(heads: tuple[str, ...], row: tuple[str, ...]) -> str:
 
 
 def _counts(requests: Sequence[int]) -> str:
-    """Of a round, at each level."""
+    """How many requests a round has at each level, in words."""
     if len(set(requests)) == 1:
         return f"{requests[0]} requests at each level"
     return f"{', '.join(map(str, requests[:-1]))} and {requests[-1]} requests, by level"

@@ -23,7 +23,7 @@ def told(text: str, default: Any = None, **keywords: Any) -> Told:
 
 
 def fields(limits: Limits) -> dict[str, dict[str, Told]]:
-    """By name of the shape, then by name of the field; those under "" have the same meaning in every shape."""
+    """What is told of every field, by names of shape and field; those under "" mean the same in every shape."""
     return {
         "": {**_generation(limits), **_reading(), **_sampling(limits), **_refused()},
         "CompletionBody": _completion(limits),

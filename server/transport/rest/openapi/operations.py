@@ -40,7 +40,7 @@ class Operation:
 
 
 def operations(limits: Limits) -> dict[str, Operation]:
-    """By METHOD and path, as the routes have them."""
+    """Every operation, by METHOD and path as the routes have them."""
     return {**_generation(), **_text_and_models(), **_watching(limits), **_operation(), **_administration()}
 
 
