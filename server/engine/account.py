@@ -150,11 +150,10 @@ class Tally:
 
     def ran(self, row: Row, accepted: int = 0) -> None:
         """A row was computed, and so many of its drafts were right; those that were not are no tokens of anybody."""
-        known = row.count - len(row.drafts)
-        if known == 1 and row.start >= len(row.request.prompt):
+        if row.feeds_back:
             self.decode_tokens += 1 + accepted
         else:
-            self.prefill_tokens += known
+            self.prefill_tokens += row.count - len(row.drafts)
             self.decode_tokens += accepted
         self.drafted_tokens += len(row.drafts)
         self.accepted_tokens += accepted

@@ -39,6 +39,9 @@ class Layout:
     """How the rows of a step lie end to end. R rows, T tokens.
 
     rows of 1, 3 and 1 tokens: counts 1 3 1, ends 1 4 5 (R,); row 0 1 1 1 2 (T,); positions 9 0 1 2 7 (T,)
+
+    alone (R,): whether a row's tokens are attended one by one, as outputs and drafts are. Those of a prompt are not,
+    however many of them a step takes: the two ways round differently, and where a prompt is cut is others' doing.
     """
 
     rows: tuple[Row, ...]
@@ -46,6 +49,7 @@ class Layout:
     ends: np.ndarray
     row: np.ndarray
     positions: np.ndarray
+    alone: np.ndarray
 
     @property
     def single(self) -> bool:
@@ -70,10 +74,11 @@ def layout_of(step: Step) -> Layout:
     counts = np.array([row.count for row in step.rows])
     row = np.arange(len(counts))
     ends = np.cumsum(counts)
+    alone = np.array([row.feeds_back for row in step.rows])
     if ends[-1] == len(counts):
-        return Layout(step.rows, counts, ends, row, starts)
+        return Layout(step.rows, counts, ends, row, starts, alone)
     row = np.repeat(row, counts)
-    return Layout(step.rows, counts, ends, row, (starts - ends + counts)[row] + np.arange(len(row)))
+    return Layout(step.rows, counts, ends, row, (starts - ends + counts)[row] + np.arange(len(row)), alone)
 
 
 def select(layout: Layout) -> Tensor | None:
@@ -105,19 +110,11 @@ def group_view(
     table = _table(layout, group, lowest, layout.last(pages) + 1)
     slots = table[layout.row, pages - layout.each(lowest)] * page_size + offsets
     decode = _decode(layout, table, lowest, visible, span, page_size)
-    stretches: tuple[Stretch, ...] = ()
-    if not layout.single:
-        stretches = tuple(
-            _stretch(layout, index, table, int(lowest[index]) * page_size, span, page_size, dtype, device)
-            for index, row in enumerate(layout.rows)
-            if not _stands_alone(row)
-        )
+    stretches = tuple(
+        _stretch(layout, index, table, int(lowest[index]) * page_size, span, page_size, dtype, device)
+        for index in np.flatnonzero(~layout.alone).tolist()
+    )
     return GroupView(page_size, torch.from_numpy(slots), decode, stretches, torch.from_numpy(visible))
-
-
-def _stands_alone(row: Row) -> bool:
-    """Whether a row's tokens, one or a few drafts, are attended one by one."""
-    return row.count == 1 or bool(row.drafts)
 
 
 def _table(layout: Layout, group: int, lowest: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -138,8 +135,8 @@ def _decode(
 ) -> Decode | None:
     """The tokens that read pages in place, each with its row's pages; None when there are none."""
     tokens, row, positions = np.arange(len(layout.row)), layout.row, layout.positions
-    if not layout.single:
-        tokens = np.flatnonzero(np.array([_stands_alone(row) for row in layout.rows])[row])
+    if not (layout.single and layout.alone.all()):
+        tokens = np.flatnonzero(layout.each(layout.alone))
         if not len(tokens):
             return None
         row, positions, visible = row[tokens], positions[tokens], visible[tokens]

@@ -26,7 +26,7 @@ class Continued:
     def remember(self, step: Step, inputs: StepInput) -> StepInput:
         """These are the inputs of a step that was built; returns them."""
         single = len(inputs.tokens) == len(step.rows)
-        followable = single and inputs.loads is None and inputs.memory is None and _see_all(inputs)
+        followable = single and inputs.loads is None and inputs.memory is None and _looks_back_alone(inputs)
         self._rows, self._inputs = (step.rows, inputs) if followable else ((), None)
         if followable:
             _, pages = _places(inputs)
@@ -61,12 +61,14 @@ class Continued:
         return self._inputs
 
 
-def _see_all(inputs: StepInput) -> bool:
-    """Whether every layer sees all that came before: then there is one group, which gives nothing back as a row goes on
-    (but for blocks of wrong guesses, and the row has new tables then)."""
+def _looks_back_alone(inputs: StepInput) -> bool:
+    """Whether each token by itself, none of a prompt, sees all that came before: then there is one group, which gives
+    nothing back as a row goes on (but for blocks of wrong guesses, and the row has new tables then)."""
     view = inputs.cache
     assert isinstance(view, PagedView)
-    return len(view.groups) == 1 and isinstance(_places(inputs)[1].span, Full)
+    if len(view.groups) > 1 or view.groups[0].stretches:
+        return False
+    return isinstance(_places(inputs)[1].span, Full)
 
 
 def _places(inputs: StepInput) -> tuple[GroupView, Pages]:

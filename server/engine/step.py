@@ -57,6 +57,11 @@ class Row(NamedTuple):
         return self.start + self.count - len(self.drafts) == self.request.num_tokens
 
     @property
+    def feeds_back(self) -> bool:
+        """Whether it computes one output, and maybe guesses behind it, and nothing of the prompt."""
+        return self.count - len(self.drafts) == 1 and self.start >= len(self.request.prompt)
+
+    @property
     def wanted(self) -> range:
         """The positions whose logits are wanted."""
         first = self.request.num_tokens - 1 if self.select is None else self.select

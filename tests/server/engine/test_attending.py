@@ -24,19 +24,20 @@ from tests.fakes import make_request
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no compiler here")
 SPANS: list[Span] = [Full(), Window(1), Window(23), Window(70), Chunk(64), Chunk(33)]
-Part = tuple[int, int]  # (start, count) of a row
+Part = tuple[int, int, int]  # (start, count, tokens of the prompt) of a row
 LONGEST = 200
 
 
 def rows_of(parts: list[Part], span: Span, size: int, seed: int) -> tuple[Row, ...]:
     """Rows with pages of their own in random order; what no token of theirs sees was given back."""
-    free = list(range(1, 1 + sum((start + count) // size + 1 for start, count in parts)))
+    free = list(range(1, 1 + sum((start + count) // size + 1 for start, count, _ in parts)))
     random.Random(seed).shuffle(free)
     rows = []
-    for number, (start, count) in enumerate(parts):
+    for number, (start, count, prompt) in enumerate(parts):
         low, end = span.first_visible(start) // size, (start + count - 1) // size + 1
         table = np.array([0] * low + [free.pop() for _ in range(end - low)], np.int64)
-        rows.append(Row(make_request(range(start + count), 1, id=str(number)), start, count, (table,)))
+        request = make_request(range(prompt), 1, id=str(number), outputs=[*range(prompt, start + count)])
+        rows.append(Row(request, start, count, (table,)))
     return tuple(rows)
 
 
@@ -84,7 +85,8 @@ def test_the_compiled_step_equals_the_plain_one(data: st.DataObject) -> None:
     entry = CacheEntry(draw(st.sampled_from(SPANS)), kv, dim, inner, value_in_key=latent)
     size, seed = draw(st.sampled_from([4, 16, 24])), draw(st.integers(0, 99))
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
-    part = st.tuples(st.integers(0, LONGEST), st.one_of(st.just(1), st.integers(2, LONGEST)))
+    counts = st.one_of(st.just(1), st.integers(2, LONGEST))
+    part = st.tuples(st.integers(0, LONGEST), counts, st.sampled_from([1, 2 * LONGEST]))
     rows = rows_of(draw(st.lists(part, min_size=1, max_size=4)), entry.span, size, seed)
     scores = Scores(
         dim**-0.5,
@@ -103,12 +105,11 @@ def test_the_compiled_step_equals_the_plain_one(data: st.DataObject) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("span", SPANS, ids=str)
 def test_a_prompt_in_pieces_is_the_prompt_in_one_to_the_bit(span: Span, dtype: torch.dtype) -> None:
-    """Pieces of at least two tokens: a single one goes another way, within the noise of sums."""
     entry, scores = CacheEntry(span, 2, 64, 64), Scores(0.125)
-    (whole,) = rows_of([(0, 190)], Full(), 16, 1)  # whole tables: what was given back is not read
+    (whole,) = rows_of([(0, 190, 190)], Full(), 16, 1)  # whole tables: what was given back is not read
     once = Attended((whole,), span, 16, entry, dtype).step((whole,), 6, scores)
     pieces = Attended((whole,), span, 16, entry, dtype)
-    cuts = [0, 2, 63, 65, 130, 190]
+    cuts = [0, 1, 3, 63, 64, 66, 130, 189, 190]
     found = [
         pieces.step((Row(whole.request, start, stop - start, whole.tables),), 6, scores)
         for start, stop in itertools.pairwise(cuts)
@@ -119,7 +120,7 @@ def test_a_prompt_in_pieces_is_the_prompt_in_one_to_the_bit(span: Span, dtype: t
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_row_alone_is_the_row_in_a_batch_to_the_bit(dtype: torch.dtype) -> None:
     entry, scores = CacheEntry(Full(), 2, 64, 64), Scores(0.125)
-    rows = rows_of([(0, 100), (50, 1), (70, 60), (0, 1), (3, 190)], Full(), 16, 2)
+    rows = rows_of([(0, 100, 100), (50, 1, 9), (70, 60, 130), (0, 1, 1), (3, 190, 200), (88, 1, 89)], Full(), 16, 2)
     together = Attended(rows, Full(), 16, entry, dtype).step(rows, 6, scores)
     for row, own in zip(rows, together.split([row.count for row in rows]), strict=True):
         alone = Attended(rows, Full(), 16, entry, dtype).step((row,), 6, scores)

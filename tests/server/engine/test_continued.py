@@ -44,7 +44,7 @@ def numbers(inputs: StepInput) -> list[Tensor]:
 
 
 class Watching(ModelRunner):
-    """Builds every step of single tokens anew beside what it is given."""
+    """Builds every step of outputs fed back anew beside what it is given."""
 
     def __init__(self, architecture: Architecture, room: Room) -> None:
         super().__init__(passes.apply(random_model(architecture)), room)
@@ -56,7 +56,7 @@ class Watching(ModelRunner):
         self.step, before = step, self.built
         inputs = super()._inputs(step)
         self.followed += self.built == before
-        if all(row.count == 1 for row in step.rows):
+        if all(row.feeds_back and row.count == 1 for row in step.rows):
             pairs = zip(numbers(inputs), numbers(super()._built(step)), strict=True)
             self.wrong += [pair for pair in pairs if not torch.equal(*pair)]  # told later: here it would be some row's
         return inputs
@@ -123,6 +123,17 @@ def test_steps_that_only_go_on_are_followed_to_the_end_of_a_page() -> None:
     runner = watching(Full())
     go_on(runner, 25)
     assert runner.built <= 2 + 25 // PAGE
+
+
+def test_the_last_token_of_a_prompt_is_not_gone_on_from() -> None:
+    """It is a step of a single token too, but not attended as an output is."""
+    runner = watching(Full())
+    engine = engine_of(runner)
+    engine.add(request := make_request([1] * 25, 4))
+    for _ in range(5):
+        engine.step()
+    assert len(request.outputs) == 4 and not runner.wrong
+    assert (runner.built, runner.followed) == (3, 2), "24 tokens, the last, the first output; then two more"
 
 
 def test_other_rows_are_not_followed() -> None:
