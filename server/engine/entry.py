@@ -72,12 +72,11 @@ class Seat(NamedTuple):
 
 
 def in_order(entries: list[Entry]) -> list[Entry]:
-    """By when they came; among those of a tenant by whose turn it is, in the places that are the tenant's: nobody's
-    priority moves anybody of another tenant.
+    """The same places, those of a tenant filled by whose turn it is: nobody's priority moves anybody of another tenant.
 
-        a came at 1, b at 2, a' of a's tenant at 3, with priority    →    a' b a
+    a let in first, b second, a' of a's tenant third, with priority    →    a' b a
     """
     lines: dict[bytes, deque[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: (entry.turn, entry.number)):
         lines.setdefault(entry.tenant, deque()).append(entry)
-    return [lines[entry.tenant].popleft() for entry in sorted(entries, key=lambda entry: (entry.queued, entry.number))]
+    return [lines[entry.tenant].popleft() for entry in entries]

@@ -23,12 +23,13 @@ class Scheduler:
     what none of them can use goes to drafts, whose blocks are taken back before anybody is preempted or kept waiting.
     Beside those that need one token, the others have only `chunk` tokens in all: the step is short for those who go on.
 
-    running is in order of arrival, within a tenant moved by priority (`in_order`), and only the last of it is ever
-    preempted. waiting is in that order for each tenant (told apart by the salt of their prefixes), and the tenants take
-    turns: nobody overtakes the head of a line but a request of its tenant whose turn is earlier, so it cannot starve.
-    Whoever waits for a beginning that another request computes at this moment lets others pass until it is there. A
-    request is let in only when all that run have tokens and one is left, so never more run than a step has tokens: no
-    decode waits for somebody's prompt.
+    running is in the order in which they were let in, within a tenant moved by priority (`in_order`), and only the last
+    of it is ever preempted: it comes in again first, behind those that are left. waiting is in order of arrival and
+    priority for each tenant (told apart by the salt of their prefixes), and the tenants take turns: nobody overtakes
+    the head of a line but a request of its tenant whose turn is earlier, so it cannot starve. Whoever waits for a
+    beginning that another request computes at this moment lets others pass until it is there. A request is let in only
+    when all that run have tokens and one is left, so never more run than a step has tokens: no decode waits for
+    somebody's prompt.
     """
 
     def __init__(self, cache: Cache, *, max_batch_tokens: int, max_rows: int) -> None:
@@ -54,7 +55,6 @@ class Scheduler:
             entry.request.constraint.close()
         if entry.running:
             self.running.remove(entry)
-            self.running = in_order(self.running)
             entry.running = False
         else:
             self.waiting.remove(entry)
@@ -73,8 +73,6 @@ class Scheduler:
         self._chunk_left = chunk if chunk is not None and self._plan else self._max_batch_tokens
         self._top_up(self._catch_up(behind) + self._admit())
         self._speculate()
-        if self.preempted:
-            self.running = in_order(self.running)
         return [self._seat(entry, count) for entry, count in self._plan.items()]
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,7 +81,7 @@ def test_priority_moves_nobody_of_another_tenant(rig: Make) -> None:
     st.sampled_from([0.0, PRIORITY_SECONDS]),
     st.randoms(),
 )
-def test_the_order_is_that_of_arrival_and_within_a_tenant_that_of_turns(
+def test_the_places_stay_and_within_a_tenant_the_order_is_that_of_turns(
     came: list[tuple[bytes, int]], apart: float, chance: Random
 ) -> None:
     entries = [
@@ -92,11 +93,25 @@ def test_the_order_is_that_of_arrival_and_within_a_tenant_that_of_turns(
         )
         for at, (tenant, priority) in enumerate(came)
     ]
-    mixed = list(entries)
-    chance.shuffle(mixed)
-    order = in_order(mixed)
-    assert [entry.tenant for entry in order] == [tenant for tenant, _ in came]
+    chance.shuffle(entries)
+    order = in_order(entries)
+    assert [entry.tenant for entry in order] == [entry.tenant for entry in entries]
     for tenant in {tenant for tenant, _ in came}:
         turns = [entry.turn for entry in order if entry.tenant == tenant]
         assert turns == sorted(turns)
     assert in_order(order) == order
+
+
+@pytest.mark.parametrize(("blocks", "rows", "prompt"), [(9, 2, 8), (65, 16, 16)])
+def test_tenants_take_turns_where_blocks_are_short(rig: Make, blocks: int, rows: int, prompt: int) -> None:
+    """A tenant of one request beside one of twenty that came before: who was let in after it makes way for it."""
+    r = rig(groups=(CacheGroup(Full(), blocks, 1),), max_rows=rows, prefix_cache=False)
+    for number in range(20):
+        r.add(make_request(range(prompt), 5 * prompt // 2, id=f"a{number}", cache_salt=b"a"))
+    r.step()
+    r.add(make_request(range(prompt), 5 * prompt // 2, id="b", cache_salt=b"b"))
+    r.finish()
+    ends = [stats.id for stats in r.seen.requests]
+    assert sum(stats.preemptions for stats in r.seen.requests) > 5
+    assert r.stats("b").preemptions <= 1
+    assert ends.index("b") <= rows, "it waited for those that ran when it came"
