@@ -30,7 +30,7 @@ class Ran:
     @property
     def tokens(self) -> int:
         """How many went through the model."""
-        return 0 if self.result is None else sum(seat.row.count for seat in self.seats)
+        return 0 if self.result is None else sum(seat.row.load for seat in self.seats)
 
 
 def run(runner: Runner, number: int, seats: list[Seat]) -> list[Ran]:

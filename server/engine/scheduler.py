@@ -129,13 +129,20 @@ class Scheduler:
         return cut
 
     def _admit(self) -> list[Entry]:
-        """Let waiting requests in while tokens, rows and blocks last; returns those that got less than there was."""
+        """Let waiting requests in while tokens, rows and blocks last; returns those that got less than there was.
+
+        A source is read whole in the step that lets its request in, and nobody would ever be let in with one that is
+        longer than a step: the first of a step needs no room."""
         cut: list[Entry] = []
+        read = False
         for entry in list(self.waiting) if self._may_admit else ():
             if not (self._room and self._may_admit) or self.preempted:
                 break
             if self.patience.lacks(entry.request.constraint) or self._cache.is_coming(entry.request, entry.holding):
                 continue
+            source = len(entry.request.source)
+            if read and source and source >= self._room:
+                break
             cached = self._cache.admit(entry.request, entry.holding)
             while cached is None and self._take_back_guesses():
                 cached = self._cache.admit(entry.request, entry.holding)
@@ -145,6 +152,9 @@ class Scheduler:
             self.waiting.let_in(entry)
             self._start(entry, cached)
             cut += self._chunk(entry, self._may_admit)
+            self._left -= source
+            self._chunk_left -= source
+            read = read or source > 0
         return cut
 
     @property

@@ -46,6 +46,11 @@ class Row(NamedTuple):
     """The first position whose logits are wanted; None: that of the last known token."""
 
     @property
+    def load(self) -> int:
+        """How many tokens go through the model for it: its own, and those of a source that is read."""
+        return self.count + (len(self.request.source) if self.encodes else 0)
+
+    @property
     def tokens(self) -> list[int]:
         """The ids of the row's tokens."""
         known = self.request.tokens(self.start, self.start + self.count - len(self.drafts))

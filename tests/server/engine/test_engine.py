@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from model.config import Full, Window
+from server.engine.pace import SLACK
 from server.engine.request import Outcome, TokenLogprobs
 from server.engine.stats import GroupUse, Latency, Spread
 from server.engine.step import CacheGroup, MixtureShape
@@ -283,6 +284,12 @@ class TestSources:
         rows = [row for step in r.runner.steps for row in step.rows if row.request.id == "young"]
         assert r.stats("young").preemptions > 0
         assert sum(row.encodes for row in rows) == 1 + r.stats("young").preemptions
+
+    def test_a_source_counts_where_a_step_is_judged_by_its_tokens(self, rig: Make) -> None:
+        r = rig(memory=self.MEMORY, max_batch_tokens=8, step_seconds=1.0)
+        r.add(make_request([1], 1, id="a", source=tuple(range(9))))
+        r.finish()
+        assert r.engine.longest_step == SLACK * 8 * 1.0 / (9 + 1)
 
     def test_prefixes_are_shared_under_the_same_source_only(self, rig: Make) -> None:
         r = rig(memory=self.MEMORY)

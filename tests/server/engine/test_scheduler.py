@@ -18,12 +18,13 @@ class Bench:
     """A scheduler, and a model that answers 1 to everything."""
 
     def __init__(self, *, tokens: int = 16, rows: int = 8, blocks: int = 65, prefix: bool = False) -> None:
-        self.cache = Cache((CacheGroup(Full(), blocks, 1),), 4, chunk=tokens, prefix=prefix)
+        group = CacheGroup(Full(), blocks, 1)
+        self.cache = Cache((group,), 4, chunk=tokens, prefix=prefix, memory=group)
         self.scheduler = Scheduler(self.cache, max_batch_tokens=tokens, max_rows=rows)
         self.entries: dict[str, Entry] = {}
 
-    def add(self, name: str, prompt: int, first: int = 0) -> Entry:
-        request = make_request(range(first, first + prompt), 100, id=name)
+    def add(self, name: str, prompt: int, first: int = 0, source: int = 0) -> Entry:
+        request = make_request(range(first, first + prompt), 100, id=name, source=tuple(range(source)))
         entry = self.entries[name] = Entry(request, self.cache.holding(), Account(0.0))
         self.scheduler.add(entry)
         return entry
@@ -119,6 +120,35 @@ def test_a_prompt_of_several_steps_leaves_half_to_those_behind_it() -> None:
     bench.add("c", 4)
     assert bench.step() == [("long", 0, 9), ("b", 0, 3), ("c", 0, 4)]  # 8, and the one nobody else could use
     assert bench.step() == [("b", 3, 1), ("c", 4, 1), ("long", 9, 14)]
+
+
+def test_sources_are_tokens_of_the_step_that_lets_their_requests_in() -> None:
+    bench = Bench()
+    for name, source in (("a", 5), ("b", 7), ("c", 2), ("d", 3)):
+        bench.add(name, 1, source=source)
+    assert bench.step() == [("a", 0, 1), ("b", 0, 1)]  # 5 + 1 + 7 + 1: two are left, and c needs three
+    assert bench.step() == [("a", 1, 1), ("b", 1, 1), ("c", 0, 1), ("d", 0, 1)]
+
+
+def test_a_source_longer_than_a_step_is_read_alone() -> None:
+    bench = Bench()
+    bench.add("z", 2)
+    bench.step()
+    for name in "abc":
+        bench.add(name, 1, source=40)
+    assert bench.step() == [("z", 2, 1), ("a", 0, 1)]
+    assert bench.step() == [("z", 3, 1), ("a", 1, 1), ("b", 0, 1)]
+
+
+def test_beside_others_sources_have_so_many_tokens_in_all() -> None:
+    bench = Bench(tokens=64)
+    bench.add("z", 2)
+    bench.step()
+    for name in "abcd":
+        bench.add(name, 1, source=6)
+    assert bench.step(14) == [("z", 2, 1), ("a", 0, 1), ("b", 0, 1)]
+    assert bench.step(6) == [("z", 3, 1), ("a", 1, 1), ("b", 1, 1), ("c", 0, 1)]
+    assert bench.step()[-1] == ("d", 0, 1)
 
 
 def test_a_long_prompt_takes_all_when_those_behind_it_cannot_be_seated() -> None:
