@@ -33,12 +33,14 @@ class Ledger:
     def charge(self, seats: Sequence[Seat], result: StepResult, tally: Tally) -> None:
         """Enter a pass before anything it gave is taken: its work, its routing and whom it kept waiting."""
         tokens = sum([seat.row.count for seat in seats])
+        load = sum([seat.row.load for seat in seats]) if self._costs.state else tokens
         weights, seconds = self._costs.weight_bytes(tokens, self._route(result.routes, tally)), result.forward_seconds
-        delay = seconds * sum(_prompt_tokens(seat.row) for seat in seats) / tokens if tokens > len(seats) else 0.0
+        delay = seconds * sum(_prompt_tokens(seat.row) for seat in seats) / load if load > len(seats) else 0.0
         once, several, scores, read, logits, passed = self._looked_once, self._costs.looked, 0, 0, 0, Work()
-        weight, share, second = weights / tokens, 1 / tokens, seconds / tokens
+        shares: list[float] = []
         for entry, row in seats:
             count, start, account = row.count, row.start, entry.account
+            share = count / load
             account.forward_seconds += seconds
             if account.lost_at is not None:  # it computes again; the time of this pass is not lost twice
                 account.preempted_seconds -= seconds
@@ -49,15 +51,17 @@ class Ledger:
                 seen, found = several(start, start + count)
                 wanted = len(row.wanted) or 1
             if row.source:
+                share = row.load / load
                 seen, found = self._remember(row, account.work, passed, seen, found)
             if delay and not _prompt_tokens(row):
                 account.delayed_seconds += delay
-            account.work.add(count, wanted, seen, found, weight * count, share * count, second * count)
+            account.work.add(count, wanted, seen, found, weights * share, share, seconds * share)
+            shares.append(share)
             scores += seen
             read += found
             logits += wanted
         passed.add(tokens, logits, scores, read, weights, 1.0, seconds)
-        self._bound(seats, passed)
+        self._bound(seats, passed, shares)
         tally.work.join(passed)
 
     def take_back(self, routes: Routes | None, wrong: list[int], tally: Tally) -> None:
@@ -87,16 +91,16 @@ class Ledger:
         touched: list[int] = distinct.tolist()
         return touched
 
-    def _bound(self, seats: Sequence[Seat], passed: Work) -> None:
-        """The least that the pass could have taken on this machine, to each row by its tokens."""
+    def _bound(self, seats: Sequence[Seat], passed: Work, shares: Sequence[float]) -> None:
+        """The least that the pass could have taken on this machine, to each row its share."""
         if self._costs.machine is None:
             return
         bill = passed.bill(self._costs)
         moved = bill.weight_bytes + bill.cache_read_bytes + bill.cache_written_bytes
         memory, compute = self._costs.machine.least_seconds(moved, bill.operations.total)
         passed.memory_bound, passed.compute_bound = memory, compute
-        for entry, row in seats:
-            work, share = entry.account.work, row.count / passed.tokens
+        for (entry, _), share in zip(seats, shares, strict=True):
+            work = entry.account.work
             work.memory_bound += memory * share
             work.compute_bound += compute * share
 
@@ -111,6 +115,7 @@ class Ledger:
 
 
 def _prompt_tokens(row: Row) -> int:
-    """Tokens of a row that does more than feed back one token; a single one costs what any decode does."""
-    known = row.count - len(row.drafts)
+    """Tokens of a row that does more than feed back one token, those of a source that is read included; a single one
+    costs what any decode does."""
+    known = row.load - len(row.drafts)
     return known if known > 1 else 0

@@ -41,9 +41,10 @@ class Fresh:
 
 
 class StepMemory:
-    """MemoryView of one step: every token looks at all of its request's source."""
+    """MemoryView of one step: every token looks at all of its request's source. `fresh`: sources that are not in the
+    cache yet; those that are new in a step must be read into it first."""
 
-    def __init__(self, cache: PagedCache, pages: Pages, fresh: Fresh | None) -> None:
+    def __init__(self, cache: PagedCache, pages: Pages, fresh: Fresh | None = None) -> None:
         self.cache, self.pages, self.fresh = cache, pages, fresh
 
     def attend(self, layer: int, query: Tensor, project: Projection, scores: Scores) -> Tensor:
@@ -54,10 +55,15 @@ class StepMemory:
         return decode(query, cache.keys[layer], cache.values[layer], dim, self.pages, scores, cache.scratch)
 
 
-def step_memory(model: Transformer, cache: PagedCache, step: Step) -> StepMemory:
-    """Read the sources that are new in this step, and say where every token finds its own."""
-    fresh = [row for row in step.rows if row.encodes]
-    return StepMemory(cache, _pages(step, cache.page_size), _read(model, fresh, cache.page_size) if fresh else None)
+def step_memory(cache: PagedCache, step: Step) -> StepMemory:
+    """Where every token finds its source."""
+    return StepMemory(cache, _pages(step, cache.page_size))
+
+
+def read_sources(model: Transformer, memory: StepMemory, step: Step) -> StepMemory:
+    """The same memory with the sources that are new in this step: the encoder's work."""
+    rows = [row for row in step.rows if row.encodes]
+    return StepMemory(memory.cache, memory.pages, _read(model, rows, memory.cache.page_size)) if rows else memory
 
 
 def _read(model: Transformer, rows: Sequence[Row], page_size: int) -> Fresh:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from model.transformer import StepInput, StepOutput, Transformer
 from server.engine import batch
 from server.engine.continued import Continued
 from server.engine.edits import edits_of, only_likeliest
-from server.engine.memory import memory_entries, step_memory
+from server.engine.memory import StepMemory, memory_entries, read_sources, step_memory
 from server.engine.paged import PagedCache, PagedView
 from server.engine.results import Computed, Drawn, scored
 from server.engine.staging import fetch
@@ -89,7 +89,7 @@ class ModelRunner:
         with torch.inference_mode():
             inputs = self._inputs(step)
             began = self._mark()
-            done, ended = self._compute(inputs)
+            done, ended = self._compute(self._with_sources(step, inputs))
             good = self.device.type == "cpu" and bool(done.finite.all())  # of a card this is asked below
             picks = [pick for row in step.rows for pick in row.picks]
             asked = [_asked(pick) for pick in picks]
@@ -147,9 +147,16 @@ class ModelRunner:
         if any(mixture.limited for mixture in self.mixtures):
             loads = batch.loads_of(step, max(m.experts for m in self.mixtures), len(self.mixtures))
         view = PagedView(self.cache, views)
-        sources = None if self._sources is None else step_memory(self.model, self._sources, step)
+        sources = None if self._sources is None else step_memory(self._sources, step)
         positions = torch.from_numpy(layout.positions)
         return StepInput(batch.tokens_of(step), positions, view, batch.select(layout), loads, sources)
+
+    def _with_sources(self, step: Step, inputs: StepInput) -> StepInput:
+        """The same, with the sources read that are new in this step."""
+        if inputs.memory is None:
+            return inputs
+        assert isinstance(inputs.memory, StepMemory)
+        return replace(inputs, memory=read_sources(self.model, inputs.memory, step))
 
     def _sample(self, step: Step, done: Computed, picks: list[Pick], asked: list[int | None], good: bool) -> Drawn:
         """What follows each pick. done: with logits of every token that `batch.select` names; good: whether all of them

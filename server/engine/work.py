@@ -13,8 +13,9 @@ from server.engine.stats import Compute
 class Work:
     """The work of one request so far, or of one step; the work of all requests adds up to that of all steps.
 
-    Counts are exact. What a forward pass does once for all its rows is borne by them in proportion to their tokens: a
-    row of 1 token in a pass of 4 bears a quarter of the weights that were read, of the pass and of its seconds.
+    Counts are exact. What a forward pass does once for all its rows is borne by them in proportion to their tokens,
+    sources that are read included: a row of 1 token in a pass of 4 bears a quarter of the weights that were read, of
+    the pass and of its seconds.
     """
 
     tokens: int = 0  # that went through the model, wrong drafts included

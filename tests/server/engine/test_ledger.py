@@ -8,6 +8,7 @@ from itertools import cycle
 
 import pytest
 
+from model import presets
 from model.config import Full, Window
 from model.costs import Costs
 from model.operations import Operations
@@ -85,6 +86,30 @@ def test_the_least_that_a_pass_could_have_taken_is_shared_by_tokens(rig: Make) -
     one, six = r.stats("one").compute, r.stats("six").compute
     assert (six.memory_bound_seconds, six.compute_bound_seconds) == pytest.approx((0.0, 268 / 50 * 6 / 7))
     assert (one.memory_bound_seconds, one.compute_bound_seconds) == pytest.approx((1.52, 268 / 50 / 7))
+
+
+def test_a_source_that_is_read_is_tokens_of_the_pass(rig: Make) -> None:
+    """It holds up whoever waits for a token, and its request bears what it took."""
+    costs = Costs.of(presets.scaled(presets.load("transformer"), "tiny"), 4, 4)
+    r = rig(step_seconds=1.0, memory=CacheGroup(Full(), 9, 64), costs=costs)
+    r.add(make_request([1], 4, id="one", source=(5,)))
+    r.step(2)
+    r.add(make_request([1], 2, id="other", source=tuple(range(8))))
+    r.finish()
+    assert r.rows() == [
+        [("one", 0, 1)],
+        [("one", 1, 1)],
+        [("one", 2, 1), ("other", 0, 1)],
+        [("one", 3, 1), ("other", 1, 1)],
+    ]
+    one, other = r.stats("one"), r.stats("other")
+    assert (one.latency.delayed, other.latency.delayed) == (pytest.approx(9 / 10), 0.0)
+    assert (one.compute.seconds, other.compute.seconds) == (
+        pytest.approx(2 + 1 / 10 + 1 / 2),
+        pytest.approx(9 / 10 + 1 / 2),
+    )
+    assert one.compute.passes == one.compute.seconds
+    assert_reconciled(r)
 
 
 def test_what_requests_are_charged_is_what_steps_did(rig: Make) -> None:

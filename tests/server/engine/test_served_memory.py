@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ import torch
 from model import presets
 from model.accounting import cache_bytes
 from model.config import Architecture
-from model.dense import dense_input, dense_memory
+from model.dense import DenseMemory, dense_input, dense_memory
 from model.initialise import initialise, random_model
 from model.transformer import Transformer
 from server.engine.engine import Engine
@@ -63,6 +66,16 @@ def test_an_answer_is_what_the_uncached_forward_says(name: str) -> None:
     for request, source, start in zip(requests, sources, starts, strict=True):
         assert request.outputs == greedy(model, source, start, 8)
         assert ended[request.id].prompt_tokens == len(source) + len(start)
+
+
+def test_reading_a_source_is_time_inside_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*args: Any) -> DenseMemory:
+        time.sleep(0.1)
+        return dense_memory(*args)
+
+    monkeypatch.setattr("server.engine.memory.dense_memory", slow)
+    ended = serve(tiny("transformer-base"), [Request("a", (0,), Sampling(1, temperature=0.0), 0.0, source=(1, 2, 3))])
+    assert ended["a"].latency.forward >= 0.1
 
 
 def formula(architecture: Architecture, tokens: int) -> int:
