@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from model.config import Architecture, Chunk, Span, Window
+from model.config import Architecture, Chunk, MoE, Span, Window
 from model.footprint import BYTES, looked_at, memory_bytes, positions_seen
 from model.operations import Operations, encoding_flops, flops_per_token, score_costs
 from model.parameters import feed_forward_parameters, parameters, without_memory
@@ -50,11 +50,15 @@ class Costs:
     crossing: int = 0
     """Operations of one token looking at one state."""
     encoder: int = 0
-    """Bytes of the weights that reading a source takes."""
+    """Bytes of the weights that reading a source takes; routed experts are extra."""
+    encoder_experts: tuple[int, ...] = ()
+    """Bytes of one expert of each of the encoder's mixture layers."""
     parameters: int = 0
     """All of them."""
     expert_parameters: tuple[tuple[int, int], ...] = ()
     """(number of experts, parameters of each) of each mixture layer."""
+    encoder_expert_parameters: tuple[tuple[int, int], ...] = ()
+    """The same of the encoder's."""
     architecture: Architecture | None = None
     machine: Machine | None = None
     """What it runs on, where that was measured."""
@@ -68,7 +72,9 @@ class Costs:
         width, alone = architecture.width, flops_per_token(architecture, 1, memory=0)
         counted = parameters(architecture)
         always, each = weights_read(architecture)
-        sizes = tuple((moe.experts, feed_forward_parameters(moe.expert, width)) for _, moe in architecture.mixtures)
+        sizes = _expert_parameters(architecture.mixtures, width)
+        encoder = _expert_parameters(architecture.encoder.mixtures if architecture.encoder else (), width)
+        reading = counted.encoder - sum(count * size for count, size in encoder) + memory_weights(architecture)
         held = Counter[tuple[Span, int | None]]()
         for attention in architecture.attentions:
             for most, numbers in looked_at(attention):
@@ -84,9 +90,11 @@ class Costs:
             experts=tuple(round(size * weight_bytes) for _, size in sizes),
             state=memory_bytes(architecture, 1) // BYTES["bfloat16"] * cache_bytes,
             crossing=flops_per_token(architecture, 1, memory=1).scores - alone.scores,
-            encoder=round((counted.encoder + memory_weights(architecture)) * weight_bytes),
+            encoder=round(reading * weight_bytes),
+            encoder_experts=tuple(round(size * weight_bytes) for _, size in encoder),
             parameters=counted.total,
             expert_parameters=sizes,
+            encoder_expert_parameters=encoder,
             architecture=architecture,
             machine=machine,
         )
@@ -141,10 +149,22 @@ class Costs:
         touched = sum(count * size for count, size in zip(distinct, self.experts, strict=True))
         return self.weights + tokens * self.row + touched
 
-    def touched(self, distinct: Sequence[int]) -> int:
-        """All parameters but the routed experts that are not among the `distinct` of each mixture layer."""
-        sizes = zip(distinct, self.expert_parameters, strict=True)
-        return self.parameters - sum((experts - count) * size for count, (experts, size) in sizes)
+    def encoder_bytes(self, states: int, distinct: Sequence[int]) -> int:
+        """What reading a source takes; `distinct`: how many experts of each of the encoder's mixture layers it
+        touches."""
+        touched = sum(count * size for count, size in zip(distinct, self.encoder_experts, strict=True))
+        return self.encoder + states * self.row + touched
+
+    def touched(self, distinct: Sequence[int], encoder: Sequence[int] = ()) -> int:
+        """All parameters but the routed experts that are not among the `distinct` of each mixture layer, of the decoder
+        and of the encoder."""
+        sizes = (*self.expert_parameters, *self.encoder_expert_parameters)
+        pairs = zip((*distinct, *encoder), sizes, strict=True)
+        return self.parameters - sum((experts - count) * size for count, (experts, size) in pairs)
+
+
+def _expert_parameters(mixtures: tuple[tuple[int, MoE], ...], width: int) -> tuple[tuple[int, int], ...]:
+    return tuple((moe.experts, feed_forward_parameters(moe.expert, width)) for _, moe in mixtures)
 
 
 def _limited(prices: tuple[Price, ...]) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from model.cache import CacheEntry, MemoryView, Projection, cache_entries, cache_entry
 from model.config import Architecture, MoE, Span
 from model.kernels.attention import Scores, Sight, attend, make_open_sight, make_sight
-from model.moe import Loads
+from model.moe import Loads, Routing
 from model.transformer import StepInput, Transformer
 
 
@@ -36,10 +36,11 @@ class DenseView:
 
 
 class DenseMemory:
-    """MemoryView over states (batch, n, width), for as many sequences of equal length laid end to end."""
+    """MemoryView over states (batch, n, width), for as many sequences of equal length laid end to end; routings: of the
+    encoder that made them."""
 
-    def __init__(self, states: Tensor) -> None:
-        self.states = states
+    def __init__(self, states: Tensor, routings: tuple[Routing, ...] = ()) -> None:
+        self.states, self.routings = states, routings
 
     def attend(self, layer: int, query: Tensor, project: Projection, scores: Scores) -> Tensor:
         batch, length, _ = self.states.shape
@@ -65,8 +66,8 @@ def dense_memory(model: Transformer, tokens: Tensor) -> DenseMemory:
     assert encoder is not None, "only an architecture with an encoder makes a memory"
     view = DenseView(tuple(map(cache_entry, encoder.attentions)), batch, length, both_ways=True)
     loads = _loads(encoder.mixtures, batch, length, tokens.device)
-    states, _ = model.encode(StepInput(tokens.flatten(), _positions(tokens), view, None, loads))
-    return DenseMemory(states.unflatten(0, (batch, length)))
+    states, routings = model.encode(StepInput(tokens.flatten(), _positions(tokens), view, None, loads))
+    return DenseMemory(states.unflatten(0, (batch, length)), routings)
 
 
 def _positions(tokens: Tensor) -> Tensor:

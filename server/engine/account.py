@@ -48,6 +48,7 @@ class Account:
     steps: int = 0
     batch_rows: int = 0  # summed over the steps
     work: Work = field(default_factory=Work)
+    encoder_experts: tuple[int, ...] = ()  # of each of the encoder's mixture layers, that its source touched
     forward_seconds: float = 0.0  # of the passes it took part in, whole
     delayed_seconds: float = 0.0  # of these, on account of neighbours' prompts
     preempted_seconds: float = 0.0

@@ -38,6 +38,7 @@ class Ledger:
         delay = seconds * sum(_prompt_tokens(seat.row) for seat in seats) / load if load > len(seats) else 0.0
         once, several, scores, read, logits, passed = self._looked_once, self._costs.looked, 0, 0, 0, Work()
         shares: list[float] = []
+        encoder = iter(result.encoder_experts)
         for entry, row in seats:
             count, start, account = row.count, row.start, entry.account
             share = count / load
@@ -52,7 +53,10 @@ class Ledger:
                 wanted = len(row.wanted) or 1
             if row.source:
                 share = row.load / load
-                seen, found = self._remember(row, account.work, passed, seen, found)
+                if row.encodes:
+                    account.encoder_experts = next(encoder, ())
+                    self._encoded(row, account, passed)
+                seen, found = self._remembered(row, seen, found)
             if delay and not _prompt_tokens(row):
                 account.delayed_seconds += delay
             account.work.add(count, wanted, seen, found, weights * share, share, seconds * share)
@@ -74,7 +78,7 @@ class Ledger:
         """What a request cost that ends now."""
         distinct = [sum(tokens > 0 for tokens in layer.tokens) for layer in routing]
         known = account.work.tokens and len(distinct) == self._layers
-        return account.work.bill(self._costs, self._costs.touched(distinct) if known else 0)
+        return account.work.bill(self._costs, self._costs.touched(distinct, account.encoder_experts) if known else 0)
 
     def step_bill(self, tally: Tally) -> Compute:
         return tally.work.bill(self._costs)
@@ -104,13 +108,16 @@ class Ledger:
             work.memory_bound += memory * share
             work.compute_bound += compute * share
 
-    def _remember(self, row: Row, own: Work, step: Work, scores: int, read: int) -> tuple[int, int]:
+    def _encoded(self, row: Row, account: Account, step: Work) -> None:
+        """Charge the reading of a source to whose it is, and to the step."""
+        states, costs = len(row.request.source), self._costs
+        operations, weights = costs.encoding(states), costs.encoder_bytes(states, account.encoder_experts)
+        account.work.encoded(states, operations, weights)
+        step.encoded(states, operations, weights)
+
+    def _remembered(self, row: Row, scores: int, read: int) -> tuple[int, int]:
         """(scores, cache bytes read) of a row with what it looks at in the memory of its source."""
         states, costs = len(row.request.source), self._costs
-        if row.encodes:
-            operations, weights = costs.encoding(states), costs.encoder + states * costs.row
-            own.encoded(states, operations, weights)
-            step.encoded(states, operations, weights)
         return scores + row.count * states * costs.crossing, read + states * costs.state
 
 

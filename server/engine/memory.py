@@ -17,6 +17,7 @@ from model.config import Architecture, CrossAttention, Full
 from model.dense import dense_memory
 from model.kernels.attention import Scores
 from model.kernels.paged import Pages, decode
+from model.moe import Routing
 from model.transformer import Transformer
 from server.engine.paged import PagedCache
 from server.engine.step import Row, Step
@@ -34,10 +35,12 @@ def memory_entries(architecture: Architecture) -> tuple[CacheEntry, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """Sources read in this step, end to end: their states (tokens, width) and where their entries go."""
+    """Sources read in this step, end to end: their states (tokens, width), where their entries go, and how many experts
+    of each of the encoder's mixture layers each of them touched (sources, layers)."""
 
     states: Tensor
     slots: Tensor
+    experts: Tensor
 
 
 class StepMemory:
@@ -69,10 +72,21 @@ def read_sources(model: Transformer, memory: StepMemory, step: Step) -> StepMemo
 def _read(model: Transformer, rows: Sequence[Row], page_size: int) -> Fresh:
     """One source at a time: lengths differ, and nobody shall be padded into another's company."""
     device = model.embedding.weight.device
-    sources = (torch.tensor([row.request.source], device=device) for row in rows)
-    states = [dense_memory(model, source).states[0] for source in sources]
+    memories = [dense_memory(model, torch.tensor([row.request.source], device=device)) for row in rows]
     slots = [_slots(row, page_size) for row in rows]
-    return Fresh(torch.cat(states), torch.from_numpy(np.concatenate(slots)))
+    experts = torch.stack([_touched(model.architecture, memory.routings) for memory in memories])
+    return Fresh(torch.cat([memory.states[0] for memory in memories]), torch.from_numpy(np.concatenate(slots)), experts)
+
+
+def _touched(architecture: Architecture, routings: tuple[Routing, ...]) -> Tensor:
+    """How many experts of each of the encoder's mixture layers had a token, (layers,), without waiting for a card."""
+    assert architecture.encoder is not None
+    found = []
+    for (_, mixture), routing in zip(architecture.encoder.mixtures, routings, strict=True):
+        chosen = routing.experts.where(routing.experts >= 0, mixture.experts)  # one more, for those who had no room
+        had = torch.zeros(mixture.experts + 1, dtype=torch.long, device=chosen.device)
+        found.append(had.index_fill_(0, chosen.flatten(), 1)[:-1].sum())
+    return torch.stack(found) if found else torch.zeros(0, dtype=torch.long)
 
 
 def _slots(row: Row, page_size: int) -> np.ndarray:

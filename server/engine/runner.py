@@ -89,20 +89,23 @@ class ModelRunner:
         with torch.inference_mode():
             inputs = self._inputs(step)
             began = self._mark()
-            done, ended = self._compute(self._with_sources(step, inputs))
+            memory = self._memory_of(step, inputs)
+            done, ended = self._compute(inputs if memory is None else replace(inputs, memory=memory))
             good = self.device.type == "cpu" and bool(done.finite.all())  # of a card this is asked below
             picks = [pick for row in step.rows for pick in row.picks]
             asked = [_asked(pick) for pick in picks]
             drawn = self._sample(step, done, picks, asked, good)
             # Up to here nothing has waited for a card.
-            results = done.finite, drawn, done.routed
-            finite, drawn, routed = results if self.device.type == "cpu" else fetch(results)
+            experts = memory.fresh.experts if memory is not None and memory.fresh is not None else None
+            results = done.finite, drawn, done.routed, experts
+            finite, drawn, routed, experts = results if self.device.type == "cpu" else fetch(results)
             failed = {} if good or bool(finite.all()) else _failures(step, (~finite).nonzero().flatten().tolist())
             for index, failure in failed.items():
                 self._scrub(step, index, failure.position)
             tokens, logprobs = drawn.told(asked)
             routes = None if routed is None else routed.told()
-            return StepResult(tokens, logprobs, routes, failed, self._seconds(began, ended))
+            read = () if experts is None else tuple(map(tuple, experts.tolist()))
+            return StepResult(tokens, logprobs, routes, failed, self._seconds(began, ended), read)
 
     def _compute(self, inputs: StepInput) -> tuple[Computed, Any]:
         """What comes of a step, and the moment at which the forward pass was over."""
@@ -151,12 +154,11 @@ class ModelRunner:
         positions = torch.from_numpy(layout.positions)
         return StepInput(batch.tokens_of(step), positions, view, batch.select(layout), loads, sources)
 
-    def _with_sources(self, step: Step, inputs: StepInput) -> StepInput:
-        """The same, with the sources read that are new in this step."""
-        if inputs.memory is None:
-            return inputs
-        assert isinstance(inputs.memory, StepMemory)
-        return replace(inputs, memory=read_sources(self.model, inputs.memory, step))
+    def _memory_of(self, step: Step, inputs: StepInput) -> StepMemory | None:
+        """The memory of a step, with the sources read that are new in it."""
+        memory = inputs.memory
+        assert memory is None or isinstance(memory, StepMemory)
+        return None if memory is None else read_sources(self.model, memory, step)
 
     def _sample(self, step: Step, done: Computed, picks: list[Pick], asked: list[int | None], good: bool) -> Drawn:
         """What follows each pick. done: with logits of every token that `batch.select` names; good: whether all of them

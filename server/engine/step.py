@@ -131,6 +131,9 @@ class StepResult:
     failed: dict[int, Failure] = field(default_factory=dict)
     """Index of a row in the step → from where on it has no tokens; their entries in `tokens` are meaningless."""
     forward_seconds: float = 0.0
+    encoder_experts: tuple[tuple[int, ...], ...] = ()
+    """For each row whose source was read, in order: how many experts of each of the encoder's mixture layers it
+    touched."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,17 @@ def test_an_encoder_is_read_once_and_looked_at_by_every_token() -> None:
     assert together == flops(architecture, 0, 7, memory=11)
 
 
+def test_of_an_encoders_experts_those_are_read_that_were_chosen() -> None:
+    architecture = tiny("switch-base-8")
+    costs, decoder = of(architecture), [moe.experts for _, moe in architecture.mixtures]
+    counts, sizes = zip(*costs.encoder_expert_parameters, strict=True)
+    assert costs.touched(decoder, counts) == parameters(architecture).total
+    assert costs.touched(decoder, counts) - costs.touched(decoder, [n - 1 for n in counts]) == sum(sizes)
+    assert costs.encoder_bytes(3, [2] * len(counts)) == costs.encoder + 3 * costs.row + 4 * 2 * sum(sizes)
+    dense = of(tiny("transformer"))
+    assert dense.encoder_bytes(3, ()) == dense.encoder + 3 * dense.row
+
+
 def test_blocks_that_are_left_out_cost_nothing() -> None:
     seeing = tiny("llama-3.2-11b-vision")
     blind = replace(seeing, blocks=tuple(block for block in seeing.blocks if not block.needs_memory))
