@@ -72,13 +72,14 @@ class GrammarConstraint:
 
     def push(self, token: int) -> bool:
         self.close()  # what was to come of a guess is of no use any more
-        self._now, self._job, self._behind = None, None, []
+        self._now, self._job = None, None
         if not self._matcher.consume_token(token):
             self._failure = own_words(self._matcher.get_error())
             raise ConstraintFailed(self._failure)
         return self._matcher.is_stopped()
 
     def close(self) -> None:
+        self._behind = []
         if self._job is not None:
             self._job.cancel()
 
@@ -94,10 +95,11 @@ class GrammarConstraint:
             self._failure = str(failed)
 
     def _look_behind(self, matcher: LLMatcher, guess: Sequence[int], behind: list[np.ndarray]) -> None:
-        """As far as the grammar goes along with the guess, and quickly: no answer ends because of what was guessed."""
+        """As far as the grammar goes along with the guess, quickly, and while somebody waits for it: no answer ends
+        because of what was guessed."""
         with contextlib.suppress(ConstraintFailed):  # that guess came to nothing; the answer may still
             for token in guess:
-                if not matcher.try_consume_tokens([token]) or matcher.is_stopped():
+                if behind is not self._behind or not matcher.try_consume_tokens([token]) or matcher.is_stopped():
                     return
                 behind.append(self._set_of(matcher, counted=False))
                 if self._allowance.was_slow:

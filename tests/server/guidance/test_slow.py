@@ -129,6 +129,58 @@ def test_what_breaks_a_job_is_told_to_who_waits_and_the_next_is_done() -> None:
     follower.close()
 
 
+class Slow:
+    """A matcher of sets that come one by one, each when it may."""
+
+    def __init__(self) -> None:
+        self.begun, self.may, self.sets = threading.Event(), threading.Semaphore(0), 0
+
+    def deep_copy(self) -> Slow:
+        return self
+
+    def try_consume_tokens(self, tokens: list[int]) -> int:
+        return len(tokens)
+
+    def consume_token(self, token: int) -> bool:
+        return True
+
+    def is_stopped(self) -> bool:
+        return False
+
+    def is_error(self) -> bool:
+        return False
+
+    def compute_bitmask(self) -> bytes:
+        self.begun.set()
+        assert self.may.acquire(timeout=10)
+        self.sets += 1
+        return b"\xff"
+
+
+@pytest.mark.parametrize("over", ["said", "left"])
+def test_a_guess_that_nobody_waits_for_is_looked_into_no_further(over: str) -> None:
+    follower, matcher = Follower(1 << 20), Slow()
+    made = GrammarConstraint(
+        matcher,  # type: ignore[arg-type]
+        b"\xff",
+        {7},
+        endless=False,
+        follower=follower,
+        allowance=Allowance(1.0, 9.0),
+    )
+    made.consider([3] * 32)
+    looking = made.coming
+    assert looking is not None and matcher.begun.wait(10)
+    made.push(3) if over == "said" else made.close()
+    matcher.may.release(40)
+    looking.result(10)
+    assert matcher.sets == 1
+    if over == "said":
+        come(made)
+        assert matcher.sets == 2 and len(made.allowed()) == 1
+    follower.close()
+
+
 class Panicking:
     """A matcher that breaks down when it is asked what may come next."""
 
