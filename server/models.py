@@ -81,6 +81,11 @@ class ServedModel:
         return min(self.architecture.vocab, self.tokenizer.vocab_size)
 
     @cached_property
+    def ends(self) -> frozenset[int]:
+        """The end tokens that the model can say: a configuration may name others, which are padding of the logits."""
+        return frozenset(end for end in self.tokenizer.eos_ids if end < self.vocab)
+
+    @cached_property
     def card(self) -> ModelCard:
         told = card(self.name, self.architecture, self.dtype, self.preset, self.scale)
         return ModelCard(

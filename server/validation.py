@@ -191,7 +191,7 @@ def fitting_sampling(
     if not 0 <= min_tokens <= max_tokens:
         raise InvalidValue.between("min_tokens", min_tokens, 0, f"max_tokens, {max_tokens}")
     temperature = _given(wishes.temperature, 1.0)
-    ends = frozenset() if wishes.ignore_eos else model.tokenizer.eos_ids
+    ends = frozenset() if wishes.ignore_eos else model.ends
     return Sampling(
         max_tokens=max_tokens,
         min_tokens=min_tokens,

@@ -198,7 +198,7 @@ def barred(picks: Sequence[Pick], vocab: int) -> np.ndarray | None:
         allowed = members(constraint.allowed(pick.drafted), vocab)
         if pick.number < sampling.min_tokens:
             others = allowed.copy()
-            others[[end for end in sampling.stop_ids if end < vocab]] = False
+            others[list(sampling.stop_ids)] = False
             allowed = others if others.any() else allowed
         out[row] = ~allowed
     return out

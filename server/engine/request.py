@@ -44,7 +44,7 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int = 0
     logprobs: int | None = None
-    stop_ids: frozenset[int] = frozenset()  # end tokens included, unless the user ignores them
+    stop_ids: frozenset[int] = frozenset()  # that the model can say; with end tokens, unless the user ignores them
     prompt_logprobs: int | None = None
 
 

@@ -62,7 +62,7 @@ class Guides:
         finally:
             self._pending -= 1
             self._let_rest()
-        allowance, ends = Allowance(*self._limits.guidance_step_seconds), model.tokenizer.eos_ids
+        allowance, ends = Allowance(*self._limits.guidance_step_seconds), model.ends
         return [
             GrammarConstraint(m, first, ends, endless=endless, follower=self._follower, allowance=allowance)
             for m in matchers

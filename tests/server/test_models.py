@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from model import presets, zoo
+from model.initialise import random_model
+from model.tokenizer import ByteTokenizer
 from server.build import BuildOptions, build_model
-from server.models import BadModelId, split_spec
+from server.call import GenerateCall, SamplingWishes
+from server.engine.engine import Engine
+from server.engine.request import Outcome, Request
+from server.engine.runner import ModelRunner, Room
+from server.models import BadModelId, ServedModel, split_spec
+from server.validation import fitting_sampling
 from tests.fakes import Recorder
+from tests.server.kit import VOCAB, architecture
 
 
 @pytest.mark.parametrize("id", ["a", "A.b_c-d/e", "7b", "x" * 64])
@@ -51,3 +60,18 @@ def test_what_lies_in_files_is_called_as_they_are(tmp_path: Path) -> None:
 def test_the_command_line_is_held_to_it() -> None:
     with pytest.raises(BadModelId):
         build_model("=tales-moe", BuildOptions(), Recorder())
+
+
+def test_an_end_that_the_model_cannot_say_is_none() -> None:
+    """A configuration may name ids that are padding of the logits: min_tokens has none of them to hold back."""
+    shape, tokenizer = replace(architecture(moe=False), vocab=VOCAB + 8), ByteTokenizer(VOCAB)
+    tokenizer.eos_ids |= {VOCAB + 7}
+    runner = ModelRunner(random_model(shape, 0).eval().requires_grad_(False), Room(64, 1, 64), VOCAB)
+    model = ServedModel("m", shape, tokenizer, Engine("m", runner, observer=(seen := Recorder())), "float32", (1, 1))
+    call = GenerateCall("m", ((97, 98, 99),), SamplingWishes(max_tokens=3, min_tokens=2, temperature=0))
+    how = fitting_sampling(call, model, 3, lambda: 1)
+    assert how.stop_ids == model.ends == {VOCAB - 1}
+    model.engine.add(Request("r-0", (97, 98, 99), how, 0.0))
+    while model.engine.has_work:
+        model.engine.step()
+    assert seen.requests[0].outcome in (Outcome.LENGTH, Outcome.STOP)

@@ -77,6 +77,7 @@ class Served:
 
     def __init__(self, tokenizer: Tokenizer, vocab: int | None = None) -> None:
         self.tokenizer, self.vocab = tokenizer, vocab or tokenizer.vocab_size
+        self.ends = tokenizer.eos_ids
 
 
 BYTES = Served(ByteTokenizer(300))
