@@ -198,7 +198,10 @@ class Scheduler:
                     self._chunk_left -= more
 
     def _speculate(self) -> None:
-        """Let requests that feed back one output guess what follows, as far as tokens are left and blocks are idle."""
+        """Let requests that feed back one output guess what follows, as far as tokens are left and blocks are idle.
+        What a bound keeps from prompts is not left: guesses would hold up others as long."""
+        if not self._room and self._keeps_back:
+            return
         for entry in self._plan:
             request, drafting = entry.request, entry.drafting
             if drafting is None or not request.outputs or request.num_uncomputed != 1:
@@ -210,6 +213,11 @@ class Scheduler:
             if drafts and self._cache.extend(entry.holding, request.num_tokens + len(drafts)):
                 self._drafts[entry] = drafts
                 self._left -= len(drafts)
+
+    @property
+    def _keeps_back(self) -> bool:
+        """Whether somebody could use more tokens than there are for those who need several."""
+        return self._may_admit or any(e.request.num_uncomputed > self._plan.get(e, 1) for e in self.running)
 
     def _fitting(self, constraint: Constraint | None, drafting: Drafting, drafts: tuple[int, ...]) -> tuple[int, ...]:
         """The beginning of a guess that can come true. One that takes long to look into is as good as wrong."""

@@ -57,7 +57,7 @@ class Rig:
 @pytest.fixture
 def rig() -> Callable[..., Rig]:
     """make(what Engine takes beside its name, runner and clock, and what FakeRunner takes)"""
-    engines = ("max_batch_tokens", "max_rows", "prefix_cache", "speculate", "drafter")
+    engines = ("max_batch_tokens", "max_rows", "prefix_cache", "chunk_seconds", "speculate", "drafter")
 
     def make(*, step_seconds: float = 0.0, observer: Any = None, **options: Any) -> Rig:
         own = {name: options.pop(name) for name in engines if name in options}

@@ -17,6 +17,7 @@ from model.config import Full, Span, Window
 from server.engine.constraint import ConstraintFailed, Known, bits_of
 from server.engine.drafting import MakeDrafter, PromptLookup
 from server.engine.engine import Engine
+from server.engine.pace import LEAST_CHUNK
 from server.engine.request import Outcome, Request
 from server.engine.step import CacheGroup, MixtureShape, Pick, Step
 from tests.fakes import Clock, FakeRunner, Recorder, continuation, expert_tokens, make_request, next_token
@@ -233,6 +234,18 @@ def test_drafts_take_what_others_leave(rig: Callable[..., Rig]) -> None:
     r.add(make_request(range(12), 3, id="b"))
     r.step(2)
     assert list(r.rows())[1:] == [[("a", 2, 1), ("b", 0, 7)], [("a", 3, 3), ("b", 7, 5)]]
+
+
+def test_drafts_take_nothing_that_a_bound_keeps_from_prompts(rig: Callable[..., Rig]) -> None:
+    r = speculating(rig, max_batch_tokens=256, chunk_seconds=1e-9, step_seconds=1.0)
+    r.add(make_request([3, 4], 30, id="a"))
+    r.step()
+    r.add(make_request(range(LEAST_CHUNK + 9), 3, id="b"))
+    r.step(2)
+    assert list(r.rows())[1:] == [[("a", 2, 1), ("b", 0, LEAST_CHUNK)], [("a", 3, 5), ("b", LEAST_CHUNK, 9)]]
+    r.add(*(make_request([n] * LEAST_CHUNK, 1, id=f"c{n}") for n in range(2)))
+    r.step()
+    assert list(r.rows())[3] == [("a", 8, 1), ("b", LEAST_CHUNK + 9, 1), ("c0", 0, LEAST_CHUNK)]
 
 
 def test_drafts_take_no_block_that_somebody_waits_for(rig: Callable[..., Rig]) -> None:
