@@ -148,8 +148,9 @@ class Engine:
         self._shortage.look(began, self._scheduler.scarce is Scarce.BLOCKS)
         idle = self._live and not seats and not self._scheduler.patience.lost
         self._progress.watch(f"{self.num_running} running and {self.num_waiting} waiting" if idle else "")
-        if self._scheduler.preempted:
-            self._note_losses(began)
+        for entry in self._scheduler.preempted:
+            if entry.account.held_bytes:  # else it came in with this step, and never had a seat
+                entry.account.lost(began)
         for entry, _ in seats:
             entry.account.seated(began, len(seats), entry.holding.bytes)
             entry.request.started = True
@@ -159,7 +160,7 @@ class Engine:
         self._progress.took(sum(part.tokens for part in ran), tally.now - began)
         for part in ran:
             self._settle(part, tally)
-        self._report(len(seats), tally)
+        self._report(len(seats), len(self._scheduler.preempted), tally)
         deltas, self._deltas = self._deltas, []
         return deltas
 
@@ -168,8 +169,7 @@ class Engine:
         for entry in list(self._live.values()):
             self._guard(self._finish, entry, Answer(outcome=Outcome.ERROR, error=why), self._clock())
         self._deltas.clear()
-        self._scheduler.preempted = 0  # the last step has told of its own
-        self._guard(self._report, 0, self._ledger.tally(self._clock(), self._clock()))
+        self._guard(self._report, 0, 0, self._ledger.tally(self._clock(), self._clock()))
 
     def reset_prefix_cache(self) -> None:
         """Forget every cached prefix."""
@@ -186,12 +186,6 @@ class Engine:
             self._finish(entry, Answer(outcome=Outcome.DEADLINE), now)
         for entry in [e for e in self._live.values() if e.request.failure is not None]:
             self._finish(entry, Answer(outcome=Outcome.REJECTED, error=entry.request.failure or ""), now)
-
-    def _note_losses(self, now: float) -> None:
-        """Who waits and still counts as holding blocks has just lost them."""
-        for entry in self._scheduler.waiting:
-            if entry.account.held_bytes:
-                entry.account.lost(now)
 
     def _settle(self, ran: isolation.Ran, tally: Tally) -> None:
         """Take what the model gave: tokens into requests, facts into accounts, full blocks into the prefix cache."""
@@ -272,7 +266,7 @@ class Engine:
     def _routing(self, account: Account) -> tuple[LayerRouting, ...]:
         return () if account.routes is None else self._guard(layer_routing, account.routes.all(), self._mixtures) or ()
 
-    def _report(self, rows: int, tally: Tally) -> None:
+    def _report(self, rows: int, preemptions: int, tally: Tally) -> None:
         """Tell the observer about the step, once everything of it is done."""
         stats = StepStats(
             model=self.name,
@@ -283,7 +277,7 @@ class Engine:
             prefill_tokens=tally.prefill_tokens,
             decode_tokens=tally.decode_tokens,
             recomputed_tokens=tally.recomputed_tokens,
-            preemptions=self._scheduler.preempted,
+            preemptions=preemptions,
             running=self.num_running,
             waiting=self.num_waiting,
             groups=self._cache.use,

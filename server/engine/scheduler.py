@@ -12,6 +12,7 @@ from server.engine.constraint import Constraint
 from server.engine.drafting import Drafting
 from server.engine.entry import Entry, Seat, in_order
 from server.engine.patience import Patience
+from server.engine.plan import Plan
 from server.engine.stats import Scarce
 from server.engine.step import Row
 from server.engine.tables import Cache
@@ -38,13 +39,8 @@ class Scheduler:
         self._max_rows = max_rows
         self.running: list[Entry] = []
         self.waiting: Waiting[Entry] = Waiting(lambda entry: entry.tenant, lambda entry: entry.turn)
-        self.preempted = 0  # in the step under way
-        self._left = 0
-        self._chunk_left = 0
-        self._short = False  # of blocks, for the head of the queue, in the step under way
         self.patience = Patience()
-        self._plan: dict[Entry, int] = {}
-        self._drafts: dict[Entry, tuple[int, ...]] = {}
+        self._plan = Plan(max_batch_tokens)  # of the step under way, or the last one
 
     def add(self, entry: Entry) -> None:
         self.waiting.add(entry)
@@ -66,14 +62,18 @@ class Scheduler:
     def schedule(self, chunk: int | None = None) -> list[Seat]:
         """The rows of the next step. Empty when there is no request, or all wait for their constraints (`patience` has
         them); otherwise that is a fault. chunk: most tokens of prompts beside answers; None: no bound."""
-        self._left, self._plan, self._drafts, self.preempted = self._max_batch_tokens, {}, {}, 0
+        plan = self._plan = Plan(self._max_batch_tokens)
         self.patience.begin()
-        self._short = False
         behind = self._feed_back()
-        self._chunk_left = chunk if chunk is not None and self._plan else self._max_batch_tokens
+        plan.bound(chunk)
         self._top_up(self._catch_up(behind) + self._admit())
         self._speculate()
-        return [self._seat(entry, count) for entry, count in self._plan.items()]
+        return [self._seat(entry, count) for entry, count in plan.tokens.items()]
+
+    @property
+    def preempted(self) -> list[Entry]:
+        """Who lost its blocks in the last step that was scheduled."""
+        return self._plan.preempted
 
     @property
     def scarce(self) -> Scarce | None:
@@ -83,7 +83,7 @@ class Scheduler:
             return None
         if self._cache.awaits(head.holding):
             return Scarce.PREFIX
-        if self._short or self.preempted:
+        if self._plan.short or self.preempted:
             return Scarce.BLOCKS
         return Scarce.TOKENS if len(self.running) < self._max_rows else Scarce.ROWS
 
@@ -123,38 +123,33 @@ class Scheduler:
         """Tokens for running requests that need several; returns those that got less than there was."""
         cut = []
         for place, entry in enumerate(behind):
-            if entry.running and self._room:
+            if entry.running and self._plan.room:
                 others = place + 1 < len(behind) or self._may_admit
                 cut += self._chunk(entry, others)
         return cut
 
     def _admit(self) -> list[Entry]:
-        """Let waiting requests in while tokens, rows and blocks last; returns those that got less than there was.
-
-        A source is read whole in the step that lets its request in, and nobody would ever be let in with one that is
-        longer than a step: the first of a step needs no room."""
+        """Let waiting requests in while tokens, rows and blocks last; returns those that got less than there was."""
         cut: list[Entry] = []
-        read = False
+        plan = self._plan
         for entry in list(self.waiting) if self._may_admit else ():
-            if not (self._room and self._may_admit) or self.preempted:
+            if not (plan.room and self._may_admit) or plan.preempted:
                 break
             if self.patience.lacks(entry.request.constraint) or self._cache.is_coming(entry.request, entry.holding):
                 continue
             source = len(entry.request.source)
-            if read and source and source >= self._room:
+            if not plan.takes(source):
                 break
             cached = self._cache.admit(entry.request, entry.holding)
             while cached is None and self._take_back_guesses():
                 cached = self._cache.admit(entry.request, entry.holding)
             if cached is None:
-                self._short = True
+                plan.short = True
                 break
             self.waiting.let_in(entry)
             self._start(entry, cached)
             cut += self._chunk(entry, self._may_admit)
-            self._left -= source
-            self._chunk_left -= source
-            read = read or source > 0
+            plan.read(source)
         return cut
 
     @property
@@ -173,51 +168,41 @@ class Scheduler:
     def _chunk(self, entry: Entry, others: bool) -> list[Entry]:
         """Grant what is needed and left. One of several whole steps leaves half to those behind it: they need not wait
         for its end, and it takes twice as long at most. Returns the request when it was cut so."""
-        need, room = entry.request.num_uncomputed, self._room
+        need, room = entry.request.num_uncomputed, self._plan.room
         cut = others and need > self._max_batch_tokens
-        count = min(need, (room + 1) // 2 if cut else room)
-        if not self._grant(entry, count):
-            return []
-        self._chunk_left -= count
-        return [entry] if cut else []
-
-    @property
-    def _room(self) -> int:
-        """The tokens that are left for requests that need several."""
-        return max(0, min(self._left, self._chunk_left))
+        granted = self._grant(entry, min(need, (room + 1) // 2 if cut else room))
+        return [entry] if cut and granted else []
 
     def _top_up(self, cut: list[Entry]) -> None:
         """What nobody behind could use goes to those that stood back."""
         for entry in cut:
-            count = self._plan.get(entry)
-            if count is not None and (room := self._room):
+            count = self._plan.tokens.get(entry)
+            if count is not None and (room := self._plan.room):
                 more = min(room, entry.request.num_uncomputed - count)
                 if self._cache.extend(entry.holding, entry.request.num_computed + count + more):
-                    self._plan[entry] = count + more
-                    self._left -= more
-                    self._chunk_left -= more
+                    self._plan.give(entry, more)
 
     def _speculate(self) -> None:
         """Let requests that feed back one output guess what follows, as far as tokens are left and blocks are idle.
         What a bound keeps from prompts is not left: guesses would hold up others as long."""
-        if not self._room and self._keeps_back:
+        plan = self._plan
+        if not plan.room and self._keeps_back:
             return
-        for entry in self._plan:
+        for entry in plan.tokens:
             request, drafting = entry.request, entry.drafting
             if drafting is None or not request.outputs or request.num_uncomputed != 1:
                 continue
-            most = min(self._left, request.sampling.max_tokens - len(request.outputs) - 1)
+            most = min(plan.left, request.sampling.max_tokens - len(request.outputs) - 1)
             if self.waiting:
                 most = min(most, entry.holding.room * self._cache.block_size - request.num_tokens)
             drafts = self._fitting(request.constraint, drafting, drafting.draft(most))
             if drafts and self._cache.extend(entry.holding, request.num_tokens + len(drafts)):
-                self._drafts[entry] = drafts
-                self._left -= len(drafts)
+                plan.guess(entry, drafts)
 
     @property
     def _keeps_back(self) -> bool:
         """Whether somebody could use more tokens than there are for those who need several."""
-        return self._may_admit or any(e.request.num_uncomputed > self._plan.get(e, 1) for e in self.running)
+        return self._may_admit or any(e.request.num_uncomputed > self._plan.tokens.get(e, 1) for e in self.running)
 
     def _fitting(self, constraint: Constraint | None, drafting: Drafting, drafts: tuple[int, ...]) -> tuple[int, ...]:
         """The beginning of a guess that can come true. One that takes long to look into is as good as wrong."""
@@ -234,8 +219,7 @@ class Scheduler:
         while not self._cache.extend(entry.holding, entry.request.num_computed + count):
             if not self._take_back_guesses() and self._preempt_youngest() is entry:
                 return False
-        self._plan[entry] = count
-        self._left -= count
+        self._plan.give(entry, count)
         return True
 
     def _take_back_guesses(self) -> bool:
@@ -249,15 +233,14 @@ class Scheduler:
         victim.request.num_computed = 0
         victim.account.preemptions += 1
         self._cache.release(victim.holding)
-        self._left += self._plan.pop(victim, 0)
-        self.preempted += 1
+        self._plan.withdraw(victim)
         return victim
 
     def _seat(self, entry: Entry, count: int) -> Seat:
         start, log, holding = entry.request.num_computed, entry.account.routes, entry.holding
         prior = None if log is None else log.prior(start)
         encodes = bool(holding.source) and not holding.encoded
-        drafts = self._drafts.get(entry, ())
+        drafts = self._plan.drafts.get(entry, ())
         count += len(drafts)
         blocks, select = holding.frozen, entry.request.unscored
         return Seat(

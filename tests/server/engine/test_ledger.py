@@ -215,6 +215,18 @@ def test_nothing_is_held_while_preempted(rig: Make) -> None:
     assert old.cache_byte_seconds == 1000 * (1 + 2 * 4 + 3 * 4)
 
 
+def test_who_was_let_in_and_had_no_seat_has_lost_no_time(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    r, answers = rig(step_seconds=1.0), iter([False])
+    extend = r.engine._cache.extend
+    monkeypatch.setattr(r.engine._cache, "extend", lambda *asked: next(answers, True) and extend(*asked))
+    r.add(make_request([1, 2], 2, id="a"))
+    r.step()
+    r.clock.now = 5.0
+    r.finish()
+    stats = r.stats("a")
+    assert (stats.preemptions, stats.latency.queued, stats.latency.preempted) == (1, 5.0, 0.0)
+
+
 def test_a_request_that_never_ran_cost_nothing(rig: Make) -> None:
     r = rig(mixtures=MIXTURES, max_rows=1)
     r.add(make_request([1], 9, id="a"), make_request([1], 9, id="queued"))
