@@ -100,21 +100,71 @@ def selected(step: Step) -> list[tuple[int, int]]:
     return found
 
 
-def group_view(
-    layout: Layout, group: int, span: Span, page_size: int, dtype: torch.dtype, device: torch.device | None = None
-) -> GroupView:
-    """Places of a step's tokens in one cache group. device: where masks are made; all else is the host's."""
-    visible = np.array([span.first_visible(position) for position in layout.positions.tolist()])
-    lowest = layout.first(visible) // page_size  # the first page of each row that it looks at
-    pages, offsets = np.divmod(layout.positions, page_size)
-    table = _table(layout, group, lowest, layout.last(pages) + 1)
-    slots = table[layout.row, pages - layout.each(lowest)] * page_size + offsets
-    decode = _decode(layout, table, lowest, visible, span, page_size)
-    stretches = tuple(
-        _stretch(layout, index, table, int(lowest[index]) * page_size, span, page_size, dtype, device)
-        for index in np.flatnonzero(~layout.alone).tolist()
-    )
-    return GroupView(page_size, torch.from_numpy(slots), decode, stretches, torch.from_numpy(visible))
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """What places in one cache group have in common, whatever the step: its span, the tokens of a page, and of what
+    type and where masks are made; all else is the host's."""
+
+    span: Span
+    size: int
+    dtype: torch.dtype
+    device: torch.device | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the tokens of a step are in one cache group. visible (T,): the first position that each sees; table (R, n):
+    the pages of each row from `lowest` (R,) on, the first that it looks at, padded with page 0."""
+
+    layout: Layout
+    paging: Paging
+    visible: np.ndarray
+    lowest: np.ndarray
+    table: np.ndarray
+
+    @classmethod
+    def of(cls, layout: Layout, group: int, paging: Paging) -> Places:
+        visible = np.array([paging.span.first_visible(position) for position in layout.positions.tolist()])
+        lowest = layout.first(visible) // paging.size
+        table = _table(layout, group, lowest, layout.last(layout.positions) // paging.size + 1)
+        return cls(layout, paging, visible, lowest, table)
+
+    @property
+    def slots(self) -> Tensor:
+        """Where each token's entry goes (T,): page * P + offset."""
+        pages, offsets = np.divmod(self.layout.positions, self.paging.size)
+        found = self.table[self.layout.row, pages - self.layout.each(self.lowest)]
+        return torch.from_numpy(found * self.paging.size + offsets)
+
+    @property
+    def decode(self) -> Decode | None:
+        """The tokens that read pages in place, each with its row's pages; None when there are none."""
+        layout, size, table, visible = self.layout, self.paging.size, self.table, self.visible
+        tokens, row, positions = np.arange(len(layout.row)), layout.row, layout.positions
+        if not (layout.single and layout.alone.all()):
+            tokens = np.flatnonzero(layout.each(layout.alone))
+            if not len(tokens):
+                return None
+            row, positions, visible = row[tokens], positions[tokens], visible[tokens]
+            width = (positions // size - self.lowest[row]).max() + 1  # rows with many tokens may have had more
+            table = np.ascontiguousarray(table[row, :width])
+        places = (table, self.lowest[row] * size, visible, positions, layout.first(layout.positions)[row])
+        return Decode(torch.from_numpy(tokens), Pages(self.paging.span, size, *map(torch.from_numpy, places)))
+
+    def stretch(self, index: int) -> Stretch:
+        """All of a row's tokens, attended together."""
+        row, end, paging = self.layout.rows[index], int(self.layout.ends[index]), self.paging
+        base = int(self.lowest[index]) * paging.size
+        count = (row.start + row.count - 1 - base) // paging.size + 1
+        pages = torch.from_numpy(self.table[index : index + 1, :count])
+        return Stretch(end - row.count, end, row.start, base, pages, paging.span, paging.dtype, paging.device)
+
+
+def group_view(layout: Layout, group: int, paging: Paging) -> GroupView:
+    """What attention is told of a step in one cache group."""
+    places = Places.of(layout, group, paging)
+    stretches = tuple(map(places.stretch, np.flatnonzero(~layout.alone).tolist()))
+    return GroupView(paging.size, places.slots, places.decode, stretches, torch.from_numpy(places.visible))
 
 
 def _table(layout: Layout, group: int, lowest: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -128,37 +178,6 @@ def _table(layout: Layout, group: int, lowest: np.ndarray, ends: np.ndarray) -> 
     table = np.zeros((rows, width), np.int64)
     table[np.arange(width) < widths[:, None]] = pages
     return table
-
-
-def _decode(
-    layout: Layout, table: np.ndarray, lowest: np.ndarray, visible: np.ndarray, span: Span, page_size: int
-) -> Decode | None:
-    """The tokens that read pages in place, each with its row's pages; None when there are none."""
-    tokens, row, positions = np.arange(len(layout.row)), layout.row, layout.positions
-    if not (layout.single and layout.alone.all()):
-        tokens = np.flatnonzero(layout.each(layout.alone))
-        if not len(tokens):
-            return None
-        row, positions, visible = row[tokens], positions[tokens], visible[tokens]
-        width = (positions // page_size - lowest[row]).max() + 1  # rows with many tokens may have had more
-        table = np.ascontiguousarray(table[row, :width])
-    places = (table, lowest[row] * page_size, visible, positions, layout.first(layout.positions)[row])
-    return Decode(torch.from_numpy(tokens), Pages(span, page_size, *map(torch.from_numpy, places)))
-
-
-def _stretch(
-    layout: Layout,
-    index: int,
-    table: np.ndarray,
-    base: int,
-    span: Span,
-    page_size: int,
-    dtype: torch.dtype,
-    device: torch.device | None,
-) -> Stretch:
-    row, end = layout.rows[index], int(layout.ends[index])
-    pages = torch.from_numpy(table[index : index + 1, : (row.start + row.count - 1 - base) // page_size + 1])
-    return Stretch(end - row.count, end, row.start, base, pages, span, dtype, device)
 
 
 def loads_of(step: Step, experts: int, mixtures: int) -> Loads:

@@ -68,6 +68,7 @@ class ModelRunner:
         pools = tuple(count + self.SPARE_PAGES for count in pages)
         self.cache = PagedCache(entries, pools, room.page_size, self.dtype, self.device)
         self.groups = tuple(self._group(span, entries) for span in spans(entries))
+        self._pagings = tuple(batch.Paging(g.span, room.page_size, self.dtype, self.device) for g in self.groups)
         self.mixtures = tuple(
             MixtureShape(layer, moe.experts, moe.active, moe.router.capacity is not None)
             for layer, moe in model.architecture.mixtures
@@ -142,10 +143,7 @@ class ModelRunner:
 
     def _built(self, step: Step) -> StepInput:
         layout = batch.layout_of(step)
-        views = tuple(
-            batch.group_view(layout, i, group.span, self.room.page_size, self.dtype, self.device)
-            for i, group in enumerate(self.groups)
-        )
+        views = tuple(batch.group_view(layout, i, paging) for i, paging in enumerate(self._pagings))
         loads = None
         if any(mixture.limited for mixture in self.mixtures):
             loads = batch.loads_of(step, max(m.experts for m in self.mixtures), len(self.mixtures))
@@ -181,8 +179,8 @@ class ModelRunner:
         row = step.rows[index]
         start = position if position > min(row.wanted, default=position) else row.start
         alone = batch.layout_of(Step(step.number, (row._replace(start=start, count=row.start + row.count - start),)))
-        for i, group in enumerate(self.groups):
-            slots = batch.group_view(alone, i, group.span, self.room.page_size, self.dtype).slots
+        for i, paging in enumerate(self._pagings):
+            slots = batch.Places.of(alone, i, paging).slots
             for layer, owner in enumerate(self.cache.pools.groups):
                 if owner == i:
                     self.cache.scrub(layer, slots)

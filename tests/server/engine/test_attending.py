@@ -17,7 +17,7 @@ from model.config import Chunk, Full, Span, Window
 from model.kernels import inplace, native
 from model.kernels.attention import Scores
 from model.position import alibi_slopes
-from server.engine.batch import group_view, layout_of
+from server.engine.batch import Paging, group_view, layout_of
 from server.engine.paged import PagedCache, PagedView
 from server.engine.step import Row, Step
 from tests.fakes import make_request
@@ -70,7 +70,7 @@ class Attended:
             torch.stack([drawn(*kind, seed=9000 + 1000 * who + 3 * at + i, dtype=self.dtype) for who, at in tokens])
             for i, kind in enumerate(kinds)
         )
-        view = group_view(layout_of(Step(1, rows)), 0, self.span, self.size, self.dtype)
+        view = group_view(layout_of(Step(1, rows)), 0, Paging(self.span, self.size, self.dtype))
         paged = PagedView(self.cache, (view,))
         return paged.attend(0, query, key, None if entry.value_in_key else value, scores)
 

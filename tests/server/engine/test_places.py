@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.config import Chunk, Full, Span, Window
-from server.engine.batch import group_view, layout_of, select, tokens_of
+from server.engine.batch import Paging, group_view, layout_of, select, tokens_of
 from server.engine.paged import GroupView
 from server.engine.step import Row, Step
 from tests.fakes import make_request
@@ -48,7 +48,7 @@ ALONE = (0, 2, 3)
 
 
 def view_of(rows: tuple[Row, ...], span: Span) -> GroupView:
-    return group_view(layout_of(Step(1, rows)), 0, span, PAGE, torch.float32)
+    return group_view(layout_of(Step(1, rows)), 0, Paging(span, PAGE, torch.float32))
 
 
 def slot(row: Row, position: int) -> int:
