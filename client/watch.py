@@ -30,7 +30,10 @@ def watch(
     count: Annotated[int | None, typer.Option(min=1, help="Stop after this many updates.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead.")] = False,
 ) -> None:
-    """Watch how a model's tokens spread over its experts while it works. Keys come from the environment."""
+    """Watch how a model's tokens spread over its experts while it works.
+
+    API keys and certificates are read from the environment.
+    """
     interrupts.run(follow(connect(target), model, interval, count, Console(), json=json))
 
 

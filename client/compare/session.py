@@ -51,7 +51,8 @@ class Screen(Watcher):
         self._folder = folder
         self._task: TaskID = bar.add_task("starting", total=None, errors="")
         self._failed = 0
-        self._rounds: list[tuple[int, float]] = []  # that began: which, and when
+        self._rounds: list[tuple[int, float, int]] = []  # that began: which, when, and after how many cells
+        self._cells = 0  # that began
         self._full = False  # the disk, or whatever keeps the folder from being written
 
     def starting(self, architecture: Architecture) -> None:
@@ -64,7 +65,8 @@ class Screen(Watcher):
         load = describe(self._experiment.levels[cell.level])
         begins = not self._rounds or self._rounds[-1][0] != cell.repeat
         if begins:
-            self._rounds.append((cell.repeat, monotonic()))
+            self._rounds.append((cell.repeat, monotonic(), self._cells))
+        self._cells += 1
         said = f"round {cell.repeat + 1} of {self._experiment.repeats}{self._left()}"
         self._bar.update(self._task, description=f"{said}: {architecture.name}, {load}")
         if begins:
@@ -92,11 +94,12 @@ class Screen(Watcher):
             self._full = True
 
     def _left(self) -> str:
-        """How long the rest takes if its rounds are like those before; not known in the first."""
-        (first, began), (now, begins) = self._rounds[0], self._rounds[-1]
+        """How long the rounds left take if their cells are like those before; not known in the first."""
+        (first, began, _), (now, begins, cells) = self._rounds[0], self._rounds[-1]
         if now == first:
             return ""
-        seconds = (begins - began) / (now - first) * (self._experiment.repeats - now)
+        a_round = len(self._experiment.levels) * len(self._experiment.architectures)
+        seconds = (begins - began) / cells * a_round * (self._experiment.repeats - now)
         return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
 
     def _line(self, begins: str) -> None:

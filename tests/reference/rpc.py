@@ -54,8 +54,9 @@ An id in the metadata `x-request-id`, 1 to 64 letters, digits, `-` and `_`, come
 a call that fails in the trailing metadata. Deadlines and cancellation end the work within one step.
 
 A call that fails before its first message is answered with trailers alone, so a client's retry policy applies to it;
-`grpc-retry-pushback-ms` tells that policy when, as `RetryInfo` tells people. The requests of a `GenerateMany` are its
-caller's to retry. With this service config a call that comes too early is tried up to five times:
+`grpc-retry-pushback-ms` tells the policy how long to wait, as `RetryInfo` does in the status details. Requests within
+a `GenerateMany` are retried by the caller. With this service config, a call refused with `UNAVAILABLE` is tried up to
+five times:
 
 ```json
 {"methodConfig": [{"name": [{"service": "dyno.inference.v1.InferenceService"}], "retryPolicy": {
@@ -71,7 +72,8 @@ does every minute and after a second with nothing in flight.
 
 Messages of a stream stay below the 4 MiB that libraries take unless told otherwise; a long prompt's scores come in
 several. An answer of `Generate` or `Score` is one message: with scores up to 20 + 15 × `prompt_logprobs` bytes a token
-of the prompt, so that 13,000 tokens with 20 alternatives each need a larger `grpc.max_receive_message_length`.
+of the prompt, so that with 20 alternatives each, more than 13,100 tokens need a larger
+`grpc.max_receive_message_length`.
 
 ```console
 $ grpcurl -plaintext -d '{"model": "tales-moe", "prompt": "Once upon a time", "sampling": {"max_tokens": 24}}' \\

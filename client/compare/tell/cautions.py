@@ -88,8 +88,10 @@ def _unsettled(results: Results) -> list[str]:
 
 
 def _judged(results: Results) -> list[str]:
-    """The interval over texts is of how well these weights know them, not of what training could have made."""
-    if sum(one is not None for one in results.qualities) < 2:
+    """The interval over texts is of how well these weights know them, not of what training could have made. One
+    checkpoint in two forms leaves nothing to say."""
+    asked = zip(results.experiment.architectures, results.qualities, strict=False)
+    if len({one.model or one.target for one, told in asked if told is not None}) < 2:
         return []
     return [
         "bits per byte are of these checkpoints, not of their architectures: another training seed may move them as far"

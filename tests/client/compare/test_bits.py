@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from math import log
 from pathlib import Path
@@ -127,6 +127,10 @@ def test_a_verdict_is_on_checkpoints() -> None:
     [said] = notes(conclude(judged(quality(*HARD), quality(*WORSE), quality(*WORSE))))
     assert said.startswith("bits per byte are of these checkpoints") and "another training seed" in said
     assert notes(conclude(judged(quality(*HARD), None))) == ()
+    forms = judged(quality(*HARD), quality(*WORSE))
+    one = tuple(replace(architecture, model="one") for architecture in forms.experiment.architectures)
+    forms.experiment = replace(forms.experiment, architectures=one)
+    assert notes(conclude(forms)) == (), "one checkpoint in two forms"
 
 
 def test_older_results_without_passages_are_read(tmp_path: Path) -> None:
