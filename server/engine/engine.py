@@ -123,6 +123,8 @@ class Engine:
         why = refusal(request, self.capacity_tokens, self.source_tokens)
         if why:
             self._finish(entry, Answer(outcome=Outcome.ERROR, error=why), self._clock())
+        else:
+            self._progress.expect(len(request.source))
 
     def cancel(self, request_id: str, outcome: Outcome = Outcome.CANCELLED) -> None:
         """End a request now, wherever it is; its last delta comes with the next step. Unknown ids are ignored."""

@@ -22,12 +22,14 @@ class Progress:
     def __init__(self, engine: str, max_batch_tokens: int, chunk_seconds: float | None = None) -> None:
         self._engine, self._max_batch_tokens, self._chunk_seconds = engine, max_batch_tokens, chunk_seconds
         self._idle_steps = 0  # in a row
+        self._longest_source = 0
         self._pace: float | None = None  # the least seconds a token of any step so far
 
     @property
     def longest_step(self) -> float:
         """Seconds that a step may honestly take; read from any thread."""
-        return FIRST_STEP if self._pace is None else SLACK * self._max_batch_tokens * self._pace
+        most = self._max_batch_tokens + self._longest_source
+        return FIRST_STEP if self._pace is None else SLACK * most * self._pace
 
     @property
     def chunk(self) -> int:
@@ -36,6 +38,10 @@ class Progress:
         if not self._pace or self._chunk_seconds is None:
             return self._max_batch_tokens
         return int(min(self._max_batch_tokens, max(LEAST_CHUNK, self._chunk_seconds / self._pace)))
+
+    def expect(self, source: int) -> None:
+        """A source of so many tokens may be read, in a step that it need not fit."""
+        self._longest_source = max(self._longest_source, source)
 
     def took(self, tokens: int, seconds: float) -> None:
         """A step computed so many tokens in so long."""
