@@ -41,7 +41,8 @@ class Layout:
     rows of 1, 3 and 1 tokens: counts 1 3 1, ends 1 4 5 (R,); row 0 1 1 1 2 (T,); positions 9 0 1 2 7 (T,)
 
     alone (R,): whether a row's tokens are attended one by one, as outputs and drafts are. Those of a prompt are not,
-    however many of them a step takes: the two ways round differently, and where a prompt is cut is others' doing.
+    however many of them a step takes: the two ways round differently, and where a prompt is cut is others' doing. Only
+    where steps are replayed a single one is: there the library's kernels round by the number of rows anyway.
     """
 
     rows: tuple[Row, ...]
@@ -69,12 +70,12 @@ class Layout:
         return of_tokens if self.single else of_tokens[self.ends - 1]
 
 
-def layout_of(step: Step) -> Layout:
+def layout_of(step: Step, *, replayed: bool = False) -> Layout:
     starts = np.array([row.start for row in step.rows])
     counts = np.array([row.count for row in step.rows])
     row = np.arange(len(counts))
     ends = np.cumsum(counts)
-    alone = np.array([row.feeds_back for row in step.rows])
+    alone = np.array([row.feeds_back or (replayed and row.count == 1) for row in step.rows])
     if ends[-1] == len(counts):
         return Layout(step.rows, counts, ends, row, starts, alone)
     row = np.repeat(row, counts)

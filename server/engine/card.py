@@ -40,6 +40,7 @@ class CardRunner(ModelRunner):
     """A Runner over a Transformer that lies on a card. Every pool has a page more, for what fills steps up."""
 
     SPARE_PAGES: ClassVar[int] = 1
+    REPLAYS: ClassVar[bool] = True
 
     def __init__(self, model: Transformer, room: Room, vocab: int | None = None) -> None:
         super().__init__(model, room, vocab)

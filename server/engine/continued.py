@@ -66,7 +66,7 @@ def _looks_back_alone(inputs: StepInput) -> bool:
     nothing back as a row goes on (but for blocks of wrong guesses, and the row has new tables then)."""
     view = inputs.cache
     assert isinstance(view, PagedView)
-    if len(view.groups) > 1 or view.groups[0].stretches:
+    if len(view.groups) != 1 or view.groups[0].stretches:
         return False
     return isinstance(_places(inputs)[1].span, Full)
 

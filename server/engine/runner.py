@@ -48,6 +48,7 @@ class ModelRunner:
     """A Runner over a Transformer on this machine's processor; server/engine/card.py has what differs on a card."""
 
     SPARE_PAGES: ClassVar[int] = 0  # behind those that are handed out
+    REPLAYS: ClassVar[bool] = False  # steps of single tokens, which it has captured
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class ModelRunner:
         return self._continued.remember(step, self._built(step)) if followed is None else followed
 
     def _built(self, step: Step) -> StepInput:
-        layout = batch.layout_of(step)
+        layout = batch.layout_of(step, replayed=self.REPLAYS)
         views = tuple(batch.group_view(layout, i, paging) for i, paging in enumerate(self._pagings))
         loads = None
         if any(mixture.limited for mixture in self.mixtures):

@@ -20,6 +20,7 @@ from model.kernels import experts, fused, native, packed, panels, passes
 from model.kernels.layers import Layers
 from model.moe import Experts, Routing
 from model.transformer import Transformer
+from tests.server.engine import test_attending as attending
 
 TYPES = sorted(native.linear_types(), key=str)
 WIDE = 32  # columns of a panel
@@ -304,3 +305,4 @@ def test_matrix_tiles_take_rows_and_panels_as_the_vector_units_do(tiles: None) -
             assert torch.equal(panels.linear(x[:-1], laid, wide=True), found[:-1])
     for name in ("tinyllama-1.1b", "mixtral-8x7b"):
         test_in_bfloat16_a_fast_model_is_no_further_from_float32(name)
+    attending.test_the_compiled_step_equals_the_plain_one()  # attention of prompts, whose tasks use tiles or do not

@@ -74,7 +74,7 @@ SEEDS = range(12)
 async def server() -> AsyncIterator[Harness]:
     """A model for every text, one that fails at its sixth token, and one that takes its time."""
     told = [fake_model(f"text {seed}", script=written(seed).encode()) for seed in SEEDS]
-    async with running(*told, fake_model("broken", nan=broken), fake_model("slow", sleep=0.02)) as harness:
+    async with running(*told, fake_model("broken", nan=broken, sleep=0.01), fake_model("slow", sleep=0.02)) as harness:
         yield harness
 
 

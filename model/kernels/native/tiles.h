@@ -3,6 +3,8 @@
 // DYNO_EMULATE_TILES builds the same steps in plain C++, so that tests see them on processors without tiles.
 #pragma once
 
+#include <cstdlib>
+
 #include "numbers.h"
 
 #if defined(__AMX_BF16__) && !defined(DYNO_EMULATE_TILES)
@@ -34,7 +36,7 @@ class TilesInUse {
       config[16 + 2 * i] = 64;  // bytes of a row
       config[48 + i] = 16;      // rows
     }
-    _tile_loadconfig(config);
+    asm volatile("ldtilecfg %0" ::"m"(config));  // all of it: GCC's intrinsic told of 8 bytes alone (PR 114098)
   }
   ~TilesInUse() {
     if (wanted && !--users) _tile_release();
@@ -56,14 +58,27 @@ namespace dyno {
 
 inline bool tiles_allowed() { return true; }
 
-struct TilesInUse {
-  explicit TilesInUse(bool = true) {}
+class TilesInUse {
+  static inline thread_local int users = 0;
+  const bool wanted;
+
+ public:
   alignas(64) static inline thread_local char data[8][1024];
 
+  explicit TilesInUse(bool wanted = true) : wanted(wanted) { users += wanted; }
+  ~TilesInUse() { users -= wanted; }
+  TilesInUse(const TilesInUse&) = delete;
+
+  // Tile `t`; as a processor does, it refuses where none is in use.
+  static char* tile(int t) {
+    if (!users) std::abort();
+    return data[t];
+  }
+
   static void add(int c, int a, int b) {
-    auto* sums = reinterpret_cast<float(*)[16]>(data[c]);
-    const auto* rows = reinterpret_cast<const bf16(*)[32]>(data[a]);
-    const auto* pairs = reinterpret_cast<const bf16(*)[16][2]>(data[b]);
+    auto* sums = reinterpret_cast<float(*)[16]>(tile(c));
+    const auto* rows = reinterpret_cast<const bf16(*)[32]>(tile(a));
+    const auto* pairs = reinterpret_cast<const bf16(*)[16][2]>(tile(b));
     for (int m = 0; m < 16; ++m)
       for (int k = 0; k < 16; ++k)
         for (int n = 0; n < 16; ++n) {
@@ -76,9 +91,9 @@ struct TilesInUse {
   }
 };
 
-#define TILE_ZERO(c) std::memset(TilesInUse::data[c], 0, 1024)
-#define TILE_LOAD(t, from, stride) TilesInUse::move(TilesInUse::data[t], 64, (const char*)(from), stride)
-#define TILE_STORE(c, to, stride) TilesInUse::move((char*)(to), stride, TilesInUse::data[c], 64)
+#define TILE_ZERO(c) std::memset(TilesInUse::tile(c), 0, 1024)
+#define TILE_LOAD(t, from, stride) TilesInUse::move(TilesInUse::tile(t), 64, (const char*)(from), stride)
+#define TILE_STORE(c, to, stride) TilesInUse::move((char*)(to), stride, TilesInUse::tile(c), 64)
 #define TILE_ADD(c, a, b) TilesInUse::add(c, a, b)
 
 }  // namespace dyno

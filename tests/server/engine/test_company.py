@@ -1,5 +1,5 @@
 """With the compiled kernels no bit of an answer depends on company, on where its prompt is cut, or on whether the
-prompt's beginning was found: a tiny model."""
+prompt's beginning was found (but bfloat16 through matrix tiles, which take many rows only): a tiny model."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ def model(dtype: torch.dtype) -> Transformer:
 def engine_of(dtype: torch.dtype, *, tokens: int = STEP, prefix_cache: bool = False) -> Engine:
     if dtype not in native.linear_types():
         pytest.skip("this type goes through PyTorch's operators here")
+    if dtype == torch.bfloat16 and native.kernels().dyno_features() & 4:
+        pytest.skip("matrix tiles may round otherwise")
     runner = ModelRunner(model(dtype), Room(2048, 8, tokens))
     return Engine("m", runner, observer=Recorder(), max_batch_tokens=tokens, max_rows=8, prefix_cache=prefix_cache)
 
