@@ -16,7 +16,7 @@ from torch import Tensor
 from model.cache import CacheEntry, cache_entries, groups_of, spans
 from model.config import Architecture, Span
 from model.dense import DenseView, dense_input
-from model.kernels import inplace
+from model.kernels import inplace, native, passes
 from model.kernels.attention import Scores
 from model.kernels.paged import Entries, Pages, Scratch, Stretch, decode
 from model.moe import Loads
@@ -106,7 +106,7 @@ def time_decode(model: Transformer, rows: int, length: int, budget: float) -> Ti
 
 def decode_beside(model: Transformer, rows: int, length: int, other: Callable[[], object], budget: float) -> float:
     """How long a decode step takes as a multiple of another call at the same moment (timing.beside)."""
-    with torch.inference_mode():
+    with torch.inference_mode(), native.alone(passes.lean(model)):
         return beside(_step(model, steady_inputs(model, rows, length)), other, budget)
 
 
@@ -132,7 +132,7 @@ def prompt_inputs(model: Transformer, length: int) -> list[StepInput]:
 
 
 def _time(model: Transformer, inputs: list[StepInput], budget: float) -> Timing:
-    with torch.inference_mode():
+    with torch.inference_mode(), native.alone(passes.lean(model)):
         return repeat(_step(model, inputs), budget)
 
 

@@ -20,7 +20,7 @@ from model.checkpoint.loading import load_any
 from model.codec import load_architecture
 from model.config import Architecture, ConfigError
 from model.initialise import random_model
-from model.kernels import panels, passes
+from model.kernels import native, panels, passes
 from model.kernels.panels import Form
 from model.limits import Limits
 from model.presets import Preset
@@ -90,6 +90,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     Raises BadModelId, UnknownModel, TooLarge, NoInt8, NoDevice, ConfigError or CheckpointError, with a message for the
     operator.
     """
+    native.begin()
     name, said = split_spec(spec)
     device = find_device(split_device(spec)[1] or options.device)
     found = _find(said, options)

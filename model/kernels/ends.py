@@ -45,7 +45,7 @@ class Angles(nn.Module):
             ctypes.byref(self._struct),
             rows,
             *map(address, (positions, cos, sin)),
-            torch.get_num_threads(),
+            native.threads(),
         )
         return cos, sin
 
@@ -68,7 +68,7 @@ class NormedHead(PanelLinear):
                 ctypes.byref(self.weight.struct),
                 rows,
                 *map(address, (x, logits)),
-                torch.get_num_threads(),
+                native.threads(),
             )
         return logits
 

@@ -75,7 +75,7 @@ class PanelExperts(ExpertStack):
             ctypes.byref(self.choosing(experts.shape[1], weigh)),
             len(x),
             *map(address, (x, experts, gates, out)),
-            torch.get_num_threads(),
+            native.threads(),
         )
         return out
 
@@ -104,7 +104,7 @@ class PanelRouter(Router):
             len(x),
             x.data_ptr(),
             ctypes.byref(pointers(routing)),
-            torch.get_num_threads(),
+            native.threads(),
         )
         return routing
 

@@ -99,7 +99,7 @@ class _Enter:
             ctypes.byref(self.struct),
             len(x),
             *map(address, (x, cos, sin, out)),
-            torch.get_num_threads(),
+            native.threads(),
         )
         query, key, value = out.split((self.heads, self.kv, self.kv), dim=1)
         return query, key, value
@@ -134,7 +134,7 @@ class _Leave:
             ctypes.byref(self.norm.struct),
             len(x),
             *map(address, (x, attended, out, normed)),
-            torch.get_num_threads(),
+            native.threads(),
         )
         return out, normed
 

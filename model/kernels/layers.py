@@ -116,7 +116,7 @@ class Layers(Block):
             rows,
             x.data_ptr(),
             ctypes.byref(_RoomsStruct(*(first + size * start for start in self._starts))),
-            torch.get_num_threads(),
+            native.threads(),
         )
         return x
 

@@ -44,7 +44,7 @@ def pack(panels: Tensor) -> Lossless | None:
     upper = _upper(panels)
     kept, odd = torch.empty(count, units, UNIT_BYTES, dtype=torch.uint8), torch.empty(count, units, dtype=torch.uint8)
     pointers = map(address, (panels, upper, kept, odd))
-    native.kernels().dyno_pack(count * units, *pointers, torch.get_num_threads())
+    native.kernels().dyno_pack(count * units, *pointers, native.threads())
     panel, unit = odd.nonzero(as_tuple=True)
     if len(unit) > MOST_ODD * odd.numel():
         return None

@@ -16,7 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,6 +32,7 @@ FOLDER = Path(__file__).with_name("native")
 FLAGS = ("-O3", "-march=native", "-pthread", "-fPIC", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math")
 NO_TILES = ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8")
 SECONDS = 120
+THREADS = torch.get_num_threads()  # of this process, before any thread was `alone`
 
 _int, _int64, _pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
 
@@ -47,6 +51,15 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "dyno_route": (_int, _pointer, _int64, _pointer, _pointer, _int),
     "dyno_mix": (_int, _pointer, _int64, _pointer, _pointer, _pointer, _pointer, _int),
 }
+
+
+class _Kept(threading.local):
+    """Of this thread: torch's number of threads before `alone`, 0 outside."""
+
+    threads: int = 0
+
+
+_kept = _Kept()
 
 
 @functools.cache
@@ -80,6 +93,37 @@ def linear_types() -> frozenset[torch.dtype]:
     built = library()
     features = 0 if built is None else built.dyno_features()
     return frozenset(dtype for bit, dtype in ((1, torch.float32), (2, torch.bfloat16)) if features & bit)
+
+
+def threads() -> int:
+    """How many threads a kernel works on: torch's number, or within `alone` what it was before."""
+    return _kept.threads or torch.get_num_threads()
+
+
+@contextmanager
+def alone(wanted: bool = True) -> Iterator[None]:
+    """Within, if it is wanted, torch's own operations of this thread have no helpers, and the kernels keep theirs.
+
+    Two sets of threads that spin while they wait keep each other from the cores: beside the kernels, what torch has
+    left to do is done sooner by one thread (docs/LOG.md).
+    """
+    if not wanted or _kept.threads:
+        yield
+        return
+    _kept.threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(_kept.threads)
+        _kept.threads = 0
+
+
+def begin() -> None:
+    """Give a thread other than the main one as many threads as the process has. One that torch sees for the first time
+    while another is `alone` would have a single one."""
+    if threading.current_thread() is not threading.main_thread():
+        torch.set_num_threads(THREADS)
 
 
 def address(tensor: Tensor | None) -> int | None:

@@ -133,7 +133,7 @@ def linear(x: Tensor, weight: PanelWeight, *, wide: bool = False) -> Tensor:
             rows,
             x.data_ptr(),
             out.data_ptr(),
-            torch.get_num_threads(),
+            native.threads(),
         )
     return out
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from torch import nn
+
 from model.kernels import card, ends, fused, grouped, layers, packed
 from model.kernels.experts import PanelExperts
 from model.kernels.panels import PANEL, Form, PanelWeight
@@ -29,6 +31,11 @@ def apply(model: Transformer, *, form: Form = "lossless") -> Transformer:
         blocks.build(model)
     grouped.group(model)
     return model.train(model.training)
+
+
+def lean(model: Transformer) -> bool:
+    """Whether the kernels have all linear layers of the model, so that little is left to torch (`native.alone`)."""
+    return model.embedding.weight.device.type == "cpu" and not any(isinstance(m, nn.Linear) for m in model.modules())
 
 
 def weight_bytes(model: Transformer) -> float | None:

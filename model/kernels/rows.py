@@ -23,7 +23,7 @@ def look(logits: Tensor) -> tuple[Tensor, Tensor]:
     rows, vocab = logits.shape
     finite, best = torch.empty(rows, dtype=torch.bool), torch.empty(rows, dtype=torch.int64)
     pointers = map(address, (logits, best, finite))
-    native.kernels().dyno_look(rows, vocab, logits.stride(0), *pointers, torch.get_num_threads())
+    native.kernels().dyno_look(rows, vocab, logits.stride(0), *pointers, native.threads())
     return finite, best
 
 

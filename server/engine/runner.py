@@ -13,6 +13,7 @@ from model import sampling
 from model.cache import CacheEntry, cache_entries, spans
 from model.config import Full, Span
 from model.costs import Costs
+from model.kernels import native, passes
 from model.roofline import Machine
 from model.transformer import StepInput, StepOutput, Transformer
 from server.engine import batch
@@ -77,6 +78,7 @@ class ModelRunner:
         size = self.dtype.itemsize
         self.costs = Costs.of(model.architecture, weight_bytes or size, size, machine)
         self._continued = Continued(room.page_size)
+        self._lean = passes.lean(model)
         self.memory: CacheGroup | None = None
         self._sources: PagedCache | None = None
         if model.architecture.encoder is not None:
@@ -88,7 +90,7 @@ class ModelRunner:
 
     def run(self, step: Step) -> StepResult:
         """Compute every row's tokens, and draw or score what follows those whose logits are wanted."""
-        with torch.inference_mode():
+        with torch.inference_mode(), native.alone(self._lean):
             inputs = self._inputs(step)
             began = self._mark()
             memory = self._memory_of(step, inputs)

@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 
 from model.checkpoint.loading import load_any
-from model.kernels import fused, inplace, layers, panels, passes
+from model.kernels import fused, inplace, layers, native, panels, passes
 from model.steady import prompt_inputs, steady_inputs
 from model.transformer import StepInput, Transformer
 
@@ -68,7 +68,7 @@ def main() -> None:
     print("".join(name.rjust(12) for name in ("step", *PARTS, "rest", "whole")))
     steps = [(f"{n} rows", lambda n=n: steady_inputs(model, n, options.length)) for n in options.rows]
     steps += [(f"prompt {n}", lambda n=n: prompt_inputs(model, n)) for n in options.prompts]
-    with torch.inference_mode():
+    with torch.inference_mode(), native.alone(passes.lean(model)):
         for name, inputs in steps:
             cells = (f"{seconds * 1e3:.2f}" for seconds in measure(model, inputs()).values())
             print("".join(cell.rjust(12) for cell in (name, *cells)), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -90,3 +91,37 @@ def test_callers_have_teams_of_their_own_that_end_with_them() -> None:
 
 def _threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
+
+
+def test_torch_is_alone_while_kernels_keep_their_threads() -> None:
+    torch.set_num_threads(2)
+    with native.alone():
+        assert (torch.get_num_threads(), native.threads()) == (1, 2)
+        with native.alone():
+            assert (torch.get_num_threads(), native.threads()) == (1, 2)
+    assert (torch.get_num_threads(), native.threads()) == (2, 2)
+    with pytest.raises(ValueError), native.alone():
+        raise ValueError
+    assert (torch.get_num_threads(), native.threads()) == (2, 2)
+    with native.alone(False):
+        assert (torch.get_num_threads(), native.threads()) == (2, 2)
+
+
+def test_a_thread_that_builds_a_model_meanwhile_has_all() -> None:
+    found = []
+
+    def build() -> None:
+        native.begin()
+        found.append((torch.get_num_threads(), native.threads()))
+
+    with native.alone():
+        builder = threading.Thread(target=build)
+        builder.start()
+        builder.join()
+    assert found == [(native.THREADS, native.THREADS)]
+
+
+def test_a_model_is_lean_where_the_kernels_have_all_its_layers() -> None:
+    model = random_model(presets.scaled(presets.load("tinyllama-1.1b"), "tiny"), 0).eval().requires_grad_(False)
+    assert not passes.lean(model)
+    assert passes.lean(passes.apply(model)) is bool(native.linear_types())
