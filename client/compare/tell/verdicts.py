@@ -38,13 +38,14 @@ def _against(findings: Findings, i: int) -> str:
     experiment, found = findings.results.experiment, _by_metric(findings, i)
     each = [one for at in found.values() for one in at.values()]
     kinds = {word: _in_words(experiment.levels, found, word) for word in Verdict if word.sure or word.leans}
-    shown = "; ".join(f"{word} in {text}" for word, text in kinds.items() if text)
+    shown = "; ".join(f"{word}{text}" for word, text in kinds.items() if text)
     lossy = {level for at in found.values() for level, one in at.items() if one.too_lossy}
     failed = f"no verdict{_where(experiment.levels, sorted(lossy))}: too many requests failed" if lossy else ""
     seen = [one.smallest if one.smallest < 100 else inf for one in each if one.of_requests and one.pairs]
     nothing = Verdict.NOT_SHOWN + (f" ({_seen(max(seen))} would have shown)" if seen else "")
     noisy = {level for (side, level), one in findings.drifts.items() if side in (0, i) and one.noisy}
-    doubt = f" The machine was too noisy to rely on this{_where(experiment.levels, sorted(noisy))}." if noisy else ""
+    where = _where(experiment.levels, sorted(noisy)) if noisy else ""
+    doubt = f" The machine was too noisy{where} to rely on this." if noisy else ""
     verdict = "; ".join(filter(None, (shown, failed))) or nothing
     return f"{experiment.architectures[i].name} against {experiment.baseline.name}: {verdict}.{doubt}"
 
@@ -58,16 +59,15 @@ def _by_metric(findings: Findings, i: int) -> Found:
 
 
 def _in_words(levels: Sequence[Arrivals], found: Found, verdict: Verdict) -> str:
-    """ "first token by factors from 1.2 to 1.4 at every load", for every metric with that verdict at any load."""
-    parts = []
+    """ " at every load: first token 1.2 to 1.4 times", for every metric with that verdict at any load, by loads."""
+    alike: dict[tuple[int, ...], list[str]] = {}
     for metric, at in found.items():
         ratios = {level: one.ratio for level, one in at.items() if one.verdict is verdict}
         if ratios:
             sizes = sorted(max(r, 1 / r) for r in ratios.values())
-            least, most = plain(sizes[0]), plain(sizes[-1])
-            factors = f"a factor of {least}" if len(sizes) == 1 else f"factors from {least} to {most}"
-            parts.append(f"{SHORT_NAMES[metric]} by {factors}{_where(levels, list(ratios))}")
-    return ", ".join(parts)
+            between = " to ".join(dict.fromkeys(map(plain, (sizes[0], sizes[-1]))))
+            alike.setdefault(tuple(ratios), []).append(f"{SHORT_NAMES[metric]} {between} times")
+    return ";".join(f"{_where(levels, shown)}: {', '.join(said)}" for shown, said in alike.items())
 
 
 def _where(levels: Sequence[Arrivals], shown: Sequence[int]) -> str:

@@ -161,7 +161,7 @@ def test_the_command_starts_servers_of_its_own_and_writes_the_report(tmp_path: P
     file.write_text(OWN)
     done = CliRunner().invoke(app, ["compare", str(file), "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert "slower in first token" in " ".join(done.stdout.split())
+    assert "slowed against plain: slower: first token" in " ".join(done.stdout.split())
     told = orjson.loads((tmp_path / "out" / "results.json").read_bytes())
     targets = {cell["target"] for cell in told["cells"]}
     assert len(targets) == 2

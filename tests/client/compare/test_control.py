@@ -57,7 +57,7 @@ def test_what_the_baseline_came_to_against_itself_comes_first() -> None:
         "arch0 against itself at 2/s, Poisson: first token 1.00 (1.00 to 1.00), per token 1.00 (1.00 to 1.00), "
         "end to end 1.00 (1.00 to 1.00)."
     )
-    assert second.startswith("arch1 against arch0: slower in first token")
+    assert second.startswith("arch1 against arch0: slower: first token")
     assert not any(line.startswith("arch2 against") for line in summary(findings))
     assert not any("trusted" in caution for caution in cautions(findings))
     assert "2 architectures, arch0 a second time as a control, " in page(findings)
