@@ -59,7 +59,8 @@ def _by_metric(findings: Findings, i: int) -> Found:
 
 
 def _in_words(levels: Sequence[Arrivals], found: Found, verdict: Verdict) -> str:
-    """ " at every load: first token 1.2 to 1.4 times", for every metric with that verdict at any load, by loads."""
+    """ " at every load: first token 1.2 to 1.4 times", for every metric with that verdict at any load, by loads, most
+    first."""
     alike: dict[tuple[int, ...], list[str]] = {}
     for metric, at in found.items():
         ratios = {level: one.ratio for level, one in at.items() if one.verdict is verdict}
@@ -67,7 +68,8 @@ def _in_words(levels: Sequence[Arrivals], found: Found, verdict: Verdict) -> str
             sizes = sorted(max(r, 1 / r) for r in ratios.values())
             between = " to ".join(dict.fromkeys(map(plain, (sizes[0], sizes[-1]))))
             alike.setdefault(tuple(ratios), []).append(f"{SHORT_NAMES[metric]} {between} times")
-    return ";".join(f"{_where(levels, shown)}: {', '.join(said)}" for shown, said in alike.items())
+    most_first = sorted(alike.items(), key=lambda one: -len(one[0]))
+    return ";".join(f"{_where(levels, shown)}: {', '.join(said)}" for shown, said in most_first)
 
 
 def _where(levels: Sequence[Arrivals], shown: Sequence[int]) -> str:
