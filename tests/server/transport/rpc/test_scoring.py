@@ -91,7 +91,8 @@ async def test_a_long_prompt_s_scores_come_in_several_messages(many: bool) -> No
         came = [one async for one in messages(InferenceServiceStub(channel), wish, many)]
     for choice in (0, 1):
         mine = [message for message, _ in came if message.index == choice]
-        assert [len(message.prompt) for message in mine[:4]] == [2048, 2048, 904, 0]
+        # Whoever reads slowly gets the first tokens with the last part.
+        assert [len(message.prompt) for message in mine] == [2048, 2048, 904, *(0 for _ in mine[3:])]
         tokens = [token for message in mine for token in message.prompt]
         assert [token.id for token in tokens] == ids
         assert [token.HasField("logprob") for token in tokens] == [False] + [True] * 4999
