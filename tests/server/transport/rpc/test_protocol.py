@@ -145,8 +145,9 @@ async def test_health_follows_readiness(service: str) -> None:
             assert (await watch.read()).status == SERVING
         await server.app.drain()
         assert (await watch.read()).status == NOT_SERVING
+        # The library ends a call that crosses the server's GOAWAY with CANCELLED.
         for call in (health.Check(request), InferenceServiceStub(channel).Generate(GOOD)):
-            assert (await failure(call)).code() is grpc.StatusCode.UNAVAILABLE, "nobody is there"
+            assert (await failure(call)).code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 @pytest.mark.parametrize("reflects", [True, False])
