@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.kernels import native, panels
-from model.kernels.fused import LaidNorm
+from model.kernels.before import LaidNorm
 from model.kernels.native import address
 from model.kernels.packed import PanelLinear
 from model.kernels.panels import Form

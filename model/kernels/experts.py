@@ -54,8 +54,8 @@ class PanelExperts(ExpertStack):
         self.down = _stack(plain.down, plain.down_bias, form=form)
         assert isinstance(value.activation, str)
         self.struct = _ExpertsStruct(
-            _structs(self.up),
-            _structs(self.down),
+            panels.structs(self.up),
+            panels.structs(self.down),
             count=plain.count,
             activation=ACTIVATIONS.index(value.activation),
             gated=int(value.gated),
@@ -152,7 +152,3 @@ def fits(experts: Experts) -> bool:
 def _stack(weights: Tensor, biases: Tensor | None, *, form: Form, paired: bool = False) -> list[PanelWeight]:
     every = [None] * len(weights) if biases is None else list(biases)
     return [panels.lay_out(w, b, form=form, paired=paired) for w, b in zip(weights, every, strict=True)]
-
-
-def _structs(weights: list[PanelWeight]) -> ctypes.Array[WeightStruct]:
-    return (WeightStruct * len(weights))(*(weight.struct for weight in weights))

@@ -30,7 +30,8 @@ class _LayerStruct(ctypes.Structure):
     """native/layers.h: Layer."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("attention", "projection", "feed", "before", "router", "experts")),
+        *((name, ctypes.c_void_p) for name in ("attention", "latent", "projection")),
+        *((name, ctypes.c_void_p) for name in ("feed", "before", "router", "experts")),
         *((name, ctypes.c_void_p) for name in ("slopes", "sinks")),
         *((name, ctypes.c_float) for name in ("scale", "softcap")),
     )
@@ -68,13 +69,13 @@ class Layers(Block):
         self._layers = (_LayerStruct * len(blocks))(*map(_layer, blocks))
         self._places = (_PlaceStruct * len(blocks))()
         self._mixtures = [(p, b.mixture.value) for p, b in zip(self._places, blocks, strict=True) if b.mixture]
-        self._tables = sorted({block.enter.table for block in blocks if block.enter.table is not None})
+        self._tables = sorted({block.before.table for block in blocks if block.before.table is not None})
         for block, place in zip(blocks, self._places, strict=True):
-            place.turn = 0 if block.enter.table is None else self._tables.index(block.enter.table)
+            place.turn = -1 if block.before.table is None else self._tables.index(block.before.table)
         self._pools: ref[Pools] | None = None  # a model does not keep a cache
-        placed = max((block.enter.heads + 2 * block.enter.kv) * block.enter.dim for block in blocks)
-        attended = max(block.enter.heads * block.enter.dim for block in blocks)
-        mixed = max(block.leave.out.columns if block.mixture else 0 for block in blocks)
+        placed = max(block.before.placed for block in blocks)
+        attended = max(block.before.attended for block in blocks)
+        mixed = max(block.after.out.columns if block.mixture else 0 for block in blocks)
         *self._starts, self._width = accumulate((placed, attended, mixed, mixed), initial=0)
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
@@ -123,12 +124,18 @@ class Layers(Block):
 
 def _layer(block: FusedBlock) -> _LayerStruct:
     """The struct of one block; its pointers stay good as long as the block does."""
-    scores, mixture, leave = block.scores, block.mixture, block.leave
-    parts: list[ctypes.Structure | None] = [block.enter.struct, leave.out.struct, leave.feed, None, None, None]
+    scores, mixture, before, after = block.scores, block.mixture, block.before, block.after
+    attention = None if after.latent is not None else before.struct
+    first = [attention, after.latent, after.out.struct, after.feed]
+    parts: list[ctypes.Structure | None] = [*first, None, None, None]
     if mixture is not None:
         router, stack = mixture.router, mixture.experts
         assert isinstance(router, PanelRouter) and isinstance(stack, PanelExperts)
-        parts[3:] = leave.norm.struct, router.struct, stack.choosing(mixture.value.active, mixture.value.weigh)
+        parts[len(first) :] = (
+            after.norm.struct,
+            router.struct,
+            stack.choosing(mixture.value.active, mixture.value.weigh),
+        )
     structs = (None if part is None else ctypes.addressof(part) for part in parts)
     return _LayerStruct(*structs, address(scores.slopes), address(scores.sinks), scores.scale, scores.softcap or 0.0)
 
@@ -150,7 +157,7 @@ def join(model: Transformer) -> int:
 def fits(block: nn.Module) -> bool:
     """Whether a block is fused, its heads are no wider than the kernels for attention take, and its mixture, if any, is
     one that those for routing and mixing take."""
-    if not isinstance(block, FusedBlock) or block.enter.dim > inplace.WIDEST:
+    if not isinstance(block, FusedBlock) or block.before.widest > inplace.WIDEST:
         return False
     return block.mixture is None or _fits_mixture(block.mixture)
 

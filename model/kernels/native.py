@@ -43,7 +43,8 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "dyno_linear": (_int, _int, _pointer, _int64, _pointer, _pointer, _int),
     "dyno_pack": (_int64, _pointer, _pointer, _pointer, _pointer, _int),
     "dyno_enter": (_int, _pointer, _int64, _pointer, _pointer, _pointer, _pointer, _int),
-    "dyno_leave": (_int, _pointer, _pointer, _pointer, _int64, _pointer, _pointer, _pointer, _pointer, _int),
+    "dyno_enter_latent": (_int, _pointer, _int64, *(_pointer,) * 5, _int),
+    "dyno_leave": (_int, _pointer, _pointer, _pointer, _pointer, _int64, _pointer, _pointer, _pointer, _pointer, _int),
     "dyno_layers": (_int, _int64, _pointer, _pointer, _pointer, _int64, _pointer, _pointer, _int),
     "dyno_turn": (_int, _pointer, _int64, _pointer, _pointer, _pointer, _int),
     "dyno_finish": (_int, _pointer, _pointer, _int64, _pointer, _pointer, _int),
@@ -74,8 +75,9 @@ def library() -> ctypes.CDLL | None:
                     _build(path)
         return _declared(ctypes.CDLL(str(path)))
     except (OSError, subprocess.SubprocessError) as error:
-        reason = str(getattr(error, "stderr", None) or error).strip()
-        log.warning("compiled kernels are not used: %s", reason.splitlines()[-1] if reason else repr(error))
+        lines = str(getattr(error, "stderr", None) or error).strip().splitlines()
+        reason = next((line for line in lines if "error" in line), lines[-1] if lines else repr(error))
+        log.warning("compiled kernels are not used: %s", reason)
         return None
 
 

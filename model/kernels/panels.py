@@ -8,6 +8,7 @@ bfloat16, 1 in float32, 4 where both are of 8 bits).
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,6 +118,11 @@ def lay_out(
     saved = None if packed is None else ctypes.pointer(packed.struct)
     struct = WeightStruct(laid.data_ptr(), address(scales), address(wide_bias), depth, columns, rounds, saved)
     return PanelWeight(laid, packed, scales, wide_bias, weight.dtype, depth, columns, struct)
+
+
+def structs(weights: Sequence[PanelWeight]) -> ctypes.Array[WeightStruct]:
+    """What the kernels take of several layers."""
+    return (WeightStruct * len(weights))(*(weight.struct for weight in weights))
 
 
 def linear(x: Tensor, weight: PanelWeight, *, wide: bool = False) -> Tensor:

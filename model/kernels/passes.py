@@ -49,7 +49,7 @@ def _laid_out(model: Transformer) -> Iterator[PanelWeight]:
     for module in model.modules():
         match module:
             case fused.FusedBlock():
-                yield from (module.enter.qkv, module.leave.out, *module.leave.weights)
+                yield from (*module.before.weights, *module.after.weights)
             case packed.PanelLinear():
                 yield module.weight
             case PanelExperts():

@@ -20,11 +20,19 @@ from unittest import mock
 import torch
 
 from model.checkpoint.loading import load_any
-from model.kernels import fused, inplace, layers, native, panels, passes
+from model.kernels import inplace, layers, native, panels, passes
+from model.kernels.after import After
+from model.kernels.before import GroupedBefore, LatentBefore
 from model.steady import prompt_inputs, steady_inputs
 from model.transformer import StepInput, Transformer
 
-PARTS = {"before": (fused._Enter, "__call__"), "attention": (inplace, "attend"), "after": (fused._Leave, "__call__")}
+CALLS = (
+    ("before", GroupedBefore, "__call__"),
+    ("before", LatentBefore, "__call__"),
+    ("attention", inplace, "attend"),
+    ("after", After, "__call__"),
+)
+PARTS = tuple(dict.fromkeys(part for part, _, _ in CALLS))
 RUNS = 20
 
 
@@ -34,7 +42,7 @@ def measure(model: Transformer, inputs: Sequence[StepInput]) -> dict[str, float]
     for number in range(RUNS + 3):  # the first ones warm up
         spent = dict.fromkeys(PARTS, 0.0)
         with contextlib.ExitStack() as patches:
-            for part, (owner, name) in PARTS.items():
+            for part, owner, name in CALLS:
                 patches.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), part, spent)))
             began = time.perf_counter()
             model(inputs[number % len(inputs)])

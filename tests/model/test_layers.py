@@ -20,6 +20,7 @@ from model.config import (
     FeedForward,
     Grouped,
     Groups,
+    Latent,
     MoE,
     Norm,
     QKNorm,
@@ -40,6 +41,7 @@ from tests.model.served import HandEngine
 pytestmark = pytest.mark.skipif(not native.linear_types(), reason="no vector units or no compiler here")
 ATTENTION, FEED = Attention(Grouped(4, 2, 16), Rotary()), FeedForward(96)
 MIXTURE = MoE(4, 2, FeedForward(48))
+LATENT = Latent(query=3, kv_rank=48, plain_dim=32, rotary_dim=16, value_dim=16)
 
 
 def stack(*blocks: Block) -> Architecture:
@@ -66,6 +68,18 @@ CASES = {
         attending(heads=replace(ATTENTION.heads, qk_norm=QKNorm(Norm()), bias=True), out_bias=True),
         block(ATTENTION, FeedForward(80, "relu2", gated=False, bias=True)),
     ),
+    "latent": stack(
+        attending(heads=LATENT),
+        attending(heads=replace(LATENT, query_rank=32), position=Rotary(layout="interleaved")),
+        attending(heads=replace(LATENT, bias=True, norm=Norm("layer", bias=True)), out_bias=True, span=Window(6)),
+        attending(heads=replace(LATENT, query_rank=80, bias=True, rotary_dim=0), position=Alibi(), sinks=True),
+    ),
+    "latent and grouped, with mixtures": stack(
+        attending(heads=LATENT, position=None),
+        PLAIN,
+        block(replace(ATTENTION, heads=replace(LATENT, query=5, query_rank=16)), MIXTURE),
+        mixing(),
+    ),
     "mixtures": stack(PLAIN, mixing(), mixing(expert=FeedForward(32, "relu2", gated=False, bias=True)), PLAIN),
     "routers of every kind": stack(
         mixing(router=Router("sigmoid", correction=True, scale=2.5)),
@@ -83,7 +97,14 @@ CASES = {
         mixing(),
     ),
 }
-JOINED = {"dense": [3], "mixtures": [4], "routers of every kind": [4], "mixtures that stay alone": [2, 2]}
+JOINED = {
+    "dense": [3],
+    "latent": [4],
+    "latent and grouped, with mixtures": [4],
+    "mixtures": [4],
+    "routers of every kind": [4],
+    "mixtures that stay alone": [2, 2],
+}
 ARCHITECTURES = pytest.mark.parametrize("architecture", CASES.values(), ids=CASES.keys())
 
 

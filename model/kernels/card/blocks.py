@@ -103,7 +103,10 @@ def fits(block: Block) -> bool:
     """Whether a block has the common shape and the kernels compute what its parts do."""
     if not common.has_shape(block):
         return False
-    attention, branch = parts(block)
+    attention, branch = block.branches
+    if not isinstance(attention, GroupedAttention) or not common.is_plain_grouped(attention):
+        return False
+    assert isinstance(branch, FeedForward | MoE)
     norms = *block.norms_before, *common.head_norms(attention)
     if not all(isinstance(norm, Norm) and norm.value.kind == "rms" and norm.bias is None for norm in norms):
         return False

@@ -18,8 +18,10 @@ struct Doors {
 #ifdef DYNO_VECTORS
   static void linear(const Weight& weight, bool wide_out, int64_t rows, const void* x, void* out, int threads);
   static void enter(const Attention& a, int64_t rows, const void* x, const void* cos, const void* sin, void* out, int threads);
-  static void leave(const Weight& projection, const FeedForward* ff, const Norm* norm, int64_t rows, const void* x, const void* attended,
-                    void* out, void* normed, int threads);
+  static void enter_latent(const Latent& l, int64_t rows, const void* x, const void* cos, const void* sin, void* queries, void* entries,
+                           int threads);
+  static void leave(const Weight& projection, const Latent* latent, const FeedForward* ff, const Norm* norm, int64_t rows, const void* x,
+                    const void* attended, void* out, void* normed, int threads);
   static void layers(int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings& around, int64_t rows, void* x,
                      const void* rooms, int threads);
   static void route(const Router& router, int64_t rows, const void* x, const Routing& routing, int threads);
@@ -57,9 +59,15 @@ void Doors<X>::enter(const Attention& a, int64_t rows, const void* x, const void
 }
 
 template <typename X>
-void Doors<X>::leave(const Weight& projection, const FeedForward* ff, const Norm* norm, int64_t rows, const void* x, const void* attended,
-                     void* out, void* normed, int threads) {
-  dyno::leave(projection, ff, norm, rows, (const X*)x, (const X*)attended, (X*)out, (X*)normed, threads);
+void Doors<X>::enter_latent(const Latent& l, int64_t rows, const void* x, const void* cos, const void* sin, void* queries, void* entries,
+                            int threads) {
+  dyno::enter(l, rows, (const X*)x, (const X*)cos, (const X*)sin, (X*)queries, (X*)entries, threads);
+}
+
+template <typename X>
+void Doors<X>::leave(const Weight& projection, const Latent* latent, const FeedForward* ff, const Norm* norm, int64_t rows, const void* x,
+                     const void* attended, void* out, void* normed, int threads) {
+  dyno::leave(projection, latent, ff, norm, rows, (const X*)x, (const X*)attended, (X*)out, (X*)normed, threads);
 }
 
 template <typename X>

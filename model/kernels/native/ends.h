@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "block.h"
+#include "before.h"
 
 namespace dyno {
 

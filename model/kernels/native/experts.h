@@ -2,7 +2,7 @@
 // once, and every thread takes turns at panels of any of them.
 #pragma once
 
-#include "block.h"
+#include "after.h"
 
 namespace dyno {
 
@@ -37,37 +37,23 @@ struct Groups {
   }
 };
 
-// A thread's share of one layer of all touched experts; `end` makes the ending for an expert.
-template <typename X, typename End>
-void share_all(const Groups& groups, const Weight* weights, typename Operand<X>::Number* rows, int64_t depth,
-               std::atomic<int64_t>& turn, const Member& me, End end) {
-  const int64_t count = weights[0].count();
-  const bool rounds = weights[0].rounds;
-  if (rounds) {
-    const int64_t choices = groups.place.size();
-    me.part(depth / GROUP * choices, [&](int64_t task) {
-      const int64_t c = task % choices, g = task / choices;
-      if (groups.place[c] < 0) return;
-      const Operand<X> own = groups.operand<X>(rows, depth, true, groups.chosen[c]);
-      RoundedRows<X>{own}.round(groups.place[c], g);
-    });
-    me.meet();
+// One layer of all touched experts, for share_all().
+template <typename X>
+struct Touched {
+  const Groups& groups;
+  const Weight* weights;
+  typename Operand<X>::Number* data;
+
+  int64_t count() const { return groups.touched.size(); }
+  const Weight& weight(int64_t i) const { return weights[groups.touched[i]]; }
+  Operand<X> rows(int64_t i) const { return of(groups.touched[i]); }
+  Operand<X> of(int64_t expert) const { return groups.operand<X>(data, weights->depth, weights->rounds, expert); }
+  int64_t total() const { return groups.starts.back(); }
+  std::pair<Operand<X>, int64_t> row(int64_t i) const {
+    const int64_t choice = groups.choices[i];
+    return {of(groups.chosen[choice]), groups.place[choice]};
   }
-  const int64_t chunk = std::max<int64_t>(count * int64_t(groups.touched.size()) / (me.count * 8) / 4, 1) * 4;
-  const int64_t chunks = (count + chunk - 1) / chunk, tasks = chunks * groups.touched.size();
-  const auto take = [&] { return turn.fetch_add(1, std::memory_order_relaxed); };
-  const auto ahead = [&](int64_t task) {
-    if (task >= tasks) return Ahead{};
-    const int64_t expert = groups.touched[task / chunks];
-    return weights[expert].template ahead<X>(task % chunks * chunk, groups.operand<X>(rows, depth, rounds, expert).blocks);
-  };
-  for (int64_t task = take(), next; task < tasks; task = next) {
-    next = take();
-    const int64_t expert = groups.touched[task / chunks], from = task % chunks * chunk;
-    const Operand<X> own = groups.operand<X>(rows, depth, rounds, expert);
-    share_part<X>(weights[expert], own, from, std::min(from + chunk, count), ahead(next), end(expert));
-  }
-}
+};
 
 // x (tokens, width), chosen and gates (tokens, active) → out (tokens, width), the weighted sum in order of choice.
 template <typename X>
@@ -75,16 +61,17 @@ void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, co
   const int64_t width = e.up[0].depth, choices = tokens * e.active;
   const Groups groups(e, tokens, chosen);
   using Number = typename Operand<X>::Number;
-  const bool rounds = e.up[0].rounds, rounds_hidden = e.down[0].rounds;
-  Number* taken = room<Number>(Operand<X>::size(groups.rooms.back(), width, rounds), 0);
-  Number* hidden = room<Number>(Operand<X>::size(groups.rooms.back(), e.hidden, rounds_hidden), 1);
+  const auto rows_of = [&](const Weight* weights, int which) {
+    return room<Number>(Operand<X>::size(groups.rooms.back(), weights->depth, weights->rounds), which);
+  };
+  const Touched<X> up{groups, e.up, rows_of(e.up, 0)}, down{groups, e.down, rows_of(e.down, 1)};
   float* results = room<float>(choices * width, 2);
   const Parts parts(width, threads);
   std::atomic<int64_t> turns[2] = {};
   together(threads, [&](const Member& me) {
     me.part(int64_t(groups.touched.size()) * parts.count, [&](int64_t task) {  // columns of their own, as write_rows() has it
       const int64_t expert = groups.touched[task / parts.count], part = task % parts.count;
-      const Operand<X> own = groups.operand<X>(taken, width, rounds, expert);
+      const Operand<X> own = up.of(expert);
       for (int64_t row = 0; row < groups.size(expert); ++row) {
         const int64_t c = groups.choices[groups.starts[expert] + row];
         const Vec scale = all(e.weigh_input ? gates[c] : 1.0f);
@@ -93,14 +80,14 @@ void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, co
       }
     });
     me.meet();
-    share_all<X>(groups, e.up, taken, width, turns[0], me, [&](int64_t expert) {
-      return [&e, into = groups.operand<X>(hidden, e.hidden, rounds_hidden, expert)](int64_t row, int64_t panel, Vec a, Vec b) {
+    share_all<X>(up, turns[0], me, [&](int64_t i) {
+      return [&e, into = down.rows(i)](int64_t row, int64_t panel, Vec a, Vec b) {
         e.gated ? Gate<X>{into, e.activation}(row, panel, a, b) : Activate<X>{into, e.activation}(row, panel, a, b);
       };
     });
     me.meet();
-    share_all<X>(groups, e.down, hidden, e.hidden, turns[1], me, [&](int64_t expert) {
-      const int64_t* mine = groups.choices.data() + groups.starts[expert];
+    share_all<X>(down, turns[1], me, [&](int64_t i) {
+      const int64_t* mine = groups.choices.data() + groups.starts[groups.touched[i]];
       return [=](int64_t row, int64_t panel, Vec a, Vec b) { Place<float>{results, width}(mine[row], panel, a, b); };
     });
     me.meet();

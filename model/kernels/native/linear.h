@@ -239,6 +239,53 @@ void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn
   }
 }
 
+// A thread's share of linear layers of one shape, each of which meets rows of its own, as experts and heads do. Many tells the
+// layers: count() of them, weight(i), rows(i); of all their rows: total(), and row(i) with the layer's rows. `end` makes the ending
+// for a layer. All threads of a team come.
+template <typename X, typename Many, typename End>
+void share_all(const Many& many, std::atomic<int64_t>& turn, const Member& me, End end) {
+  if (!many.count()) return;
+  const Weight& like = many.weight(0);
+  if (like.rounds) {
+    const int64_t total = many.total();
+    me.part(like.depth / GROUP * total, [&](int64_t task) {
+      const auto [rows, row] = many.row(task % total);
+      RoundedRows<X>{rows}.round(row, task / total);
+    });
+    me.meet();
+  }
+  const int64_t count = like.count();
+  const int64_t chunk = std::max<int64_t>(count * many.count() / (me.count * 8) / 4, 1) * 4;
+  const int64_t chunks = (count + chunk - 1) / chunk, tasks = chunks * many.count();
+  const auto take = [&] { return turn.fetch_add(1, std::memory_order_relaxed); };
+  const auto ahead = [&](int64_t task) {
+    if (task >= tasks) return Ahead{};
+    const int64_t layer = task / chunks;
+    return many.weight(layer).template ahead<X>(task % chunks * chunk, many.rows(layer).blocks);
+  };
+  for (int64_t task = take(), next; task < tasks; task = next) {
+    next = take();
+    const int64_t layer = task / chunks, from = task % chunks * chunk;
+    share_part<X>(many.weight(layer), many.rows(layer), from, std::min(from + chunk, count), ahead(next), end(layer));
+  }
+}
+
+// An ending that takes results 16 columns at a time: each(row, column, 16 numbers). The padding of the last panel is left out.
+template <typename Each>
+auto by_sixteen(int64_t columns, Each each) {
+  return [=](int64_t row, int64_t panel, Vec a, Vec b) {
+    const int64_t at = panel * PANEL;
+    each(row, at, a);
+    if (at + 16 < columns) each(row, at + 16, b);
+  };
+}
+
+// Copies columns [from, to) of a row into the layout of a linear layer's operand.
+template <typename X, typename Pen>
+inline void take(const X* x, int64_t from, int64_t to, const Pen& pen) {
+  for (int64_t i = from; i < to; i += 16) pen.put(i, load(x + i));
+}
+
 // Writes columns [0, columns) of rows of `out`; the padding of the last panel is left out.
 template <typename Y>
 struct Place {

@@ -1,5 +1,5 @@
 // The doors of the compiled kernels. native.py builds the files of this folder, loads them and repeats what the functions
-// below take (SIGNATURES); ends.py, fused.py, layers.py, experts.py, panels.py, lossless.py and inplace.py mirror the structs.
+// below take (SIGNATURES); ends.py, before.py, fused.py, layers.py, experts.py, panels.py, lossless.py and inplace.py mirror the structs.
 
 #include "doors.h"
 
@@ -40,9 +40,14 @@ void dyno_enter(int narrow, const Attention* a, int64_t rows, const void* x, con
   EITHER(enter(*a, rows, x, cos, sin, out, threads));
 }
 
-void dyno_leave(int narrow, const Weight* projection, const FeedForward* ff, const Norm* norm, int64_t rows,
+void dyno_enter_latent(int narrow, const Latent* l, int64_t rows, const void* x, const void* cos, const void* sin, void* queries,
+                       void* entries, int threads) {
+  EITHER(enter_latent(*l, rows, x, cos, sin, queries, entries, threads));
+}
+
+void dyno_leave(int narrow, const Weight* projection, const Latent* latent, const FeedForward* ff, const Norm* norm, int64_t rows,
                 const void* x, const void* attended, void* out, void* normed, int threads) {
-  EITHER(leave(*projection, ff, norm, rows, x, attended, out, normed, threads));
+  EITHER(leave(*projection, latent, ff, norm, rows, x, attended, out, normed, threads));
 }
 
 void dyno_layers(int narrow, int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings* around, int64_t rows,

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "block.h"
+#include "linear.h"
 
 namespace dyno {
 

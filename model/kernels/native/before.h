@@ -1,5 +1,4 @@
-// What surrounds attention in a block, each half in one parallel region: norm, projections, rotation before it; projection,
-// residual, norm and feed-forward after it.
+// What comes before attention in a block, in one parallel region: norm, projections, rotation.
 #pragma once
 
 #include <cmath>
@@ -45,12 +44,6 @@ struct Attention {
   int64_t interleaved;                   // pairs are neighbours, else a half apart
 };
 
-struct FeedForward {
-  Norm before;
-  Weight up, down;
-  int64_t activation, gated, hidden;  // gated: panels of `up` hold 16 gates and then their 16 values
-};
-
 // Rotate one head in place by cos and sin (turned / 2 each).
 template <typename X>
 inline void rotate(X* head, const X* cos, const X* sin, int64_t turned, bool interleaved) {
@@ -90,78 +83,6 @@ void enter(const Attention& a, int64_t rows, const X* x, const X* cos, const X* 
         normalise(*norm, head, a.dim, 0, a.dim, [&](int64_t at, Vec y) { store(head + at, y); });
       if (a.turned) rotate(head, cos + row * a.turned / 2, sin + row * a.turned / 2, a.turned, a.interleaved != 0);
     });
-  });
-}
-
-template <typename X>
-struct Gate {  // activate(gate) * value, 16 numbers a panel
-  const Operand<X>& hidden;
-  int64_t activation;
-  inline void operator()(int64_t row, int64_t panel, Vec gate, Vec value) const {
-    hidden.pen(row).put(panel * 16, activate(activation, gate) * value);
-  }
-};
-
-template <typename X>
-struct Activate {
-  const Operand<X>& hidden;
-  int64_t activation;
-  inline void operator()(int64_t row, int64_t panel, Vec a, Vec b) const {
-    const auto pen = hidden.pen(row);
-    const int64_t at = panel * PANEL;
-    pen.put(at, activate(activation, a));
-    if (at + 16 < hidden.depth) pen.put(at + 16, activate(activation, b));
-  }
-};
-
-template <typename X>
-struct Residual {  // out = x + result
-  const X* x;
-  X* out;
-  int64_t columns;
-  inline void operator()(int64_t row, int64_t panel, Vec a, Vec b) const {
-    const int64_t at = row * columns + panel * PANEL;
-    store(out + at, load(x + at) + a);
-    if (panel * PANEL + 16 < columns) store(out + at + 16, load(x + at + 16) + b);
-  }
-};
-
-// Copies columns [from, to) of a row into the layout of a linear layer's operand.
-template <typename X, typename Pen>
-inline void take(const X* x, int64_t from, int64_t to, const Pen& pen) {
-  for (int64_t i = from; i < to; i += 16) pen.put(i, load(x + i));
-}
-
-// attended (rows, heads * dim), x (rows, width) → out = x + projection, then + feed-forward of its norm. Without a
-// feed-forward `normed` (rows, width) gets the norm of out instead.
-template <typename X>
-void leave(const Weight& projection, const FeedForward* ff, const Norm* norm, int64_t rows, const X* x,
-           const X* attended, X* out, X* normed, int threads) {
-  const int64_t inner = projection.depth, width = projection.columns;
-  const auto taken = Operand<X>::in_room(0, inner, rows, projection.rounds);
-  const auto seen = Operand<X>::in_room(1, width, rows, ff && ff->up.rounds);
-  const auto hidden = Operand<X>::in_room(2, ff ? ff->hidden : 0, rows, ff && ff->down.rounds);
-  std::atomic<int64_t> turns[3] = {};
-  together(threads, [&](const Member& me) {
-    write_rows(taken, me, [&](int64_t row, int64_t from, int64_t to) { take(attended + row * inner, from, to, taken.pen(row)); });
-    share(projection, taken, turns[0], me, Residual<X>{x, out, width});
-    me.meet();
-    if (!ff) {
-      me.part(rows, [&](int64_t row) {
-        normalise(*norm, out + row * width, width, 0, width, [&](int64_t at, Vec y) { store(normed + row * width + at, y); });
-      });
-    } else {
-      write_rows(seen, me, [&](int64_t row, int64_t from, int64_t to) {
-        const auto pen = seen.pen(row);
-        normalise(ff->before, out + row * width, width, from, to, [&](int64_t at, Vec y) { pen.put(at, y); });
-      });
-      if (ff->gated)
-        share(ff->up, seen, turns[1], me, Gate<X>{hidden, ff->activation});
-      else
-        share(ff->up, seen, turns[1], me, Activate<X>{hidden, ff->activation});
-      me.meet();
-      share(ff->down, hidden, turns[2], me, Residual<X>{out, out, width});
-    }
   });
 }
 

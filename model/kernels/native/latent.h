@@ -1,0 +1,114 @@
+// Multi-head latent attention, absorbed (model/attention.py: LatentAttention): what comes before attention, and how what heads
+// attended to becomes their values.
+#pragma once
+
+#include "before.h"
+
+namespace dyno {
+
+struct Latent {
+  Norm before;
+  Weight down;             // gives what queries are made of, or queries where there is no `up`; then a latent and a rotary key
+  const Norm* query_norm;  // before `up`
+  const Weight* up;        // gives queries; null: none
+  Norm latent_norm;
+  const Weight *keys, *values;  // of each head: from a query's plain part to a latent, and from a latent to a value
+  int64_t heads, rank, plain, rotary, turned, interleaved;
+
+  int64_t stored() const { return rank + rotary; }  // numbers of an entry of the cache, and of a query that is scored with it
+};
+
+// The same number of rows for each head, one head's after the other's, for share_all().
+template <typename X>
+struct Heads {
+  const Weight* weights;
+  int64_t heads, size;
+  Operand<X> first;
+
+  Heads(const Weight* weights, int64_t heads, int64_t count, int which)
+      : weights(weights),
+        heads(heads),
+        size(Operand<X>::size(count, weights->depth, weights->rounds)),
+        first(room<typename Operand<X>::Number>(heads * size, which), weights->depth, count, weights->rounds) {}
+
+  int64_t count() const { return heads; }
+  const Weight& weight(int64_t head) const { return weights[head]; }
+  Operand<X> rows(int64_t head) const {
+    Operand<X> own = first;
+    own.data += head * size;
+    return own;
+  }
+  int64_t total() const { return heads * first.blocks.rows; }
+  std::pair<Operand<X>, int64_t> row(int64_t i) const { return {rows(i / first.blocks.rows), i % first.blocks.rows}; }
+};
+
+// x (rows, width) → queries (rows, heads, rank + rotary) in the latent space, and entries (rows, rank + rotary).
+template <typename X>
+void enter(const Latent& l, int64_t rows, const X* x, const X* cos, const X* sin, X* queries, X* entries, int threads) {
+  const int64_t width = l.down.depth, stored = l.stored(), dim = l.plain + l.rotary, first = l.down.columns - stored;
+  const auto normed = Operand<X>::in_room(0, width, rows, l.down.rounds);
+  const auto low = Operand<X>::in_room(1, l.up ? first : 0, rows, l.up && l.up->rounds);
+  const Heads<X> plain(l.keys, l.heads, rows, 2);
+  X* lows = room<X>(l.up ? rows * first : 0, 3);
+  const auto turn = [&](int64_t row, X* head) {
+    if (l.turned) rotate(head + l.rank, cos + row * l.turned / 2, sin + row * l.turned / 2, l.turned, l.interleaved != 0);
+  };
+  const auto put_query = [&](int64_t row, int64_t at, Vec y) {
+    const int64_t head = at / dim, i = at % dim;
+    if (i < l.plain)
+      plain.rows(head).pen(row).put(i, y);
+    else
+      store(queries + (row * l.heads + head) * stored + l.rank + i - l.plain, y);
+  };
+  std::atomic<int64_t> turns[3] = {};
+  together(threads, [&](const Member& me) {
+    write_rows(normed, me, [&](int64_t row, int64_t from, int64_t to) {
+      const auto pen = normed.pen(row);
+      normalise(l.before, x + row * width, width, from, to, [&](int64_t at, Vec y) { pen.put(at, y); });
+    });
+    share(l.down, normed, turns[0], me, by_sixteen(l.down.columns, [&](int64_t row, int64_t at, Vec y) {
+      if (at >= first)
+        store(entries + row * stored + at - first, y);
+      else if (l.up)
+        store(lows + row * first + at, y);
+      else
+        put_query(row, at, y);
+    }));
+    me.meet();
+    me.part(rows, [&](int64_t row) {
+      X* own = entries + row * stored;
+      normalise(l.latent_norm, own, l.rank, 0, l.rank, [&](int64_t at, Vec y) { store(own + at, y); });
+      turn(row, own);
+    });
+    if (l.up) {
+      write_rows(low, me, [&](int64_t row, int64_t from, int64_t to) {
+        const auto pen = low.pen(row);
+        normalise(*l.query_norm, lows + row * first, first, from, to, [&](int64_t at, Vec y) { pen.put(at, y); });
+      });
+      share(*l.up, low, turns[1], me, by_sixteen(l.up->columns, put_query));
+      me.meet();
+    }
+    share_all<X>(plain, turns[2], me, [&](int64_t head) {
+      return by_sixteen(l.rank, [=](int64_t row, int64_t at, Vec y) { store(queries + (row * l.heads + head) * stored + at, y); });
+    });
+    me.part(rows * l.heads, [&](int64_t task) { turn(task / l.heads, queries + task * stored); });
+  });
+}
+
+// A thread's share of attended (rows, heads, rank) → `values` (rows, heads * value), by the threads of a team, all of which come.
+template <typename X>
+void raise(const Latent& l, const Heads<X>& latents, const X* attended, const Operand<X>& values, std::atomic<int64_t>& turn,
+           const Member& me) {
+  const int64_t rows = values.blocks.rows, value = l.values->columns;
+  me.part(l.heads, [&](int64_t head) {
+    const Operand<X> own = latents.rows(head);
+    for (int64_t row = 0; row < rows; ++row) take(attended + (row * l.heads + head) * l.rank, 0, l.rank, own.pen(row));
+  });
+  me.meet();
+  share_all<X>(latents, turn, me, [&](int64_t head) {
+    return by_sixteen(value, [=, &values](int64_t row, int64_t at, Vec y) { values.pen(row).put(head * value + at, y); });
+  });
+  me.meet();
+}
+
+}  // namespace dyno
