@@ -8,66 +8,86 @@ import ctypes
 import torch
 from torch import Tensor
 
+from model import config
 from model.attention import GroupedAttention, LatentAttention
 from model.feedforward import FeedForward
-from model.kernels import native, panels
-from model.kernels.before import Before, LaidNorm, LatentBefore, NormStruct
-from model.kernels.experts import ACTIVATIONS
+from model.kernels import feeding, native, panels
+from model.kernels.before import Before, LaidNorm, LatentBefore, NormStruct, pointer
 from model.kernels.native import address
 from model.kernels.panels import Form, PanelWeight, WeightStruct
-from model.norm import Norm
+from model.stack import Block
 
 
-class _FeedForwardStruct(ctypes.Structure):
-    """native/after.h: FeedForward."""
+class _JoiningStruct(ctypes.Structure):
+    """native/after.h: Joining."""
+
+    _fields_ = (("norm", ctypes.POINTER(NormStruct)), ("of_sum", ctypes.c_int64), ("scale", ctypes.c_float))
+
+
+class _AfterStruct(ctypes.Structure):
+    """native/after.h: After."""
 
     _fields_ = (
-        ("before", NormStruct),
-        ("up", WeightStruct),
-        ("down", WeightStruct),
-        *((name, ctypes.c_int64) for name in ("activation", "gated", "hidden")),
+        ("projection", WeightStruct),
+        ("latent", ctypes.c_void_p),
+        *((name, _JoiningStruct) for name in ("attended", "fed")),
+        ("before", ctypes.POINTER(NormStruct)),
+        ("feed", ctypes.POINTER(feeding.FeedForwardStruct)),
+        ("parallel", ctypes.c_int64),
     )
 
 
 class After:
-    """What comes after attention: its output and x → x + projection + feed-forward, or the first sum and its norm."""
+    """The output of attention and x → what a block of two branches gives; where the second is a mixture, the first sum
+    and what the mixture sees."""
 
-    def __init__(
-        self,
-        norm: Norm,
-        attention: GroupedAttention | LatentAttention,
-        branch: FeedForward | None,
-        before: Before,
-        form: Form,
-    ) -> None:
-        """branch: None where a mixture follows. before: what gave attention its queries."""
+    def __init__(self, block: Block, before: Before, form: Form) -> None:
+        """before: what gives attention its queries."""
+        attention, branch = block.branches
+        assert isinstance(attention, GroupedAttention | LatentAttention)
         self.out = panels.lay_out(attention.out.weight, attention.out.bias, form=form)
-        self.norm = LaidNorm(norm)
-        self.latent = before.struct if isinstance(before, LatentBefore) else None
-        self.feed: _FeedForwardStruct | None = None
         self.weights: tuple[PanelWeight, ...] = (self.out,)
-        if branch is not None:
-            value = branch.value
-            up = panels.lay_out(branch.up.weight, branch.up.bias, form=form, paired=value.gated)
-            down = panels.lay_out(branch.down.weight, branch.down.bias, form=form)
-            self.weights = self.out, up, down
-            assert isinstance(value.activation, str)
-            kind = ACTIVATIONS.index(value.activation)
-            self.feed = _FeedForwardStruct(
-                self.norm.struct, up.struct, down.struct, kind, int(value.gated), value.hidden
-            )
+        feed = None
+        if isinstance(branch, FeedForward):
+            self.feed = feeding.LaidFeedForward(branch, form)
+            self.weights += self.feed.weights
+            feed = ctypes.pointer(self.feed.struct)
+        self._before = before  # its latent's memory
+        self._norms = [LaidNorm.of(norm) for norm in (block.norms_before[-1], *block.norms_after)]
+        self.mixes = feed is None
+        self.struct = _AfterStruct(
+            self.out.struct,
+            ctypes.addressof(before.struct) if isinstance(before, LatentBefore) else None,
+            *(_joining(norm, block.value) for norm in self._norms[1:]),
+            pointer(self._norms[0]),
+            feed,
+            int(block.value.parallel),
+        )
 
     def __call__(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
         out, attended = torch.empty_like(x), attended.contiguous()
-        normed = out if self.feed is not None else torch.empty_like(x)
+        normed = torch.empty_like(x) if self.mixes else out
         native.kernels().dyno_leave(
             x.dtype == torch.bfloat16,
-            ctypes.byref(self.out.struct),
-            None if self.latent is None else ctypes.byref(self.latent),
-            None if self.feed is None else ctypes.byref(self.feed),
-            ctypes.byref(self.norm.struct),
+            ctypes.byref(self.struct),
             len(x),
             *map(address, (x, attended, out, normed)),
             native.threads(),
         )
         return out, normed
+
+    def join(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The first sum, joined by what the mixture gives."""
+        out, mixed = torch.empty_like(x), mixed.contiguous()
+        native.kernels().dyno_join(
+            x.dtype == torch.bfloat16,
+            ctypes.byref(self.struct.fed),
+            *x.shape,
+            *map(address, (x, mixed, out)),
+            native.threads(),
+        )
+        return out
+
+
+def _joining(norm: LaidNorm | None, block: config.Block) -> _JoiningStruct:
+    return _JoiningStruct(pointer(norm), int(block.placement == "post"), block.residual_scale)

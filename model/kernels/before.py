@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model import config
 from model.attention import GroupedAttention, LatentAttention, Surroundings
-from model.kernels import common, native, panels
+from model.kernels import native, panels
 from model.kernels.native import address
 from model.kernels.panels import Form, PanelWeight, WeightStruct
 from model.norm import Norm
@@ -27,15 +27,36 @@ class NormStruct(ctypes.Structure):
     )
 
 
+class _HeadNormStruct(ctypes.Structure):
+    """native/before.h: HeadNorm."""
+
+    _fields_ = (("norm", NormStruct), *((name, ctypes.c_int64) for name in ("apart", "whole")))
+
+
+class _GrowthStruct(ctypes.Structure):
+    """native/before.h: Growth."""
+
+    _fields_ = tuple((name, ctypes.c_float) for name in ("weight", "floor", "offset"))
+
+
+class _RotationStruct(ctypes.Structure):
+    """native/before.h: Rotation."""
+
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("turned", "interleaved"))
+
+
 class _AttentionStruct(ctypes.Structure):
     """native/before.h: Attention."""
 
     _fields_ = (
-        ("before", NormStruct),
+        ("before", ctypes.POINTER(NormStruct)),
         ("qkv", WeightStruct),
-        ("query_norm", ctypes.POINTER(NormStruct)),
-        ("key_norm", ctypes.POINTER(NormStruct)),
-        *((name, ctypes.c_int64) for name in ("heads", "kv_heads", "dim", "turned", "interleaved")),
+        *((name, ctypes.POINTER(_HeadNormStruct)) for name in ("query_norm", "key_norm", "value_norm")),
+        *((name, ctypes.c_int64) for name in ("heads", "kv_heads", "dim")),
+        ("rotation", _RotationStruct),
+        *((name, ctypes.c_int64) for name in ("normed_last", "shared_value")),
+        ("growth", _GrowthStruct),
+        ("clip", ctypes.c_float),
     )
 
 
@@ -43,13 +64,15 @@ class _LatentStruct(ctypes.Structure):
     """native/latent.h: Latent."""
 
     _fields_ = (
-        ("before", NormStruct),
+        ("before", ctypes.POINTER(NormStruct)),
         ("down", WeightStruct),
         ("query_norm", ctypes.POINTER(NormStruct)),
         ("up", ctypes.POINTER(WeightStruct)),
         ("latent_norm", NormStruct),
         *((name, ctypes.POINTER(WeightStruct)) for name in ("keys", "values")),
-        *((name, ctypes.c_int64) for name in ("heads", "rank", "plain", "rotary", "turned", "interleaved")),
+        *((name, ctypes.c_int64) for name in ("heads", "rank", "plain", "rotary")),
+        ("rotation", _RotationStruct),
+        ("growth", _GrowthStruct),
     )
 
 
@@ -61,6 +84,11 @@ class LaidNorm:
         self.weight = None if norm.weight is None else norm.weight.detach().float() + value.offset
         self.bias = None if norm.bias is None else norm.bias.detach().float()
         self.struct = NormStruct(address(self.weight), address(self.bias), value.eps, int(value.kind == "layer"))
+
+    @classmethod
+    def of(cls, norm: nn.Module | None) -> LaidNorm | None:
+        """That of a norm; None where a module does nothing."""
+        return cls(norm) if isinstance(norm, Norm) else None
 
 
 class Before:
@@ -82,33 +110,40 @@ class Before:
         """queries (T, heads, dim), keys (T, key heads, dim) and values, as attention takes them."""
         raise NotImplementedError
 
-    def turn(self, around: Surroundings) -> tuple[int | None, ...]:
-        """Where the cosines and the sines of the step are."""
-        return (None, None) if self.table is None else tuple(map(address, around.turn(self.table)))
+    def standing(self, around: Surroundings) -> tuple[int | None, ...]:
+        """Where the positions, the cosines and the sines of the step are."""
+        turn = (None, None) if self.table is None else around.turn(self.table)
+        return address(around.positions), *map(address, turn)
 
 
 class GroupedBefore(Before):
     """Of heads with keys and values of their own, or shared by groups."""
 
-    def __init__(self, norm: Norm, attention: GroupedAttention, form: Form) -> None:
-        heads = attention.heads
+    def __init__(self, norm: Norm | None, attention: GroupedAttention, form: Form) -> None:
+        heads, qk_norm = attention.heads, attention.heads.qk_norm
         self.heads, self.kv, self.dim = heads.query, heads.kv, heads.dim
-        turned, interleaved = _rotation(attention.value.position, heads.dim)
-        self.table = attention.table if turned else None
+        rotation = _rotation(attention.value.position, heads.dim)
+        self.table = attention.table if rotation.turned else None
         self.placed, self.attended = (heads.query + 2 * heads.kv) * heads.dim, heads.query * heads.dim
         self.widest = heads.dim
-        self._norms = [LaidNorm(norm), *(LaidNorm(n) for n in common.head_norms(attention))]
         qkv = panels.lay_out(attention.qkv.weight, attention.qkv.bias, form=form)
         self.weights = (qkv,)
+        self._norm = LaidNorm.of(norm)
+        norms = attention.query_norm, attention.key_norm, attention.value_norm
+        self._head_norms = [LaidNorm.of(norm) for norm in norms]
         self.struct = _AttentionStruct(
-            self._norms[0].struct,
+            pointer(self._norm),
             qkv.struct,
-            *(ctypes.pointer(n.struct) for n in self._norms[1:]) if len(self._norms) > 1 else (None, None),
+            *(_head_norm(laid, qk_norm, heads.dim) for laid in self._head_norms[:2]),
+            _head_norm(self._head_norms[2], None, heads.dim),
             self.heads,
             self.kv,
             self.dim,
-            turned,
-            interleaved,
+            rotation,
+            int(qk_norm is not None and qk_norm.after_rotation),
+            int(heads.shared_value),
+            _growth(attention.value.temperature),
+            heads.clip or 0.0,
         )
 
     def __call__(self, x: Tensor, around: Surroundings) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -118,7 +153,7 @@ class GroupedBefore(Before):
             ctypes.byref(self.struct),
             len(x),
             address(x),
-            *self.turn(around),
+            *self.standing(around),
             address(out),
             native.threads(),
         )
@@ -129,38 +164,38 @@ class GroupedBefore(Before):
 class LatentBefore(Before):
     """Of latent heads, absorbed: queries in the latent space, and a latent with a rotary key that all heads share.
 
-    `values` lead from the latents that are attended to the values of each head; they belong to what comes after.
+    The weights that lead from attended latents to the values of each head are here too; what comes after uses them.
     """
 
-    def __init__(self, norm: Norm, attention: LatentAttention, form: Form) -> None:
+    def __init__(self, norm: Norm | None, attention: LatentAttention, form: Form) -> None:
         heads = attention.heads
-        turned, interleaved = _rotation(attention.value.position, heads.rotary_dim)
-        self.table = attention.table if turned else None
+        rotation = _rotation(attention.value.position, heads.rotary_dim)
+        self.table = attention.table if rotation.turned else None
         self.heads, self.widest = heads.query, heads.kv_rank + heads.rotary_dim
         self.placed, self.attended = (heads.query + 1) * self.widest, heads.query * heads.kv_rank
         first = attention.query_down if isinstance(attention.query_down, nn.Linear) else attention.query_up
         down = _beside(first, attention.latent_down, form)
         up = None if first is attention.query_up else panels.lay_out(attention.query_up.weight, form=form)
         keys = [panels.lay_out(weight.T.contiguous(), form=form) for weight in attention.key_up]
-        self.values = [panels.lay_out(weight, form=form) for weight in attention.value_up]
-        self.weights = (down, *([] if up is None else [up]), *keys, *self.values)
-        norms = norm, attention.query_norm, attention.latent_norm
-        self._norms = [LaidNorm(n) if isinstance(n, Norm) else None for n in norms]
-        before, query_norm, latent_norm = (None if n is None else n.struct for n in self._norms)
+        values = [panels.lay_out(weight, form=form) for weight in attention.value_up]
+        self.weights = (down, *([] if up is None else [up]), *keys, *values)
+        self._norms = [LaidNorm.of(n) for n in (norm, attention.query_norm, attention.latent_norm)]
+        before, query_norm, latent_norm = self._norms
+        assert latent_norm is not None
         self.struct = _LatentStruct(
-            before,
+            pointer(before),
             down.struct,
-            None if query_norm is None else ctypes.pointer(query_norm),
+            pointer(query_norm),
             None if up is None else ctypes.pointer(up.struct),
-            latent_norm,
+            latent_norm.struct,
             panels.structs(keys),
-            panels.structs(self.values),
+            panels.structs(values),
             heads.query,
             heads.kv_rank,
             heads.plain_dim,
             heads.rotary_dim,
-            turned,
-            interleaved,
+            rotation,
+            _growth(attention.value.temperature),
         )
 
     def __call__(self, x: Tensor, around: Surroundings) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -171,7 +206,7 @@ class LatentBefore(Before):
             ctypes.byref(self.struct),
             len(x),
             address(x),
-            *self.turn(around),
+            *self.standing(around),
             address(query),
             address(key),
             native.threads(),
@@ -179,11 +214,27 @@ class LatentBefore(Before):
         return query, key, None
 
 
-def _rotation(position: object, dim: int) -> tuple[int, int]:
-    """How many numbers of a head rotate, and whether pairs are neighbours."""
+def pointer(norm: LaidNorm | None) -> ctypes._Pointer[NormStruct] | None:
+    """What the kernels take of a norm; none is a null pointer."""
+    return None if norm is None else ctypes.pointer(norm.struct)
+
+
+def _head_norm(laid: LaidNorm | None, value: config.QKNorm | None, dim: int) -> ctypes._Pointer[_HeadNormStruct] | None:
+    """What the kernels take of a norm of heads; a value of None is one that all heads have."""
+    if laid is None:
+        return None
+    over = "head" if value is None else value.over
+    return ctypes.pointer(_HeadNormStruct(laid.struct, dim if over == "each" else 0, int(over == "width")))
+
+
+def _growth(value: config.Temperature | None) -> _GrowthStruct:
+    return _GrowthStruct() if value is None else _GrowthStruct(value.weight, value.floor, value.offset)
+
+
+def _rotation(position: object, dim: int) -> _RotationStruct:
     if not isinstance(position, config.Rotary):
-        return 0, 0
-    return position.rotated(dim), int(position.layout != "half")
+        return _RotationStruct()
+    return _RotationStruct(position.rotated(dim), int(position.layout != "half"))
 
 
 def _beside(first: nn.Linear, second: nn.Linear, form: Form) -> PanelWeight:

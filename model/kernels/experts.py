@@ -9,12 +9,12 @@ from torch import Tensor
 
 from model import config
 from model.kernels import native, panels
+from model.kernels.feeding import ActivatingStruct, activating, known
 from model.kernels.native import address
 from model.kernels.panels import Form, PanelWeight, WeightStruct
 from model.moe import Experts, ExpertStack, Router, Routing
 
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus")  # in the order of native/router.h
-ACTIVATIONS = ("relu", "relu2", "gelu_tanh", "silu")  # that the kernels have, in the order of native/vector.h
 
 
 class _ExpertsStruct(ctypes.Structure):
@@ -23,7 +23,8 @@ class _ExpertsStruct(ctypes.Structure):
     _fields_ = (
         ("up", ctypes.POINTER(WeightStruct)),
         ("down", ctypes.POINTER(WeightStruct)),
-        *((name, ctypes.c_int64) for name in ("count", "active", "activation", "gated", "hidden", "weigh_input")),
+        ("activation", ActivatingStruct),
+        *((name, ctypes.c_int64) for name in ("count", "active", "gated", "hidden", "weigh_input")),
     )
 
 
@@ -33,7 +34,8 @@ class _RouterStruct(ctypes.Structure):
     _fields_ = (
         ("weight", WeightStruct),
         ("correction", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("score", "normalise", "experts", "active")),
+        ("gain", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("score", "normalise", "experts", "active", "groups", "kept", "by_best")),
         ("scale", ctypes.c_float),
     )
 
@@ -52,12 +54,11 @@ class PanelExperts(ExpertStack):
         value = plain.value
         self.up = _stack(plain.up, plain.up_bias, form=form, paired=value.gated)
         self.down = _stack(plain.down, plain.down_bias, form=form)
-        assert isinstance(value.activation, str)
         self.struct = _ExpertsStruct(
             panels.structs(self.up),
             panels.structs(self.down),
             count=plain.count,
-            activation=ACTIVATIONS.index(value.activation),
+            activation=activating(value),
             gated=int(value.gated),
             hidden=value.hidden,
         )
@@ -113,15 +114,20 @@ class PanelRouter(Router):
 
     def _is_known(self) -> bool:
         how = self.value.router
-        plain = how.groups is None and how.norm is None and self.gain is None
-        return plain and how.score in SCORES and self.laid.dtype in native.linear_types()
+        return how.norm is None and how.score in SCORES and self.laid.dtype in native.linear_types()
 
     def _struct(self) -> _RouterStruct:
         value, how = self.value, self.value.router
+        groups = how.groups
         self._correction = None if self.correction is None else self.correction.float().contiguous()
+        self._gain = None if self.gain is None else 1 + self.gain.detach().float()
         return _RouterStruct(
             self.laid.struct,
             address(self._correction),
+            address(self._gain),
+            groups=0 if groups is None else groups.count,
+            kept=0 if groups is None else groups.kept,
+            by_best=int(groups is not None and groups.score == "max"),
             score=SCORES.index(str(how.score)),
             normalise=int(how.normalise),
             experts=value.experts,
@@ -144,9 +150,7 @@ def pointers(routing: Routing) -> RoutingStruct:
 
 def fits(experts: Experts) -> bool:
     """Whether the weights can be laid out in panels and the kernels know the activation."""
-    return experts.value.activation in ACTIVATIONS and all(
-        panels.supported(weight) for weight in (experts.up, experts.down)
-    )
+    return known(experts.value) and all(panels.supported(weight) for weight in (experts.up, experts.down))
 
 
 def _stack(weights: Tensor, biases: Tensor | None, *, form: Form, paired: bool = False) -> list[PanelWeight]:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from model.attention import Surroundings
 from model.cache import opened
 from model.kernels import inplace, native
+from model.kernels.before import LatentBefore
 from model.kernels.experts import PanelExperts, PanelRouter, RoutingStruct, empty_routing, pointers
+from model.kernels.feeding import PanelFeedForward
 from model.kernels.fused import FusedBlock
 from model.kernels.inplace import Pools
 from model.kernels.native import address
@@ -30,8 +32,7 @@ class _LayerStruct(ctypes.Structure):
     """native/layers.h: Layer."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("attention", "latent", "projection")),
-        *((name, ctypes.c_void_p) for name in ("feed", "before", "router", "experts")),
+        *((name, ctypes.c_void_p) for name in ("attention", "after", "router", "experts", "shared", "shared_gate")),
         *((name, ctypes.c_void_p) for name in ("slopes", "sinks")),
         *((name, ctypes.c_float) for name in ("scale", "softcap")),
     )
@@ -50,13 +51,16 @@ class _PlaceStruct(ctypes.Structure):
 class _AroundStruct(ctypes.Structure):
     """native/layers.h: Surroundings; `turns` holds the cosines and the sines of every rotary table in turn."""
 
-    _fields_ = tuple((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("calls", "turns"))
+    _fields_ = (
+        ("positions", ctypes.c_void_p),
+        *((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("calls", "turns")),
+    )
 
 
 class _RoomsStruct(ctypes.Structure):
     """native/layers.h: Rooms."""
 
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("placed", "attended", "normed", "mixed"))
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("placed", "attended", "normed", "mixed", "shared"))
 
 
 class Layers(Block):
@@ -76,7 +80,7 @@ class Layers(Block):
         placed = max(block.before.placed for block in blocks)
         attended = max(block.before.attended for block in blocks)
         mixed = max(block.after.out.columns if block.mixture else 0 for block in blocks)
-        *self._starts, self._width = accumulate((placed, attended, mixed, mixed), initial=0)
+        *self._starts, self._width = accumulate((placed, attended, mixed, mixed, mixed), initial=0)
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
         view = opened(around.cache)
@@ -94,7 +98,9 @@ class Layers(Block):
             place.routing = pointers(routing)
         turns = [part.data_ptr() for table in self._tables for part in around.turn(table)]
         calls = [ctypes.addressof(call) for call in view.calls()]
-        return self._run(x.clone(memory_format=torch.contiguous_format), rows, calls, turns), routings
+        lists = ((ctypes.c_void_p * len(part))(*part) for part in (calls, turns))
+        step = _AroundStruct(around.positions.data_ptr(), *lists)
+        return self._run(x.clone(memory_format=torch.contiguous_format), rows, step), routings
 
     def _settle(self, pools: Pools) -> None:
         """Write down where each layer's pools are; they stay there as long as the cache's memory does."""
@@ -104,7 +110,7 @@ class Layers(Block):
             place.call = pools.groups[layer]
             place.keys, place.values = address(pools.keys[layer]), address(pools.values[layer])
 
-    def _run(self, x: Tensor, rows: int, calls: list[int], turns: list[int]) -> Tensor:
+    def _run(self, x: Tensor, rows: int, step: _AroundStruct) -> Tensor:
         """Run the layers on x (rows, width), which is overwritten and returned."""
         room = x.new_empty(rows * self._width)
         first, size = room.data_ptr(), rows * x.element_size()
@@ -113,7 +119,7 @@ class Layers(Block):
             len(self._blocks),
             self._layers,
             self._places,
-            ctypes.byref(_AroundStruct(*((ctypes.c_void_p * len(part))(*part) for part in (calls, turns)))),
+            ctypes.byref(step),
             rows,
             x.data_ptr(),
             ctypes.byref(_RoomsStruct(*(first + size * start for start in self._starts))),
@@ -124,18 +130,15 @@ class Layers(Block):
 
 def _layer(block: FusedBlock) -> _LayerStruct:
     """The struct of one block; its pointers stay good as long as the block does."""
-    scores, mixture, before, after = block.scores, block.mixture, block.before, block.after
-    attention = None if after.latent is not None else before.struct
-    first = [attention, after.latent, after.out.struct, after.feed]
-    parts: list[ctypes.Structure | None] = [*first, None, None, None]
+    scores, mixture = block.scores, block.mixture
+    attention = None if isinstance(block.before, LatentBefore) else block.before.struct
+    parts: list[ctypes.Structure | None] = [attention, block.after.struct, None, None, None, None]
     if mixture is not None:
-        router, stack = mixture.router, mixture.experts
+        router, stack, shared = mixture.router, mixture.experts, mixture.shared
         assert isinstance(router, PanelRouter) and isinstance(stack, PanelExperts)
-        parts[len(first) :] = (
-            after.norm.struct,
-            router.struct,
-            stack.choosing(mixture.value.active, mixture.value.weigh),
-        )
+        parts[2:4] = router.struct, stack.choosing(mixture.value.active, mixture.value.weigh)
+        if isinstance(shared, PanelFeedForward):
+            parts[4:] = shared.laid.struct, None if shared.gate is None else shared.gate.struct
     structs = (None if part is None else ctypes.addressof(part) for part in parts)
     return _LayerStruct(*structs, address(scores.slopes), address(scores.sinks), scores.scale, scores.softcap or 0.0)
 
@@ -164,5 +167,6 @@ def fits(block: nn.Module) -> bool:
 
 def _fits_mixture(mixture: MoE) -> bool:
     router, stack = mixture.router, mixture.experts
-    plain = mixture.shared is None and mixture.value.router.capacity is None and not mixture.training
+    alone = mixture.shared is None or isinstance(mixture.shared, PanelFeedForward)
+    plain = alone and mixture.value.router.capacity is None and not mixture.training
     return plain and isinstance(stack, PanelExperts) and isinstance(router, PanelRouter) and router.struct is not None

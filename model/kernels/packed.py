@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from model.feedforward import activate
-from model.kernels import experts, panels
+from model.kernels import experts, feeding, panels
 from model.kernels.panels import Form
-from model.moe import Experts, ExpertStack, Router
+from model.moe import Experts, ExpertStack, MoE, Router
 from model.transformer import Transformer
 
 HINT = 32  # rows the layout is chosen for; measured equal to the others from 1 to 512 rows
@@ -94,6 +94,11 @@ def pack(model: Transformer, *, form: Form = "lossless") -> int:
         model.head = _linear(model.head.weight, model.head.bias, form, wide=True)
         count += 1
     for parent in list(model.modules()):
+        if isinstance(parent, MoE) and feeding.fits(parent.shared):
+            # With its gate, so that it is one call.
+            parent.shared = feeding.PanelFeedForward(parent.shared, parent.shared_gate, form=form)
+            parent.shared_gate = None
+            count += 1
         for name, child in list(parent.named_children()):
             packed = _packed(child, form)
             if packed is not None:
@@ -103,6 +108,8 @@ def pack(model: Transformer, *, form: Form = "lossless") -> int:
 
 
 def _packed(module: nn.Module, form: Form) -> nn.Module | None:
+    if feeding.fits(module):
+        return feeding.PanelFeedForward(module, form=form)
     if isinstance(module, nn.Linear) and _fits(module.weight):
         return _linear(module.weight, module.bias, form)
     if type(module) is Router and _fits(module.weight) and panels.supported(module.weight.float()):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from model.kernels import card, ends, fused, grouped, layers, packed
+from model.kernels import card, ends, feeding, fused, grouped, layers, packed
 from model.kernels.experts import PanelExperts
 from model.kernels.panels import PANEL, Form, PanelWeight
 from model.transformer import Transformer
@@ -52,5 +52,7 @@ def _laid_out(model: Transformer) -> Iterator[PanelWeight]:
                 yield from (*module.before.weights, *module.after.weights)
             case packed.PanelLinear():
                 yield module.weight
+            case feeding.PanelFeedForward():
+                yield from module.laid.weights
             case PanelExperts():
                 yield from (*module.up, *module.down)

@@ -4,10 +4,10 @@ What makes an architecture itself stays: every distinct block and the pattern of
 a key head, positions, norms, routers, groups of experts, how many experts are active. What only makes it large shrinks:
 
 - width, vocabulary, context and heads to the scale's, never above the architecture's own;
-- feed-forwards, experts and the query rank of latent attention in proportion to the width, in multiples of 16 as large
-  ones are (no architecture shall look slower because its shrunk sizes do not suit the vector units); head dimensions,
-  and the latent with them, so that the smallest head has the scale's; windows, chunks and original contexts in
-  proportion to the context, but not below 16 positions;
+- feed-forwards, experts and the query rank of latent attention in proportion to the width; head dimensions, and the
+  latent with them, so that the smallest head has the scale's; all of these in multiples of 16 as large ones are (no
+  architecture shall look slower because its shrunk sizes do not suit the vector units); windows, chunks and original
+  contexts in proportion to the context, but not below 16 positions;
 - the stack to the scale's layers (an encoder and its decoder get half of them each), or to one repeat of each of its
   patterns where those are longer;
 - more experts than the scale's to the scale's.
@@ -168,7 +168,7 @@ class _Shrink:
             scaling = replace(scaling, original_context=self._reach(scaling.original_context))
         dim = heads.rotary_dim if isinstance(heads, config.Latent) else heads.dim
         if value.counted(dim) % 2 or not value.counted(dim):
-            fraction = _rounded_up(_near(dim * fraction, 2, dim) / dim)
+            fraction = _rounded_up(_near(dim * fraction, dim, step=2) / dim)
         return replace(value, fraction=fraction, scaling=scaling)
 
     def _feed_forward(self, value: config.FeedForward) -> config.FeedForward:
@@ -191,10 +191,10 @@ class _Shrink:
         )
 
     def _of_width(self, size: int) -> int:
-        return _near(size * self.width / self.whole.width, 16, size)
+        return _near(size * self.width / self.whole.width, size)
 
     def _dim(self, size: int) -> int:
-        return _near(size * self.dim_ratio, 8, size)
+        return _near(size * self.dim_ratio, size)
 
     def _reach(self, size: float) -> int:
         return int(min(size, max(LEAST_REACH, round(size * self.context / self.whole.context))))
@@ -219,7 +219,7 @@ def _score_scale(scale: float | None, dim: int, smaller: int) -> float | None:
     return scale if scale is None or scale == 1 else scale * (dim / smaller) ** 0.5
 
 
-def _near(size: float, step: int, most: int) -> int:
+def _near(size: float, most: int, step: int = 16) -> int:
     """The multiple of `step` next to size, at least one, and never above `most`."""
     return min(most, max(step, round(size / step) * step))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from model import config, presets
 from model.dense import dense_input, dense_memory
 from model.initialise import random_model
-from model.kernels import experts, fused, native, packed, panels, passes
+from model.kernels import experts, feeding, fused, native, packed, panels, passes
 from model.kernels.layers import Layers
 from model.moe import Experts, Routing
 from model.transformer import Transformer
@@ -139,12 +139,12 @@ def test_what_does_not_fit_is_told_apart() -> None:
     assert not panels.supported(torch.empty(8, 32, device="meta"))
 
 
-ACTIVATIONS = [(kind, gated) for kind in experts.ACTIVATIONS for gated in (False, True)]
+ACTIVATIONS = [(kind, gated) for kind in feeding.NAMES for gated in (False, True)] + [(config.ClampedGate(0.8), True)]
 
 
 @pytest.mark.parametrize("weigh", ["output", "input"])
 @pytest.mark.parametrize(("activation", "gated"), ACTIVATIONS)
-def test_experts_in_one_call_equal_one_after_another(activation: str, gated: bool, weigh: str) -> None:
+def test_experts_in_one_call_equal_one_after_another(activation: Any, gated: bool, weigh: str) -> None:
     """Some choices found no room, one expert is nobody's choice."""
     value = config.FeedForward(48, activation, gated=gated, bias=True)
     plain = Experts(value, 5, 32).requires_grad_(False)
@@ -174,8 +174,21 @@ WHOLE = [
     "bloom-560m",
     "qwen1.5-moe-a2.7b",
     "qwen2.5-7b",
+    "pythia-70m",
+    "command-r-35b",
+    "granite-3.0-1b-a400m",
+    "grok-1-314b",
+    "dbrx-132b",
+    "minimax-m2",
+    "llama-4-scout",
+    "gemma-3-1b",
+    "olmo-2-7b",
+    "deepseek-v2-lite",
+    "deepseek-v3",
+    "mistral-small-4-119b",
+    "gemma-4-31b",
 ]
-PARTS = ["pythia-70m", "deepseek-v2-lite", "llama-4-scout", "gemma-3-1b", "olmo-2-7b"]
+PARTS = ["beam-501b-a23b", "switch-base-8"]
 
 
 def logits(model: Transformer, tokens: Tensor) -> Tensor:

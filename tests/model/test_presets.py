@@ -155,7 +155,7 @@ def test_deepseek_v3_tiny() -> None:
     assert (moe.experts, moe.active, moe.router.groups) == (64, 8, config.Groups(8, 4))
     heads = tiny.attentions[0].heads
     assert isinstance(heads, Latent)
-    assert (heads.kv_rank, heads.plain_dim, heads.rotary_dim, heads.query_rank) == (64, 16, 8, 16)
+    assert (heads.kv_rank, heads.plain_dim, heads.rotary_dim, heads.query_rank) == (64, 16, 16, 16)
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -6,12 +6,13 @@ A pass over a built model: `build(model)` replaces what lies on a card and has t
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from torch import Tensor, nn
 
 from model import config
 from model.attention import GroupedAttention, Surroundings
 from model.feedforward import FeedForward, activate
-from model.kernels import common
 from model.kernels.attention import Scores
 from model.kernels.card import FEW, experts
 from model.kernels.card.linear import ACTIVATIONS, Gain, gated, normed, vector
@@ -33,7 +34,7 @@ class CardBlock(Block):
         assert isinstance(before, Norm) and isinstance(after, Norm)
         self.before, self.after = _gain(before), _gain(after)
         value, heads, branch = self.attention.value, self.attention.heads, self.branch
-        norms = [_gain(norm) for norm in common.head_norms(self.attention)]
+        norms = [_gain(norm) for norm in _head_norms(self.attention)]
         rotary = value.position if isinstance(value.position, config.Rotary) else None
         self.scores = Scores(value.softmax_scale, value.softcap, self.attention.slopes, self.attention.sinks)
         self.turn = Turn(heads.query, heads.kv, heads.dim, tuple(norms), rotary is not None and rotary.layout != "half")
@@ -100,17 +101,39 @@ def build(model: Transformer) -> int:
 
 
 def fits(block: Block) -> bool:
-    """Whether a block has the common shape and the kernels compute what its parts do."""
-    if not common.has_shape(block):
+    """Whether a block has the shape that most have, and the kernels compute what its parts do: pre-norm, grouped-query
+    attention and then a feed-forward or a mixture, and nothing that few architectures have."""
+    if type(block) is not Block or not _is_plain(block.value) or len(block.branches) != 2:
         return False
     attention, branch = block.branches
-    if not isinstance(attention, GroupedAttention) or not common.is_plain_grouped(attention):
+    if not _is_plain_attention(attention) or not isinstance(branch, FeedForward | MoE):
         return False
-    assert isinstance(branch, FeedForward | MoE)
-    norms = *block.norms_before, *common.head_norms(attention)
+    norms = *block.norms_before, *_head_norms(attention)
     if not all(isinstance(norm, Norm) and norm.value.kind == "rms" and norm.bias is None for norm in norms):
         return False
     return experts.fits(branch) if isinstance(branch, MoE) else branch.value.activation in ACTIVATIONS
+
+
+def _is_plain(value: config.Block) -> bool:
+    serial = not value.parallel and not value.shared_norm
+    return value.placement == "pre" and serial and not value.gated and value.residual_scale == 1
+
+
+def _is_plain_attention(attention: nn.Module) -> TypeGuard[GroupedAttention]:
+    if not isinstance(attention, GroupedAttention):
+        return False
+    value, heads = attention.value, attention.heads
+    plain_heads = heads.clip is None and not heads.shared_value and heads.value_norm is None
+    norm = heads.qk_norm
+    plain_norm = norm is None or (norm.over == "head" and not norm.after_rotation)
+    plain_output = value.gate is None and value.temperature is None and not isinstance(value.position, config.Buckets)
+    return plain_heads and plain_norm and plain_output
+
+
+def _head_norms(attention: GroupedAttention) -> list[Norm]:
+    """The norms of single query and key heads, none or two."""
+    norms = (attention.query_norm, attention.key_norm)
+    return [norm for norm in norms if isinstance(norm, Norm)]
 
 
 def parts(block: Block) -> tuple[GroupedAttention, FeedForward | MoE]:

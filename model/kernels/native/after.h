@@ -6,78 +6,135 @@
 namespace dyno {
 
 struct FeedForward {
-  Norm before;
   Weight up, down;
-  int64_t activation, gated, hidden;  // gated: panels of `up` hold 16 gates and then their 16 values
+  Activating activation;
+  int64_t gated, hidden;  // gated: panels of `up` hold 16 gates and then their 16 values
+};
+
+// How the result of a branch joins what the block carries on: x + scale * norm(result), or norm(x + scale * result).
+struct Joining {
+  const Norm* norm;  // null: none
+  int64_t of_sum;
+  float scale;
+
+  // One row; `out` may be x.
+  template <typename X>
+  void apply(const X* x, const X* result, X* out, int64_t width) const {
+    const Vec scaled = all(scale);
+    const auto put = [&](int64_t at, Vec y) { store(out + at, fma(scaled, y, load(x + at))); };
+    normalise(of_sum ? nullptr : norm, result, width, 0, width, put);
+    if (of_sum && norm) normalise_in_place(*norm, out, width);
+  }
+};
+
+struct After {
+  Weight projection;
+  const Latent* latent;  // what is attended are latents; null: values
+  Joining attended, fed;
+  const Norm* before;       // of the second branch; null: none
+  const FeedForward* feed;  // null: a mixture
+  int64_t parallel;         // the second branch sees what the block began with
 };
 
 template <typename X>
-struct Gate {  // activate(gate) * value, 16 numbers a panel
+struct Gate {  // 16 numbers a panel
   const Operand<X>& hidden;
-  int64_t activation;
+  Activating activation;
   inline void operator()(int64_t row, int64_t panel, Vec gate, Vec value) const {
-    hidden.pen(row).put(panel * 16, activate(activation, gate) * value);
+    hidden.pen(row).put(panel * 16, activation(gate, value));
   }
 };
 
 template <typename X>
 struct Activate {
   const Operand<X>& hidden;
-  int64_t activation;
+  Activating activation;
   inline void operator()(int64_t row, int64_t panel, Vec a, Vec b) const {
     const auto pen = hidden.pen(row);
     const int64_t at = panel * PANEL;
-    pen.put(at, activate(activation, a));
-    if (at + 16 < hidden.depth) pen.put(at + 16, activate(activation, b));
+    pen.put(at, activation(a));
+    if (at + 16 < hidden.depth) pen.put(at + 16, activation(b));
   }
 };
 
+// A thread's share of the upper layer of a feed-forward; all threads of a team come.
 template <typename X>
-struct Residual {  // out = x + result
-  const X* x;
-  X* out;
-  int64_t columns;
-  inline void operator()(int64_t row, int64_t panel, Vec a, Vec b) const {
-    const int64_t at = row * columns + panel * PANEL;
-    store(out + at, load(x + at) + a);
-    if (panel * PANEL + 16 < columns) store(out + at + 16, load(x + at + 16) + b);
-  }
-};
+void share_up(const FeedForward& ff, const Operand<X>& seen, const Operand<X>& hidden, std::atomic<int64_t>& turn, const Member& me) {
+  if (ff.gated)
+    share(ff.up, seen, turn, me, Gate<X>{hidden, ff.activation});
+  else
+    share(ff.up, seen, turn, me, Activate<X>{hidden, ff.activation});
+  me.meet();
+}
 
-// attended (rows, heads * dim), x (rows, width) → out = x + projection, then + feed-forward of its norm. Without a
-// feed-forward `normed` (rows, width) gets the norm of out instead. latent: what is attended are latents; null: values.
+// A thread's share of a layer whose results join x (rows, columns); `aside` has room for them. All threads of a team come.
 template <typename X>
-void leave(const Weight& projection, const Latent* latent, const FeedForward* ff, const Norm* norm, int64_t rows, const X* x,
-           const X* attended, X* out, X* normed, int threads) {
+void share_joining(const Weight& weight, const Operand<X>& rows, std::atomic<int64_t>& turn, const Member& me, const Joining& how,
+                   const X* x, X* out, X* aside) {
+  const int64_t width = weight.columns;
+  if (!how.norm) {
+    const Vec scale = all(how.scale);
+    return share(weight, rows, turn, me, by_sixteen(width, [=](int64_t row, int64_t at, Vec y) {
+      store(out + row * width + at, fma(scale, y, load(x + row * width + at)));
+    }));
+  }
+  share(weight, rows, turn, me, Place<X>{aside, width});
+  me.meet();
+  me.part(rows.blocks.rows, [&](int64_t row) { how.apply(x + row * width, aside + row * width, out + row * width, width); });
+}
+
+// attended (rows, heads * dim), x (rows, width) → out = x, joined by the projection and then by the feed-forward. Without a
+// feed-forward `normed` (rows, width) gets what the mixture sees. `out` may be x.
+template <typename X>
+void leave(const After& a, int64_t rows, const X* x, const X* attended, X* out, X* normed, int threads) {
+  const Weight& projection = a.projection;
+  const FeedForward* ff = a.feed;
   const int64_t inner = projection.depth, width = projection.columns;
   const auto taken = Operand<X>::in_room(0, inner, rows, projection.rounds);
   const auto seen = Operand<X>::in_room(1, width, rows, ff && ff->up.rounds);
   const auto hidden = Operand<X>::in_room(2, ff ? ff->hidden : 0, rows, ff && ff->down.rounds);
-  const Heads<X> latents(latent ? latent->values : &projection, latent ? latent->heads : 0, rows, 3);
+  const Heads<X> latents(a.latent ? a.latent->values : &projection, a.latent ? a.latent->heads : 0, rows, 3);
+  X* aside = room<X>(a.attended.norm || a.fed.norm ? rows * width : 0, 4);
   std::atomic<int64_t> turns[4] = {};
   together(threads, [&](const Member& me) {
-    if (latent)
-      raise(*latent, latents, attended, taken, turns[3], me);
-    else
-      write_rows(taken, me, [&](int64_t row, int64_t from, int64_t to) { take(attended + row * inner, from, to, taken.pen(row)); });
-    share(projection, taken, turns[0], me, Residual<X>{x, out, width});
-    me.meet();
-    if (!ff) {
+    const auto see = [&](const X* from) {
+      if (ff) return write_normed(a.before, from, seen, me);
       me.part(rows, [&](int64_t row) {
-        normalise(*norm, out + row * width, width, 0, width, [&](int64_t at, Vec y) { store(normed + row * width + at, y); });
+        const auto put = [&](int64_t at, Vec y) { store(normed + row * width + at, y); };
+        normalise(a.before, from + row * width, width, 0, width, put);
       });
-    } else {
-      write_rows(seen, me, [&](int64_t row, int64_t from, int64_t to) {
-        const auto pen = seen.pen(row);
-        normalise(ff->before, out + row * width, width, from, to, [&](int64_t at, Vec y) { pen.put(at, y); });
-      });
-      if (ff->gated)
-        share(ff->up, seen, turns[1], me, Gate<X>{hidden, ff->activation});
-      else
-        share(ff->up, seen, turns[1], me, Activate<X>{hidden, ff->activation});
       me.meet();
-      share(ff->down, hidden, turns[2], me, Residual<X>{out, out, width});
-    }
+    };
+    if (a.latent)
+      raise(*a.latent, latents, attended, taken, turns[3], me);
+    else
+      write_normed<X>(nullptr, attended, taken, me);
+    if (a.parallel) see(x);
+    share_joining(projection, taken, turns[0], me, a.attended, x, out, aside);
+    me.meet();
+    if (!a.parallel) see(out);
+    if (!ff) return;
+    share_up(*ff, seen, hidden, turns[1], me);
+    share_joining(ff->down, hidden, turns[2], me, a.fed, out, out, aside);
+  });
+}
+
+// x (rows, width) → out (rows, width): a feed-forward by itself. gate: of one column, by the logistic of which the result is
+// multiplied; null: none.
+template <typename X>
+void feed(const FeedForward& ff, const Weight* gate, int64_t rows, const X* x, X* out, int threads) {
+  const int64_t width = ff.down.columns;
+  const auto seen = Operand<X>::in_room(0, ff.up.depth, rows, ff.up.rounds);
+  const auto hidden = Operand<X>::in_room(1, ff.hidden, rows, ff.down.rounds);
+  float* gates = room<float>(rows, 2);
+  std::atomic<int64_t> turns[3] = {};
+  together(threads, [&](const Member& me) {
+    write_normed<X>(nullptr, x, seen, me);
+    if (gate) share(*gate, seen, turns[0], me, Place<float>{gates, 1});
+    share_up(ff, seen, hidden, turns[1], me);
+    share(ff.down, hidden, turns[2], me, by_sixteen(width, [=](int64_t row, int64_t at, Vec y) {
+      store(out + row * width + at, gate ? y * logistic(all(gates[row])) : y);
+    }));
   });
 }
 

@@ -17,11 +17,13 @@ struct Doors {
   static void attend(const AttendCall& call, int threads);
 #ifdef DYNO_VECTORS
   static void linear(const Weight& weight, bool wide_out, int64_t rows, const void* x, void* out, int threads);
-  static void enter(const Attention& a, int64_t rows, const void* x, const void* cos, const void* sin, void* out, int threads);
-  static void enter_latent(const Latent& l, int64_t rows, const void* x, const void* cos, const void* sin, void* queries, void* entries,
-                           int threads);
-  static void leave(const Weight& projection, const Latent* latent, const FeedForward* ff, const Norm* norm, int64_t rows, const void* x,
-                    const void* attended, void* out, void* normed, int threads);
+  static void enter(const Attention& a, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin, void* out,
+                    int threads);
+  static void enter_latent(const Latent& l, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin,
+                           void* queries, void* entries, int threads);
+  static void leave(const After& a, int64_t rows, const void* x, const void* attended, void* out, void* normed, int threads);
+  static void join(const Joining& how, int64_t rows, int64_t width, const void* x, const void* result, void* out, int threads);
+  static void feed(const FeedForward& ff, const Weight* gate, int64_t rows, const void* x, void* out, int threads);
   static void layers(int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings& around, int64_t rows, void* x,
                      const void* rooms, int threads);
   static void route(const Router& router, int64_t rows, const void* x, const Routing& routing, int threads);
@@ -54,20 +56,30 @@ void Doors<X>::linear(const Weight& weight, bool wide_out, int64_t rows, const v
 }
 
 template <typename X>
-void Doors<X>::enter(const Attention& a, int64_t rows, const void* x, const void* cos, const void* sin, void* out, int threads) {
-  dyno::enter(a, rows, (const X*)x, (const X*)cos, (const X*)sin, (X*)out, threads);
+void Doors<X>::enter(const Attention& a, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin, void* out,
+                     int threads) {
+  dyno::enter(a, rows, (const X*)x, {positions, (const X*)cos, (const X*)sin}, (X*)out, threads);
 }
 
 template <typename X>
-void Doors<X>::enter_latent(const Latent& l, int64_t rows, const void* x, const void* cos, const void* sin, void* queries, void* entries,
-                            int threads) {
-  dyno::enter(l, rows, (const X*)x, (const X*)cos, (const X*)sin, (X*)queries, (X*)entries, threads);
+void Doors<X>::enter_latent(const Latent& l, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin,
+                            void* queries, void* entries, int threads) {
+  dyno::enter(l, rows, (const X*)x, {positions, (const X*)cos, (const X*)sin}, (X*)queries, (X*)entries, threads);
 }
 
 template <typename X>
-void Doors<X>::leave(const Weight& projection, const Latent* latent, const FeedForward* ff, const Norm* norm, int64_t rows, const void* x,
-                     const void* attended, void* out, void* normed, int threads) {
-  dyno::leave(projection, latent, ff, norm, rows, (const X*)x, (const X*)attended, (X*)out, (X*)normed, threads);
+void Doors<X>::leave(const After& a, int64_t rows, const void* x, const void* attended, void* out, void* normed, int threads) {
+  dyno::leave(a, rows, (const X*)x, (const X*)attended, (X*)out, (X*)normed, threads);
+}
+
+template <typename X>
+void Doors<X>::join(const Joining& how, int64_t rows, int64_t width, const void* x, const void* result, void* out, int) {
+  dyno::join(how, rows, width, (const X*)x, (const X*)result, (X*)out);
+}
+
+template <typename X>
+void Doors<X>::feed(const FeedForward& ff, const Weight* gate, int64_t rows, const void* x, void* out, int threads) {
+  dyno::feed(ff, gate, rows, (const X*)x, (X*)out, threads);
 }
 
 template <typename X>

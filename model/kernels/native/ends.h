@@ -30,14 +30,10 @@ void turn(const Angles& a, int64_t rows, const int64_t* positions, X* cos, X* si
 // x (rows, width) → logits (rows, columns): the norm and then the head.
 template <typename X>
 void finish(const Norm& norm, const Weight& head, int64_t rows, const X* x, float* logits, int threads) {
-  const int64_t width = head.depth;
-  const auto normed = Operand<X>::in_room(0, width, rows, head.rounds);
+  const auto normed = Operand<X>::in_room(0, head.depth, rows, head.rounds);
   std::atomic<int64_t> turn{0};
   together(threads, [&](const Member& me) {
-    write_rows(normed, me, [&](int64_t row, int64_t from, int64_t to) {
-      const auto pen = normed.pen(row);
-      normalise(norm, x + row * width, width, from, to, [&](int64_t at, Vec y) { pen.put(at, y); });
-    });
+    write_normed(&norm, x, normed, me);
     share(head, normed, turn, me, Place<float>{logits, head.columns});
   });
 }

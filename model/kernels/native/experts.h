@@ -8,7 +8,8 @@ namespace dyno {
 
 struct Experts {
   const Weight *up, *down;  // one for each expert, all of one shape
-  int64_t count, active, activation, gated, hidden, weigh_input;
+  Activating activation;
+  int64_t count, active, gated, hidden, weigh_input;
 };
 
 // Which choices fell on which expert, in order of the tokens. A choice is token * active + rank; negative experts are none.

@@ -7,13 +7,15 @@
 namespace dyno {
 
 struct Latent {
-  Norm before;
+  const Norm* before;      // null: none
   Weight down;             // gives what queries are made of, or queries where there is no `up`; then a latent and a rotary key
   const Norm* query_norm;  // before `up`
   const Weight* up;        // gives queries; null: none
   Norm latent_norm;
   const Weight *keys, *values;  // of each head: from a query's plain part to a latent, and from a latent to a value
-  int64_t heads, rank, plain, rotary, turned, interleaved;
+  int64_t heads, rank, plain, rotary;
+  Rotation rotation;  // of the rotary part
+  Growth growth;
 
   int64_t stored() const { return rank + rotary; }  // numbers of an entry of the cache, and of a query that is scored with it
 };
@@ -44,17 +46,17 @@ struct Heads {
 
 // x (rows, width) → queries (rows, heads, rank + rotary) in the latent space, and entries (rows, rank + rotary).
 template <typename X>
-void enter(const Latent& l, int64_t rows, const X* x, const X* cos, const X* sin, X* queries, X* entries, int threads) {
-  const int64_t width = l.down.depth, stored = l.stored(), dim = l.plain + l.rotary, first = l.down.columns - stored;
-  const auto normed = Operand<X>::in_room(0, width, rows, l.down.rounds);
+void enter(const Latent& l, int64_t rows, const X* x, const Standing<X>& at, X* queries, X* entries, int threads) {
+  const int64_t stored = l.stored(), dim = l.plain + l.rotary, first = l.down.columns - stored;
+  const auto normed = Operand<X>::in_room(0, l.down.depth, rows, l.down.rounds);
   const auto low = Operand<X>::in_room(1, l.up ? first : 0, rows, l.up && l.up->rounds);
   const Heads<X> plain(l.keys, l.heads, rows, 2);
   X* lows = room<X>(l.up ? rows * first : 0, 3);
   const auto turn = [&](int64_t row, X* head) {
-    if (l.turned) rotate(head + l.rank, cos + row * l.turned / 2, sin + row * l.turned / 2, l.turned, l.interleaved != 0);
+    if (l.rotation.turned) rotate(l.rotation, at, row, head + l.rank);
   };
-  const auto put_query = [&](int64_t row, int64_t at, Vec y) {
-    const int64_t head = at / dim, i = at % dim;
+  const auto put_query = [&](int64_t row, int64_t column, Vec y) {
+    const int64_t head = column / dim, i = column % dim;
     if (i < l.plain)
       plain.rows(head).pen(row).put(i, y);
     else
@@ -62,36 +64,35 @@ void enter(const Latent& l, int64_t rows, const X* x, const X* cos, const X* sin
   };
   std::atomic<int64_t> turns[3] = {};
   together(threads, [&](const Member& me) {
-    write_rows(normed, me, [&](int64_t row, int64_t from, int64_t to) {
-      const auto pen = normed.pen(row);
-      normalise(l.before, x + row * width, width, from, to, [&](int64_t at, Vec y) { pen.put(at, y); });
-    });
-    share(l.down, normed, turns[0], me, by_sixteen(l.down.columns, [&](int64_t row, int64_t at, Vec y) {
-      if (at >= first)
-        store(entries + row * stored + at - first, y);
+    write_normed(l.before, x, normed, me);
+    share(l.down, normed, turns[0], me, by_sixteen(l.down.columns, [&](int64_t row, int64_t column, Vec y) {
+      if (column >= first)
+        store(entries + row * stored + column - first, y);
       else if (l.up)
-        store(lows + row * first + at, y);
+        store(lows + row * first + column, y);
       else
-        put_query(row, at, y);
+        put_query(row, column, y);
     }));
     me.meet();
     me.part(rows, [&](int64_t row) {
       X* own = entries + row * stored;
-      normalise(l.latent_norm, own, l.rank, 0, l.rank, [&](int64_t at, Vec y) { store(own + at, y); });
+      normalise_in_place(l.latent_norm, own, l.rank);
       turn(row, own);
     });
     if (l.up) {
-      write_rows(low, me, [&](int64_t row, int64_t from, int64_t to) {
-        const auto pen = low.pen(row);
-        normalise(*l.query_norm, lows + row * first, first, from, to, [&](int64_t at, Vec y) { pen.put(at, y); });
-      });
+      write_normed(l.query_norm, lows, low, me);
       share(*l.up, low, turns[1], me, by_sixteen(l.up->columns, put_query));
       me.meet();
     }
     share_all<X>(plain, turns[2], me, [&](int64_t head) {
-      return by_sixteen(l.rank, [=](int64_t row, int64_t at, Vec y) { store(queries + (row * l.heads + head) * stored + at, y); });
+      return by_sixteen(l.rank, [=](int64_t row, int64_t column, Vec y) {
+        store(queries + (row * l.heads + head) * stored + column, y);
+      });
     });
     me.part(rows * l.heads, [&](int64_t task) { turn(task / l.heads, queries + task * stored); });
+    if (!l.growth.weight) return;
+    me.meet();
+    me.part(rows, [&](int64_t row) { l.growth.apply(at.positions[row], queries + row * l.heads * stored, l.heads * stored); });
   });
 }
 

@@ -10,12 +10,11 @@ namespace dyno {
 
 struct Layer {  // what never changes
   const Attention* attention;  // null: latent
-  const Latent* latent;
-  const Weight* projection;
-  const FeedForward* feed;  // null: a mixture
-  const Norm* before;       // the mixture
-  const Router* router;
+  const After* after;
+  const Router* router;  // a mixture's
   const Experts* experts;
+  const FeedForward* shared;  // beside the experts; null: none
+  const Weight* shared_gate;
   const float *slopes, *sinks;
   float scale, softcap;
 };
@@ -31,14 +30,15 @@ struct Turn {  // of a rotary table at the positions of a step
 };
 
 struct Surroundings {  // what layers of a step share
+  const int64_t* positions;
   const AttendCall* const* calls;  // of every cache group
   const Turn* turns;
 };
 
-// Room to work in, for the widest layer: queries, keys and values; heads; twice the width where there are mixtures.
+// Room to work in, for the widest layer: queries, keys and values; heads; three times the width where there are mixtures.
 template <typename X>
 struct Rooms {
-  X *placed, *attended, *normed, *mixed;
+  X *placed, *attended, *normed, *mixed, *shared;
 };
 
 template <typename X>
@@ -46,48 +46,64 @@ void add(int64_t count, const X* x, X* sum) {
   for (int64_t i = 0; i < count; i += 16) store(sum + i, load(sum + i) + load(x + i));
 }
 
+// result (rows, width) joins x; `out` may be x.
+template <typename X>
+void join(const Joining& how, int64_t rows, int64_t width, const X* x, const X* result, X* out) {
+  for (int64_t i = 0; i < rows * width; i += width) how.apply(x + i, result + i, out + i, width);
+}
+
 // What comes before attention in a layer; the call of attention is told where in `placed` it is.
 template <typename X>
-void place(const Attention& a, const Turn* turn, int64_t rows, const X* x, X* placed, AttendCall& c, int threads) {
-  enter(a, rows, x, turn ? (const X*)turn->cos : nullptr, turn ? (const X*)turn->sin : nullptr, placed, threads);
+void place(const Attention& a, const Standing<X>& at, int64_t rows, const X* x, X* placed, AttendCall& c, int threads) {
+  enter(a, rows, x, at, placed, threads);
   c.paged.heads = a.heads, c.paged.kv_heads = a.kv_heads;
   c.paged.key_dim = c.paged.value_dim = c.paged.value_stride = a.dim;
-  c.paged.query_stride = c.key_stride = c.value_stride = a.qkv.columns;
+  c.paged.query_stride = c.key_stride = c.value_stride = a.placed();
   c.query = placed, c.key = placed + a.heads * a.dim, c.value = placed + (a.heads + a.kv_heads) * a.dim;
 }
 
 // The same of latents, which lie in the keys.
 template <typename X>
-void place(const Latent& l, const Turn* turn, int64_t rows, const X* x, X* placed, AttendCall& c, int threads) {
+void place(const Latent& l, const Standing<X>& at, int64_t rows, const X* x, X* placed, AttendCall& c, int threads) {
   X* entries = placed + rows * l.heads * l.stored();
-  enter(l, rows, x, turn ? (const X*)turn->cos : nullptr, turn ? (const X*)turn->sin : nullptr, placed, entries, threads);
+  enter(l, rows, x, at, placed, entries, threads);
   c.paged.heads = l.heads, c.paged.kv_heads = 1;
   c.paged.key_dim = c.paged.value_stride = c.key_stride = l.stored();
   c.paged.value_dim = l.rank, c.paged.query_stride = l.heads * l.stored();
   c.query = placed, c.key = entries, c.value = nullptr;
 }
 
+// A layer's mixture, of what leave() left in rooms.normed.
+template <typename X>
+void mix_in(const Layer& layer, const Routing& routing, int64_t rows, X* x, const Rooms<X>& rooms, int threads) {
+  const int64_t width = layer.after->projection.columns;
+  route<X>(*layer.router, rows, rooms.normed, routing, threads);
+  mix<X>(*layer.experts, rows, rooms.normed, routing.experts, routing.gates, rooms.mixed, threads);
+  if (layer.shared) {
+    feed<X>(*layer.shared, layer.shared_gate, rows, rooms.normed, rooms.shared, threads);
+    add(rows * width, rooms.shared, rooms.mixed);
+  }
+  join(layer.after->fed, rows, width, x, rooms.mixed, x);
+}
+
 // x (rows, width) is overwritten by the result.
 template <typename X>
 void run(int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings& around, int64_t rows, X* x,
          const Rooms<X>& rooms, int threads) {
-  X *placed = rooms.placed, *attended = rooms.attended;
   for (; count > 0; --count, ++layers, ++places) {
-    const Turn* turn = places->turn < 0 ? nullptr : around.turns + places->turn;
+    const Turn turn = places->turn < 0 ? Turn{} : around.turns[places->turn];
+    const Standing<X> at{around.positions, (const X*)turn.cos, (const X*)turn.sin};
     AttendCall c = *around.calls[places->call];
     c.paged.slopes = layers->slopes, c.paged.sinks = layers->sinks;
     c.paged.scale = layers->scale, c.paged.softcap = layers->softcap;
-    c.keys = places->keys, c.values = places->values ? places->values : places->keys, c.out = attended;
-    if (layers->latent)
-      place(*layers->latent, turn, rows, x, placed, c, threads);
+    c.keys = places->keys, c.values = places->values ? places->values : places->keys, c.out = rooms.attended;
+    if (layers->attention)
+      place(*layers->attention, at, rows, x, rooms.placed, c, threads);
     else
-      place(*layers->attention, turn, rows, x, placed, c, threads);
+      place(*layers->after->latent, at, rows, x, rooms.placed, c, threads);
     attend_as<X>(c, threads);
-    leave<X>(*layers->projection, layers->latent, layers->feed, layers->before, rows, x, attended, x, rooms.normed, threads);
-    if (layers->feed) continue;
-    route<X>(*layers->router, rows, rooms.normed, places->routing, threads);
-    mix<X>(*layers->experts, rows, rooms.normed, places->routing.experts, places->routing.gates, rooms.mixed, threads);
-    add(rows * layers->projection->columns, rooms.mixed, x);
+    leave<X>(*layers->after, rows, x, rooms.attended, x, rooms.normed, threads);
+    if (layers->experts) mix_in(*layers, places->routing, rows, x, rooms, threads);
   }
 }
 

@@ -286,14 +286,14 @@ inline void take(const X* x, int64_t from, int64_t to, const Pen& pen) {
   for (int64_t i = from; i < to; i += 16) pen.put(i, load(x + i));
 }
 
-// Writes columns [0, columns) of rows of `out`; the padding of the last panel is left out.
+// Writes columns [0, columns) of rows of `out`, which are `pitch` apart; the padding of the last panel is left out.
 template <typename Y>
 struct Place {
   Y* out;
-  int64_t columns;
+  int64_t columns, pitch = columns;
   inline void operator()(int64_t row, int64_t panel, Vec a, Vec b) const {
     const int64_t at = panel * PANEL;
-    Y* to = out + row * columns + at;
+    Y* to = out + row * pitch + at;
     if (at + PANEL <= columns) {
       store(to, a);
       store(to + 16, b);

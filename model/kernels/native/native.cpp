@@ -1,5 +1,5 @@
 // The doors of the compiled kernels. native.py builds the files of this folder, loads them and repeats what the functions
-// below take (SIGNATURES); ends.py, before.py, fused.py, layers.py, experts.py, panels.py, lossless.py and inplace.py mirror the structs.
+// below take (SIGNATURES); ends.py, before.py, after.py, layers.py, experts.py, panels.py, lossless.py and inplace.py mirror the structs.
 
 #include "doors.h"
 
@@ -35,19 +35,26 @@ void dyno_pack(int64_t units, const void* numbers, const uint8_t* upper, uint8_t
   pack(units, (const bf16*)numbers, upper, to, odd, threads);
 }
 
-void dyno_enter(int narrow, const Attention* a, int64_t rows, const void* x, const void* cos, const void* sin, void* out,
-                int threads) {
-  EITHER(enter(*a, rows, x, cos, sin, out, threads));
+void dyno_enter(int narrow, const Attention* a, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin,
+                void* out, int threads) {
+  EITHER(enter(*a, rows, x, positions, cos, sin, out, threads));
 }
 
-void dyno_enter_latent(int narrow, const Latent* l, int64_t rows, const void* x, const void* cos, const void* sin, void* queries,
-                       void* entries, int threads) {
-  EITHER(enter_latent(*l, rows, x, cos, sin, queries, entries, threads));
+void dyno_enter_latent(int narrow, const Latent* l, int64_t rows, const void* x, const int64_t* positions, const void* cos,
+                       const void* sin, void* queries, void* entries, int threads) {
+  EITHER(enter_latent(*l, rows, x, positions, cos, sin, queries, entries, threads));
 }
 
-void dyno_leave(int narrow, const Weight* projection, const Latent* latent, const FeedForward* ff, const Norm* norm, int64_t rows,
-                const void* x, const void* attended, void* out, void* normed, int threads) {
-  EITHER(leave(*projection, latent, ff, norm, rows, x, attended, out, normed, threads));
+void dyno_leave(int narrow, const After* a, int64_t rows, const void* x, const void* attended, void* out, void* normed, int threads) {
+  EITHER(leave(*a, rows, x, attended, out, normed, threads));
+}
+
+void dyno_join(int narrow, const Joining* how, int64_t rows, int64_t width, const void* x, const void* result, void* out, int threads) {
+  EITHER(join(*how, rows, width, x, result, out, threads));
+}
+
+void dyno_feed(int narrow, const FeedForward* ff, const Weight* gate, int64_t rows, const void* x, void* out, int threads) {
+  EITHER(feed(*ff, gate, rows, x, out, threads));
 }
 
 void dyno_layers(int narrow, int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings* around, int64_t rows,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "linear.h"
@@ -13,7 +14,9 @@ enum Score : int64_t { SOFTMAX, SIGMOID, SQRT_SOFTPLUS };  // the order of SCORE
 struct Router {
   Weight weight;            // of float
   const float* correction;  // is added where experts are chosen, not where they are weighed; null: none
+  const float* gain;        // of each expert, which its weight is multiplied by; null: none
   int64_t score, normalise, experts, active;
+  int64_t groups, kept, by_best;  // only experts of the `kept` best groups are chosen, by their best expert or their best two
   float scale;
 };
 
@@ -39,24 +42,49 @@ inline void score(const Router& r, const float* logits, float* scores) {
   for (int64_t e = 0; r.score == SOFTMAX && e < r.experts; ++e) scores[e] /= sum;
 }
 
-// One token's; `scores` and `choice` are room for as many numbers as there are experts. Of equals the first is better, and
-// what is no number is better than all.
-inline void choose(const Router& r, const Routing& out, int64_t row, float* scores, float* choice) {
+// The first of the largest among numbers that `left` lets through; what is no number is larger than all. -1: there is none.
+template <typename Left>
+inline int64_t best_of(const float* x, int64_t count, Left left) {
+  int64_t best = -1;
+  for (int64_t i = 0; i < count; ++i) {
+    const bool better = best < 0 || x[i] > x[best] || (x[i] != x[i] && x[best] == x[best]);
+    if (better && left(i)) best = i;
+  }
+  return best;
+}
+
+// Where only some groups of experts are kept: nothing can choose those of the others. `worth` is room for a number of each group.
+inline void limit_to_groups(const Router& r, float* choice, float* worth) {
+  constexpr float NOTHING = -std::numeric_limits<float>::infinity();
+  const int64_t size = r.experts / r.groups;
+  for (int64_t g = 0; g < r.groups; ++g) {
+    const float* own = choice + g * size;
+    const int64_t best = best_of(own, size, [](int64_t) { return true; });
+    const int64_t next = r.by_best ? -1 : best_of(own, size, [=](int64_t i) { return i != best; });
+    worth[g] = own[best] + (next < 0 ? 0.0f : own[next]);
+  }
+  std::vector<bool> kept(r.groups);
+  for (int64_t i = 0; i < r.kept; ++i) kept[best_of(worth, r.groups, [&](int64_t g) { return !kept[g]; })] = true;
+  for (int64_t e = 0; e < r.experts; ++e)
+    if (!kept[e / size]) choice[e] = NOTHING;
+}
+
+// One token's; `scores` and `choice` are room for as many numbers as there are experts, `worth` as there are groups.
+inline void choose(const Router& r, const Routing& out, int64_t row, float* scores, float* choice, float* worth) {
   score(r, out.logits + row * r.experts, scores);
   for (int64_t e = 0; e < r.experts; ++e) choice[e] = scores[e] + (r.correction ? r.correction[e] : 0.0f);
+  if (r.groups) limit_to_groups(r, choice, worth);
   int64_t* experts = out.experts + row * r.active;
   float *gates = out.gates + row * r.active, *ranked = out.ranked + row * (r.active + 1), sum = 0.0f;
-  const auto taken = [&](int64_t e, int64_t rank) { return std::find(experts, experts + rank, e) != experts + rank; };
   for (int64_t rank = 0; rank <= r.active; ++rank) {
-    int64_t best = -1;
-    for (int64_t e = 0; e < r.experts; ++e) {
-      const bool better = best < 0 || choice[e] > choice[best] || (choice[e] != choice[e] && choice[best] == choice[best]);
-      if (better && !taken(e, rank)) best = e;
-    }
-    ranked[rank] = best < 0 ? 0.0f : choice[best];
+    const int64_t best = best_of(choice, r.experts, [&](int64_t e) { return std::find(experts, experts + rank, e) == experts + rank; });
+    ranked[rank] = best < 0 || std::isinf(choice[best]) ? 0.0f : choice[best];
     if (rank < r.active) experts[rank] = best, sum += gates[rank] = scores[best];
   }
-  for (int64_t rank = 0; rank < r.active; ++rank) gates[rank] = gates[rank] / (r.normalise ? sum + 1e-20f : 1.0f) * r.scale;
+  for (int64_t rank = 0; rank < r.active; ++rank) {
+    gates[rank] = gates[rank] / (r.normalise ? sum + 1e-20f : 1.0f) * r.scale;
+    if (r.gain) gates[rank] *= r.gain[experts[rank]];
+  }
 }
 
 // x (rows, width) → what the router decides of each row.
@@ -68,9 +96,10 @@ void route(const Router& r, int64_t rows, const X* x, const Routing& out, int th
   together(threads, [&](const Member& me) {
     write_rows(taken, me, [&](int64_t row, int64_t from, int64_t to) { take(x + row * width, from, to, taken.pen(row)); });
     share(r.weight, taken, turn, me, Place<float>{out.logits, r.weight.columns});
-    std::vector<float> scratch(2 * r.experts);
+    std::vector<float> scratch(2 * r.experts + r.groups);
+    float* const room = scratch.data();
     me.meet();
-    me.part(rows, [&](int64_t row) { choose(r, out, row, scratch.data(), scratch.data() + r.experts); });
+    me.part(rows, [&](int64_t row) { choose(r, out, row, room, room + r.experts, room + 2 * r.experts); });
   });
 }
 

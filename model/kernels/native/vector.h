@@ -31,15 +31,37 @@ inline Vec logistic(Vec x) { return all(1.0f) / (all(1.0f) + exponential(zero() 
 // Hyperbolic: 2 / (1 + e^-2x) - 1
 inline Vec tangent(Vec x) { return fms(all(2.0f), logistic(all(2.0f) * x), all(1.0f)); }
 
-enum Activation : int64_t { RELU, RELU2, GELU_TANH, SILU };  // the order of ACTIVATIONS in experts.py
+// x times the share of a normal distribution below x, to 2e-7; by what is above |x| (Abramowitz and Stegun, 7.1.26).
+inline Vec gelu(Vec x) {
+  const Vec z = size_of(x) * all(0.70710678f), t = all(1.0f) / fma(z, all(0.3275911f), all(1.0f));
+  Vec p = all(1.061405429f);
+  for (const float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = fma(p, t, all(c));
+  const Vec beyond = all(0.5f) * p * t * exponential(zero() - z * z);
+  return x * pick(not_below(x, zero()), all(1.0f) - beyond, beyond);
+}
+
+enum Activation : int64_t { RELU, RELU2, GELU, GELU_TANH, SILU, CLAMPED };  // the order of NAMES in feeding.py
 
 inline Vec activate(int64_t kind, Vec x) {
   if (kind == SILU) return x * logistic(x);
+  if (kind == GELU) return gelu(x);
   if (kind == GELU_TANH)  // 0.5 x (1 + tanh u) = x / (1 + e^-2u)
     return x * logistic(fma(x * x * x, all(0.044715f), x) * all(1.5957691216f));
   const Vec y = keep(not_below(x, zero()), x);
   return kind == RELU2 ? y * y : y;
 }
+
+struct Activating {
+  int64_t kind;
+  float limit, slope;  // of CLAMPED, which is always gated
+
+  inline Vec operator()(Vec x) const { return activate(kind, x); }
+  inline Vec operator()(Vec gate, Vec value) const {
+    if (kind != CLAMPED) return activate(kind, gate) * value;
+    gate = least(all(limit), gate), value = largest(all(-limit), least(all(limit), value));
+    return (value + all(1.0f)) * gate * logistic(gate * all(slope));
+  }
+};
 
 // What two runs of numbers are multiplied in, and `width` numbers of a run.
 template <typename T>
