@@ -12,7 +12,7 @@ from model import config
 from model.attention import GroupedAttention, LatentAttention
 from model.feedforward import FeedForward
 from model.kernels import feeding, native, panels
-from model.kernels.before import Before, LaidNorm, LatentBefore, NormStruct, pointer
+from model.kernels.before import Before, GateStruct, LaidNorm, LatentBefore, NormStruct, pointer
 from model.kernels.native import address
 from model.kernels.panels import Form, PanelWeight, WeightStruct
 from model.stack import Block
@@ -30,6 +30,7 @@ class _AfterStruct(ctypes.Structure):
     _fields_ = (
         ("projection", WeightStruct),
         ("latent", ctypes.c_void_p),
+        ("gate", ctypes.POINTER(GateStruct)),
         *((name, _JoiningStruct) for name in ("attended", "fed")),
         ("before", ctypes.POINTER(NormStruct)),
         ("feed", ctypes.POINTER(feeding.FeedForwardStruct)),
@@ -52,26 +53,27 @@ class After:
             self.feed = feeding.LaidFeedForward(branch, form)
             self.weights += self.feed.weights
             feed = ctypes.pointer(self.feed.struct)
-        self._before = before  # its latent's memory
+        self._before = before  # the memory of its latent and its gate
         self._norms = [LaidNorm.of(norm) for norm in (block.norms_before[-1], *block.norms_after)]
         self.mixes = feed is None
         self.struct = _AfterStruct(
             self.out.struct,
             ctypes.addressof(before.struct) if isinstance(before, LatentBefore) else None,
+            before.gate,
             *(_joining(norm, block.value) for norm in self._norms[1:]),
             pointer(self._norms[0]),
             feed,
             int(block.value.parallel),
         )
 
-    def __call__(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, attended: Tensor, gates: Tensor | None) -> tuple[Tensor, Tensor]:
         out, attended = torch.empty_like(x), attended.contiguous()
         normed = torch.empty_like(x) if self.mixes else out
         native.kernels().dyno_leave(
             x.dtype == torch.bfloat16,
             ctypes.byref(self.struct),
             len(x),
-            *map(address, (x, attended, out, normed)),
+            *map(address, (x, attended, gates, out, normed)),
             native.threads(),
         )
         return out, normed

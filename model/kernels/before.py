@@ -4,6 +4,7 @@ the rotation of queries and keys."""
 from __future__ import annotations
 
 import ctypes
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +46,18 @@ class _RotationStruct(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int64) for name in ("turned", "interleaved"))
 
 
+class GateStruct(ctypes.Structure):
+    """native/before.h: OutputGate."""
+
+    _fields_ = (("weight", WeightStruct), ("shared", ctypes.c_int64))
+
+
 class _AttentionStruct(ctypes.Structure):
     """native/before.h: Attention."""
 
     _fields_ = (
         ("before", ctypes.POINTER(NormStruct)),
+        ("gate", ctypes.POINTER(GateStruct)),
         ("qkv", WeightStruct),
         *((name, ctypes.POINTER(_HeadNormStruct)) for name in ("query_norm", "key_norm", "value_norm")),
         *((name, ctypes.c_int64) for name in ("heads", "kv_heads", "dim")),
@@ -65,6 +73,7 @@ class _LatentStruct(ctypes.Structure):
 
     _fields_ = (
         ("before", ctypes.POINTER(NormStruct)),
+        ("gate", ctypes.POINTER(GateStruct)),
         ("down", WeightStruct),
         ("query_norm", ctypes.POINTER(NormStruct)),
         ("up", ctypes.POINTER(WeightStruct)),
@@ -91,12 +100,16 @@ class LaidNorm:
         return cls(norm) if isinstance(norm, Norm) else None
 
 
+Placed: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
+"""Queries (T, heads, dim), keys (T, key heads, dim) and values, as attention takes them."""
+
+
 class Before:
-    """x (T, width) → queries, keys and values, normed and rotated.
+    """x (T, width) → queries, keys and values, normed and rotated, and the gates of attention's output.
 
     table: of the rotary positions, None without. placed: numbers of a token's queries, keys and values, which lie one
-    behind the other. attended: numbers of a token that come out of attention. widest: numbers of a key. struct: for the
-    kernels; weights: all in panels.
+    behind the other; attended: of what comes out of attention; widest: of a key; gated: of the gates, 0 without.
+    struct: for the kernels; weights: all in panels.
     """
 
     table: int | None
@@ -104,11 +117,26 @@ class Before:
     attended: int
     widest: int
     struct: ctypes.Structure
-    weights: tuple[PanelWeight, ...]
 
-    def __call__(self, x: Tensor, around: Surroundings) -> tuple[Tensor, Tensor, Tensor | None]:
-        """queries (T, heads, dim), keys (T, key heads, dim) and values, as attention takes them."""
+    def __init__(self, norm: Norm | None, attention: GroupedAttention | LatentAttention, form: Form) -> None:
+        self.weights: tuple[PanelWeight, ...] = ()
+        self.gate: ctypes._Pointer[GateStruct] | None = None
+        self.gated = 0
+        self._norm = LaidNorm.of(norm)
+        if attention.gate is not None:
+            self.gated, of_heads = attention.gate.out_features, attention.gate_bias
+            bias = None if of_heads is None else of_heads.repeat_interleave(self.gated // len(of_heads))
+            laid = panels.lay_out(attention.gate.weight, bias, form=form)
+            self.gate = ctypes.pointer(GateStruct(laid.struct, attention.out.in_features // self.gated))
+            self.weights = (laid,)
+
+    def __call__(self, x: Tensor, around: Surroundings) -> tuple[Placed, Tensor | None]:
+        """What attention takes of x, and the gates (T, gated), if any."""
         raise NotImplementedError
+
+    def gates(self, x: Tensor) -> Tensor | None:
+        """Room for the gates of these tokens."""
+        return x.new_empty(len(x), self.gated) if self.gated else None
 
     def standing(self, around: Surroundings) -> tuple[int | None, ...]:
         """Where the positions, the cosines and the sines of the step are."""
@@ -120,6 +148,7 @@ class GroupedBefore(Before):
     """Of heads with keys and values of their own, or shared by groups."""
 
     def __init__(self, norm: Norm | None, attention: GroupedAttention, form: Form) -> None:
+        super().__init__(norm, attention, form)
         heads, qk_norm = attention.heads, attention.heads.qk_norm
         self.heads, self.kv, self.dim = heads.query, heads.kv, heads.dim
         rotation = _rotation(attention.value.position, heads.dim)
@@ -127,15 +156,14 @@ class GroupedBefore(Before):
         self.placed, self.attended = (heads.query + 2 * heads.kv) * heads.dim, heads.query * heads.dim
         self.widest = heads.dim
         qkv = panels.lay_out(attention.qkv.weight, attention.qkv.bias, form=form)
-        self.weights = (qkv,)
-        self._norm = LaidNorm.of(norm)
-        norms = attention.query_norm, attention.key_norm, attention.value_norm
-        self._head_norms = [LaidNorm.of(norm) for norm in norms]
+        self.weights += (qkv,)
+        norms = (attention.query_norm, qk_norm), (attention.key_norm, qk_norm), (attention.value_norm, None)
+        self._head_norms = [LaidNorm.of(norm) for norm, _ in norms]
         self.struct = _AttentionStruct(
             pointer(self._norm),
+            self.gate,
             qkv.struct,
-            *(_head_norm(laid, qk_norm, heads.dim) for laid in self._head_norms[:2]),
-            _head_norm(self._head_norms[2], None, heads.dim),
+            *(_head_norm(laid, how, heads.dim) for laid, (_, how) in zip(self._head_norms, norms, strict=True)),
             self.heads,
             self.kv,
             self.dim,
@@ -146,19 +174,19 @@ class GroupedBefore(Before):
             heads.clip or 0.0,
         )
 
-    def __call__(self, x: Tensor, around: Surroundings) -> tuple[Tensor, Tensor, Tensor | None]:
-        out = torch.empty(len(x), self.heads + 2 * self.kv, self.dim, dtype=x.dtype)
+    def __call__(self, x: Tensor, around: Surroundings) -> tuple[Placed, Tensor | None]:
+        out, gates = x.new_empty(len(x), self.heads + 2 * self.kv, self.dim), self.gates(x)
         native.kernels().dyno_enter(
             x.dtype == torch.bfloat16,
             ctypes.byref(self.struct),
             len(x),
             address(x),
             *self.standing(around),
-            address(out),
+            *map(address, (out, gates)),
             native.threads(),
         )
         query, key, value = out.split((self.heads, self.kv, self.kv), dim=1)
-        return query, key, value
+        return (query, key, value), gates
 
 
 class LatentBefore(Before):
@@ -168,6 +196,7 @@ class LatentBefore(Before):
     """
 
     def __init__(self, norm: Norm | None, attention: LatentAttention, form: Form) -> None:
+        super().__init__(norm, attention, form)
         heads = attention.heads
         rotation = _rotation(attention.value.position, heads.rotary_dim)
         self.table = attention.table if rotation.turned else None
@@ -178,16 +207,16 @@ class LatentBefore(Before):
         up = None if first is attention.query_up else panels.lay_out(attention.query_up.weight, form=form)
         keys = [panels.lay_out(weight.T.contiguous(), form=form) for weight in attention.key_up]
         values = [panels.lay_out(weight, form=form) for weight in attention.value_up]
-        self.weights = (down, *([] if up is None else [up]), *keys, *values)
-        self._norms = [LaidNorm.of(n) for n in (norm, attention.query_norm, attention.latent_norm)]
-        before, query_norm, latent_norm = self._norms
-        assert latent_norm is not None
+        self.weights += (down, *([] if up is None else [up]), *keys, *values)
+        self._query_norm, self._latent_norm = LaidNorm.of(attention.query_norm), LaidNorm.of(attention.latent_norm)
+        assert self._latent_norm is not None
         self.struct = _LatentStruct(
-            pointer(before),
+            pointer(self._norm),
+            self.gate,
             down.struct,
-            pointer(query_norm),
+            pointer(self._query_norm),
             None if up is None else ctypes.pointer(up.struct),
-            latent_norm.struct,
+            self._latent_norm.struct,
             panels.structs(keys),
             panels.structs(values),
             heads.query,
@@ -198,20 +227,19 @@ class LatentBefore(Before):
             _growth(attention.value.temperature),
         )
 
-    def __call__(self, x: Tensor, around: Surroundings) -> tuple[Tensor, Tensor, Tensor | None]:
-        query = x.new_empty(len(x), self.heads, self.widest)
-        key = x.new_empty(len(x), 1, self.widest)
+    def __call__(self, x: Tensor, around: Surroundings) -> tuple[Placed, Tensor | None]:
+        query, key = (x.new_empty(len(x), heads, self.widest) for heads in (self.heads, 1))
+        gates = self.gates(x)
         native.kernels().dyno_enter_latent(
             x.dtype == torch.bfloat16,
             ctypes.byref(self.struct),
             len(x),
             address(x),
             *self.standing(around),
-            address(query),
-            address(key),
+            *map(address, (query, key, gates)),
             native.threads(),
         )
-        return query, key, None
+        return (query, key, None), gates
 
 
 def pointer(norm: LaidNorm | None) -> ctypes._Pointer[NormStruct] | None:

@@ -45,8 +45,9 @@ class FusedBlock(Block):
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
         x = x.contiguous()
-        attended = around.cache.attend(self.layer, *self.before(x, around), self.scores)
-        out, normed = self.after(x, attended)
+        placed, gates = self.before(x, around)
+        attended = around.cache.attend(self.layer, *placed, self.scores)
+        out, normed = self.after(x, attended, gates)
         if self.mixture is None:
             return out, []
         y, routing = self.mixture(normed, loads)
@@ -77,14 +78,15 @@ def fits(block: Block) -> bool:
 def _fits_attention(attention: nn.Module) -> bool:
     match attention:
         case GroupedAttention(heads=heads):
-            layers, sizes = [attention.qkv, attention.out], [heads.dim]
+            layers, sizes = [attention.qkv], [heads.dim]
         case LatentAttention(heads=heads) if attention.indexer is None:
             downs = [layer for layer in (attention.query_down, attention.latent_down) if isinstance(layer, nn.Linear)]
-            layers = [*downs, attention.query_up, attention.out]
+            layers = [*downs, attention.query_up]
             sizes = [heads.kv_rank, heads.plain_dim, heads.rotary_dim, heads.value_dim, heads.query_rank or 0]
         case _:
             return False
-    value = attention.value
-    plain = value.gate is None and not isinstance(value.position, config.Buckets)
+    if isinstance(attention.value.position, config.Buckets):
+        return False
+    layers += [attention.out] if attention.gate is None else [attention.gate, attention.out]
     laid_out = all(isinstance(layer, nn.Linear) and panels.supported(layer.weight) for layer in layers)
-    return plain and laid_out and all(size % 16 == 0 for size in (*sizes, attention.out.out_features))
+    return laid_out and all(size % 16 == 0 for size in (*sizes, attention.out.out_features))

@@ -60,7 +60,7 @@ class _AroundStruct(ctypes.Structure):
 class _RoomsStruct(ctypes.Structure):
     """native/layers.h: Rooms."""
 
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("placed", "attended", "normed", "mixed", "shared"))
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("placed", "gates", "attended", "normed", "mixed", "shared"))
 
 
 class Layers(Block):
@@ -78,9 +78,10 @@ class Layers(Block):
             place.turn = -1 if block.before.table is None else self._tables.index(block.before.table)
         self._pools: ref[Pools] | None = None  # a model does not keep a cache
         placed = max(block.before.placed for block in blocks)
+        gated = max(block.before.gated for block in blocks)
         attended = max(block.before.attended for block in blocks)
         mixed = max(block.after.out.columns if block.mixture else 0 for block in blocks)
-        *self._starts, self._width = accumulate((placed, attended, mixed, mixed, mixed), initial=0)
+        *self._starts, self._width = accumulate((placed, gated, attended, mixed, mixed, mixed), initial=0)
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
         view = opened(around.cache)

@@ -187,8 +187,9 @@ WHOLE = [
     "deepseek-v3",
     "mistral-small-4-119b",
     "gemma-4-31b",
+    "beam-501b-a23b",
 ]
-PARTS = ["beam-501b-a23b", "switch-base-8"]
+PARTS = ["deepseek-v3.2", "switch-base-8"]
 
 
 def logits(model: Transformer, tokens: Tensor) -> Tensor:

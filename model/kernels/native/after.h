@@ -29,7 +29,8 @@ struct Joining {
 
 struct After {
   Weight projection;
-  const Latent* latent;  // what is attended are latents; null: values
+  const Latent* latent;    // what is attended are latents; null: values
+  const OutputGate* gate;  // null: none
   Joining attended, fed;
   const Norm* before;       // of the second branch; null: none
   const FeedForward* feed;  // null: a mixture
@@ -83,10 +84,10 @@ void share_joining(const Weight& weight, const Operand<X>& rows, std::atomic<int
   me.part(rows.blocks.rows, [&](int64_t row) { how.apply(x + row * width, aside + row * width, out + row * width, width); });
 }
 
-// attended (rows, heads * dim), x (rows, width) → out = x, joined by the projection and then by the feed-forward. Without a
+// attended (rows, heads * dim), gates of rows if any, x (rows, width) → out = x, joined by the projection and then by the feed-forward. Without a
 // feed-forward `normed` (rows, width) gets what the mixture sees. `out` may be x.
 template <typename X>
-void leave(const After& a, int64_t rows, const X* x, const X* attended, X* out, X* normed, int threads) {
+void leave(const After& a, int64_t rows, const X* x, const X* attended, const X* gates, X* out, X* normed, int threads) {
   const Weight& projection = a.projection;
   const FeedForward* ff = a.feed;
   const int64_t inner = projection.depth, width = projection.columns;
@@ -105,8 +106,15 @@ void leave(const After& a, int64_t rows, const X* x, const X* attended, X* out, 
       });
       me.meet();
     };
+    const auto put = [&](int64_t row, int64_t at, Vec y) {
+      taken.pen(row).put(at, a.gate ? y * a.gate->open(gates + row * a.gate->weight.columns, at) : y);
+    };
     if (a.latent)
-      raise(*a.latent, latents, attended, taken, turns[3], me);
+      raise(*a.latent, latents, attended, turns[3], me, put);
+    else if (a.gate)
+      write_rows(taken, me, [&](int64_t row, int64_t from, int64_t to) {
+        for (int64_t at = from; at < to; at += 16) put(row, at, load(attended + row * inner + at));
+      });
     else
       write_normed<X>(nullptr, attended, taken, me);
     if (a.parallel) see(x);

@@ -98,8 +98,21 @@ struct Standing {
   const X *cos, *sin;
 };
 
+// A gate on what comes out of attention, made of what the branch sees.
+struct OutputGate {
+  Weight weight;
+  int64_t shared;  // by so many numbers: all of a head, or 1
+
+  // What columns [at, at + 16) are multiplied by; gates: of the row.
+  template <typename X>
+  Vec open(const X* gates, int64_t at) const {
+    return logistic(shared == 1 ? load(gates + at) : all(widen(gates[at / shared])));
+  }
+};
+
 struct Attention {
-  const Norm* before;  // null: none
+  const Norm* before;      // null: none
+  const OutputGate* gate;  // null: none
   Weight qkv;
   const HeadNorm *query_norm, *key_norm, *value_norm;  // null: none
   int64_t heads, kv_heads, dim;
@@ -155,14 +168,15 @@ void settle(const Attention& a, const Standing<X>& at, int64_t row, int64_t from
   if (a.growth.weight && from < queries) a.growth.apply(at.positions[row], out + from * a.dim, (queries - from) * a.dim);
 }
 
-// x (rows, width) → out (rows, (heads + 2 kv_heads) dim): queries, keys and values, placed.
+// x (rows, width) → out (rows, (heads + 2 kv_heads) dim): queries, keys and values, placed; and the gates of rows, if any.
 template <typename X>
-void enter(const Attention& a, int64_t rows, const X* x, const Standing<X>& at, X* out, int threads) {
+void enter(const Attention& a, int64_t rows, const X* x, const Standing<X>& at, X* out, X* gates, int threads) {
   const auto normed = Operand<X>::in_room(0, a.qkv.depth, rows, a.qkv.rounds);
-  std::atomic<int64_t> turn{0};
+  std::atomic<int64_t> turns[2] = {};
   together(threads, [&](const Member& me) {
     write_normed(a.before, x, normed, me);
-    share(a.qkv, normed, turn, me, Place<X>{out, a.qkv.columns, a.placed()});
+    if (a.gate) share(a.gate->weight, normed, turns[0], me, Place<X>{gates, a.gate->weight.columns});
+    share(a.qkv, normed, turns[1], me, Place<X>{out, a.qkv.columns, a.placed()});
     if (a.is_projected_only()) return;
     me.meet();
     const int64_t placed = a.heads + a.kv_heads, size = a.is_whole() ? placed : 1, parts = placed / size;

@@ -18,10 +18,11 @@ struct Doors {
 #ifdef DYNO_VECTORS
   static void linear(const Weight& weight, bool wide_out, int64_t rows, const void* x, void* out, int threads);
   static void enter(const Attention& a, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin, void* out,
-                    int threads);
+                    void* gates, int threads);
   static void enter_latent(const Latent& l, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin,
-                           void* queries, void* entries, int threads);
-  static void leave(const After& a, int64_t rows, const void* x, const void* attended, void* out, void* normed, int threads);
+                           void* queries, void* entries, void* gates, int threads);
+  static void leave(const After& a, int64_t rows, const void* x, const void* attended, const void* gates, void* out, void* normed,
+                    int threads);
   static void join(const Joining& how, int64_t rows, int64_t width, const void* x, const void* result, void* out, int threads);
   static void feed(const FeedForward& ff, const Weight* gate, int64_t rows, const void* x, void* out, int threads);
   static void layers(int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings& around, int64_t rows, void* x,
@@ -57,19 +58,20 @@ void Doors<X>::linear(const Weight& weight, bool wide_out, int64_t rows, const v
 
 template <typename X>
 void Doors<X>::enter(const Attention& a, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin, void* out,
-                     int threads) {
-  dyno::enter(a, rows, (const X*)x, {positions, (const X*)cos, (const X*)sin}, (X*)out, threads);
+                     void* gates, int threads) {
+  dyno::enter(a, rows, (const X*)x, {positions, (const X*)cos, (const X*)sin}, (X*)out, (X*)gates, threads);
 }
 
 template <typename X>
 void Doors<X>::enter_latent(const Latent& l, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin,
-                            void* queries, void* entries, int threads) {
-  dyno::enter(l, rows, (const X*)x, {positions, (const X*)cos, (const X*)sin}, (X*)queries, (X*)entries, threads);
+                            void* queries, void* entries, void* gates, int threads) {
+  dyno::enter(l, rows, (const X*)x, {positions, (const X*)cos, (const X*)sin}, (X*)queries, (X*)entries, (X*)gates, threads);
 }
 
 template <typename X>
-void Doors<X>::leave(const After& a, int64_t rows, const void* x, const void* attended, void* out, void* normed, int threads) {
-  dyno::leave(a, rows, (const X*)x, (const X*)attended, (X*)out, (X*)normed, threads);
+void Doors<X>::leave(const After& a, int64_t rows, const void* x, const void* attended, const void* gates, void* out, void* normed,
+                    int threads) {
+  dyno::leave(a, rows, (const X*)x, (const X*)attended, (const X*)gates, (X*)out, (X*)normed, threads);
 }
 
 template <typename X>

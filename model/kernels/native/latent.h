@@ -8,6 +8,7 @@ namespace dyno {
 
 struct Latent {
   const Norm* before;      // null: none
+  const OutputGate* gate;  // null: none
   Weight down;             // gives what queries are made of, or queries where there is no `up`; then a latent and a rotary key
   const Norm* query_norm;  // before `up`
   const Weight* up;        // gives queries; null: none
@@ -44,9 +45,10 @@ struct Heads {
   std::pair<Operand<X>, int64_t> row(int64_t i) const { return {rows(i / first.blocks.rows), i % first.blocks.rows}; }
 };
 
-// x (rows, width) → queries (rows, heads, rank + rotary) in the latent space, and entries (rows, rank + rotary).
+// x (rows, width) → queries (rows, heads, rank + rotary) in the latent space, entries (rows, rank + rotary), and the gates of rows,
+// if any.
 template <typename X>
-void enter(const Latent& l, int64_t rows, const X* x, const Standing<X>& at, X* queries, X* entries, int threads) {
+void enter(const Latent& l, int64_t rows, const X* x, const Standing<X>& at, X* queries, X* entries, X* gates, int threads) {
   const int64_t stored = l.stored(), dim = l.plain + l.rotary, first = l.down.columns - stored;
   const auto normed = Operand<X>::in_room(0, l.down.depth, rows, l.down.rounds);
   const auto low = Operand<X>::in_room(1, l.up ? first : 0, rows, l.up && l.up->rounds);
@@ -62,9 +64,10 @@ void enter(const Latent& l, int64_t rows, const X* x, const Standing<X>& at, X* 
     else
       store(queries + (row * l.heads + head) * stored + l.rank + i - l.plain, y);
   };
-  std::atomic<int64_t> turns[3] = {};
+  std::atomic<int64_t> turns[4] = {};
   together(threads, [&](const Member& me) {
     write_normed(l.before, x, normed, me);
+    if (l.gate) share(l.gate->weight, normed, turns[3], me, Place<X>{gates, l.gate->weight.columns});
     share(l.down, normed, turns[0], me, by_sixteen(l.down.columns, [&](int64_t row, int64_t column, Vec y) {
       if (column >= first)
         store(entries + row * stored + column - first, y);
@@ -96,18 +99,18 @@ void enter(const Latent& l, int64_t rows, const X* x, const Standing<X>& at, X* 
   });
 }
 
-// A thread's share of attended (rows, heads, rank) → `values` (rows, heads * value), by the threads of a team, all of which come.
-template <typename X>
-void raise(const Latent& l, const Heads<X>& latents, const X* attended, const Operand<X>& values, std::atomic<int64_t>& turn,
-           const Member& me) {
-  const int64_t rows = values.blocks.rows, value = l.values->columns;
+// A thread's share of attended (rows, heads, rank) → values (rows, heads * value) as put(row, column, 16 of them) takes them, by the
+// threads of a team, all of which come.
+template <typename X, typename Put>
+void raise(const Latent& l, const Heads<X>& latents, const X* attended, std::atomic<int64_t>& turn, const Member& me, Put put) {
+  const int64_t rows = latents.first.blocks.rows, value = l.values->columns;
   me.part(l.heads, [&](int64_t head) {
     const Operand<X> own = latents.rows(head);
     for (int64_t row = 0; row < rows; ++row) take(attended + (row * l.heads + head) * l.rank, 0, l.rank, own.pen(row));
   });
   me.meet();
   share_all<X>(latents, turn, me, [&](int64_t head) {
-    return by_sixteen(value, [=, &values](int64_t row, int64_t at, Vec y) { values.pen(row).put(head * value + at, y); });
+    return by_sixteen(value, [&put, head, value](int64_t row, int64_t at, Vec y) { put(row, head * value + at, y); });
   });
   me.meet();
 }

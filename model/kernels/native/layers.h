@@ -35,10 +35,10 @@ struct Surroundings {  // what layers of a step share
   const Turn* turns;
 };
 
-// Room to work in, for the widest layer: queries, keys and values; heads; three times the width where there are mixtures.
+// Room to work in, for the widest layer: queries, keys and values; gates; heads; three times the width where there are mixtures.
 template <typename X>
 struct Rooms {
-  X *placed, *attended, *normed, *mixed, *shared;
+  X *placed, *gates, *attended, *normed, *mixed, *shared;
 };
 
 template <typename X>
@@ -52,10 +52,11 @@ void join(const Joining& how, int64_t rows, int64_t width, const X* x, const X* 
   for (int64_t i = 0; i < rows * width; i += width) how.apply(x + i, result + i, out + i, width);
 }
 
-// What comes before attention in a layer; the call of attention is told where in `placed` it is.
+// What comes before attention in a layer; the call of attention is told where it is.
 template <typename X>
-void place(const Attention& a, const Standing<X>& at, int64_t rows, const X* x, X* placed, AttendCall& c, int threads) {
-  enter(a, rows, x, at, placed, threads);
+void place(const Attention& a, const Standing<X>& at, int64_t rows, const X* x, const Rooms<X>& rooms, AttendCall& c, int threads) {
+  X* placed = rooms.placed;
+  enter(a, rows, x, at, placed, rooms.gates, threads);
   c.paged.heads = a.heads, c.paged.kv_heads = a.kv_heads;
   c.paged.key_dim = c.paged.value_dim = c.paged.value_stride = a.dim;
   c.paged.query_stride = c.key_stride = c.value_stride = a.placed();
@@ -64,13 +65,13 @@ void place(const Attention& a, const Standing<X>& at, int64_t rows, const X* x, 
 
 // The same of latents, which lie in the keys.
 template <typename X>
-void place(const Latent& l, const Standing<X>& at, int64_t rows, const X* x, X* placed, AttendCall& c, int threads) {
-  X* entries = placed + rows * l.heads * l.stored();
-  enter(l, rows, x, at, placed, entries, threads);
+void place(const Latent& l, const Standing<X>& at, int64_t rows, const X* x, const Rooms<X>& rooms, AttendCall& c, int threads) {
+  X* entries = rooms.placed + rows * l.heads * l.stored();
+  enter(l, rows, x, at, rooms.placed, entries, rooms.gates, threads);
   c.paged.heads = l.heads, c.paged.kv_heads = 1;
   c.paged.key_dim = c.paged.value_stride = c.key_stride = l.stored();
   c.paged.value_dim = l.rank, c.paged.query_stride = l.heads * l.stored();
-  c.query = placed, c.key = entries, c.value = nullptr;
+  c.query = rooms.placed, c.key = entries, c.value = nullptr;
 }
 
 // A layer's mixture, of what leave() left in rooms.normed.
@@ -98,11 +99,11 @@ void run(int64_t count, const Layer* layers, const LayerPlace* places, const Sur
     c.paged.scale = layers->scale, c.paged.softcap = layers->softcap;
     c.keys = places->keys, c.values = places->values ? places->values : places->keys, c.out = rooms.attended;
     if (layers->attention)
-      place(*layers->attention, at, rows, x, rooms.placed, c, threads);
+      place(*layers->attention, at, rows, x, rooms, c, threads);
     else
-      place(*layers->after->latent, at, rows, x, rooms.placed, c, threads);
+      place(*layers->after->latent, at, rows, x, rooms, c, threads);
     attend_as<X>(c, threads);
-    leave<X>(*layers->after, rows, x, rooms.attended, x, rooms.normed, threads);
+    leave<X>(*layers->after, rows, x, rooms.attended, rooms.gates, x, rooms.normed, threads);
     if (layers->experts) mix_in(*layers, places->routing, rows, x, rooms, threads);
   }
 }

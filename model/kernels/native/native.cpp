@@ -36,17 +36,18 @@ void dyno_pack(int64_t units, const void* numbers, const uint8_t* upper, uint8_t
 }
 
 void dyno_enter(int narrow, const Attention* a, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin,
-                void* out, int threads) {
-  EITHER(enter(*a, rows, x, positions, cos, sin, out, threads));
+                void* out, void* gates, int threads) {
+  EITHER(enter(*a, rows, x, positions, cos, sin, out, gates, threads));
 }
 
 void dyno_enter_latent(int narrow, const Latent* l, int64_t rows, const void* x, const int64_t* positions, const void* cos,
-                       const void* sin, void* queries, void* entries, int threads) {
-  EITHER(enter_latent(*l, rows, x, positions, cos, sin, queries, entries, threads));
+                       const void* sin, void* queries, void* entries, void* gates, int threads) {
+  EITHER(enter_latent(*l, rows, x, positions, cos, sin, queries, entries, gates, threads));
 }
 
-void dyno_leave(int narrow, const After* a, int64_t rows, const void* x, const void* attended, void* out, void* normed, int threads) {
-  EITHER(leave(*a, rows, x, attended, out, normed, threads));
+void dyno_leave(int narrow, const After* a, int64_t rows, const void* x, const void* attended, const void* gates, void* out,
+                void* normed, int threads) {
+  EITHER(leave(*a, rows, x, attended, gates, out, normed, threads));
 }
 
 void dyno_join(int narrow, const Joining* how, int64_t rows, int64_t width, const void* x, const void* result, void* out, int threads) {
