@@ -76,6 +76,7 @@ async def _compare(console: Console, target: str) -> None:
         architectures=(Architecture("dense", DENSE, target), Architecture("experts", EXPERTS, target)),
         workload=Workload(requests=48, output_tokens=24, prompt_tokens=64),
         levels=(Closed(4),),
+        requests=(48,),
         repeats=5,
     )
     with progress(console) as bar:

@@ -57,9 +57,10 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
 
 
 class _Kept(threading.local):
-    """Of this thread: torch's number of threads before `alone`, 0 outside."""
+    """Of this thread: torch's number of threads before `alone`, 0 outside; whether it has begun."""
 
     threads: int = 0
+    begun: bool = False
 
 
 _kept = _Kept()
@@ -114,6 +115,7 @@ def alone(wanted: bool = True) -> Iterator[None]:
     if not wanted or _kept.threads:
         yield
         return
+    begin()
     _kept.threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -124,10 +126,11 @@ def alone(wanted: bool = True) -> Iterator[None]:
 
 
 def begin() -> None:
-    """Give a thread other than the main one as many threads as the process has. One that torch sees for the first time
-    while another is `alone` would have a single one."""
-    if threading.current_thread() is not threading.main_thread():
+    """Give a thread other than the main one as many threads as the process has, once. One that torch sees for the first
+    time while another is `alone` would have a single one, and keep it."""
+    if not _kept.begun and threading.current_thread() is not threading.main_thread():
         torch.set_num_threads(THREADS)
+    _kept.begun = True
 
 
 def address(tensor: Tensor | None) -> int | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -107,18 +109,23 @@ def test_torch_is_alone_while_kernels_keep_their_threads() -> None:
         assert (torch.get_num_threads(), native.threads()) == (2, 2)
 
 
-def test_a_thread_that_builds_a_model_meanwhile_has_all() -> None:
+@pytest.mark.parametrize("first", [native.begin, native.alone], ids=["builds", "serves"])
+def test_a_thread_that_torch_first_sees_meanwhile_has_all(
+    first: Callable[[], AbstractContextManager[None] | None],
+) -> None:
+    """One that builds a model, or an engine's whose first step comes while another model is rehearsed."""
     found = []
 
-    def build() -> None:
-        native.begin()
-        found.append((torch.get_num_threads(), native.threads()))
+    def begin() -> None:
+        with first() or contextlib.nullcontext():
+            found.append(native.threads())
+        found.append(torch.get_num_threads())
 
     with native.alone():
-        builder = threading.Thread(target=build)
-        builder.start()
-        builder.join()
-    assert found == [(native.THREADS, native.THREADS)]
+        thread = threading.Thread(target=begin)
+        thread.start()
+        thread.join()
+    assert found == [native.THREADS, native.THREADS]
 
 
 def test_a_model_is_lean_where_the_kernels_have_all_its_layers() -> None:

@@ -44,7 +44,7 @@ class Experiment:
     architectures: tuple[Architecture, ...]
     workload: Workload
     levels: tuple[Arrivals, ...]  # each is run on every architecture in every round
-    sent: tuple[int, ...] = ()  # requests a round at each level; by itself the workload's at every one
+    requests: tuple[int, ...]  # of a round, at each level
     repeats: int = SURE_ROUNDS
     seed: int = 0
     warmup: int = 4  # requests to each architecture that are not measured
@@ -67,11 +67,6 @@ class Experiment:
     def baseline(self) -> Architecture:
         """What the others are compared with."""
         return self.architectures[0]
-
-    @property
-    def requests(self) -> tuple[int, ...]:
-        """How many requests a round has, at each level."""
-        return self.sent or (self.workload.requests,) * len(self.levels)
 
     @property
     def fingerprint(self) -> str:
@@ -110,15 +105,15 @@ def parse(root: Section, default_name: str = "comparison", files: Files | None =
     trace = workload.text("trace", "")
     objective = parts.objective(root.section("objective"))
     levels = parts.levels(root.section("arrivals"), recorded=bool(trace))
-    sent = parts.requests(workload, len(levels))
+    requests = parts.requests(workload, len(levels))
     control = root.truth("control")
     architectures = _architectures(root, files, again=control)
     experiment = Experiment(
         name=root.text("name", default_name),
         architectures=architectures,
-        workload=parts.workload(workload, max(sent), files, drawn=not trace),
+        workload=parts.workload(workload, max(requests), files, drawn=not trace),
         levels=levels,
-        sent=sent,
+        requests=requests,
         repeats=root.whole("repeats", SURE_ROUNDS, least=1),
         seed=root.whole("seed", 0),
         warmup=root.whole("warmup", enough(levels)),

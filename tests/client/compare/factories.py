@@ -34,6 +34,7 @@ def experiment(names: Sequence[str] = ("plain", "other"), repeats: int = 5) -> E
         architectures=tuple(Architecture(name, target="http://x", model=name) for name in names),
         workload=Workload(requests=4, output_tokens=3),
         levels=(Poisson(2.0),),
+        requests=(4,),
         repeats=repeats,
     )
 

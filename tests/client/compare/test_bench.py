@@ -38,10 +38,12 @@ def on(fake: FakeServer, *names: str, **changes: object) -> Experiment:
         architectures=tuple(Architecture(name, name, fake.http) for name in names),
         workload=Workload(requests=6, output_tokens=3, prompts=Prompts.RANDOM, prompt_tokens=8),
         levels=(Closed(3),),
+        requests=(6,),
         repeats=5,
         warmup=2,
     )
-    return replace(experiment, **changes)  # type: ignore[arg-type]
+    changed = replace(experiment, **changes)  # type: ignore[arg-type]
+    return replace(changed, requests=(changed.workload.requests,) * len(changed.levels))
 
 
 async def test_a_slowed_architecture_is_caught(fake: FakeServer) -> None:

@@ -42,7 +42,7 @@ def test_what_is_left_out_has_a_default() -> None:
         architectures=(Architecture("a", "a"), Architecture("b at home", "b", "grpc://127.0.0.1:1")),
         workload=Workload(requests=3, output_tokens=4),
         levels=(Closed(1), Closed(2)),
-        sent=(3, 3),
+        requests=(3, 3),
     )
 
 

@@ -97,7 +97,7 @@ async def test_a_server_that_is_gone_ends_the_comparison(fake: FakeServer, tmp_p
 
 async def test_a_long_load_does_not_go_on_against_nobody(fake: FakeServer) -> None:
     experiment = on(fake, "a", "b", levels=(Constant(200.0),))
-    experiment = replace(experiment, workload=replace(experiment.workload, requests=400))
+    experiment = replace(experiment, workload=replace(experiment.workload, requests=400), requests=(400,))
 
     class Killing(Watcher):
         def measuring(self, architecture: Architecture, cell: Cell) -> None:
