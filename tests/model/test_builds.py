@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("g++")
-TESTS = ("tests/model/test_kernels.py", "tests/model/test_panels.py", "tests/model/test_layers.py")
+TESTS = tuple(f"tests/model/test_{name}.py" for name in ("kernels", "panels", "layers", "forms"))
 ALL_TESTS = (*TESTS, "tests/model/test_card_parity.py", "tests/server/engine/test_attending.py")
 AVX2, AVX512 = "-mno-avx512f -mno-avxvnni", "-mno-avx512bf16 -mno-avx512vnni -mno-amx-bf16"
 AGAIN = """
