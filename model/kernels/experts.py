@@ -14,7 +14,7 @@ from model.kernels.native import address
 from model.kernels.panels import Form, PanelWeight, WeightStruct
 from model.moe import Experts, ExpertStack, Router, Routing
 
-SCORES = ("softmax", "sigmoid", "sqrtsoftplus")  # in the order of native/router.h
+SCORES = ("softmax", "sigmoid", "sqrtsoftplus")  # in the order of native/router.h, which the sparse mixer ends
 
 
 class _ExpertsStruct(ctypes.Structure):
@@ -36,7 +36,7 @@ class _RouterStruct(ctypes.Structure):
         ("correction", ctypes.c_void_p),
         ("gain", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("score", "normalise", "experts", "active", "groups", "kept", "by_best")),
-        ("scale", ctypes.c_float),
+        *((name, ctypes.c_float) for name in ("scale", "tolerance")),
     )
 
 
@@ -114,7 +114,7 @@ class PanelRouter(Router):
 
     def _is_known(self) -> bool:
         how = self.value.router
-        return how.norm is None and how.score in SCORES and self.laid.dtype in native.linear_types()
+        return how.norm is None and self.laid.dtype in native.linear_types()
 
     def _struct(self) -> _RouterStruct:
         value, how = self.value, self.value.router
@@ -128,11 +128,12 @@ class PanelRouter(Router):
             groups=0 if groups is None else groups.count,
             kept=0 if groups is None else groups.kept,
             by_best=int(groups is not None and groups.score == "max"),
-            score=SCORES.index(str(how.score)),
+            score=SCORES.index(how.score) if isinstance(how.score, str) else len(SCORES),
             normalise=int(how.normalise),
             experts=value.experts,
             active=value.active,
             scale=how.scale,
+            tolerance=0.0 if isinstance(how.score, str) else how.score.tolerance,
         )
 
 

@@ -94,13 +94,15 @@ feeds = st.builds(FeedForward, sixteens, activations, gated=maybe, bias=maybe) |
 
 @st.composite
 def mixture(draw: st.DrawFn) -> MoE:
-    shared, groups = draw(st.none() | feeds), draw(st.sampled_from([None, config.Groups(3, 2)]))
+    score = draw(st.sampled_from(["softmax", "sigmoid", "sqrtsoftplus", config.SparseMixer(0.5)]))
+    scores = isinstance(score, str)
+    shared, groups = draw(st.none() | feeds), draw(st.sampled_from([None, config.Groups(3, 2)])) if scores else None
     router = config.Router(
-        draw(st.sampled_from(["softmax", "sigmoid", "sqrtsoftplus"])),
+        score,
         normalise=draw(maybe),
         scale=draw(st.sampled_from([1.0, 2.5])),
         bias=draw(maybe),
-        correction=draw(maybe),
+        correction=scores and draw(maybe),
         expert_gain=draw(maybe),
         groups=groups,
     )

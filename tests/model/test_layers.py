@@ -29,6 +29,7 @@ from model.config import (
     QKNorm,
     Rotary,
     Router,
+    SparseMixer,
     Temperature,
     Window,
 )
@@ -265,6 +266,8 @@ ROUTERS = {
     "softmax, not normalised": Router(normalise=False, scale=0.5),
     "sigmoid, corrected": Router("sigmoid", correction=True, scale=2.5),
     "square root of softplus": Router("sqrtsoftplus", bias=True),
+    "sparse mixer": Router(SparseMixer(0.3)),
+    "sparse mixer, not normalised, with gains": Router(SparseMixer(), normalise=False, expert_gain=True),
     "gains": Router(expert_gain=True, scale=0.5),
     "groups by two": Router("sigmoid", correction=True, groups=Groups(8, 5)),
     "groups by one": Router(groups=Groups(10, 7, "max"), expert_gain=True),

@@ -9,7 +9,7 @@
 
 namespace dyno {
 
-enum Score : int64_t { SOFTMAX, SIGMOID, SQRT_SOFTPLUS };  // the order of SCORES in experts.py
+enum Score : int64_t { SOFTMAX, SIGMOID, SQRT_SOFTPLUS, SPARSE_MIXER };  // the order of SCORES in experts.py
 
 struct Router {
   Weight weight;            // of float
@@ -17,7 +17,7 @@ struct Router {
   const float* gain;        // of each expert, which its weight is multiplied by; null: none
   int64_t score, normalise, experts, active;
   int64_t groups, kept, by_best;  // only experts of the `kept` best groups are chosen, by their best expert or their best two
-  float scale;
+  float scale, tolerance;  // tolerance: of the sparse mixer
 };
 
 // What a router decided (model/moe.py: Routing): experts and gates (rows, active), logits (rows, experts), ranked (rows,
@@ -32,7 +32,9 @@ inline void score(const Router& r, const float* logits, float* scores) {
   for (int64_t e = 1; e < r.experts; ++e) top = logits[e] > top || logits[e] != logits[e] ? logits[e] : top;
   for (int64_t e = 0; e < r.experts; ++e) {
     const float x = logits[e];
-    if (r.score == SOFTMAX)
+    if (r.score == SPARSE_MIXER)
+      scores[e] = x;
+    else if (r.score == SOFTMAX)
       sum += scores[e] = std::exp(x - top);
     else if (r.score == SIGMOID)
       scores[e] = 1.0f / (1.0f + std::exp(-x));
@@ -69,6 +71,17 @@ inline void limit_to_groups(const Router& r, float* choice, float* worth) {
     if (!kept[e / size]) choice[e] = NOTHING;
 }
 
+// What the sparse mixer (model/config.py) gives the best of the experts that are `left`: its part of the softmax over those of
+// them that are near it.
+template <typename Left>
+inline float weight_among_near(const Router& r, const float* logits, int64_t best, Left left) {
+  const float top = logits[best];
+  float sum = 0.0f;
+  for (int64_t e = 0; e < r.experts; ++e)
+    if (left(e) && !((top - logits[e]) / std::max(std::abs(logits[e]), top) > r.tolerance)) sum += std::exp(logits[e] - top);
+  return 1.0f / sum;
+}
+
 // One token's; `scores` and `choice` are room for as many numbers as there are experts, `worth` as there are groups.
 inline void choose(const Router& r, const Routing& out, int64_t row, float* scores, float* choice, float* worth) {
   score(r, out.logits + row * r.experts, scores);
@@ -77,9 +90,12 @@ inline void choose(const Router& r, const Routing& out, int64_t row, float* scor
   int64_t* experts = out.experts + row * r.active;
   float *gates = out.gates + row * r.active, *ranked = out.ranked + row * (r.active + 1), sum = 0.0f;
   for (int64_t rank = 0; rank <= r.active; ++rank) {
-    const int64_t best = best_of(choice, r.experts, [&](int64_t e) { return std::find(experts, experts + rank, e) == experts + rank; });
+    const auto left = [&](int64_t e) { return std::find(experts, experts + rank, e) == experts + rank; };
+    const int64_t best = best_of(choice, r.experts, left);
     ranked[rank] = best < 0 || std::isinf(choice[best]) ? 0.0f : choice[best];
-    if (rank < r.active) experts[rank] = best, sum += gates[rank] = scores[best];
+    if (rank == r.active) break;
+    experts[rank] = best;
+    sum += gates[rank] = r.score == SPARSE_MIXER ? weight_among_near(r, scores, best, left) : scores[best];
   }
   for (int64_t rank = 0; rank < r.active; ++rank) {
     gates[rank] = gates[rank] / (r.normalise ? sum + 1e-20f : 1.0f) * r.scale;
