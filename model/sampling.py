@@ -72,7 +72,7 @@ class Edits:
 
 
 def beside(x: Tensor, numbers: Tensor) -> Tensor:
-    """The host's `numbers` on the device of x; the host does not wait for a card."""
+    """The host's `numbers` on the device of x; the host does not wait for a GPU."""
     return numbers.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else numbers
 
 
@@ -148,7 +148,7 @@ def thresholds(logits: Tensor, draw: Draw) -> Tensor:
     top_k = beside(logits, torch.tensor([min(k, vocab) if k > 0 else vocab for k in draw.top_k]))
     top_p = beside(logits, torch.tensor(draw.top_p, dtype=torch.double))
     floor = torch.tensor([math.log(p) if p > 0 else -math.inf for p in draw.min_p], dtype=torch.double)
-    # On a card sorting every row takes less time than asking whether it must be.
+    # On a GPU sorting every row takes less time than asking whether it must be.
     reach = vocab if logits.is_cuda else min(vocab, max([CANDIDATES, *(k for k in draw.top_k if k < vocab)]))
     found, enough = _nucleus(logits, rows.largest(logits, reach), top_k, top_p)
     while reach < vocab and not bool(enough.all()):

@@ -76,7 +76,7 @@ def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
         measure_machine=settings.measure_machine,
     )
     models = []
-    for built, spec in enumerate(settings.model):  # those still to come shall find as much of a card as this one
+    for built, spec in enumerate(settings.model):  # those still to come shall find as much of a GPU as this one
         share = options.cache_share / (len(settings.model) - built)
         models.append(build_model(spec, replace(options, cache_share=share), observer))
     names = [model.name for model in models]

@@ -28,10 +28,10 @@ from model.roofline import Machine
 from model.source import Checkpoint, File
 from model.tokenizer import ByteTokenizer, Tokenizer
 from model.transformer import Transformer
-from server.engine import card
-from server.engine.card import CardRunner
+from server.engine import gpu
 from server.engine.device import find_device, free_bytes, largest_room, pool_bytes
 from server.engine.engine import Engine
+from server.engine.gpu import GpuRunner
 from server.engine.runner import ModelRunner, Room
 from server.engine.stats import Observer
 from server.models import ServedModel, split_device, split_spec
@@ -57,7 +57,7 @@ class NoInt8(ValueError):
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     """How models are built. `cache_tokens` None: what max_rows full contexts need, up to 65,536 tokens or 1 GiB; on a
-    card up to `cache_share` of the memory that is free beside the weights. weights: of linear layers."""
+    GPU up to `cache_share` of the memory that is free beside the weights. weights: of linear layers."""
 
     dtype: str = "float32"
     weights: Form = "lossless"
@@ -197,24 +197,24 @@ def _runner(model: Transformer, name: str, vocab: int, roofs: Machine | None, op
     if model.embedding.weight.device.type == "cpu":
         room = Room(_cache_tokens(model.architecture, options), options.max_rows, options.max_batch_tokens)
         return ModelRunner(model, room, vocab, weight_bytes=passes.weight_bytes(model), machine=roofs)
-    runner = CardRunner(model, _card_room(model, name, options), vocab)
+    runner = GpuRunner(model, _gpu_room(model, name, options), vocab)
     with _progress(f"capturing {name}") as progress:
         for share in runner.capture():
             progress(share, 1.0)
-    log.info("on a card", model=name, device=str(runner.device), captured=runner.captured, tokens=runner.room.tokens)
+    log.info("on a GPU", model=name, device=str(runner.device), captured=runner.captured, tokens=runner.room.tokens)
     return runner
 
 
-def _card_room(model: Transformer, name: str, options: BuildOptions) -> Room:
-    """Room on a card for as many tokens as were asked for, or for what fits beside the weights and is of use."""
+def _gpu_room(model: Transformer, name: str, options: BuildOptions) -> Room:
+    """Room on a GPU for as many tokens as were asked for, or for what fits beside the weights and is of use."""
     architecture, weight = model.architecture, model.embedding.weight
     wanted = options.cache_tokens or options.max_rows * architecture.context
-    room = Room(wanted, options.max_rows, options.max_batch_tokens, card.PAGE_SIZE)
+    room = Room(wanted, options.max_rows, options.max_batch_tokens, gpu.PAGE_SIZE)
     free = free_bytes(weight.device)
     share = options.cache_share if options.cache_tokens is None else 1.0
     found = largest_room(architecture, room, weight.itemsize, int(free * share))
-    least = wanted if options.cache_tokens is not None else card.PAGE_SIZE
-    if found.tokens < least // card.PAGE_SIZE * card.PAGE_SIZE:
+    least = wanted if options.cache_tokens is not None else gpu.PAGE_SIZE
+    if found.tokens < least // gpu.PAGE_SIZE * gpu.PAGE_SIZE:
         needed = pool_bytes(architecture, replace(room, tokens=least), weight.itemsize)
         sizes = f"{needed / 1e9:.1f} GB of cache for {least} tokens, {weight.device} has {free / 1e9:.1f} GB free"
         raise TooLarge(f"model {name}: {sizes}; lower --cache-tokens, --max-rows or --max-batch-tokens")
@@ -222,7 +222,7 @@ def _card_room(model: Transformer, name: str, options: BuildOptions) -> Room:
 
 
 def _send(model: Transformer, name: str, device: torch.device) -> None:
-    """Move the weights to a card."""
+    """Move the weights to a GPU."""
     needed, free = sum(p.nbytes for p in model.parameters()), free_bytes(device)
     if needed > free:
         sizes = f"{needed / 1e9:.1f} GB of weights, {device} has {free / 1e9:.1f} GB free"

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     )
     cache_tokens: PositiveInt | None = Field(None, description="size of each model's cache in tokens")
     cache_share: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.85, description="without cache_tokens: most of a card's free memory that caches take"
+        0.85, description="without cache_tokens: most of a GPU's free memory that caches take"
     )
     max_batch_tokens: PositiveInt = Field(512, description="most tokens of one step")
     max_rows: PositiveInt = Field(64, description="most requests of one step")

@@ -148,14 +148,14 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, sight: Sight, scores: Scor
     grouped = query.shape[1] != key.shape[1]
     added = scores.added(sight)
     if sight.triangle and added is None and query.shape[2] != key.shape[2]:
-        from torch.nn.attention.bias import causal_lower_right  # takes a second to import, and only cards come here
+        from torch.nn.attention.bias import causal_lower_right  # takes a second to import, and only GPUs come here
 
         corner: Tensor = causal_lower_right(query.shape[2], key.shape[2])
         return F.scaled_dot_product_attention(query, key, value, corner, scale=scores.scale, enable_gqa=grouped)
     if sight.triangle and added is None:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scores.scale, enable_gqa=grouped)
     mask = sight.mask if added is None else (sight.mask + added).to(query.dtype)
-    if grouped and query.is_cuda and query.shape[2] > 1:  # with a mask, no kernel of a card shares keys among heads
+    if grouped and query.is_cuda and query.shape[2] > 1:  # with a mask, no kernel of a GPU shares keys among heads
         key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
         grouped = False
     if query.shape[2] > 1 or not grouped:

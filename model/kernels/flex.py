@@ -1,4 +1,4 @@
-"""Attention of one query a sequence over pages of cache on a CUDA card: PyTorch's FlexAttention sees a whole pool as
+"""Attention of one query a sequence over pages of cache on a CUDA GPU: PyTorch's FlexAttention sees a whole pool as
 one long sequence, and a block mask tells it which pages each row reads; nothing is copied together.
 
 The page is the block of the mask. Shape letters: R rows, H query heads, K key heads, n pages a row, N pages of the
@@ -96,7 +96,7 @@ def _form(scale: float, softcap: float | None, weighed: bool) -> Form:
 
     Constants are bound here and not passed, because the compiler writes them into the kernel.
     """
-    from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention  # a second, only for cards
+    from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention  # a second, only for GPUs
 
     def run(
         query: Tensor, key: Tensor, value: Tensor, seen: Blocks, first: Tensor, last: Tensor, slopes: Tensor | None

@@ -1,7 +1,7 @@
-"""All experts of a layer at once on a CUDA card: one matrix product over tokens sorted by expert, whose borders stay on
-the card. The plain way asks the host how many tokens each expert has, and the host waits for everything before.
+"""All experts of a layer at once on a CUDA GPU: one matrix product over tokens sorted by expert, whose borders stay on
+the GPU. The plain way asks the host how many tokens each expert has, and the host waits for everything before.
 
-A pass over a built model: `group(model)` replaces what lies on a card and leaves the rest as it is.
+A pass over a built model: `group(model)` replaces what lies on a GPU and leaves the rest as it is.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class GroupedExperts(ExpertStack):
 
 
 def fits(weight: Tensor) -> bool:
-    """Whether PyTorch's grouped product takes this stack of weights on a card: bfloat16, rows and columns aligned."""
+    """Whether PyTorch's grouped product takes this stack of weights on a GPU: bfloat16, rows and columns aligned."""
     aligned = all(size * weight.itemsize % ALIGNED == 0 for size in weight.shape[1:])
     return weight.dtype == torch.bfloat16 and aligned
 
 
 def group(model: Transformer) -> int:
-    """Replace every stack of experts that lies on a card; returns how many."""
+    """Replace every stack of experts that lies on a GPU; returns how many."""
     count = 0
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

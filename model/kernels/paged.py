@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.config import Span
-from model.kernels import card, flex, inplace
+from model.kernels import flex, gpu, inplace
 from model.kernels.attention import Scores, Sight, attend, make_sight
 
 
@@ -50,7 +50,7 @@ class Pages:
 
     def clear(self, gathered: Tensor) -> Tensor:
         """The copy (R, K, n * P, D) of these pages, set to 0 in place where nobody has written for the row."""
-        if gathered.is_cuda:  # finding places would make the host wait for the card
+        if gathered.is_cuda:  # finding places would make the host wait for the GPU
             last, positions = self._positions
             return gathered.masked_fill_((positions > last)[:, None, :, None], 0)
         gathered.transpose(1, 2)[self._unwritten] = 0
@@ -114,7 +114,7 @@ class Stretch:
         end = self.position + self.stop - self.start
         query = torch.arange(self.position, end, device=self.device)[None]
         keys = query if self.fresh else torch.arange(self.base, end, device=self.device)[None]
-        # A card has a kernel for the corner of a triangle; the processor's wants it square.
+        # A GPU has a kernel for the corner of a triangle; the processor's wants it square.
         return make_sight(self.span, query, keys, self.dtype, triangle=self.fresh or query.is_cuda)
 
 
@@ -137,7 +137,7 @@ class Scratch:
         rows, count = table.shape
         size, heads, dim = pool.shape[1:]
         needed = table.numel() * pool[0].numel()
-        if pool.is_cuda:  # PyTorch keeps a card's memory by itself
+        if pool.is_cuda:  # PyTorch keeps a GPU's memory by itself
             copied = pool.flatten(1).index_select(0, table.flatten())
             return copied.view(rows, count * size, heads, dim).transpose(1, 2)
         buffer = self._buffers.get(name)
@@ -159,8 +159,8 @@ class Entries:
 
     def store(self, keys: Tensor, values: Tensor | None) -> None:
         """Write the entries into pools (pages, P, K, …) at their slots."""
-        if card.usable(self.key):
-            from model.kernels.card import attention as tiles
+        if gpu.usable(self.key):
+            from model.kernels.gpu import attention as tiles
 
             if tiles.lies_dense(self):
                 tiles.store(self, keys, values)
@@ -185,8 +185,8 @@ def decode(
     → (R, H, V). fresh: entries of the same rows, stored in the pools first."""
     if inplace.fits(query, value_dim, scores, stretches=False):
         return inplace.attend(pages.call, query, keys, values, value_dim, scores, fresh)
-    if card.usable(query):
-        from model.kernels.card import attention as tiles
+    if gpu.usable(query):
+        from model.kernels.gpu import attention as tiles
 
         if tiles.fits(query, keys, values, value_dim, scores):
             assert values is not None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from model.kernels import card, ends, feeding, fused, grouped, layers, packed
+from model.kernels import ends, feeding, fused, gpu, grouped, layers, packed
 from model.kernels.experts import PanelExperts
 from model.kernels.panels import PANEL, Form, PanelWeight
 from model.transformer import Transformer
@@ -25,8 +25,8 @@ def apply(model: Transformer, *, form: Form = "lossless") -> Transformer:
     ends.fuse(model, form=form)
     packed.pack(model, form=form)
     layers.join(model)
-    if card.usable(model.embedding.weight):
-        from model.kernels.card import blocks
+    if gpu.usable(model.embedding.weight):
+        from model.kernels.gpu import blocks
 
         blocks.build(model)
     grouped.group(model)

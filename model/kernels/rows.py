@@ -14,7 +14,7 @@ from model.kernels.native import address
 
 def look(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Whether each row of float32 logits (R, vocab) is all finite numbers (R,), and the index of its largest (R,) as
-    `argmax` has it. In one call (native/ends.h) where there are kernels; a card takes a row whose sum is finite for one
+    `argmax` has it. In one call (native/ends.h) where there are kernels; a GPU takes a row whose sum is finite for one
     of finite numbers, so that it reads them once."""
     if logits.device.type != "cpu" or not native.linear_types():
         finite = torch.isfinite(logits.sum(-1)) if logits.is_cuda else torch.isfinite(logits).all(-1)

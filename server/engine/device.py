@@ -1,4 +1,4 @@
-"""Where a model runs, and how much of a card's memory its cache may take."""
+"""Where a model runs, and how much of a GPU's memory its cache may take."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class NoDevice(ValueError):
 
 
 def find_device(wanted: str) -> torch.device:
-    """cpu, cuda, cuda:N, or auto: a card where there is one. Raises NoDevice."""
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    """cpu, cuda, cuda:N, or auto: a GPU where there is one. Raises NoDevice."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
-        wanted = "cuda" if cards else "cpu"
+        wanted = "cuda" if gpus else "cpu"
     device = torch.device(wanted)
     if device.type != "cuda":
         return device
-    if not cards:
-        raise NoDevice(f"device {wanted}: PyTorch {torch.__version__} sees no CUDA card on this machine")
-    if (device.index or 0) >= cards:
-        raise NoDevice(f"device {wanted}: this machine has cuda:0 to cuda:{cards - 1}")
+    if not gpus:
+        raise NoDevice(f"device {wanted}: PyTorch {torch.__version__} sees no CUDA GPU on this machine")
+    if (device.index or 0) >= gpus:
+        raise NoDevice(f"device {wanted}: this machine has cuda:0 to cuda:{gpus - 1}")
     return torch.device("cuda", device.index or 0)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a card that nobody has taken, what PyTorch keeps in reserve included."""
+    """Memory of a GPU that nobody has taken, what PyTorch keeps in reserve included."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 

@@ -1,4 +1,4 @@
-"""Steps that only continue requests, captured once for each of some sizes and replayed: a card is told of the whole
+"""Steps that only continue requests, captured once for each of some sizes and replayed: a GPU is told of the whole
 forward pass in one call, where launching its kernels one by one would take longer than they run.
 
 A smaller step is filled up. What fills it writes to a page of its own and sees nothing but that, so that real rows
@@ -196,7 +196,7 @@ class Graphs:
 
 
 class CudaCapture:
-    """Capture on a card. All sizes share one pool of memory: they never run at the same time."""
+    """Capture on a GPU. All sizes share one pool of memory: they never run at the same time."""
 
     RUNS = 2  # before recording: kernels are compiled and libraries allocate what they keep
 

@@ -79,7 +79,7 @@ def _read(model: Transformer, rows: Sequence[Row], page_size: int) -> Fresh:
 
 
 def _touched(architecture: Architecture, routings: tuple[Routing, ...]) -> Tensor:
-    """How many experts of each of the encoder's mixture layers had a token, (layers,), without waiting for a card."""
+    """How many experts of each of the encoder's mixture layers had a token, (layers,), without waiting for a GPU."""
     assert architecture.encoder is not None
     found = []
     for (_, mixture), routing in zip(architecture.encoder.mixtures, routings, strict=True):

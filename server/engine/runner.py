@@ -46,7 +46,7 @@ class Room:
 
 
 class ModelRunner:
-    """A Runner over a Transformer on this machine's processor; server/engine/card.py has what differs on a card."""
+    """A Runner over a Transformer on this machine's processor; server/engine/gpu.py has what differs on a GPU."""
 
     SPARE_PAGES: ClassVar[int] = 0  # behind those that are handed out
     REPLAYS: ClassVar[bool] = False  # steps of single tokens, which it has captured
@@ -95,11 +95,11 @@ class ModelRunner:
             began = self._mark()
             memory = self._memory_of(step, inputs)
             done, ended = self._compute(inputs if memory is None else replace(inputs, memory=memory))
-            good = self.device.type == "cpu" and bool(done.finite.all())  # of a card this is asked below
+            good = self.device.type == "cpu" and bool(done.finite.all())  # of a GPU this is asked below
             picks = [pick for row in step.rows for pick in row.picks]
             asked = [_asked(pick) for pick in picks]
             drawn = self._sample(step, done, picks, asked, good)
-            # Up to here nothing has waited for a card.
+            # Up to here nothing has waited for a GPU.
             experts = memory.fresh.experts if memory is not None and memory.fresh is not None else None
             results = done.finite, drawn, done.routed, experts
             finite, drawn, routed, experts = results if self.device.type == "cpu" else fetch(results)

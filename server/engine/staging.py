@@ -1,4 +1,4 @@
-"""Between host and card: the tensors of a step go down in one copy, what came of them comes up behind one wait.
+"""Between host and GPU: the tensors of a step go down in one copy, what came of them comes up behind one wait.
 
 A tree is a tensor, None, or a tuple or frozen dataclass of trees; whatever else a dataclass holds stays as it is.
 """
@@ -17,7 +17,7 @@ ALIGNED = 16  # bytes; vector loads want it, and no type needs more
 
 
 class Board(Generic[Tree]):
-    """Memory for a tree of one shape: its tensors lie behind each other on the host, pinned where the device is a card,
+    """Memory for a tree of one shape: its tensors lie behind each other on the host, pinned where the device is a GPU,
     and in the same order on the device. `host` and `tree` are the two; their tensors never move."""
 
     def __init__(self, example: Tree, device: torch.device) -> None:
@@ -69,13 +69,13 @@ def place(tree: Tree, device: torch.device) -> Tree:
 
 def fetch(tree: Tree) -> Tree:
     """The tree on the host: every copy is asked for, then all are waited for at once. What is there is not copied."""
-    cards = {tensor.device for tensor in leaves(tree) if tensor.is_cuda}
-    if not cards:
+    gpus = {tensor.device for tensor in leaves(tree) if tensor.is_cuda}
+    if not gpus:
         return tree
     found = [_asked(tensor) for tensor in leaves(tree)]
-    for card in cards:
+    for gpu in gpus:
         done = torch.cuda.Event()
-        done.record(torch.cuda.current_stream(card))
+        done.record(torch.cuda.current_stream(gpu))
         done.synchronize()
     there: Tree = rebuilt(tree, iter(found))
     return there
@@ -115,7 +115,7 @@ def rebuilt(tree: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 def is_fatal(fault: RuntimeError) -> bool:
-    """Whether nothing can be run on the card after this. Memory that ran out comes back, when a smaller step is run."""
+    """Whether nothing can be run on the GPU after this. Memory that ran out comes back, when a smaller step is run."""
     if isinstance(fault, torch.OutOfMemoryError):
         return False
     told = str(fault)

@@ -1,11 +1,11 @@
-"""On a CUDA card: the service through HTTP against Transformers' `generate` in process, and the memory roofline.
+"""On a CUDA GPU: the service through HTTP against Transformers' `generate` in process, and the memory roofline.
 
     python -m tests.bench.cuda [--device cuda:0] [--streams 1 32] [--rounds 3] [--models dense experts]
 
 A dense model of 1.0 B parameters and one of 1.1 B with 8 experts of which 2 are active, the same random bfloat16
 weights for both sides; 128 tokens in, 128 out, greedy. Transformers runs a static batch; the service a closed loop,
-telemetry on. The roofline is the least a decode step can take with the card's bandwidth, measured by reading. `forward`
-is the time the card takes for a captured step of as many rows of 192 tokens, in process, with our kernels and with
+telemetry on. The roofline is the least a decode step can take with the GPU's bandwidth, measured by reading. `forward`
+is the time the GPU takes for a captured step of as many rows of 192 tokens, in process, with our kernels and with
 PyTorch's alone. Prints two Markdown tables for docs/performance.md. `--rehearse` runs all of it with tiny models on the
 processor: those figures say nothing.
 """
@@ -31,9 +31,9 @@ import torch
 from client.launch import ServerProcess
 from client.load.statistics import Summary
 from model.checkpoint.loading import load_any, read_architecture
-from model.kernels import card, passes
+from model.kernels import gpu, passes
 from model.roofline import Machine, roofline
-from server.engine.card import PAGE_SIZE, CardRunner
+from server.engine.gpu import PAGE_SIZE, GpuRunner
 from server.engine.request import Request, Sampling
 from server.engine.runner import Room
 from server.engine.step import Row as StepRow
@@ -185,16 +185,16 @@ def measure_service(folder: Path, device: str, streams: list[int], rounds: int) 
 
 
 def measure_forward(folder: Path, device: torch.device, streams: list[int], plain: bool) -> dict[int, float]:
-    """The card's seconds for a step of each number of rows. plain: with none of our kernels."""
-    with mock.patch.object(card, "usable", lambda x: False) if plain else nullcontext():
+    """The GPU's seconds for a step of each number of rows. plain: with none of our kernels."""
+    with mock.patch.object(gpu, "usable", lambda x: False) if plain else nullcontext():
         model = passes.apply(load_any(folder, torch.bfloat16).model.requires_grad_(False).to(device))
-        runner = CardRunner(model, Room(max(streams) * 2 * LENGTH, max(streams), PROMPT, PAGE_SIZE))
+        runner = GpuRunner(model, Room(max(streams) * 2 * LENGTH, max(streams), PROMPT, PAGE_SIZE))
         if device.type == "cuda":
             list(runner.capture(wanted=tuple(streams)))
         return {rows: _forward_seconds(runner, rows) for rows in streams}
 
 
-def _forward_seconds(runner: CardRunner, rows: int) -> float:
+def _forward_seconds(runner: GpuRunner, rows: int) -> float:
     pages = -(-LENGTH // PAGE_SIZE)
     made = []
     for i in range(rows):
@@ -224,12 +224,12 @@ def main() -> int:
     options = _options()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if not options.rehearse and not torch.cuda.is_available():
-        print("no CUDA card here: nothing is measured (--rehearse tries the commands on the processor)")
+        print("no CUDA GPU here: nothing is measured (--rehearse tries the commands on the processor)")
         return 0
     device = torch.device(options.device)
     machine = measure_machine(device, 32 if options.rehearse else 1)
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else "no card: a rehearsal"
-    print(f"{card}, torch {torch.__version__}: {machine.bandwidth / 1e12:.2f} TB/s, {machine.flops / 1e12:.0f} TFLOP/s")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU: a rehearsal"
+    print(f"{name}, torch {torch.__version__}: {machine.bandwidth / 1e12:.2f} TB/s, {machine.flops / 1e12:.0f} TFLOP/s")
     served: list[Row] = []
     steps: list[Forward] = []
     with tempfile.TemporaryDirectory() as scratch:

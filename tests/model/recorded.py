@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.kernels import flex
 from model.transformer import StepInput, Transformer
-from server.engine.card import CardRunner
+from server.engine.gpu import GpuRunner
 from server.engine.graphs import Graph
 from server.engine.results import Computed
 from server.engine.runner import Room
@@ -52,8 +52,8 @@ class Recorder:
         return sum(recording.replays for recording in self.recordings)
 
 
-class RecordedRunner(CardRunner):
-    """A card's runner on the processor, every size captured; heads of any size count as ones that have a kernel."""
+class RecordedRunner(GpuRunner):
+    """A GPU's runner on the processor, every size captured; heads of any size count as ones that have a kernel."""
 
     def __init__(self, model: Transformer, room: Room, vocab: int | None = None) -> None:
         super().__init__(model, room, vocab)
@@ -65,7 +65,7 @@ class RecordedRunner(CardRunner):
             flex.has_kernel = kernel
 
 
-def overhear(runner: CardRunner, step: Step) -> tuple[Tensor, StepResult]:
+def overhear(runner: GpuRunner, step: Step) -> tuple[Tensor, StepResult]:
     """Run a step; the logits it computed, which a replay does not get from the model, and its result."""
     heard: list[Tensor] = []
     compute = runner._compute

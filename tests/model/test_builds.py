@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("g++")
 TESTS = tuple(f"tests/model/test_{name}.py" for name in ("kernels", "panels", "layers", "forms"))
-ALL_TESTS = (*TESTS, "tests/model/test_card_parity.py", "tests/server/engine/test_attending.py")
+ALL_TESTS = (*TESTS, "tests/model/test_gpu_parity.py", "tests/server/engine/test_attending.py")
 AVX2, AVX512 = "-mno-avx512f -mno-avxvnni", "-mno-avx512bf16 -mno-avx512vnni -mno-amx-bf16"
 AGAIN = """
 import sys

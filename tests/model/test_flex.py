@@ -106,7 +106,7 @@ def test_what_has_no_kernel_is_left_to_the_plain_path(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_compiler_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel that is made for a processor wants the table as wide as the pool; a card's does not."""
+    """The kernel that is made for a processor wants the table as wide as the pool; a GPU's does not."""
     torch.manual_seed(0)
     seen, query, (keys, values) = pages(Window(20)), torch.randn(len(LENGTHS), 4, 32), pools(2, 32, 32)
     plain_form = flex._form

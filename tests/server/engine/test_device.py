@@ -1,4 +1,4 @@
-"""Which device a name means, and how much cache fits into a card's memory."""
+"""Which device a name means, and how much cache fits into a GPU's memory."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.card.launch import early, let_in, wait
+from model.kernels.gpu.launch import early, let_in, wait
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
 GATED = 1024  # numbers that one program gates

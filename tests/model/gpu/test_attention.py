@@ -10,9 +10,9 @@ import torch
 from model.config import Chunk, Full, Span, Window
 from model.kernels import paged
 from model.kernels.attention import Scores, Selection
-from model.kernels.card import attention
+from model.kernels.gpu import attention
 from model.kernels.paged import Entries, Pages, Scratch
-from tests.model.card import DEVICE, TYPES, draw, near
+from tests.model.gpu import DEVICE, TYPES, draw, near
 from tests.model.test_flex import LENGTHS, SCORES, SIZE, TOTAL, pages, pools
 
 HEADS, DIM, VALUE_DIM = 6, 32, 16

@@ -1,10 +1,10 @@
-"""Without a card Triton interprets the kernels; it asks again wherever it loads more of itself."""
+"""Without a GPU Triton interprets the kernels; it asks again wherever it loads more of itself."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.model.card import ON_CARD
+from tests.model.gpu import ON_CARD
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """What every Triton kernel of this folder has in common: how it starts beside the one before, and how it is launched.
 
-A step of few tokens is a chain of short kernels, and a card spends as long between them as in them. On cards that can
+A step of few tokens is a chain of short kernels, and a GPU spends as long between them as in them. On GPUs that can
 (Hopper and later) a kernel is let in while the one before still runs, asks for its first weights, and then waits.
 """
 
@@ -18,7 +18,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 OVERLAPPING = 9  # compute capability from which kernels overlap
 LEAST = 16  # rows and columns of the smallest tile that tensor cores multiply
-SHARED, RESERVED = 227 << 10, 8 << 10  # bytes of shared memory of an H100, and what is kept back of any card's
+SHARED, RESERVED = 227 << 10, 8 << 10  # bytes of shared memory of an H100, and what is kept back of any GPU's
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on the processor, for tests
 
 
@@ -39,7 +39,7 @@ def wait(EARLY: tl.constexpr):
 
 @functools.cache
 def overlaps(index: int) -> bool:
-    """Whether kernels overlap on a card."""
+    """Whether kernels overlap on a GPU."""
     return not INTERPRETED and torch.cuda.get_device_capability(index)[0] >= OVERLAPPING
 
 

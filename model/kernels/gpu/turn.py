@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.card.launch import early, let_in, wait
-from model.kernels.card.linear import Gain
+from model.kernels.gpu.launch import early, let_in, wait
+from model.kernels.gpu.linear import Gain
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A card's runner on the processor: filled up, placed and replayed, a step gives what the plain runner gives."""
+"""A GPU's runner on the processor: filled up, placed and replayed, a step gives what the plain runner gives."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WINDOWS = SPAN_CASES["window, chunk and full layers"]
 
 
 class CardEngine(HandEngine):
-    """Hand-driven over a card's runner; it overhears the runner, because a replay does not go through the model."""
+    """Hand-driven over a GPU's runner; it overhears the runner, because a replay does not go through the model."""
 
     runner: RecordedRunner
 
@@ -66,8 +66,8 @@ def test_single_tokens_are_replayed(architecture: Architecture, kernel: str) -> 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", ["window, chunk and full layers", "sinks, windows, clamped experts"])
-def test_through_the_attention_of_a_card(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of a card's way but the compiled kernels."""
+def test_through_the_attention_of_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a GPU's way but the compiled kernels."""
     architecture, read = CASES[name], []
 
     def in_place(*arguments: Any) -> Tensor:

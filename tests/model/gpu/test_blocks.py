@@ -25,11 +25,11 @@ from model.config import (
     Router,
 )
 from model.kernels.attention import Scores
-from model.kernels.card import blocks, experts
-from model.kernels.card.blocks import CardBlock
-from model.kernels.card.linear import Gain
-from tests.model.card import DEVICE, TYPES, draw, near
+from model.kernels.gpu import blocks, experts
+from model.kernels.gpu.blocks import GpuBlock
+from model.kernels.gpu.linear import Gain
 from tests.model.cases import block
+from tests.model.gpu import DEVICE, TYPES, draw, near
 from tests.model.randomise import random_model
 
 WIDTH = 64
@@ -81,7 +81,7 @@ def pair(
     positions = torch.arange(3, 3 + tokens, device=DEVICE)
     turns = tuple(table(positions, dtype) for table in model.tables)
     plain = model.blocks[0].to(dtype)
-    return plain, CardBlock(plain), turns
+    return plain, GpuBlock(plain), turns
 
 
 @pytest.mark.parametrize("tokens", [1, 7])

@@ -1,5 +1,5 @@
-"""A runner on a CUDA card: steps go down in one copy, those that only continue requests are captured and replayed, and
-what the card cannot recover from is told apart from what is some row's doing.
+"""A runner on a CUDA GPU: steps go down in one copy, those that only continue requests are captured and replayed, and
+what the GPU cannot recover from is told apart from what is some row's doing.
 
 All of it but the capture itself also runs on the processor, where the tests hold it to the plain runner.
 """
@@ -18,7 +18,7 @@ import torch
 from model.cache import CacheEntry, cache_entries
 from model.config import Attention, Buckets
 from model.kernels import flex
-from model.kernels.card import FEW
+from model.kernels.gpu import FEW
 from model.kernels.paged import Pages
 from model.transformer import StepInput, Transformer
 from server.engine.graphs import Capture, CudaCapture, Graphs, Shape, Tokens, empty_tokens, padded_pages, size_of, sizes
@@ -32,12 +32,12 @@ from server.engine.step import DeviceLost, Row, Step, StepResult
 
 log = logging.getLogger(__name__)
 
-REHEARSED = 2 * FEW  # tokens of the prompt that a card is tried with: more than go through kernels for few
+REHEARSED = 2 * FEW  # tokens of the prompt that a GPU is tried with: more than go through kernels for few
 PAGE_SIZE = 64  # what FlexAttention reads at once; smaller pages leave its tensor cores half empty
 
 
-class CardRunner(ModelRunner):
-    """A Runner over a Transformer that lies on a card. Every pool has a page more, for what fills steps up."""
+class GpuRunner(ModelRunner):
+    """A Runner over a Transformer that lies on a GPU. Every pool has a page more, for what fills steps up."""
 
     SPARE_PAGES: ClassVar[int] = 1
     REPLAYS: ClassVar[bool] = True
@@ -87,7 +87,7 @@ class CardRunner(ModelRunner):
         self.run(Step(0, (prompt, token) if length > 1 else (prompt,)))
 
     def run(self, step: Step) -> StepResult:
-        """As its base does. Raises DeviceLost when the card can run nothing any more."""
+        """As its base does. Raises DeviceLost when the GPU can run nothing any more."""
         try:
             with torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext():
                 return super().run(step)
@@ -114,7 +114,7 @@ class CardRunner(ModelRunner):
         return Computed.of(self.model(StepInput(tokens.tokens, tokens.positions, view)), self.vocab)
 
     def _placed(self, inputs: StepInput, groups: tuple[GroupView, ...]) -> StepInput:
-        """Everything of a step on the card, and as many rows that read pages as there are kernels for."""
+        """Everything of a step on the GPU, and as many rows that read pages as there are kernels for."""
         memory = inputs.memory
         assert memory is None or isinstance(memory, StepMemory)
         sources: tuple[Pages, Fresh | None] | None = None

@@ -1,4 +1,4 @@
-"""Kernels for cards. Without a card Triton interprets them on the processor, where it can only float32."""
+"""Kernels for GPUs. Without a GPU Triton interprets them on the processor, where it can only float32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if importlib.util.find_spec("triton") is None:
 with pytest.MonkeyPatch.context() as _patch:
     if not ON_CARD:
         _patch.setenv("TRITON_INTERPRET", "1")  # read where a kernel is defined
-    from model.kernels.card import attention, blocks, experts, linear, turn  # noqa: F401
+    from model.kernels.gpu import attention, blocks, experts, linear, turn  # noqa: F401
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> torch.Tensor:

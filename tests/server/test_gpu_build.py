@@ -1,4 +1,4 @@
-"""A model that is sent to a card: what fits, what is said where it does not. No card is needed: nothing is computed."""
+"""A model that is sent to a GPU: what fits, what is said where it does not. No GPU is needed: nothing is computed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from server import build
 from server.build import BuildOptions, TooLarge, build_model
-from server.engine.card import PAGE_SIZE, CardRunner
+from server.engine.gpu import PAGE_SIZE, GpuRunner
 from tests.fakes import Recorder
 
 GIGABYTE = 10**9
@@ -20,11 +20,11 @@ def free(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int
     """A device of shapes without numbers, with so much free memory."""
     monkeypatch.setattr(build, "find_device", lambda wanted: torch.device("meta"))
     monkeypatch.setattr(build, "free_bytes", lambda device: request.param)
-    monkeypatch.setattr(CardRunner, "capture", nothing)
+    monkeypatch.setattr(GpuRunner, "capture", nothing)
     return int(request.param)
 
 
-def nothing(self: CardRunner) -> Iterator[float]:
+def nothing(self: GpuRunner) -> Iterator[float]:
     return iter(())
 
 
@@ -35,7 +35,7 @@ OPTIONS = BuildOptions(dtype="bfloat16", device="cuda", scale="tiny", max_rows=8
 def test_the_cache_is_as_large_as_it_can_be_of_use(free: int) -> None:
     model = build_model("llama-3-8b", OPTIONS, Recorder())
     runner = model.engine._runner
-    assert isinstance(runner, CardRunner)
+    assert isinstance(runner, GpuRunner)
     assert runner.room.tokens == 8 * model.architecture.context and runner.block_size == PAGE_SIZE
     assert {tensor.device.type for tensor in runner.cache.keys} == {"meta"}
     assert runner.dtype == torch.bfloat16
@@ -47,7 +47,7 @@ def test_with_little_memory_it_takes_its_share_of_that(free: int) -> None:
     for share in (0.3, 0.6):
         options = BuildOptions(dtype="bfloat16", scale="tiny", max_rows=64, cache_share=share, measure_machine=False)
         runner = build_model("llama-3-8b@cuda", options, Recorder()).engine._runner
-        assert isinstance(runner, CardRunner)
+        assert isinstance(runner, GpuRunner)
         found.append(sum(group.num_blocks * group.bytes_per_block for group in runner.groups))
     assert 0.2 * free < found[0] <= 0.3 * free < found[1] <= 0.6 * free
 

@@ -1,7 +1,7 @@
-"""Blocks of the common shape on a CUDA card: with few tokens a dense one is six to nine kernels, where PyTorch's own
+"""Blocks of the common shape on a CUDA GPU: with few tokens a dense one is six to nine kernels, where PyTorch's own
 are about twenty. Many tokens go through the plain block, whose products are then large.
 
-A pass over a built model: `build(model)` replaces what lies on a card and has the shape.
+A pass over a built model: `build(model)` replaces what lies on a GPU and has the shape.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from model import config
 from model.attention import GroupedAttention, Surroundings
 from model.feedforward import FeedForward, activate
 from model.kernels.attention import Scores
-from model.kernels.card import FEW, experts
-from model.kernels.card.linear import ACTIVATIONS, Gain, gated, normed, vector
-from model.kernels.card.turn import Turn, turn
+from model.kernels.gpu import FEW, experts
+from model.kernels.gpu.linear import ACTIVATIONS, Gain, gated, normed, vector
+from model.kernels.gpu.turn import Turn, turn
 from model.moe import Loads, MoE, Routing
 from model.norm import Norm
 from model.stack import Block
 from model.transformer import Transformer
 
 
-class CardBlock(Block):
+class GpuBlock(Block):
     """Stands in for a block that `fits`."""
 
     def __init__(self, plain: Block) -> None:
@@ -91,11 +91,11 @@ def _added_linear(x: Tensor, layer: nn.Linear, added: Tensor) -> Tensor:
 
 
 def build(model: Transformer) -> int:
-    """Replace every block that lies on a card and fits; returns how many."""
+    """Replace every block that lies on a GPU and fits; returns how many."""
     count = 0
     for i, block in enumerate(model.blocks):
         if isinstance(block, Block) and next(block.parameters()).is_cuda and fits(block):
-            model.blocks[i] = CardBlock(block)
+            model.blocks[i] = GpuBlock(block)
             count += 1
     return count
 

@@ -1,4 +1,4 @@
-"""What goes wrong on a card: captures that fail, faults it does not recover from."""
+"""What goes wrong on a GPU: captures that fail, faults it does not recover from."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from model.kernels import flex
-from model.kernels.card import FEW
-from server.engine.card import CardRunner
+from model.kernels.gpu import FEW
+from server.engine.gpu import GpuRunner
 from server.engine.request import Request, Sampling
 from server.engine.runner import Room
 from server.engine.step import DeviceLost, Row, Step
@@ -21,14 +21,14 @@ from tests.model.recorded import Recorder
 WINDOWS = SPAN_CASES["window, chunk and full layers"]
 
 
-def one_row(runner: CardRunner) -> Step:
+def one_row(runner: GpuRunner) -> Step:
     request = Request("a", (1, 2, 3), Sampling(4, temperature=0.0), 0.0)
     return Step(0, (Row(request, 0, 3, tuple((1,) for _ in runner.groups)),))
 
 
 def test_a_capture_that_fails_is_said_once_and_done_without(caplog: pytest.LogCaptureFixture) -> None:
     model = random_model(MIXED_CASES["local and global, sandwiched"])
-    runner, tried = CardRunner(model, Room(200, 3, 21)), []
+    runner, tried = GpuRunner(model, Room(200, 3, 21)), []
 
     def fail(compute: Any) -> Any:
         tried.append(compute)
@@ -49,7 +49,7 @@ def test_a_capture_that_fails_is_said_once_and_done_without(caplog: pytest.LogCa
 
 
 def test_an_architecture_without_kernels_says_why_it_is_not_captured(caplog: pytest.LogCaptureFixture) -> None:
-    runner = CardRunner(random_model(MIXED_CASES["local and global, sandwiched"]), Room(200, 3, 21))
+    runner = GpuRunner(random_model(MIXED_CASES["local and global, sandwiched"]), Room(200, 3, 21))
     with caplog.at_level(logging.INFO):
         assert list(runner.capture(lambda compute: pytest.fail("captured"))) == []
     assert caplog.messages == ["steps are not captured: a layer's attention copies its pages together"]
@@ -57,7 +57,7 @@ def test_an_architecture_without_kernels_says_why_it_is_not_captured(caplog: pyt
 
 def test_a_step_that_is_not_captured_is_tried_before_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flex, "has_kernel", lambda *_: True)
-    runner = CardRunner(random_model(WINDOWS), Room(200, 3, 21))
+    runner = GpuRunner(random_model(WINDOWS), Room(200, 3, 21))
     steps: list[Step] = []
     run = runner.run
     monkeypatch.setattr(runner, "run", lambda step: (steps.append(step), run(step)))
@@ -74,7 +74,7 @@ def test_a_trial_that_fails_does_not_end_the_start(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flex, "has_kernel", lambda *_: True)
-    runner = CardRunner(random_model(WINDOWS), Room(200, 3, 21))
+    runner = GpuRunner(random_model(WINDOWS), Room(200, 3, 21))
 
     def fail(step: Step) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -98,10 +98,10 @@ def test_a_trial_that_fails_does_not_end_the_start(
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_a_card_does_not_recover_from_is_lost(
+def test_what_a_gpu_does_not_recover_from_is_lost(
     fault: RuntimeError, lost: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = CardRunner(random_model(WINDOWS), Room(200, 3, 21))
+    runner = GpuRunner(random_model(WINDOWS), Room(200, 3, 21))
 
     def fail(inputs: Any) -> Any:
         raise fault
@@ -113,7 +113,7 @@ def test_what_a_card_does_not_recover_from_is_lost(
 
 
 def test_a_fatal_fault_while_capturing_ends_the_start() -> None:
-    runner = CardRunner(random_model(WINDOWS), Room(200, 3, 21))
+    runner = GpuRunner(random_model(WINDOWS), Room(200, 3, 21))
 
     def fail(compute: Any) -> Any:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")

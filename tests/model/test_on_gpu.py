@@ -1,4 +1,4 @@
-"""Models on a CUDA card against the reference on the processor: `pytest -m gpu tests/model/test_on_card.py`."""
+"""Models on a CUDA GPU against the reference on the processor: `pytest -m gpu tests/model/test_on_gpu.py`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from model.kernels.grouped import GroupedExperts
 from model.kernels.paged import Pages, Scratch
 from model.reference import logits_of
 from model.transformer import Transformer
-from server.engine.card import CardRunner
+from server.engine.gpu import GpuRunner
 from server.engine.request import Request, Sampling
 from server.engine.runner import Room
 from server.engine.step import Row, Step, StepResult
@@ -43,7 +43,7 @@ from tests.model.test_flex import SCORES, SIZE, TOTAL, pages, pools
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
     pytest.mark.filterwarnings("default"),  # the compiler's libraries have warnings of their own
     pytest.mark.timeout(600),
 ]
@@ -85,13 +85,13 @@ ARCHITECTURES = pytest.mark.parametrize("architecture", CASES.values(), ids=CASE
 
 
 class CardEngine(HandEngine):
-    """Hand-driven over a card's runner; `captured` says whether it replays."""
+    """Hand-driven over a GPU's runner; `captured` says whether it replays."""
 
-    runner: CardRunner
+    runner: GpuRunner
 
     def __init__(self, model: Transformer, captured: bool) -> None:
         super().__init__(model, page_size=PAGE)
-        self.runner = CardRunner(model, Room(400, 3, 60, PAGE))
+        self.runner = GpuRunner(model, Room(400, 3, 60, PAGE))
         self.free = [list(range(1, group.num_blocks)) for group in self.runner.groups]
         if captured:
             list(self.runner.capture())
@@ -107,7 +107,7 @@ def expected(architecture: Architecture, seed: int, length: int) -> tuple[tuple[
     return tokens, logits_of(random_model(architecture), tokens)[0]
 
 
-def on_card(architecture: Architecture, dtype: torch.dtype = torch.float32) -> Transformer:
+def on_gpu(architecture: Architecture, dtype: torch.dtype = torch.float32) -> Transformer:
     model = random_model(architecture).to(CARD)
     for parameter in model.parameters():  # what is no parameter stays exact
         parameter.data = parameter.data.to(dtype)
@@ -125,7 +125,7 @@ def assert_near(text: Text, logits: Tensor, tolerance: float) -> None:
 @ARCHITECTURES
 def test_it_says_what_the_processor_says(architecture: Architecture, captured: bool) -> None:
     """Prompts cut into pieces, then single tokens of three texts together, the last one joining late."""
-    engine = CardEngine(on_card(architecture), captured)
+    engine = CardEngine(on_gpu(architecture), captured)
     small = min(entry.key_dim for entry in engine.runner.cache.entries) < flex.LEAST
     assert engine.runner.captured == ((1, 2, 3) if captured and not small else ())
     texts = [(engine.add(expected(architecture, i, n)[0], prompt=n - 9), i, n) for i, n in enumerate((60, 33, 21))]
@@ -145,7 +145,7 @@ def test_in_bfloat16_it_is_near(name: str) -> None:
     """With experts, rounding turns some choices around, and what follows is another answer: most must be near."""
     architecture = CASES[name]
     tokens, logits = expected(architecture, 0, 40)
-    engine = CardEngine(on_card(architecture, torch.bfloat16), captured=True)
+    engine = CardEngine(on_gpu(architecture, torch.bfloat16), captured=True)
     if name == "experts":
         assert any(isinstance(m, GroupedExperts) and m.fused for m in engine.runner.model.modules())
     text = engine.add(tokens, prompt=30)
@@ -185,7 +185,7 @@ def watched() -> Iterator[None]:
 @pytest.mark.parametrize("captured", [True, False], ids=["captured", "eager"])
 @pytest.mark.parametrize("name", ["dense", "latent", "window beside full", "experts"])
 def test_the_host_does_not_wait_before_the_end_of_a_step(name: str, captured: bool, request: Any) -> None:
-    runner = CardRunner(on_card(CASES[name], torch.bfloat16), Room(400, 3, 60, PAGE))
+    runner = GpuRunner(on_gpu(CASES[name], torch.bfloat16), Room(400, 3, 60, PAGE))
     if captured:
         list(runner.capture())
     how = ({"temperature": 0.0}, {"seed": 1, "top_p": 0.9, "logprobs": 3}, {"seed": 2, "presence_penalty": 0.4})
@@ -202,9 +202,7 @@ def test_the_host_does_not_wait_before_the_end_of_a_step(name: str, captured: bo
     assert len(result.tokens) == 3 and not result.failed and 0 < result.forward_seconds < 1
 
 
-def test_a_fault_that_the_card_does_not_recover_from_is_told_apart() -> None:
-    """In a process of its own: the card's context is gone afterwards."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.model.lose_a_card"], capture_output=True, text=True, timeout=300
-    )
+def test_a_fault_that_the_gpu_does_not_recover_from_is_told_apart() -> None:
+    """In a process of its own: the GPU's context is gone afterwards."""
+    done = subprocess.run([sys.executable, "-m", "tests.model.lose_a_gpu"], capture_output=True, text=True, timeout=300)
     assert done.stdout.strip().endswith("lost"), done.stderr[-2000:]

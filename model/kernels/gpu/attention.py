@@ -14,14 +14,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.card.launch import LEAST, early, let_in, tile, wait
+from model.kernels.gpu.launch import LEAST, early, let_in, tile, wait
 
 if TYPE_CHECKING:
     from model.kernels.attention import Scores
     from model.kernels.paged import Entries, Pages, Scratch
 
 WIDEST = 512  # bytes of a head: keys and values of a page on their way twice must fit into a program's memory
-PROGRAMS = 264  # that keep a card busy: two for each multiprocessor of an H100
+PROGRAMS = 264  # that keep a GPU busy: two for each multiprocessor of an H100
 FEW = tl.constexpr(16)  # tokens a step adds to a sequence, looked at at once: more than one where some are guessed
 WIDEST_GROUP = 64  # query heads of a key head
 STORED = 1024  # numbers that one program stores
@@ -225,7 +225,7 @@ def decode(
 
 
 def split(programs: int, width: int) -> int:
-    """How many parts to split each row's pages into, of which there are up to `width`, so that a card is busy."""
+    """How many parts to split each row's pages into, of which there are up to `width`, so that a GPU is busy."""
     return max(1, min(width, PROGRAMS // programs))
 
 

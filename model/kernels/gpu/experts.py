@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.card.launch import LEAST, early, let_in, shared_bytes, tile, wait
-from model.kernels.card.linear import ACTIVATIONS, Gain, Tiles, activate, vector
+from model.kernels.gpu.launch import LEAST, early, let_in, shared_bytes, tile, wait
+from model.kernels.gpu.linear import ACTIVATIONS, Gain, Tiles, activate, vector
 from model.moe import Experts, MoE, Router, Routing
 
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus")

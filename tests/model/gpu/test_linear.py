@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from model.feedforward import ACTIVATIONS
-from model.kernels.card.linear import Gain, gated, normed, vector
-from tests.model.card import DEVICE, TYPES, draw, near
+from model.kernels.gpu.linear import Gain, gated, normed, vector
+from tests.model.gpu import DEVICE, TYPES, draw, near
 
 DEPTH, COLUMNS = 96, 40
 

@@ -1,4 +1,4 @@
-"""Triton kernels for CUDA cards. Only where `usable` says so may other modules of this folder be imported: they need
+"""Triton kernels for CUDA GPUs. Only where `usable` says so may other modules of this folder be imported: they need
 Triton, which PyTorch for CUDA brings where it runs and PyTorch for processors does not."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ FEW = 64  # tokens that blocks' own kernels take: with more, arithmetic binds an
 
 
 def usable(x: Tensor) -> bool:
-    """Whether a tensor lies on a card that kernels can be built for."""
+    """Whether a tensor lies on a GPU that kernels can be built for."""
     return x.is_cuda and _has_triton()
 
 
