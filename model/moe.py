@@ -203,7 +203,7 @@ class MoE(nn.Module):
         self.value, self.layer = value, layer
         self.router = Router(value, width)
         self.experts = Experts(value.expert, value.experts, width)
-        self.shared = FeedForward(value.shared, width) if value.shared else None
+        self.shared: nn.Module | None = FeedForward(value.shared, width) if value.shared else None
         self.shared_gate = nn.Linear(width, 1, bias=False) if value.shared_gate else None
 
     def forward(self, x: Tensor, loads: Loads | None, routed: Tensor | None = None) -> tuple[Tensor, Routing]:

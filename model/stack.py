@@ -16,13 +16,25 @@ from model.moe import Beside, Loads, MoE, Routing
 from model.norm import build_norm
 from model.position import BucketTable, RotaryTable
 
+ATTENDING = (*attention.MODULES.values(), CrossAttention)  # branches that look around them
 
-class Block(nn.Module):
+
+class Stage(nn.Module):
+    """What a stack runs in turn: a block in one form or another, or several blocks."""
+
+    needs_memory = False  # whether it is left out of a pass that has none
+
+    def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
+        """x (T, width) → the same, and what the routers of its mixtures decided, in order."""
+        raise NotImplementedError
+
+
+class Block(Stage):
     """Residual branches with their norms, in series or in parallel."""
 
     def __init__(self, value: config.Block, width: int, branches: list[nn.Module]) -> None:
         super().__init__()
-        self.value = value
+        self.value, self.needs_memory = value, value.needs_memory
         self.branches = nn.ModuleList(branches)
         before, after = value.placement in ("pre", "sandwich"), value.placement in ("post", "output", "sandwich")
         normed = [before and not isinstance(branch, Beside) for branch in branches][: 1 if value.shared_norm else None]
@@ -39,7 +51,7 @@ class Block(nn.Module):
                 y, routing = branch(seen, loads)
                 routings.append(routing)
             else:
-                y = branch(seen) if isinstance(branch, FeedForward) else branch(seen, around)
+                y = branch(seen, around) if isinstance(branch, ATTENDING) else branch(seen)
             x = self.norms_after[i](self._add(x, y, i)) if post else self._add(x, self.norms_after[i](y), i)
         return x, routings
 
@@ -69,12 +81,12 @@ def build_blocks(
 def run_blocks(
     blocks: nn.ModuleList, x: Tensor, around: Surroundings, loads: Loads | None
 ) -> tuple[Tensor, tuple[Routing, ...]]:
-    """x (T, width) through every block; those that only look at a memory are left out where there is none."""
+    """x (T, width) through every stage; those that only look at a memory are left out where there is none."""
     routings: list[Routing] = []
-    for block in blocks:
-        assert isinstance(block, Block)
-        if around.memory is not None or not block.value.needs_memory:
-            x, routed = block(x, around, loads)
+    for stage in blocks:
+        assert isinstance(stage, Stage)
+        if around.memory is not None or not stage.needs_memory:
+            x, routed = stage(x, around, loads)
             routings += routed
     return x, tuple(routings)
 

@@ -69,24 +69,24 @@ class After:
     def __call__(self, x: Tensor, attended: Tensor, gates: Tensor | None) -> tuple[Tensor, Tensor]:
         out, attended = torch.empty_like(x), attended.contiguous()
         normed = torch.empty_like(x) if self.mixes else out
-        native.kernels().dyno_leave(
-            x.dtype == torch.bfloat16,
+        native.call(
+            "dyno_leave",
+            x.dtype,
             ctypes.byref(self.struct),
             len(x),
             *map(address, (x, attended, gates, out, normed)),
-            native.threads(),
         )
         return out, normed
 
     def join(self, x: Tensor, mixed: Tensor) -> Tensor:
         """The first sum, joined by what the mixture gives."""
         out, mixed = torch.empty_like(x), mixed.contiguous()
-        native.kernels().dyno_join(
-            x.dtype == torch.bfloat16,
+        native.call(
+            "dyno_join",
+            x.dtype,
             ctypes.byref(self.struct.fed),
             *x.shape,
             *map(address, (x, mixed, out)),
-            native.threads(),
         )
         return out
 

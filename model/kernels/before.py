@@ -176,14 +176,14 @@ class GroupedBefore(Before):
 
     def __call__(self, x: Tensor, around: Surroundings) -> tuple[Placed, Tensor | None]:
         out, gates = x.new_empty(len(x), self.heads + 2 * self.kv, self.dim), self.gates(x)
-        native.kernels().dyno_enter(
-            x.dtype == torch.bfloat16,
+        native.call(
+            "dyno_enter",
+            x.dtype,
             ctypes.byref(self.struct),
             len(x),
             address(x),
             *self.standing(around),
             *map(address, (out, gates)),
-            native.threads(),
         )
         query, key, value = out.split((self.heads, self.kv, self.kv), dim=1)
         return (query, key, value), gates
@@ -230,14 +230,14 @@ class LatentBefore(Before):
     def __call__(self, x: Tensor, around: Surroundings) -> tuple[Placed, Tensor | None]:
         query, key = (x.new_empty(len(x), heads, self.widest) for heads in (self.heads, 1))
         gates = self.gates(x)
-        native.kernels().dyno_enter_latent(
-            x.dtype == torch.bfloat16,
+        native.call(
+            "dyno_enter_latent",
+            x.dtype,
             ctypes.byref(self.struct),
             len(x),
             address(x),
             *self.standing(around),
             *map(address, (query, key, gates)),
-            native.threads(),
         )
         return (query, key, None), gates
 

@@ -40,12 +40,12 @@ class Angles(nn.Module):
         positions, rows = positions.contiguous(), len(positions)
         both = torch.empty(2, rows, 1, len(self.frequencies), dtype=dtype)
         cos, sin = both[0], both[1]
-        native.kernels().dyno_turn(
-            dtype == torch.bfloat16,
+        native.call(
+            "dyno_turn",
+            dtype,
             ctypes.byref(self._struct),
             rows,
             *map(address, (positions, cos, sin)),
-            native.threads(),
         )
         return cos, sin
 
@@ -62,13 +62,13 @@ class NormedHead(PanelLinear):
         x, rows = x.contiguous(), len(x)
         logits = torch.empty(rows, self.weight.columns, dtype=torch.float32)
         if rows:
-            native.kernels().dyno_finish(
-                x.dtype == torch.bfloat16,
+            native.call(
+                "dyno_finish",
+                x.dtype,
                 ctypes.byref(self._norm.struct),
                 ctypes.byref(self.weight.struct),
                 rows,
                 *map(address, (x, logits)),
-                native.threads(),
             )
         return logits
 

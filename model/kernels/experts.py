@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model import config
 from model.kernels import native, panels
-from model.kernels.feeding import ActivatingStruct, activating, known
+from model.kernels.feeding import ActivatingStruct, activating
 from model.kernels.native import address
 from model.kernels.panels import Form, PanelWeight, WeightStruct
 from model.moe import Experts, ExpertStack, Router, Routing
@@ -71,12 +71,12 @@ class PanelExperts(ExpertStack):
     def mix(self, x: Tensor, routing: Routing, weigh: str) -> Tensor:
         x, experts, gates = x.contiguous(), routing.experts.contiguous(), routing.gates.float().contiguous()
         out = torch.empty_like(x)
-        native.kernels().dyno_mix(
-            x.dtype == torch.bfloat16,
+        native.call(
+            "dyno_mix",
+            x.dtype,
             ctypes.byref(self.choosing(experts.shape[1], weigh)),
             len(x),
             *map(address, (x, experts, gates, out)),
-            native.threads(),
         )
         return out
 
@@ -99,13 +99,13 @@ class PanelRouter(Router):
         if self.struct is None or self.training:
             return super().forward(x)
         x, routing = x.contiguous(), empty_routing(len(x), self.value)
-        native.kernels().dyno_route(
-            x.dtype == torch.bfloat16,
+        native.call(
+            "dyno_route",
+            x.dtype,
             ctypes.byref(self.struct),
             len(x),
             x.data_ptr(),
             ctypes.byref(pointers(routing)),
-            native.threads(),
         )
         return routing
 
@@ -150,8 +150,8 @@ def pointers(routing: Routing) -> RoutingStruct:
 
 
 def fits(experts: Experts) -> bool:
-    """Whether the weights can be laid out in panels and the kernels know the activation."""
-    return known(experts.value) and all(panels.supported(weight) for weight in (experts.up, experts.down))
+    """Whether the weights can be laid out in panels."""
+    return all(panels.supported(weight) for weight in (experts.up, experts.down))
 
 
 def _stack(weights: Tensor, biases: Tensor | None, *, form: Form, paired: bool = False) -> list[PanelWeight]:

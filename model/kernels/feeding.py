@@ -46,39 +46,31 @@ class LaidFeedForward:
         self.struct = FeedForwardStruct(up.struct, down.struct, activating(value), int(value.gated), value.hidden)
 
 
-class PanelFeedForward(FeedForward):
+class PanelFeedForward(nn.Module):
     """Stands in for a FeedForward that `fits`; its output is multiplied by the sigmoid of a gate (1, width), if any."""
 
     def __init__(self, plain: FeedForward, gate: nn.Linear | None = None, *, form: Form) -> None:
-        nn.Module.__init__(self)
-        self.value = plain.value
+        super().__init__()
         self.laid = LaidFeedForward(plain, form)
         self.gate = None if gate is None else panels.lay_out(gate.weight, gate.bias, form=form)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         out = torch.empty_like(x)
-        native.kernels().dyno_feed(
-            x.dtype == torch.bfloat16,
+        native.call(
+            "dyno_feed",
+            x.dtype,
             ctypes.byref(self.laid.struct),
             None if self.gate is None else ctypes.byref(self.gate.struct),
             len(x),
             *map(address, (x, out)),
-            native.threads(),
         )
         return out
 
 
 def fits(branch: nn.Module | None) -> TypeGuard[FeedForward]:
     """Whether it is a plain feed-forward whose weights can be laid out, of an activation that the kernels know."""
-    if type(branch) is not FeedForward:
-        return False
-    return all(panels.supported(layer.weight) for layer in (branch.up, branch.down)) and known(branch.value)
-
-
-def known(value: config.FeedForward) -> bool:
-    """Whether the kernels know the activation."""
-    return isinstance(value.activation, config.ClampedGate) or value.activation in NAMES
+    return isinstance(branch, FeedForward) and all(panels.supported(layer.weight) for layer in (branch.up, branch.down))
 
 
 def activating(value: config.FeedForward) -> ActivatingStruct:

@@ -7,6 +7,8 @@ the others as they are.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from torch import Tensor, nn
 
 from model import config
@@ -18,16 +20,15 @@ from model.kernels.before import Before, GroupedBefore, LatentBefore
 from model.kernels.panels import Form
 from model.moe import Loads, MoE, Routing
 from model.norm import Norm
-from model.stack import Block
+from model.stack import Block, Stage
 from model.transformer import Transformer
 
 
-class FusedBlock(Block):
+class FusedBlock(Stage):
     """Stands in for a block that `fits`."""
 
     def __init__(self, plain: Block, form: Form) -> None:
-        nn.Module.__init__(self)
-        self.value = plain.value
+        super().__init__()
         attention, branch = plain.branches
         assert isinstance(attention, GroupedAttention | LatentAttention)
         norm = plain.norms_before[0] if isinstance(plain.norms_before[0], Norm) else None
@@ -58,13 +59,13 @@ def fuse(model: Transformer, *, form: Form = "lossless") -> int:
     """Replace every block that fits; returns how many. form: of the blocks' weights."""
     count = 0
     for i, block in enumerate(model.blocks):
-        if isinstance(block, Block) and fits(block):
+        if fits(block):
             model.blocks[i] = FusedBlock(block, form)
             count += 1
     return count
 
 
-def fits(block: Block) -> bool:
+def fits(block: nn.Module) -> TypeGuard[Block]:
     """Whether a block is attention and then, or beside it, a feed-forward or a mixture, the kernels have all of it, and
     its weights can be laid out in panels."""
     if (

@@ -135,7 +135,7 @@ def attend(
             value = _by_tokens(fresh.value)
         call.key, call.value, call.slots, call.fresh = address(key), address(value), address(fresh.slots), len(key)
         call.key_stride, call.value_stride = key.stride(0), 0 if value is None else value.stride(0)
-    native.kernels().dyno_attend(query.dtype == torch.bfloat16, ctypes.byref(call), native.threads())
+    native.call("dyno_attend", query.dtype, ctypes.byref(call))
     return out
 
 

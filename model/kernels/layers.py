@@ -24,7 +24,7 @@ from model.kernels.fused import FusedBlock
 from model.kernels.inplace import Pools
 from model.kernels.native import address
 from model.moe import Loads, MoE, Routing
-from model.stack import Block
+from model.stack import Stage
 from model.transformer import Transformer
 
 
@@ -63,12 +63,12 @@ class _RoomsStruct(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_void_p) for name in ("placed", "gates", "attended", "normed", "mixed", "shared"))
 
 
-class Layers(Block):
+class Layers(Stage):
     """Stands in for fused blocks that `fit`, in order."""
 
     def __init__(self, blocks: list[FusedBlock]) -> None:
-        nn.Module.__init__(self)
-        self.value, self.blocks = blocks[0].value, nn.ModuleList(blocks)
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
         self._blocks = tuple(blocks)
         self._layers = (_LayerStruct * len(blocks))(*map(_layer, blocks))
         self._places = (_PlaceStruct * len(blocks))()
@@ -115,8 +115,9 @@ class Layers(Block):
         """Run the layers on x (rows, width), which is overwritten and returned."""
         room = x.new_empty(rows * self._width)
         first, size = room.data_ptr(), rows * x.element_size()
-        native.kernels().dyno_layers(
-            x.dtype == torch.bfloat16,
+        native.call(
+            "dyno_layers",
+            x.dtype,
             len(self._blocks),
             self._layers,
             self._places,
@@ -124,7 +125,6 @@ class Layers(Block):
             rows,
             x.data_ptr(),
             ctypes.byref(_RoomsStruct(*(first + size * start for start in self._starts))),
-            native.threads(),
         )
         return x
 

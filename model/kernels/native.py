@@ -25,11 +25,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model import machine
+
 log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).with_name("native")
 # Sums may be regrouped for the vector units; NaN and infinity keep their meaning.
-FLAGS = ("-O3", "-march=native", "-pthread", "-fPIC", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math")
+FLAGS = (
+    *("-O3", "-march=native", "-pthread", "-fPIC"),
+    *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
+)
 NO_TILES = ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8")
 SECONDS = 120
 THREADS = torch.get_num_threads()  # of this process, before any thread was `alone`
@@ -70,7 +75,7 @@ _kept = _Kept()
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they cannot be had."""
     try:
-        path = _folder() / f"dyno-{_key()}.so"
+        path = machine.folder("kernels") / f"dyno-{_key()}.so"
         if not path.exists():
             with path.with_suffix(".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes that want it one builds it
@@ -98,6 +103,11 @@ def linear_types() -> frozenset[torch.dtype]:
     built = library()
     features = 0 if built is None else built.dyno_features()
     return frozenset(dtype for bit, dtype in ((1, torch.float32), (2, torch.bfloat16)) if features & bit)
+
+
+def call(name: str, dtype: torch.dtype, *arguments: object) -> None:
+    """Run a kernel for numbers of this type, on as many threads as there are; arguments as SIGNATURES has them."""
+    getattr(kernels(), name)(dtype == torch.bfloat16, *arguments, threads())
 
 
 def threads() -> int:
@@ -172,7 +182,7 @@ def _compile(compiler: str, built: Path, *flags: str) -> None:
     objects = {source: str(built.with_name(f"{source.stem}.o")) for source in sorted(FOLDER.glob("*.cpp"))}
 
     def one(source: Path) -> None:
-        _run(compiler, *FLAGS, *flags, "-fno-math-errno", "-c", str(source), "-o", objects[source])
+        _run(compiler, *FLAGS, *flags, "-c", str(source), "-o", objects[source])
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(one, objects))
@@ -189,32 +199,13 @@ def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
 
 
-def _folder() -> Path:
-    """The folder of libraries in the user's cache, readable by nobody else; a temporary one where that fails."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    try:
-        folder = Path(base) / "dyno" / "kernels"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except (OSError, RuntimeError):
-        pass
-    return Path(tempfile.mkdtemp(prefix="dyno-kernels-"))
-
-
 def _key() -> str:
     """A key that changes with the sources, the flags, the processor and PyTorch."""
     digest = hashlib.sha256()
     for source in sorted(FOLDER.iterdir()):
         digest.update(source.read_bytes())
-    for part in (*FLAGS, platform.machine(), _processor(), torch.__version__):
+    processor = machine.processor()
+    features = processor.get("flags", processor.get("Features", ""))
+    for part in (*FLAGS, platform.machine(), features, torch.__version__):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:24]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

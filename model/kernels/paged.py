@@ -1,5 +1,5 @@
-"""Attention over pages of cache: read in place by the compiled kernel, else gathered and then attended by the plain
-path. Both give the same, within the noise of float32 sums.
+"""Attention over pages of cache: read in place by a kernel (the compiled one, on a GPU Triton's or FlexAttention), else
+gathered and then attended by the plain path. All give the same, within the noise of float32 sums.
 
 Shape letters: T tokens of a step, R rows (tokens that stand alone), H query heads, K key heads, n pages a row, P tokens
 a page, D key dim, V value dim.

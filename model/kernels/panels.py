@@ -132,14 +132,14 @@ def linear(x: Tensor, weight: PanelWeight, *, wide: bool = False) -> Tensor:
     rows = len(x)
     out = torch.empty(rows, weight.columns, dtype=torch.float32 if wide else x.dtype)
     if rows:
-        native.kernels().dyno_linear(
-            x.dtype == torch.bfloat16,
+        native.call(
+            "dyno_linear",
+            x.dtype,
             wide,
             ctypes.addressof(weight.struct),  # by reference takes longer
             rows,
             x.data_ptr(),
             out.data_ptr(),
-            native.threads(),
         )
     return out
 

@@ -31,9 +31,18 @@ def costs(results: Results, architecture: int, level: int) -> Costs:
 
 def peak_bytes(results: Results, architecture: int) -> float:
     """Mean cache bytes of a request at its peak, all loads together; 0 where nobody tells."""
-    records = (r for m in results.measured if m.cell.architecture == architecture for r in m.run.records if r.ok)
+    records = _answered(results, architecture)
     told = [r.facts.cache.peak_bytes for r in records if r.facts is not None and r.facts.cache is not None]
     return float(np.mean(told)) if told else 0.0
+
+
+def flops(results: Results, architecture: int) -> float:
+    """Operations of one token as served, all loads together; 0 where nobody tells."""
+    return _flops(_answered(results, architecture))
+
+
+def _answered(results: Results, architecture: int) -> list[Record]:
+    return [r for m in results.measured if m.cell.architecture == architecture for r in m.run.records if r.ok]
 
 
 def _predicted(card: ModelCard, records: Sequence[Record]) -> float:

@@ -59,6 +59,15 @@ class Account:
         return self._over(self.tokens, self.passes)
 
     @property
+    def flops_per_token(self) -> float:
+        return self._over(self.flops, self.tokens)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes moved."""
+        return self._over(self.moved_bytes, self.tokens)
+
+    @property
     def experts_a_pass(self) -> float:
         """Distinct experts that one pass touches in one layer; every one of them is read from memory."""
         return self._over(self.distinct_experts, self.passes * self.layers)

@@ -6,7 +6,7 @@ from math import isfinite, nan
 
 from client.compare.judge.bits import Apart
 from client.compare.judge.findings import Findings
-from client.compare.judge.predicted import peak_bytes
+from client.compare.judge.predicted import flops, peak_bytes
 from client.compare.measure.quality import Band, Quality
 from client.compare.measure.results import Results
 from client.compare.tell.figure import Figure, by_load
@@ -59,14 +59,8 @@ def _concurrency(results: Results) -> Figure:
 
 
 def _operations(results: Results) -> Figure:
-    def of(i: int) -> float:
-        records = [r for m in results.measured if m.cell.architecture == i for r in m.run.records]
-        told = [r.facts.compute for r in records if r.facts is not None and r.facts.compute is not None]
-        tokens = sum(one.tokens for one in told)
-        return sum(one.flops.total for one in told) / tokens if tokens else 0.0
-
     said = "Floating-point operations of the model for one token, as served."
-    return _each(results, "Operations", "FLOP a token", said, [of(i) for i in range(len(results.names))])
+    return _each(results, "Operations", "FLOP a token", said, [flops(results, i) for i in range(len(results.names))])
 
 
 def _roofline(findings: Findings) -> Figure:

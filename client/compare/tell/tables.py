@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isnan
 
 from client.api import ModelCard
 from client.compare.judge.because import Part
@@ -43,8 +44,8 @@ _SUMMARY_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
 
 _ACCOUNT_ROWS: tuple[tuple[str, Callable[[Account], str]], ...] = (
     ("tokens a forward pass", lambda a: plain(a.batch)),
-    ("FLOP a token", lambda a: counted(round(a.flops / a.tokens)) if a.tokens else "–"),
-    ("bytes moved a token", lambda a: counted(round(a.moved_bytes / a.tokens)) if a.tokens else "–"),
+    ("FLOP a token", lambda a: _whole(a.flops_per_token)),
+    ("bytes moved a token", lambda a: _whole(a.bytes_per_token)),
     ("share of the roofline", lambda a: percent(a.roofline_share)),
     ("predicted at best, s", lambda a: plain(a.least_seconds or None)),
     ("of it bound by memory", lambda a: percent(a.memory_bound)),
@@ -137,6 +138,10 @@ def _percentile_rows(findings: Findings, level: int, metric: str) -> list[tuple[
 
 def _percentile(one: Percentile) -> str:
     return f"{milliseconds(one.value)} {_interval(one.interval, 1e3)}"
+
+
+def _whole(number: float) -> str:
+    return "–" if isnan(number) else counted(round(number))
 
 
 def _told(account: Account | None, tell: Callable[[Account], str]) -> str:

@@ -59,8 +59,8 @@ _SUMMARY: tuple[tuple[str, str, str, Callable[[Summary], float]], ...] = (
 _ACCOUNT: tuple[tuple[str, str, str, Callable[[Account], float]], ...] = (
     ("forward pass", "tokens", "tokens", lambda a: a.batch),
     ("forward pass", "distinct experts per layer", "experts", lambda a: a.experts_a_pass),
-    ("operations", "per token", "FLOP", lambda a: a.flops / a.tokens if a.tokens else nan),
-    ("memory traffic", "per token", "bytes", lambda a: a.moved_bytes / a.tokens if a.tokens else nan),
+    ("operations", "per token", "FLOP", lambda a: a.flops_per_token),
+    ("memory traffic", "per token", "bytes", lambda a: a.bytes_per_token),
     ("model time", "share of the roofline", "1", lambda a: a.roofline_share),
     ("model time", "predicted at best", "s", lambda a: a.least_seconds or nan),
     ("model time", "share of the best bound by memory", "1", lambda a: a.memory_bound),

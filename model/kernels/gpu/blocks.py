@@ -19,16 +19,16 @@ from model.kernels.gpu.linear import ACTIVATIONS, Gain, gated, normed, vector
 from model.kernels.gpu.turn import Turn, turn
 from model.moe import Loads, MoE, Routing
 from model.norm import Norm
-from model.stack import Block
+from model.stack import Block, Stage
 from model.transformer import Transformer
 
 
-class GpuBlock(Block):
+class GpuBlock(Stage):
     """Stands in for a block that `fits`."""
 
     def __init__(self, plain: Block) -> None:
-        nn.Module.__init__(self)
-        self.value, self.plain = plain.value, plain
+        super().__init__()
+        self.plain = plain
         self.attention, self.branch = parts(plain)
         before, after = plain.norms_before
         assert isinstance(before, Norm) and isinstance(after, Norm)
@@ -94,16 +94,16 @@ def build(model: Transformer) -> int:
     """Replace every block that lies on a GPU and fits; returns how many."""
     count = 0
     for i, block in enumerate(model.blocks):
-        if isinstance(block, Block) and next(block.parameters()).is_cuda and fits(block):
+        if fits(block) and next(block.parameters()).is_cuda:
             model.blocks[i] = GpuBlock(block)
             count += 1
     return count
 
 
-def fits(block: Block) -> bool:
+def fits(block: nn.Module) -> TypeGuard[Block]:
     """Whether a block has the shape that most have, and the kernels compute what its parts do: pre-norm, grouped-query
     attention and then a feed-forward or a mixture, and nothing that few architectures have."""
-    if type(block) is not Block or not _is_plain(block.value) or len(block.branches) != 2:
+    if not isinstance(block, Block) or not _is_plain(block.value) or len(block.branches) != 2:
         return False
     attention, branch = block.branches
     if not _is_plain_attention(attention) or not isinstance(branch, FeedForward | MoE):

@@ -1,5 +1,5 @@
 // The doors of the compiled kernels. native.py builds the files of this folder, loads them and repeats what the functions
-// below take (SIGNATURES); ends.py, before.py, after.py, layers.py, experts.py, panels.py, lossless.py and inplace.py mirror the structs.
+// below take (SIGNATURES); the modules beside it mirror the structs that they fill.
 
 #include "doors.h"
 

@@ -19,7 +19,7 @@ struct Stretch {
   const int64_t* table;
 };
 
-// Rows of the pool as panels. Beyond `count` stand zeros: nobody has written there, or what is there is no number.
+// Rows of the pool as panels.
 template <typename X>
 struct KeyBlock {
   X *keys, *values;
@@ -114,6 +114,7 @@ struct StretchTask {
     }
   }
 
+  // The tokens from position `at` on. Beyond `last` stand zeros: nobody has written there, or what is there is no number.
   void lay_out(const KeyBlock<X>& block, int64_t at, int64_t last) const {
     alignas(64) static const char nothing[1 << 12] = {};
     const char *key_rows[KEYS], *value_rows[KEYS];
