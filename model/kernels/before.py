@@ -107,9 +107,9 @@ Placed: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
 class Before:
     """x (T, width) → queries, keys and values, normed and rotated, and the gates of attention's output.
 
-    table: of the rotary positions, None without. placed: numbers of a token's queries, keys and values, which lie one
-    behind the other; attended: of what comes out of attention; widest: of a key; gated: of the gates, 0 without.
-    struct: for the kernels; weights: all in panels.
+    table: of the rotary positions, None without. placed: numbers of a token's queries, keys and values; attended: of
+    what comes out of attention; widest: of a key; gated: of the gates, 0 without. struct: for the kernels; weights: all
+    in panels.
     """
 
     table: int | None

@@ -32,7 +32,7 @@ class Angles(nn.Module):
 
     def __init__(self, plain: RotaryTable) -> None:
         super().__init__()
-        self.frequencies = plain.frequencies.contiguous()
+        self.frequencies = plain.frequencies.float().contiguous()
         self._struct = _AnglesStruct(address(self.frequencies), len(self.frequencies), plain.magnitude)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -53,6 +53,7 @@ class PanelFeedForward(nn.Module):
         super().__init__()
         self.laid = LaidFeedForward(plain, form)
         self.gate = None if gate is None else panels.lay_out(gate.weight, gate.bias, form=form)
+        self.weights = (*self.laid.weights, *([] if self.gate is None else [self.gate]))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous()

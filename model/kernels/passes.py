@@ -53,6 +53,6 @@ def _laid_out(model: Transformer) -> Iterator[PanelWeight]:
             case packed.PanelLinear():
                 yield module.weight
             case feeding.PanelFeedForward():
-                yield from module.laid.weights
+                yield from module.weights
             case PanelExperts():
                 yield from (*module.up, *module.down)

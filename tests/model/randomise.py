@@ -25,3 +25,10 @@ def random_model(architecture: Architecture, seed: int = 0) -> Transformer:
 def random_tokens(architecture: Architecture, length: int, seed: int) -> tuple[int, ...]:
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randint(architecture.vocab, (length,), generator=generator).tolist())
+
+
+def rounded(model: Transformer, dtype: torch.dtype) -> Transformer:
+    """Its parameters in another type; what is no parameter stays exact, as in a loaded model."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model

@@ -40,7 +40,7 @@ from model.kernels.layers import Layers
 from model.transformer import Transformer
 from tests.model.cases import block
 from tests.model.parity import TEXTS, assert_texts, prepared
-from tests.model.randomise import random_model
+from tests.model.randomise import random_model, rounded
 from tests.model.served import HandEngine
 
 pytestmark = pytest.mark.skipif(not native.linear_types(), reason="no vector units or no compiler here")
@@ -97,6 +97,9 @@ CASES = {
         attending(heads=replace(LATENT, query_rank=32), position=Rotary(layout="interleaved")),
         attending(heads=replace(LATENT, bias=True, norm=Norm("layer", bias=True)), out_bias=True, span=Window(6)),
         attending(heads=replace(LATENT, query_rank=80, bias=True, rotary_dim=0), position=Alibi(), sinks=True),
+    ),
+    "latent, more and wider heads than a task takes": stack(
+        attending(heads=Latent(query=129, kv_rank=512, plain_dim=16, rotary_dim=16, value_dim=16)), PLAIN
     ),
     "latent and grouped, with mixtures": stack(
         attending(heads=LATENT, position=None),
@@ -173,13 +176,6 @@ ARCHITECTURES = pytest.mark.parametrize("architecture", CASES.values(), ids=CASE
 
 def runs(model: Transformer) -> list[int]:
     return [len(module.blocks) for module in model.blocks if isinstance(module, Layers)]
-
-
-def rounded(model: Transformer, dtype: torch.dtype) -> Transformer:
-    """Its parameters in another type; what is no parameter stays exact, as in a loaded model."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return model
 
 
 def serve(model: Transformer, architecture: Architecture) -> HandEngine:

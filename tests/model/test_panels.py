@@ -218,7 +218,7 @@ def test_blocks_of_the_common_shape_are_fused(name: str) -> None:
 
 
 @pytest.mark.skipif(torch.bfloat16 not in TYPES, reason="no bfloat16 vector units here")
-@pytest.mark.parametrize("name", ["tinyllama-1.1b", "gpt2-small"])
+@pytest.mark.parametrize("name", ["tinyllama-1.1b", "gpt2-small", "deepseek-v2-lite", "gemma-3-1b", "beam-501b-a23b"])
 def test_in_bfloat16_a_fast_model_is_no_further_from_float32(name: str) -> None:
     architecture = presets.scaled(presets.load(name), "tiny")
     tokens = torch.randint(architecture.vocab, (4, 32), generator=torch.Generator().manual_seed(1))
@@ -273,7 +273,7 @@ class ReadsBytes(torch.nn.Module):
         return torch.nn.functional.linear(read(x, "w8a8").float(), self.weight, self.bias)
 
 
-@pytest.mark.parametrize("name", ["tinyllama-1.1b", "pythia-70m", "olmo-2-7b"])
+@pytest.mark.parametrize("name", ["tinyllama-1.1b", "pythia-70m", "olmo-2-7b", "gemma-3-1b"])
 def test_eight_bits_on_both_sides_are_what_rounding_both_gives(name: str) -> None:
     """Numbers that lie between two whole ones may fall to either, so that the results are near and not the same."""
     architecture = presets.scaled(presets.load(name), "tiny")
@@ -317,6 +317,6 @@ def test_matrix_tiles_take_rows_and_panels_as_the_vector_units_do(tiles: None) -
             found = panels.linear(x, laid, wide=True)
             assert (found.double() - expected).abs().max() < 1e-5 * expected.abs().max()
             assert torch.equal(panels.linear(x[:-1], laid, wide=True), found[:-1])
-    for name in ("tinyllama-1.1b", "mixtral-8x7b"):
+    for name in ("tinyllama-1.1b", "mixtral-8x7b", "deepseek-v2-lite"):
         test_in_bfloat16_a_fast_model_is_no_further_from_float32(name)
     attending.test_the_compiled_step_equals_the_plain_one()  # attention of prompts, whose tasks use tiles or do not

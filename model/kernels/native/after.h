@@ -60,12 +60,13 @@ struct Activate {
 
 // A thread's share of the upper layer of a feed-forward; all threads of a team come.
 template <typename X>
-void share_up(const FeedForward& ff, const Operand<X>& seen, const Operand<X>& hidden, std::atomic<int64_t>& turn, const Member& me) {
+void share_up(const FeedForward& ff, const Operand<X>& seen, const Operand<X>& hidden, std::atomic<int64_t>& turn,
+              const Member& me) {
   if (ff.gated)
     share(ff.up, seen, turn, me, Gate<X>{hidden, ff.activation});
   else
     share(ff.up, seen, turn, me, Activate<X>{hidden, ff.activation});
-  me.meet();
+  complete(hidden, me);
 }
 
 // A thread's share of a layer whose results join x (rows, columns); `aside` has room for them. All threads of a team come.
@@ -109,14 +110,16 @@ void leave(const After& a, int64_t rows, const X* x, const X* attended, const X*
     const auto put = [&](int64_t row, int64_t at, Vec y) {
       taken.pen(row).put(at, a.gate ? y * a.gate->open(gates + row * a.gate->weight.columns, at) : y);
     };
-    if (a.latent)
+    if (a.latent) {
       raise(*a.latent, latents, attended, turns[3], me, put);
-    else if (a.gate)
+      complete(taken, me);
+    } else if (a.gate) {
       write_rows(taken, me, [&](int64_t row, int64_t from, int64_t to) {
         for (int64_t at = from; at < to; at += 16) put(row, at, load(attended + row * inner + at));
       });
-    else
+    } else {
       write_normed<X>(nullptr, attended, taken, me);
+    }
     if (a.parallel) see(x);
     share_joining(projection, taken, turns[0], me, a.attended, x, out, aside);
     me.meet();

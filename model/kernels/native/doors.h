@@ -23,7 +23,7 @@ struct Doors {
                            void* queries, void* entries, void* gates, int threads);
   static void leave(const After& a, int64_t rows, const void* x, const void* attended, const void* gates, void* out, void* normed,
                     int threads);
-  static void join(const Joining& how, int64_t rows, int64_t width, const void* x, const void* result, void* out, int threads);
+  static void join(const Joining& how, int64_t rows, int64_t width, const void* x, void* result, void* out, int threads);
   static void feed(const FeedForward& ff, const Weight* gate, int64_t rows, const void* x, void* out, int threads);
   static void layers(int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings& around, int64_t rows, void* x,
                      const void* rooms, int threads);
@@ -75,8 +75,8 @@ void Doors<X>::leave(const After& a, int64_t rows, const void* x, const void* at
 }
 
 template <typename X>
-void Doors<X>::join(const Joining& how, int64_t rows, int64_t width, const void* x, const void* result, void* out, int) {
-  dyno::join(how, rows, width, (const X*)x, (const X*)result, (X*)out);
+void Doors<X>::join(const Joining& how, int64_t rows, int64_t width, const void* x, void* result, void* out, int threads) {
+  dyno::join<X>(how, rows, width, (const X*)x, (X*)result, nullptr, (X*)out, threads);
 }
 
 template <typename X>

@@ -80,13 +80,13 @@ void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, co
         for (int64_t i = parts.start(part); i < parts.stop(part); i += 16) pen.put(i, scale * load(x + c / e.active * width + i));
       }
     });
-    me.meet();
+    complete_all<X>(up, me);
     share_all<X>(up, turns[0], me, [&](int64_t i) {
       return [&e, into = down.rows(i)](int64_t row, int64_t panel, Vec a, Vec b) {
         e.gated ? Gate<X>{into, e.activation}(row, panel, a, b) : Activate<X>{into, e.activation}(row, panel, a, b);
       };
     });
-    me.meet();
+    complete_all<X>(down, me);
     share_all<X>(down, turns[1], me, [&](int64_t i) {
       const int64_t* mine = groups.choices.data() + groups.starts[groups.touched[i]];
       return [=](int64_t row, int64_t panel, Vec a, Vec b) { Place<float>{results, width}(mine[row], panel, a, b); };

@@ -76,7 +76,7 @@ void enter(const Latent& l, int64_t rows, const X* x, const Standing<X>& at, X* 
       else
         put_query(row, column, y);
     }));
-    me.meet();
+    l.up ? me.meet() : complete_all<X>(plain, me);
     me.part(rows, [&](int64_t row) {
       X* own = entries + row * stored;
       normalise_in_place(l.latent_norm, own, l.rank);
@@ -85,7 +85,7 @@ void enter(const Latent& l, int64_t rows, const X* x, const Standing<X>& at, X* 
     if (l.up) {
       write_normed(l.query_norm, lows, low, me);
       share(*l.up, low, turns[1], me, by_sixteen(l.up->columns, put_query));
-      me.meet();
+      complete_all<X>(plain, me);
     }
     share_all<X>(plain, turns[2], me, [&](int64_t head) {
       return by_sixteen(l.rank, [=](int64_t row, int64_t column, Vec y) {
@@ -99,8 +99,8 @@ void enter(const Latent& l, int64_t rows, const X* x, const Standing<X>& at, X* 
   });
 }
 
-// A thread's share of attended (rows, heads, rank) → values (rows, heads * value) as put(row, column, 16 of them) takes them, by the
-// threads of a team, all of which come.
+// A thread's share of attended (rows, heads, rank) → values (rows, heads * value) as put(row, column, 16 of them) takes them. All
+// threads of a team come.
 template <typename X, typename Put>
 void raise(const Latent& l, const Heads<X>& latents, const X* attended, std::atomic<int64_t>& turn, const Member& me, Put put) {
   const int64_t rows = latents.first.blocks.rows, value = l.values->columns;
@@ -108,11 +108,10 @@ void raise(const Latent& l, const Heads<X>& latents, const X* attended, std::ato
     const Operand<X> own = latents.rows(head);
     for (int64_t row = 0; row < rows; ++row) take(attended + (row * l.heads + head) * l.rank, 0, l.rank, own.pen(row));
   });
-  me.meet();
+  complete_all<X>(latents, me);
   share_all<X>(latents, turn, me, [&](int64_t head) {
     return by_sixteen(value, [&put, head, value](int64_t row, int64_t at, Vec y) { put(row, head * value + at, y); });
   });
-  me.meet();
 }
 
 }  // namespace dyno

@@ -41,15 +41,16 @@ struct Rooms {
   X *placed, *gates, *attended, *normed, *mixed, *shared;
 };
 
+// result (rows, width), and `more` where it is not null, join x; `out` may be x.
 template <typename X>
-void add(int64_t count, const X* x, X* sum) {
-  for (int64_t i = 0; i < count; i += 16) store(sum + i, load(sum + i) + load(x + i));
-}
-
-// result (rows, width) joins x; `out` may be x.
-template <typename X>
-void join(const Joining& how, int64_t rows, int64_t width, const X* x, const X* result, X* out) {
-  for (int64_t i = 0; i < rows * width; i += width) how.apply(x + i, result + i, out + i, width);
+void join(const Joining& how, int64_t rows, int64_t width, const X* x, X* result, const X* more, X* out, int threads) {
+  together(rows > 16 ? threads : 1, [&](const Member& me) {
+    me.part(rows, [&](int64_t row) {
+      const int64_t at = row * width;
+      for (int64_t i = at; more && i < at + width; i += 16) store(result + i, load(result + i) + load(more + i));
+      how.apply(x + at, result + at, out + at, width);
+    });
+  });
 }
 
 // What comes before attention in a layer; the call of attention is told where it is.
@@ -80,11 +81,8 @@ void mix_in(const Layer& layer, const Routing& routing, int64_t rows, X* x, cons
   const int64_t width = layer.after->projection.columns;
   route<X>(*layer.router, rows, rooms.normed, routing, threads);
   mix<X>(*layer.experts, rows, rooms.normed, routing.experts, routing.gates, rooms.mixed, threads);
-  if (layer.shared) {
-    feed<X>(*layer.shared, layer.shared_gate, rows, rooms.normed, rooms.shared, threads);
-    add(rows * width, rooms.shared, rooms.mixed);
-  }
-  join(layer.after->fed, rows, width, x, rooms.mixed, x);
+  if (layer.shared) feed<X>(*layer.shared, layer.shared_gate, rows, rooms.normed, rooms.shared, threads);
+  join<X>(layer.after->fed, rows, width, x, rooms.mixed, layer.shared ? rooms.shared : nullptr, x, threads);
 }
 
 // x (rows, width) is overwritten by the result.

@@ -221,15 +221,37 @@ void share_part(const Weight& weight, const Operand<X>& x, int64_t from, int64_t
     whole_panels(from, to, x, static_cast<const X*>(weight.panels), finish, then);
 }
 
+// Called by all threads of a team when the rows of an operand are written: it can be read then. What is rounded to 8 bits is
+// rounded here, groups first: what a block's rows are rounded to is interleaved.
+template <typename X>
+void complete(const Operand<X>& rows, const Member& me) {
+  me.meet();
+  if (rows.layout != ROUNDED) return;
+  const RoundedRows<X> rounded{rows};
+  me.part(rounded.groups() * rows.blocks.rows, [&](int64_t task) { rounded.round(task % rows.blocks.rows, task / rows.blocks.rows); });
+  me.meet();
+}
+
+// Has write(row, from, to) called for every row and all columns, [from, to) at a time, by the threads of a team, all of which
+// come. Rows of a block that are interleaved share lines of memory, which threads would take from each other with every number
+// that they write: such a block is one thread's, or each thread writes columns of its own.
+template <typename X, typename Write>
+void write_rows(const Operand<X>& rows, const Member& me, Write write) {
+  const Blocks& blocks = rows.blocks;
+  const bool shared = rows.layout == INTERLEAVED;
+  const int64_t count = shared ? blocks.count : blocks.rows;
+  const Parts parts(rows.depth, shared && count % me.count && count < 4 * me.count ? me.count : 1);
+  me.part(count * parts.count, [&](int64_t task) {
+    const int64_t block = task / parts.count, part = task % parts.count;
+    const int64_t first = shared ? blocks.start(block) : block, own = shared ? blocks.size(block) : 1;
+    for (int64_t row = first; row < first + own; ++row) write(row, parts.start(part), parts.stop(part));
+  });
+  complete(rows, me);
+}
+
 // A thread's share of one linear layer: it takes turns with the others until no panel is left. All threads of a team come.
 template <typename X, typename End>
 void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn, const Member& me, End end) {
-  if (weight.rounds) {
-    const RoundedRows<X> rounded{x};
-    const int64_t rows = x.blocks.rows;  // groups first: what a block's rows are rounded to is interleaved
-    me.part(rounded.groups() * rows, [&](int64_t task) { rounded.round(task % rows, task / rows); });
-    me.meet();
-  }
   const int64_t count = weight.count(), group = x.blocks.rows <= SUMS / 8 ? AT_ONCE : 2;  // fewer would be too short a turn
   const int64_t chunk = std::max<int64_t>(count / (me.count * 8) / group, 1) * group;
   const auto take = [&] { return turn.fetch_add(chunk, std::memory_order_relaxed); };
@@ -239,22 +261,27 @@ void share(const Weight& weight, const Operand<X>& x, std::atomic<int64_t>& turn
   }
 }
 
-// A thread's share of linear layers of one shape, each of which meets rows of its own, as experts and heads do. Many tells the
-// layers: count() of them, weight(i), rows(i); of all their rows: total(), and row(i) with the layer's rows. `end` makes the ending
-// for a layer. All threads of a team come.
+// Linear layers of one shape, each of which meets rows of its own, as experts and heads do. Many tells them: count() of them,
+// weight(i), rows(i); of all their rows total(), and row(i) with the layer's rows.
+//
+// The same as complete() for the rows of all.
+template <typename X, typename Many>
+void complete_all(const Many& many, const Member& me) {
+  me.meet();
+  if (!many.count() || !many.weight(0).rounds) return;
+  const int64_t total = many.total();
+  me.part(many.weight(0).depth / GROUP * total, [&](int64_t task) {
+    const auto [rows, row] = many.row(task % total);
+    RoundedRows<X>{rows}.round(row, task / total);
+  });
+  me.meet();
+}
+
+// A thread's share of all layers; `end` makes the ending for a layer. All threads of a team come.
 template <typename X, typename Many, typename End>
 void share_all(const Many& many, std::atomic<int64_t>& turn, const Member& me, End end) {
   if (!many.count()) return;
-  const Weight& like = many.weight(0);
-  if (like.rounds) {
-    const int64_t total = many.total();
-    me.part(like.depth / GROUP * total, [&](int64_t task) {
-      const auto [rows, row] = many.row(task % total);
-      RoundedRows<X>{rows}.round(row, task / total);
-    });
-    me.meet();
-  }
-  const int64_t count = like.count();
+  const int64_t count = many.weight(0).count();
   const int64_t chunk = std::max<int64_t>(count * many.count() / (me.count * 8) / 4, 1) * 4;
   const int64_t chunks = (count + chunk - 1) / chunk, tasks = chunks * many.count();
   const auto take = [&] { return turn.fetch_add(1, std::memory_order_relaxed); };

@@ -50,7 +50,7 @@ void dyno_leave(int narrow, const After* a, int64_t rows, const void* x, const v
   EITHER(leave(*a, rows, x, attended, gates, out, normed, threads));
 }
 
-void dyno_join(int narrow, const Joining* how, int64_t rows, int64_t width, const void* x, const void* result, void* out, int threads) {
+void dyno_join(int narrow, const Joining* how, int64_t rows, int64_t width, const void* x, void* result, void* out, int threads) {
   EITHER(join(*how, rows, width, x, result, out, threads));
 }
 

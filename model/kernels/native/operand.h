@@ -190,21 +190,4 @@ struct Parts {
   int64_t stop(int64_t part) const { return std::min(columns, (part + 1) * width); }
 };
 
-// Has write(row, from, to) called for every row and all columns, [from, to) at a time, by the threads of a team, all of which
-// come. Rows of a block that are interleaved share lines of memory, which threads would take from each other with every number
-// that they write: such a block is one thread's, or each thread writes columns of its own.
-template <typename X, typename Write>
-void write_rows(const Operand<X>& rows, const Member& me, Write write) {
-  const Blocks& blocks = rows.blocks;
-  const bool shared = rows.layout == INTERLEAVED;
-  const int64_t count = shared ? blocks.count : blocks.rows;
-  const Parts parts(rows.depth, shared && count % me.count && count < 4 * me.count ? me.count : 1);
-  me.part(count * parts.count, [&](int64_t task) {
-    const int64_t block = task / parts.count, part = task % parts.count;
-    const int64_t first = shared ? blocks.start(block) : block, own = shared ? blocks.size(block) : 1;
-    for (int64_t row = first; row < first + own; ++row) write(row, parts.start(part), parts.stop(part));
-  });
-  me.meet();
-}
-
 }  // namespace dyno

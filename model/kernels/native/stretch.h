@@ -159,9 +159,10 @@ struct StretchTask {
   }
 };
 
-// How many tokens of a stretch make a task: sums of its queries stay near the processor, and all threads have work.
+// How many tokens of a stretch make a task, one at least: sums of its queries stay near the processor, and all threads have work.
 inline int64_t task_tokens(const Paged& p, int64_t tokens, int threads) {
-  const int64_t near = (int64_t(1) << 16) / (p.group() * p.value_dim), fair = tokens * p.kv_heads / (4 * threads);
+  constexpr int64_t NEAR = 1 << 16;
+  const int64_t near = std::max<int64_t>(NEAR / (p.group() * p.value_dim), 1), fair = tokens * p.kv_heads / (4 * threads);
   return std::max(std::min(near, fair), std::min(near, QUERIES / p.group() + 1));
 }
 
