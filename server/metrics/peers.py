@@ -104,6 +104,7 @@ def _vllm(models: Models) -> Iterator[Metric]:
     for model, watched in models.items():
         for reason, outcomes in REASONS.items():
             ended.add_metric([model, reason], sum(watched.tally.outcomes[outcome] for outcome in outcomes))
-        blocks = min((group.total for group in watched.tally.groups), default=0)
+        # The largest pool is that of layers that see everything, where there are some: windows need no more.
+        blocks = max((group.total for group in watched.tally.groups), default=0)
         cache.add_metric([model, str(watched.block_tokens), str(blocks)], 1)
     yield from (ended, cache)

@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from model.config import Full
 from server.engine.request import Outcome
-from server.engine.stats import Latency, RequestStats, Scarce
+from server.engine.stats import GroupUse, Latency, RequestStats, Scarce
 from server.engine.step import CacheGroup, Step
 from server.metrics import PrometheusObserver
 from server.windows import WINDOW_TOKENS, RoutingWindows
@@ -309,6 +309,15 @@ async def test_the_names_of_others_have_the_same_counts(telling: tuple[Harness, 
     assert await server.total("vllm:request_success_total", finished_reason="length") == 3
     assert await server.total("gen_ai_server_time_per_output_token_seconds_count") == 3
     assert await server.total("vllm:cache_config_info", block_size="4", num_gpu_blocks="64") == 1
+
+
+async def test_the_cache_is_as_large_as_the_blocks_that_keep_every_token() -> None:
+    """A window's group is smaller, whichever comes first."""
+    registry = CollectorRegistry()
+    observer = PrometheusObserver(registry, peers=True)
+    observer.declare(CARD, (), block_tokens=16, groups=(GroupUse(10, 0, 0), GroupUse(64, 0, 0)))
+    at = {"model_name": "m", "block_size": "16", "num_gpu_blocks": "64"}
+    assert registry.get_sample_value("vllm:cache_config_info", at) == 1
 
 
 async def test_nothing_has_the_names_of_others_unasked(server: Harness) -> None:

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from client.access import Access
-from client.api import ClientError
+from client.api import ClientError, ModelCard
 from client.rest import RestClient
 
 _LINE = re.compile(r"^([\w:]+)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _CACHE = "vllm:cache_config_info"  # a name that several servers share
 _BUILD = "dyno_build_info"
+_EVERYTHING = "everything before"  # what layers without a window see, in the words of a card
 MOST_SECONDS = 5
 
 
@@ -140,9 +141,12 @@ def together(accounts: Iterable[Account | None]) -> Account | None:
     return Account(layers=told[0].layers, **{name: sum(getattr(one, name) for one in told) for name in _COUNTERS})
 
 
-def capacity(reading: Reading | None) -> int:
-    """Tokens that the cache holds; 0 where the server does not tell."""
-    return 0 if reading is None else reading.cache_tokens
+def capacity(reading: Reading | None, card: ModelCard) -> int:
+    """Tokens that the cache holds; 0 where the server does not tell, and of a model of windows alone: what is behind
+    them is let go of, so that its requests may be of any length."""
+    sees = card.card.get("description", {}).get("sees", "")
+    of_windows = sees and _EVERYTHING not in sees
+    return 0 if reading is None or of_windows else reading.cache_tokens
 
 
 def account_from_json(data: Mapping[str, Any] | None) -> Account | None:

@@ -132,7 +132,8 @@ class _Bench:
         builds = zip(self._experiment.architectures, readings, strict=True)
         told = {one.name: " ".join(reading.build) for one, reading in builds if reading and reading.build}
         self._results.environment |= {"servers": told} if told else {}
-        self._results.capacities = tuple(accounts.capacity(reading) for reading in readings)
+        caches = zip(readings, self._results.cards, strict=True)
+        self._results.capacities = tuple(accounts.capacity(*one) for one in caches)
 
     async def _qualities(self, stop: asyncio.Event) -> None:
         """Score the held texts after all that is timed: what was scored is in the prefix caches, and prompts are of the

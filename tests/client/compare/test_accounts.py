@@ -7,6 +7,7 @@ import orjson
 import pytest
 from aiohttp import web
 
+from client.api import ModelCard
 from client.compare.measure.accounts import between, capacity, parse, read, together
 from client.compare.measure.quality import quality, quality_from_json
 from tests.client.fake_server import silent
@@ -42,8 +43,17 @@ def test_what_lies_between_two_readings() -> None:
     assert account.roofline_share == pytest.approx(0.25)
     assert account.memory_bound == pytest.approx(0.8)
     assert account.experts_a_pass == pytest.approx(60 / 10 / 2)
-    assert capacity(before) == 1600
     assert between(None, after) is None
+
+
+def test_a_cache_of_windows_alone_has_no_most() -> None:
+    def held(sees: str) -> int:
+        return capacity(parse(BEFORE, "m"), ModelCard("m", card={"description": {"sees": sees}}))
+
+    assert capacity(parse(BEFORE, "m"), ModelCard("m")) == 1600, "of a server without cards"
+    assert (held("everything before"), held("the last 64 (5 layers); everything before (1 layers)")) == (1600, 1600)
+    assert (held("the last 64"), held("the last 64 (1 layers); its chunk of 32 (1 layers)")) == (0, 0)
+    assert capacity(None, ModelCard("m")) == 0
 
 
 def test_several_stretches_together() -> None:
