@@ -29,6 +29,11 @@ def counted(count: int) -> str:
     return str(count) if count else _DASH
 
 
+def several(count: int, what: str) -> str:
+    """ "1 round", "5 rounds" """
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def percent(share: float) -> str:
     return f"{share:.0%}" if isfinite(share) else _DASH
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 _MISSING: Any = object()
+_ALIKE = 0.85  # a letter or two amiss; no two keys of one table are as close
 
 
 class ExperimentError(ValueError):
@@ -120,7 +122,9 @@ class Section:
     def _take(self, key: str, default: Any) -> Any:
         value = self._data.pop(key, default)
         if value is _MISSING:
-            raise ExperimentError(f"{self.name(key)} is missing")
+            meant = get_close_matches(key, self._data, n=1, cutoff=_ALIKE)
+            unknown = "".join(f"; unknown key: {self.name(other)}" for other in meant)
+            raise ExperimentError(f"{self.name(key)} is missing{unknown}")
         return value
 
     def _bad(self, key: str, value: object, wanted: str) -> ExperimentError:

@@ -21,7 +21,7 @@ from client.compare.measure.searching import bounds, outcomes
 from client.compare.plan.schedule import SURE_ROUNDS
 from client.compare.tell.tables import Grid, difference_row
 from client.load.arrivals import Arrivals, describe
-from client.units import plain
+from client.units import plain, several
 
 TOLERANCE = 0.05
 _QUALITY = 0.005  # of bits per byte: the same weights give the same, but for the order of sums
@@ -194,7 +194,7 @@ def _unjudged(
         if key in after and not common:
             yield f"{place}: no round of the same trace on both sides"
         elif key in after and common < SURE_ROUNDS:
-            yield f"{place}: {common} rounds in common, a verdict needs {SURE_ROUNDS}"
+            yield f"{place}: {several(common, 'round')} in common, a verdict needs {SURE_ROUNDS}"
     for one in changes:
         if one.difference.too_lossy and one.difference.metric == "total":
             yield f"{one.architecture}, {one.load}: too many requests failed to judge the times of the others"

@@ -13,7 +13,7 @@ from client.compare.plan.schedule import SURE_ROUNDS
 from client.compare.tell.control import distrust
 from client.load.judgement import warnings
 from client.load.workload import Prompts
-from client.units import percent, plain
+from client.units import percent, plain, several
 
 _CACHED_APART = 0.05  # of the prompt tokens, between architectures
 _CACHED_BY_CHANCE = 0.1
@@ -35,7 +35,8 @@ def cautions(findings: Findings) -> tuple[str, ...]:
     if results.resumed:
         said.append(f"resumed: {results.resumed} of {len(results.measured)} cells were measured in an earlier run")
     if results.experiment.repeats < SURE_ROUNDS:
-        said.append(f"{results.experiment.repeats} rounds: a verdict needs {SURE_ROUNDS}, with fewer it only leans")
+        rounds = several(results.experiment.repeats, "round")
+        said.append(f"{rounds}: a verdict needs {SURE_ROUNDS}, with fewer it only leans")
     noisy = {place: one.spread for place, one in findings.drifts.items() if one.noisy}
     if noisy:
         worst = [f"{names[i]} {spread:.2g} times at {results.loads[level]}" for (i, level), spread in noisy.items()]

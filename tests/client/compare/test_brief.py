@@ -7,6 +7,7 @@ from client.compare.measure.quality import Band, Quality
 from client.compare.measure.results import Results
 from client.compare.measure.searching import Tried
 from client.compare.tell.brief import besides, notes
+from client.compare.tell.page import method
 from client.compare.tell.verdicts import summary
 from client.load.statistics import Objective
 from tests.client.compare.factories import TOLD, closed, results
@@ -84,6 +85,12 @@ def test_a_leaning_is_explained_once() -> None:
     assert said[0].startswith("arch1 against arch0: seems slower: first token 2.00 times, end to end 1.84 times")
     assert sum("only leans" in line for line in said) == 1
     assert not any("only leans" in line for line in summary(conclude(results())))
+
+
+def test_one_round_is_one_round() -> None:
+    [said] = notes(conclude(results(repeats=1)))
+    assert said == "1 round: a verdict needs 5, with fewer it only leans"
+    assert "1 round of 4 requests at each level" in method(results(repeats=1))
 
 
 def late(made: Results, architectures: tuple[int, ...]) -> Results:

@@ -99,6 +99,11 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "half a token": ("output_tokens = 4", "output_tokens = 1.5", "workload.output_tokens must be a whole number"),
     "bad prompts": ("requests = 3", 'requests = 3\nprompts = "jokes"', "workload.prompts must be one of tales, random"),
     "no rates": ("concurrency = [1, 2]", 'kind = "poisson"', "arrivals.rates is missing"),
+    "one rate": (
+        "concurrency = [1, 2]",
+        'kind = "poisson"\nrate = 4.0',
+        "arrivals.rates is missing; unknown key: arrivals.rate",
+    ),
     "bad rates": ("concurrency = [1, 2]", 'kind = "poisson"\nrates = [0]', "arrivals.rates must be a list of numbers"),
     "half a user": ("[1, 2]", "[1.5]", "arrivals.concurrency must be a list of whole numbers, got 1.5"),
     "no bounds": (

@@ -16,6 +16,7 @@ from client.compare.tell.figures import figures
 from client.compare.tell.plots import COLOURS
 from client.compare.tell.tables import Grid, grids
 from client.compare.tell.verdicts import sentences, summary
+from client.units import several
 
 _ORDERS = {
     Order.ROTATED: "in an order that is rotated and reversed so that each follows each other one about as often",
@@ -62,7 +63,7 @@ def _about(results: Results) -> str:
     control = results.experiment.control
     asked = len(results.experiment.architectures) - (control is not None)
     again = "" if control is None else f", {results.experiment.baseline.name} a second time as a control"
-    return f"{asked} architecture{'s' if asked != 1 else ''}{again}, {count} requests{when}."
+    return f"{several(asked, 'architecture')}{again}, {several(count, 'request')}{when}."
 
 
 def _notes(findings: Findings) -> str:
@@ -108,8 +109,8 @@ def _row(heads: tuple[str, ...], row: tuple[str, ...]) -> str:
 def _counts(requests: Sequence[int]) -> str:
     """How many requests a round has at each level, in words."""
     if len(set(requests)) == 1:
-        return f"{requests[0]} requests at each level"
-    return f"{', '.join(map(str, requests[:-1]))} and {requests[-1]} requests, by level"
+        return f"{several(requests[0], 'request')} at each level"
+    return f"{', '.join(map(str, requests[:-1]))} and {several(requests[-1], 'request')}, by level"
 
 
 def method(results: Results) -> str:
@@ -117,7 +118,7 @@ def method(results: Results) -> str:
     experiment = results.experiment
     own = sum(not architecture.target for architecture in experiment.architectures)
     return (
-        f"{experiment.repeats} rounds of {_counts(experiment.requests)}. In each round the same "
+        f"{several(experiment.repeats, 'round')} of {_counts(experiment.requests)}. In each round the same "
         "trace was sent to every architecture in turn, half a second after the one before, "
         f"{_ORDERS[experiment.order]}. "
         f"For this {own or 'no'} server{'s were' if own != 1 else ' was'} started on this machine. "
