@@ -7,8 +7,9 @@ is that of the two numbers as they stand, and its error that of a difference of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import log2
 from typing import Any
 
 from client.compare.judge.bootstrap import Interval
@@ -17,6 +18,9 @@ from client.compare.judge.ranks import holm
 from client.compare.judge.student import Mean, mean
 from client.compare.judge.words import Verdict
 from client.compare.measure.quality import Band, Quality, Scored, bits_per_byte
+from client.compare.measure.results import Results
+
+_KNOWS_NOTHING = 0.95  # of the bits per byte of who takes every token for as likely; random weights have no fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +50,45 @@ class Apart:
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """Some text, what each architecture came to on it, and how far each but the first is from the first; None where it
-    was not judged, or not text by text."""
+    was not judged, or not text by text, or where one of the two knows nothing."""
 
     name: str
     judged: tuple[Quality | Band | None, ...]
     apart: tuple[Apart | None, ...]
 
 
-def stretches(qualities: Sequence[Quality | None]) -> tuple[Stretch, ...]:
-    """Whole passages, then each stretch of long texts; none where nothing was judged."""
+def _knows_nothing(quality: Quality, vocab: int) -> bool:
+    """Whether its words are hardly likelier to it than any others; than any other bytes, where a server or an older
+    version did not tell of tokens."""
+    known = quality.tokens > 0 and vocab > 0
+    even = quality.tokens * log2(vocab) / quality.bytes if known else 8.0
+    return quality.bits_per_byte >= _KNOWS_NOTHING * even
+
+
+def unknowing(results: Results) -> frozenset[int]:
+    """The architectures that know nothing: with random weights, say. What their bits per byte are is chance."""
+    judged = enumerate(zip(results.qualities, results.cards, strict=False))
+    return frozenset(i for i, (one, card) in judged if one and _knows_nothing(one, card.vocab))
+
+
+def stretches(qualities: Sequence[Quality | None], unknowing: Collection[int] = frozenset()) -> tuple[Stretch, ...]:
+    """Whole passages, then each stretch of long texts; none where nothing was judged. Those that are `unknowing` are
+    held against nobody."""
     known = next((one for one in qualities if one), None)
     if known is None:
         return ()
-    found = [_stretch("held text", qualities)]
+    found = [_stretch("held text", qualities, unknowing)]
     for i, band in enumerate(next((one.bands for one in qualities if one and one.bands), ())):
         judged = [one.bands[i] if one and one.bands else None for one in qualities]
-        found.append(_stretch(f"tokens {band.start} to {band.stop}", judged))
+        found.append(_stretch(f"tokens {band.start} to {band.stop}", judged, unknowing))
     each = iter(holm([one.probability for some in found for one in some.apart if one]))
     return tuple(
         replace(some, apart=tuple(one and replace(one, adjusted=next(each)) for one in some.apart)) for some in found
     )
 
 
-def _stretch(name: str, judged: Sequence[Quality | Band | None]) -> Stretch:
-    first, *others = (one.each if one else () for one in judged)
+def _stretch(name: str, judged: Sequence[Quality | Band | None], unknowing: Collection[int]) -> Stretch:
+    first, *others = (one.each if one and i not in unknowing else () for i, one in enumerate(judged))
     return Stretch(name, tuple(judged), (None, *(apart(first, other) for other in others)))
 
 

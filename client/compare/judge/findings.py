@@ -9,7 +9,7 @@ from math import nan
 import numpy as np
 
 from client.compare.judge.because import Split, split
-from client.compare.judge.bits import Stretch, stretches
+from client.compare.judge.bits import Stretch, stretches, unknowing
 from client.compare.judge.bootstrap import DRAWS, Floats, Interval
 from client.compare.judge.drift import Drift, drift
 from client.compare.judge.paired import METRICS, Difference, compare, corrected, pair
@@ -57,7 +57,7 @@ def conclude(results: Results) -> Findings:
     experiment = results.experiment
     grid = [(a, level) for level in range(len(experiment.levels)) for a in range(len(experiment.architectures))]
     found = {place: _differences(results, *place) for place in grid if place[0] > 0}
-    differences, texts = _corrected(found, experiment.control), stretches(results.qualities)
+    differences, texts = _corrected(found, experiment.control), stretches(results.qualities, unknowing(results))
     return Findings(
         results,
         summaries={place: _summary(results, *place) for place in grid},

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import exp, log, log2
+from math import exp, log
 from statistics import fmean
 from typing import Any
 
-from client.compare.judge.bits import Apart, Stretch
+from client.compare.judge.bits import Apart, Stretch, unknowing
 from client.compare.judge.paired import Difference, corrected, over_rounds
 from client.compare.judge.whole import lossy, seconds_a_token
 from client.compare.judge.words import Verdict
-from client.compare.measure.quality import Quality
 from client.compare.measure.results import Place, Results
 from client.load.arrivals import Closed
 from client.load.record import Run
 from client.load.statistics import Objective
 from client.units import plain
-
-_KNOWS_NOTHING = 0.95  # of the bits per byte of who takes every token for as likely; random weights have no fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +66,14 @@ def worths(
     measured in a closed loop. None where there are not two. `differences` are those of the report."""
     if not texts:
         return ()
-    held = texts[0]
-    judged = zip(results.qualities, results.cards, strict=True)
-    known = {i: one for i, (one, card) in enumerate(judged) if one and not knows_nothing(one, card.vocab)}
+    held, nothing = texts[0], unknowing(results)
+    known = {i: one for i, one in enumerate(results.qualities) if one and i not in nothing}
     costs = {i: spent for i in known if (spent := cost(results, i))}
     if 0 not in costs:
         return ()
     times = _times(results, {i: spent for i, spent in costs.items() if not i or held.apart[i]}, differences)
     others = [Worth(i, costs[i], known[i].bits_per_byte, held.apart[i], time) for i, time in times.items()]
     return (Worth(0, costs[0], known[0].bits_per_byte), *others) if others else ()
-
-
-def knows_nothing(quality: Quality, vocab: int) -> bool:
-    """Whether its words are hardly likelier to it than any others; than any other bytes, where a server or an older
-    version did not tell of tokens."""
-    known = quality.tokens > 0 and vocab > 0
-    even = quality.tokens * log2(vocab) / quality.bytes if known else 8.0
-    return quality.bits_per_byte >= _KNOWS_NOTHING * even
 
 
 def cost(results: Results, architecture: int) -> Cost | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from client.compare.judge import losses
+from client.compare.judge.bits import unknowing
 from client.compare.judge.findings import Findings
 from client.compare.judge.settling import LEAST_SECONDS, one_burst, shortest, start
 from client.compare.measure.results import Results
@@ -90,13 +91,19 @@ def _unsettled(results: Results) -> list[str]:
 
 def _judged(results: Results) -> list[str]:
     """The interval over texts is of how well these weights know them, not of what training could have made. One
-    checkpoint in two forms leaves nothing to say."""
-    asked = zip(results.experiment.architectures, results.qualities, strict=False)
-    if len({one.model or one.target for one, told in asked if told is not None}) < 2:
-        return []
-    return [
-        "bits per byte are of these checkpoints, not of their architectures: another training seed may move them as far"
-    ]
+    checkpoint in two forms leaves nothing to say; nor does chance."""
+    nothing = unknowing(results)
+    chance = (
+        "no better than chance at held text (random weights?): these bits per byte say nothing, and have no verdict"
+    )
+    said = [f"{results.names[i]}: {chance}" for i in sorted(nothing)]
+    asked = enumerate(zip(results.experiment.architectures, results.qualities, strict=False))
+    if len({one.model or one.target for i, (one, told) in asked if told is not None and i not in nothing}) > 1:
+        said.append(
+            "bits per byte are of these checkpoints, not of their architectures: another training seed may move them "
+            "as far"
+        )
+    return said
 
 
 def _cached(findings: Findings) -> list[str]:

@@ -40,6 +40,12 @@ def quality(*bits: float) -> Quality:
     return Quality(bits_per_byte(each), sum(one.bytes for one in each), len(each), (), each)
 
 
+def worded(*bits: float) -> Quality:
+    """Tokens of 3 bytes."""
+    whole = quality(*bits)
+    return replace(whole, each=tuple(replace(one, tokens=one.bytes // 3) for one in whole.each))
+
+
 HARD = (1.0, 2.0, 3.0, 1.5)
 WORSE = tuple(bits + more for bits, more in zip(HARD, (0.01, 0.02, 0.03, 0.02), strict=True))
 ELSEWHERE = tuple(bits + more for bits, more in zip(HARD, (0.3, -0.2, -0.1, 0.2), strict=True))
@@ -131,6 +137,27 @@ def test_a_verdict_is_on_checkpoints() -> None:
     one = tuple(replace(architecture, model="one") for architecture in forms.experiment.architectures)
     forms.experiment = replace(forms.experiment, architectures=one)
     assert notes(conclude(forms)) == (), "one checkpoint in two forms"
+
+
+def test_random_weights_have_numbers_but_no_verdict() -> None:
+    """Of a vocabulary of 64 with tokens of three bytes two bits per byte are chance."""
+    random, fewer = worded(2.0, 2.1, 2.0, 2.1), worded(1.96, 2.05, 1.97, 2.06)
+    chance = (
+        "no better than chance at held text (random weights?): these bits per byte say nothing, and have no verdict"
+    )
+    for whole in (judged(random, fewer), judged(quality(*HARD), fewer), judged(random, quality(*HARD))):
+        findings = conclude(whole)
+        assert [one.apart for one in findings.stretches] == [(None, None)]
+        assert not [row for row in models_grid(findings).rows if row[0] == "verdict"]
+        assert not [line for line in besides(findings) if " against arch0" in line or "dominates" in line]
+        assert any(line.startswith("Bits per byte on held text, less is better") for line in besides(findings))
+    assert notes(conclude(judged(random, fewer))) == (f"every architecture: {chance}",)
+    assert notes(conclude(judged(quality(*HARD), fewer))) == (f"arch1: {chance}",)
+    findings = conclude(judged(quality(*HARD), fewer, quality(*WORSE)))
+    [row] = [row for row in models_grid(findings).rows if row[0] == "verdict"]
+    assert row[1:] == ("–", "–", "worse")
+    [told] = stretches((quality(*HARD), quality(*WORSE)))
+    assert findings.stretches[0].apart[2] == told.apart[1], "corrected for nothing but what is asked"
 
 
 def test_older_results_without_passages_are_read(tmp_path: Path) -> None:

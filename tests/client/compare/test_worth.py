@@ -22,7 +22,7 @@ from client.compare.tell.tidy import numbers
 from client.load.arrivals import Closed, Poisson
 from client.load.statistics import Objective
 from tests.client.compare.factories import closed, results
-from tests.client.compare.test_bits import ELSEWHERE, HARD, WORSE, quality
+from tests.client.compare.test_bits import ELSEWHERE, HARD, WORSE, quality, worded
 
 
 def made(other: Quality | None, time: float | Sequence[float], base: Quality | None = None) -> Results:
@@ -34,12 +34,6 @@ def made(other: Quality | None, time: float | Sequence[float], base: Quality | N
         longer = times[m.cell.repeat] if m.cell.architecture else 1.0
         whole.measured[n] = replace(m, run=replace(m.run, seconds=2 * longer))
     return whole
-
-
-def worded(*bits: float) -> Quality:
-    """Tokens of 3 bytes."""
-    whole = quality(*bits)
-    return replace(whole, each=tuple(replace(one, tokens=one.bytes // 3) for one in whole.each))
 
 
 def again(whole: Results, architecture: int, faster: float) -> Results:
