@@ -10,8 +10,8 @@ from dataclasses import replace
 from client.api import ClientError
 from client.compare.measure import accounts, searching
 from client.compare.measure.environment import environment
-from client.compare.measure.quality import Quality, quality
 from client.compare.measure.results import Measured, Results
+from client.compare.measure.scoring import check, score
 from client.compare.measure.sides import Side, reach, salted, start
 from client.compare.measure.supply import Supply
 from client.compare.plan.experiment import Architecture, Experiment
@@ -70,7 +70,8 @@ async def measure(
     Cells that `before` holds are not measured again.
 
     Raises LaunchError and ClientError for an architecture that cannot be reached or does not answer the warm-up, and
-    WorkloadError for one that cannot hold the workload; single requests that fail are in the records.
+    WorkloadError for one that cannot hold the workload or the texts to be scored; single requests that fail are in the
+    records.
     """
     watcher = watcher or Watcher()
     async with AsyncExitStack() as stack:
@@ -85,6 +86,7 @@ async def measure(
         results.cards = tuple(subject.card for subject in subjects)
         supply = Supply(experiment, subjects)
         await supply.check()
+        check(experiment.quality or (), subjects)
         await warm_up(experiment.workload, experiment.warmup, subjects, experiment.seed, supply.warm_trace())
         with stopping() as stop:
             await _Bench(experiment, sides, watcher, results, supply).run(stop)
@@ -140,12 +142,8 @@ class _Bench:
         same texts."""
         asked = self._experiment.quality is not None and not any(self._results.qualities)
         if asked and not stop.is_set() and not self._results.gone:
-            told = [await self._quality(i, side) for i, side in enumerate(self._sides)]
-            self._results.qualities = tuple(told)
-
-    async def _quality(self, architecture: int, side: Side) -> Quality | None:
-        bounds, control = self._experiment.quality or (), self._experiment.control == architecture
-        return await quality(side.http, side.subject.card.id, bounds=bounds) if side.http and not control else None
+            scored = await score(self._sides, self._results.asked, self._experiment.quality or ())
+            self._results.qualities, self._results.unscored = scored
 
     async def _measure(self, cell: Cell, stop: asyncio.Event) -> None:
         experiment, side = self._experiment, self._sides[cell.architecture]

@@ -4,7 +4,7 @@ apart by how far into a text tokens stand, which shows what a model is worth bey
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log
@@ -18,6 +18,10 @@ from client.rest import RestClient
 PASSAGES = 200  # all that ship: twelve could not tell the two trained models apart
 LONG_TEXTS = 16  # at most: passages put together, where bounds ask for long ones
 MOST_SECONDS = 300  # for one text
+
+
+class ScoringError(Exception):
+    """A model that could not be scored; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +62,36 @@ class Quality:
     passages: int
     bands: tuple[Band, ...] = ()
     each: tuple[Scored, ...] = ()  # passage by passage; none in results of older versions
+    left_out: tuple[int, ...] = ()  # places of passages that were not asked about: too long for one of the models
+
+    @property
+    def places(self) -> list[int]:
+        """Which passages these are, of all that there were."""
+        return [place for place in range(self.passages + len(self.left_out)) if place not in self.left_out]
 
     @property
     def tokens(self) -> int:
         """Tokens of all passages; 0 where they were not told."""
         return sum(one.tokens for one in self.each)
 
-    def first(self, count: int) -> Quality:
-        """The quality over its first passages alone; as it is where it does not know them apart."""
-        some = self.each[:count]
-        return _of(some, self.bands) if some else self
+    def among(self, places: Collection[int]) -> Quality:
+        """The quality over these passages alone; as it is where it does not know them apart, or has none of them."""
+        told = dict(zip(self.places, self.each, strict=False))
+        some = {place: one for place, one in told.items() if place in places}
+        left_out = (place for place in range(max(some, default=0)) if place not in some)
+        return _of(tuple(some.values()), self.bands, tuple(left_out)) if some else self
 
 
-def _of(passages: Sequence[Scored], bands: Sequence[Band] = ()) -> Quality:
+def _of(passages: Sequence[Scored], bands: Sequence[Band], left_out: tuple[int, ...]) -> Quality:
     size = sum(one.bytes for one in passages)
-    return Quality(bits_per_byte(passages), size, len(passages), tuple(bands), tuple(passages))
+    return Quality(bits_per_byte(passages), size, len(passages), tuple(bands), tuple(passages), left_out)
 
 
 def quality_from_json(data: Mapping[str, Any]) -> Quality:
     """Back from what `dataclasses.asdict` made of it."""
     bands = tuple(Band(**{**band, "each": _each(band)}) for band in data.get("bands", ()))
-    return Quality(**{**data, "bands": bands, "each": _each(data)})
+    left_out = tuple(data.get("left_out", ()))
+    return Quality(**{**data, "bands": bands, "each": _each(data), "left_out": left_out})
 
 
 def _each(data: Mapping[str, Any]) -> tuple[Scored, ...]:
@@ -106,10 +119,11 @@ class _Judge:
     def __init__(self, client: RestClient, model: str) -> None:
         self._client, self._model = client, model
 
-    async def passages(self, count: int) -> list[Scored]:
-        """The first `count` passages that ship with Dyno."""
-        found = []
-        for text in passages()[:count]:
+    async def passages(self, places: Sequence[int]) -> list[Scored]:
+        """Those that ship with Dyno at these places."""
+        found, texts = [], passages()
+        for place in places:
+            text = texts[place]
             _, told = await self._scores(text)
             logprob = sum(n for n in told["token_logprobs"][1:] if n is not None)
             size = len(text.encode()) - len(told["tokens"][0].encode())
@@ -122,6 +136,8 @@ class _Judge:
         found: list[list[Scored]] = [[] for _ in edges]
         for first in beginnings(bounds[-1]):
             ids = await self._ids(first, bounds[-1])
+            if len(ids) < bounds[-1]:
+                raise ScoringError(f"all passages together have {len(ids)} tokens, not {bounds[-1]}")
             text, told = await self._scores(ids)
             places = told["text_offset"]  # where a text can be cut: a character may be of several tokens
             for some, (start, stop) in zip(found, edges, strict=True):
@@ -151,13 +167,20 @@ class _Judge:
             return await self._client.json("POST", path, {"model": self._model, **body})
 
 
-async def quality(target: str, model: str, count: int = PASSAGES, bounds: Sequence[int] = ()) -> Quality | None:
-    """Score `count` passages, and longer texts between the bounds, in tokens, where there are some. None from a server
-    that cannot score them."""
+async def quality(
+    target: str, model: str, places: Sequence[int] = range(PASSAGES), bounds: Sequence[int] = ()
+) -> Quality:
+    """Score the passages at these places, and longer texts between the bounds, in tokens, where there are some. Raises
+    ScoringError for a server that cannot score them."""
+    left_out = tuple(place for place in range(PASSAGES) if place not in places)
     try:
         async with RestClient(target, Access.from_environment()) as client:
             judge = _Judge(client, model)
-            found = await judge.passages(count)
-            return _of(found, await judge.bands(bounds) if bounds else ())
-    except (ClientError, TimeoutError, OSError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
-        return None
+            found = await judge.passages(places)
+            return _of(found, await judge.bands(bounds) if bounds else (), left_out)
+    except TimeoutError as error:
+        raise ScoringError(f"no answer within {MOST_SECONDS:g} s") from error
+    except (ClientError, OSError) as error:
+        raise ScoringError(str(error)) from error
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise ScoringError(f"the server does not tell how likely each token of a prompt is ({error!r})") from error

@@ -40,6 +40,7 @@ class Results:
     gone: str = ""  # why it ended early: a server that nothing answers at any more
     tried: list[Tried] = field(default_factory=list)
     qualities: tuple[Quality | None, ...] = ()  # by architecture
+    unscored: tuple[str, ...] = ()  # why there is no quality, by architecture; empty where there is, or was not asked
     capacities: tuple[int, ...] = ()  # tokens the cache holds, by architecture; 0 where not told
 
     @property

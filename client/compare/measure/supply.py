@@ -9,7 +9,7 @@ from client.api import ClientError
 from client.compare.plan.experiment import Experiment
 from client.compare.plan.schedule import Cell, first_row
 from client.load.arrivals import Arrivals, Closed, Poisson, Recorded, offsets
-from client.load.trace import Trace, TraceRow
+from client.load.trace import Trace
 from client.load.workload import Subject, WorkloadError, draw
 
 
@@ -75,7 +75,7 @@ async def _holds(trace: Trace, subject: Subject) -> None:
     """Raises WorkloadError where a row is too long for the model, or has ids that it does not know."""
     card = subject.card
     for number, row in enumerate(trace.rows):
-        needed = row.max_tokens + await _length(row, subject)
+        needed = row.max_tokens + await tokens_of(row.prompt, subject, row.max_tokens)
         if card.context and needed > card.context:
             raise WorkloadError(f"{subject.said} holds {card.context} tokens; row {number} of the trace needs {needed}")
         highest = max(row.prompt) if isinstance(row.prompt, tuple) else 0
@@ -83,14 +83,14 @@ async def _holds(trace: Trace, subject: Subject) -> None:
             raise WorkloadError(f"{subject.said} knows {card.vocab} tokens; row {number} of the trace has {highest}")
 
 
-async def _length(row: TraceRow, subject: Subject) -> int:
-    """Tokens of the prompt. A text has at most as many as bytes: one that fits anyway is not asked about, and counts as
-    one, as does one of which the server does not tell."""
-    if isinstance(row.prompt, tuple):
-        return len(row.prompt)
-    if not subject.card.context or len(row.prompt.encode()) + row.max_tokens < subject.card.context:
+async def tokens_of(prompt: str | tuple[int, ...], subject: Subject, besides: int = 0) -> int:
+    """Tokens of the prompt. A text has at most as many as bytes: one that fits anyway, with so many tokens besides, is
+    not asked about, and counts as one, as does one of which the server does not tell."""
+    if isinstance(prompt, tuple):
+        return len(prompt)
+    if not subject.card.context or len(prompt.encode()) + besides < subject.card.context:
         return 1
     try:
-        return len(await subject.client.tokenize(row.prompt, subject.card.id))
+        return len(await subject.client.tokenize(prompt, subject.card.id))
     except ClientError:
         return 1

@@ -172,8 +172,8 @@ def _judged(old: Results, new: Results) -> Iterator[tuple[str, Quality, Quality 
         if then is None or name not in new.asked.values():
             continue
         now = known.get(name)
-        count = min(then.passages, now.passages) if now else then.passages
-        yield name, then.first(count), now and now.first(count)
+        common = set(then.places).intersection(now.places if now else then.places)
+        yield name, then.among(common), now and now.among(common)
 
 
 def _up(before: Quality, after: Quality) -> float:

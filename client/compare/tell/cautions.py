@@ -96,12 +96,25 @@ def _judged(results: Results) -> list[str]:
     chance = (
         "no better than chance at held text (random weights?): these bits per byte say nothing, and have no verdict"
     )
-    said = [f"{results.names[i]}: {chance}" for i in sorted(nothing)]
+    said = _scored(results) + [f"{results.names[i]}: {chance}" for i in sorted(nothing)]
     asked = enumerate(zip(results.experiment.architectures, results.qualities, strict=False))
     if len({one.model or one.target for i, (one, told) in asked if told is not None and i not in nothing}) > 1:
         said.append(
             "bits per byte are of these checkpoints, not of their architectures: another training seed may move them "
             "as far"
+        )
+    return said
+
+
+def _scored(results: Results) -> list[str]:
+    """Who was not scored, and passages that were not."""
+    said = [f"{name}: not scored: {why}" for name, why in zip(results.names, results.unscored, strict=False) if why]
+    known = next((one for one in results.qualities if one), None)
+    if known and known.left_out:
+        count, all_there_are = known.passages, known.passages + len(known.left_out)
+        said.append(
+            f"bits per byte are of {count} of {all_there_are} passages: the others are longer than the context of one "
+            "of the models"
         )
     return said
 

@@ -55,6 +55,7 @@ def document(findings: Findings) -> dict[str, Any]:
         "models": [asdict(card) for card in results.cards],
         "capacities": list(results.capacities),
         "qualities": [one and asdict(one) for one in results.qualities],
+        "unscored": list(results.unscored),
         "quality_differences": [
             {"text": one.name, "baseline": 0, "architectures": [apart and apart.to_json() for apart in one.apart]}
             for one in findings.stretches
@@ -148,6 +149,7 @@ def _results(data: Mapping[str, Any], experiment: Experiment) -> Results:
         command=data.get("command", ""),
         tried=[Tried(**one | {"warnings": tuple(one.get("warnings", ()))}) for one in data["tried"]],
         qualities=tuple(None if one is None else quality_from_json(one) for one in data["qualities"]),
+        unscored=tuple(data.get("unscored", ())),
         capacities=tuple(data["capacities"]),
     )
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from client.api import ModelCard
 from client.compare.measure.accounts import between, capacity, parse, read, together
-from client.compare.measure.quality import quality, quality_from_json
+from client.compare.measure.quality import ScoringError, quality, quality_from_json
 from tests.client.fake_server import silent
 
 BEFORE = """# HELP dyno_flops Operations.
@@ -91,14 +91,15 @@ async def test_a_server_that_tells_and_scores_and_one_that_does_not() -> None:
         assert reading is not None
         assert reading.values["dyno_flops"] == 30.0
         assert await read(target, "nobody") is None
-        told = await quality(target, "m", count=2)
-        assert told is not None
+        told = await quality(target, "m", (0, 2))
+        assert told.passages == 2 and told.places == [0, 2]
         assert told.bits_per_byte == pytest.approx(1.0) and told.bands == ()
         assert told.tokens == told.bytes, "a token a letter"
     finally:
         await runner.cleanup()
     assert await read(target, "m") is None
-    assert await quality(target, "m", count=1) is None
+    with pytest.raises(ScoringError, match="nothing answers at"):
+        await quality(target, "m", (0,))
 
 
 async def test_a_server_that_never_answers_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +107,8 @@ async def test_a_server_that_never_answers_tells_nothing(monkeypatch: pytest.Mon
         monkeypatch.setattr(f"client.compare.measure.{module}.MOST_SECONDS", 0.05)
     async with silent() as target:
         assert await read(target, "m") is None
-        assert await quality(target, "m", count=1) is None
+        with pytest.raises(ScoringError, match=r"no answer within 0\.05 s"):
+            await quality(target, "m", (0,))
 
 
 async def test_long_texts_are_told_apart_by_position() -> None:
@@ -130,10 +132,9 @@ async def test_long_texts_are_told_apart_by_position() -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        told = await quality(f"http://127.0.0.1:{runner.addresses[0][1]}", "m", count=1, bounds=(100, 200, 300))
+        told = await quality(f"http://127.0.0.1:{runner.addresses[0][1]}", "m", (0,), bounds=(100, 200, 300))
     finally:
         await runner.cleanup()
-    assert told is not None
     assert [(band.start, band.stop) for band in told.bands] == [(1, 100), (100, 200), (200, 300)]
     assert [band.bits_per_byte for band in told.bands] == pytest.approx([0, 1, 2])
     assert quality_from_json(orjson.loads(orjson.dumps(asdict(told)))) == told

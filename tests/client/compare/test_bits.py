@@ -13,7 +13,7 @@ import pytest
 from client.compare.judge.bits import apart, stretches
 from client.compare.judge.findings import conclude
 from client.compare.judge.words import Verdict
-from client.compare.measure import bench
+from client.compare.measure import scoring
 from client.compare.measure.bench import measure
 from client.compare.measure.quality import Band, Quality, Scored, beginnings, bits_per_byte, quality_from_json
 from client.compare.measure.results import Results
@@ -198,11 +198,11 @@ async def test_what_is_scored_is_in_no_cache_while_times_are_taken(
 ) -> None:
     sent = []
 
-    async def scored(target: str, model: str, bounds: object = ()) -> Quality:
+    async def scored(target: str, model: str, places: object, bounds: object) -> Quality:
         sent.append(len(fake.seen))
         return quality(*HARD)
 
-    monkeypatch.setattr(bench, "quality", scored)
+    monkeypatch.setattr(scoring, "quality", scored)
     whole = await measure(on(fake, "a", "b", repeats=1, quality=()))
     assert sent == [len(fake.seen)] * 2
     assert whole.qualities == (quality(*HARD),) * 2

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from client.compare.judge.findings import conclude
-from client.compare.measure import bench
+from client.compare.measure import scoring
 from client.compare.measure.bench import measure
 from client.compare.measure.quality import Quality
 from client.compare.measure.results import Results
@@ -109,11 +109,11 @@ async def test_a_second_server_is_measured_and_not_scored_again(
 ) -> None:
     scored = []
 
-    async def quality(target: str, model: str, bounds: object = ()) -> Quality:
+    async def quality(target: str, model: str, places: object, bounds: object) -> Quality:
         scored.append(model)
         return Quality(1.5, 100, 2)
 
-    monkeypatch.setattr(bench, "quality", quality)
+    monkeypatch.setattr(scoring, "quality", quality)
     architectures = (Architecture("a", "a", fake.http), Architecture("b", "b", fake.http))
     again = (*architectures, replace(architectures[0], name="a again"))
     whole = await measure(on(fake, "a", "b", architectures=again, control=2, quality=(), repeats=2))
