@@ -58,7 +58,8 @@ def view(findings: Findings, more: Sequence[Grid] = ()) -> RenderableType:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A table where it fits the terminal; else its rows in words, as on a phone: no cell is broken."""
+    """A table where it fits the terminal; else its rows in words, as on a phone, a line a cell where cells are words
+    already: no cell is broken."""
 
     grid: Grid
 
@@ -69,14 +70,17 @@ class Fitted:
             return
         yield Text(self.grid.title, style="table.title")
         for name, *cells in self.grid.rows:
-            told = "; ".join(f"{head} {cell}" for head, cell in zip(self.grid.heads[1:], cells, strict=True))
-            yield Text(f"{name}: {told}")
+            each = zip(self.grid.heads[1:], cells, strict=True)
+            if self.grid.words:
+                yield Text("\n".join([f"{name}:", *(f"  {head}: {cell}" for head, cell in each)]))
+            else:
+                yield Text(f"{name}: {'; '.join(f'{head} {cell}' for head, cell in each)}")
 
 
 def _table(grid: Grid) -> Table:
     table = Table(title=grid.title, title_justify="left", box=None, pad_edge=False)
     for i, head in enumerate(grid.heads):
-        table.add_column(head, justify="left" if i == 0 else "right", no_wrap=True)
+        table.add_column(head, justify="left" if i == 0 or grid.words else "right", no_wrap=True)
     for row in grid.rows:
         table.add_row(*map(Text, row))
     return table

@@ -18,6 +18,7 @@ from client.compare.judge.words import PART_NAMES, SHORT_NAMES
 from client.compare.measure.accounts import Account
 from client.compare.measure.results import Results
 from client.compare.measure.searching import told
+from client.compare.tell.makeup import differing
 from client.load.arrivals import Closed
 from client.load.statistics import Summary
 from client.units import counted, milliseconds, percent, plain
@@ -65,6 +66,7 @@ class Grid:
     title: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    words: bool = False  # cells are text, not numbers
 
 
 def models_grid(findings: Findings) -> Grid:
@@ -78,6 +80,12 @@ def models_grid(findings: Findings) -> Grid:
         rates = (told(results.tried, i) for i in range(len(results.names)))
         rows.append(("highest rate within the objective", *rates))
     return Grid("Architectures", ("", *results.names), tuple(rows))
+
+
+def makeup_grid(findings: Findings) -> Grid:
+    """What differs between them besides numbers; without rows where nothing does."""
+    heads = ("", *findings.results.names)
+    return Grid("What differs between the architectures", heads, differing(findings.results), words=True)
 
 
 def _quality_rows(one: Stretch, baseline: str) -> list[tuple[str, ...]]:
@@ -174,8 +182,8 @@ def _mean(one: Part) -> str:
 def grids(findings: Findings) -> list[Grid]:
     """All tables of a report."""
     levels, told = range(len(findings.results.experiment.levels)), (level_grid, difference_grid, because_grid)
-    loads = [grid for n in levels for tell in told if (grid := tell(findings, n)).rows]
-    return [models_grid(findings), *loads]
+    made = [makeup_grid(findings), *(tell(findings, n) for n in levels for tell in told)]
+    return [models_grid(findings), *(grid for grid in made if grid.rows)]
 
 
 def difference_row(name: str, one: Difference) -> tuple[str, ...]:

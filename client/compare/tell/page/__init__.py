@@ -96,7 +96,7 @@ def _section(grid: Grid) -> str:
     rows = "".join(_row(grid.heads, row) for row in grid.rows)
     body = f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>"
     # Where each column says something else of its row, a phone sets them one under another.
-    kind = ' class="cards"' if grid.heads[-1] == "verdict" else ""
+    kind = ' class="words"' if grid.words else ' class="cards"' if grid.heads[-1] == "verdict" else ""
     return f'<h2>{escape(grid.title)}</h2><div class="wide"><table{kind}>{body}</table></div>'
 
 
