@@ -9,24 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import tomllib
 import types
-import typing
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from model import config, pattern
-from model.config import Architecture, Block, ConfigError
+from model import pattern
+from model.config import Architecture, Block, ConfigError, Encoder
 from model.naming import Names, block_names
+from model.schema import default, expected, hints, keys, kinds, members, tag
 from model.values.base import LARGEST, shown
 
 Value = TypeVar("Value")
-
-
-def tag(kind: type) -> str:
-    """FeedForward → feed_forward, MoE → moe."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z](?!$))", "_", kind.__name__).lower()
 
 
 def encode(value: Any, tagged: bool = False, without: tuple[str, ...] = ()) -> Any:
@@ -36,11 +30,11 @@ def encode(value: Any, tagged: bool = False, without: tuple[str, ...] = ()) -> A
     if not dataclasses.is_dataclass(value):
         return value
     data: dict[str, Any] = {"type": tag(type(value))} if tagged else {}
-    hints = _hints(type(value))
+    of = hints(type(value))
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
-        if field.name not in without and item != _default(field):
-            data[field.name] = encode(item, len(_kinds(hints[field.name])) > 1)
+        if field.name not in without and item != default(field):
+            data[field.name] = encode(item, len(kinds(of[field.name])) > 1)
     return data
 
 
@@ -48,20 +42,22 @@ def decode(kind: type[Value], data: Any, path: str = "") -> Value:
     """Plain data as a value of `kind`; ConfigError names the path of what is wrong."""
     if not isinstance(data, dict):
         raise ConfigError(f"{path or 'architecture'}: expected a table, got {shown(data)}")
-    hints = _hints(kind)
-    unknown = sorted(set(data) - set(hints) - {"type"})
-    if unknown:
-        raise ConfigError(f"{_join(path, unknown[0])}: unknown field; known are {', '.join(hints)}")
-    fields = {
-        name: _decode_field(hints[name], item, _join(path, name)) for name, item in data.items() if name != "type"
-    }
-    missing = [f.name for f in dataclasses.fields(kind) if f.name not in fields and _default(f) is dataclasses.MISSING]  # type: ignore[arg-type]
+    of = hints(kind)
+    _check_known(tuple(of), data, path)
+    fields = {name: _decode_field(of[name], item, _join(path, name)) for name, item in data.items() if name != "type"}
+    missing = [f.name for f in dataclasses.fields(kind) if f.name not in fields and default(f) is dataclasses.MISSING]  # type: ignore[arg-type]
     if missing:
         raise ConfigError(f"{_join(path, missing[0])}: required field is missing")
     try:
         return kind(**fields)
     except ConfigError as error:
         raise ConfigError(f"{path or 'architecture'}: {error}") from None
+
+
+def _check_known(known: tuple[str, ...], data: dict[str, Any], path: str) -> None:
+    unknown = sorted(set(data) - {*known, "type"})
+    if unknown:
+        raise ConfigError(f"{_join(path, unknown[0])}: unknown field; known are {', '.join(known)}")
 
 
 def architecture_to_dict(architecture: Architecture, names: Names | None = None) -> dict[str, Any]:
@@ -81,7 +77,10 @@ def architecture_from_dict(data: dict[str, Any]) -> Architecture:
 
 def _named(data: dict[str, Any]) -> tuple[Architecture, Names]:
     """The architecture and the data's name of each block in it; of two names of equal blocks the first."""
-    if not isinstance(data, dict) or not isinstance(data.get("blocks"), dict):
+    if not isinstance(data, dict):
+        raise ConfigError(f"architecture: expected a table, got {shown(data)}")
+    _check_known(keys(Architecture), data, "")
+    if not isinstance(data.get("blocks"), dict):
         raise ConfigError("blocks: expected a table of blocks by name")
     blocks = {name: decode(Block, block, f"blocks.{name}") for name, block in data["blocks"].items()}
     names = {block: name for name, block in reversed(blocks.items())}
@@ -100,6 +99,7 @@ def _with_stacks(data: dict[str, Any], blocks: dict[str, Block]) -> dict[str, An
     full["blocks"] = _stack(data.get("layers"), blocks, "layers")
     encoder = data.get("encoder")
     if isinstance(encoder, dict):
+        _check_known(keys(Encoder), encoder, "encoder")
         read = _stack(encoder.get("layers"), blocks, "encoder.layers")
         full["encoder"] = {**{key: item for key, item in encoder.items() if key != "layers"}, "blocks": read}
     return full
@@ -107,11 +107,11 @@ def _with_stacks(data: dict[str, Any], blocks: dict[str, Block]) -> dict[str, An
 
 def _stack(layers: Any, blocks: dict[str, Block], path: str) -> tuple[Block, ...]:
     parts = [layers] if isinstance(layers, str) else layers
-    if not parts or not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise ConfigError(
-            f"{path}: expected patterns of block names such as ['dense*3', 'sparse*58'], got {shown(layers)}"
-        )
-    names = pattern.expand(" ".join(parts))
+    strings = isinstance(parts, list) and all(isinstance(part, str) for part in parts)
+    names = pattern.expand(" ".join(parts)) if strings else []
+    if not names:
+        found = "required field is missing; it has" if layers is None else f"got {shown(layers)} instead of"
+        raise ConfigError(f"{path}: {found} patterns of block names such as ['dense*3', 'sparse*58']")
     unknown = sorted(set(names) - set(blocks))
     if unknown:
         raise ConfigError(f"{path}: {unknown[0]!r} is none of the blocks {', '.join(sorted(blocks))}")
@@ -148,22 +148,6 @@ def read_table(path: Path) -> dict[str, Any]:
     return data
 
 
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind, vars(config))
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    return field.default_factory() if callable(field.default_factory) else field.default
-
-
-def _kinds(hint: Any) -> list[type]:
-    """The dataclasses a field may hold."""
-    if get_origin(hint) is tuple:
-        return _kinds(get_args(hint)[0])
-    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return [m for m in members if dataclasses.is_dataclass(m) and isinstance(m, type)]
-
-
 def _decode_field(hint: Any, data: Any, path: str) -> Any:
     if isinstance(data, tuple):  # built already
         return data
@@ -172,27 +156,29 @@ def _decode_field(hint: Any, data: Any, path: str) -> Any:
             raise ConfigError(f"{path}: expected a list, got {shown(data)}")
         inner = get_args(hint)[0]
         return tuple(_decode_field(inner, item, f"{path}[{i}]") for i, item in enumerate(data))
-    kinds = _kinds(hint)
-    if kinds and isinstance(data, dict):
-        return decode(_choose(kinds, data, path), data, path)
+    found = kinds(hint)
+    if found and isinstance(data, dict):
+        return decode(_choose(found, data, path), data, path)
     return _decode_plain(hint, data, path)
 
 
-def _choose(kinds: list[type], data: dict[str, Any], path: str) -> type:
-    names = {tag(kind): kind for kind in kinds}
-    if len(kinds) == 1 and data.get("type", tag(kinds[0])) == tag(kinds[0]):
-        return kinds[0]
-    wanted = data.get("type")
+def _choose(of: list[type], data: dict[str, Any], path: str) -> type:
+    names = {tag(kind): kind for kind in of}
+    if len(of) == 1 and data.get("type", tag(of[0])) == tag(of[0]):
+        return of[0]
+    if "type" not in data:
+        raise ConfigError(f"{_join(path, 'type')}: required field is missing; one of {', '.join(names)}")
+    wanted = data["type"]
     if not isinstance(wanted, str) or wanted not in names:
         raise ConfigError(f"{_join(path, 'type')}: {shown(wanted)} is not one of {', '.join(names)}")
     return names[wanted]
 
 
 def _decode_plain(hint: Any, data: Any, path: str) -> Any:
-    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if data == "none" and types.NoneType in members:
+    of = members(hint)
+    if data == "none" and types.NoneType in of:
         return None
-    for member in members:
+    for member in of:
         if get_origin(member) is Literal:
             if data in get_args(member):
                 return data
@@ -200,9 +186,7 @@ def _decode_plain(hint: Any, data: Any, path: str) -> Any:
             return _real(data, path)
         elif isinstance(member, type) and type(data) is member:
             return data
-    choices = [c for m in members if get_origin(m) is Literal for c in get_args(m)]
-    wanted = f"one of {', '.join(choices)}" if choices else " or ".join(getattr(m, "__name__", str(m)) for m in members)
-    raise ConfigError(f"{path}: expected {wanted}, got {shown(data)}")
+    raise ConfigError(f"{path}: expected {expected(hint)}, got {shown(data)}")
 
 
 def _real(number: float, path: str) -> float:

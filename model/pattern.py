@@ -8,30 +8,36 @@ from itertools import groupby
 from typing import TypeVar
 
 from model.config import ConfigError
+from model.values.base import shown
 
 MOST_LAYERS = 4096
 LONGEST_COUNT = 18  # digits that are worth reading
-TOKEN = re.compile(r"\s*(?:(?P<name>[a-z0-9_.-]+)|(?P<open>\()|(?P<close>\)))(?:\*(?P<count>[0-9]+))?\s*")
+TOKEN = re.compile(r"(?:(?P<open>\()|(?:(?P<name>[A-Za-z0-9_.-]+)|\))(?:\s*\*\s*(?P<count>[0-9]+))?)\s*")
 
 Item = TypeVar("Item")
 
 
 def expand(text: str) -> list[str]:
     """The names of a pattern in order. ConfigError when it is not one, or has more than MOST_LAYERS names."""
+    text = text.strip()
     open_groups: list[list[str]] = [[]]
     position = 0
     while position < len(text):
         match = TOKEN.match(text, position)
-        if match is None or (match["open"] and match["count"]) or (match["close"] and len(open_groups) == 1):
-            raise ConfigError(f"layers: {text!r} is not a pattern such as 'dense*3 (local*5 global)*8'")
+        closes = text[position] == ")"
+        if match is None or (closes and len(open_groups) == 1):
+            raise ConfigError(
+                f"layers: unexpected {text[position]!r}, character {position + 1} of {shown(text)}; "
+                "a pattern is such as 'dense*3 (local*5 global)*8'"
+            )
         if match["open"]:
             open_groups.append([])
         else:
-            group = open_groups.pop() if match["close"] else [match["name"]]
+            group = open_groups.pop() if closes else [match["name"]]
             _extend(open_groups[-1], group, match["count"] or "1")
         position = match.end()
     if len(open_groups) > 1:
-        raise ConfigError(f"layers: {text!r} has a group that is not closed")
+        raise ConfigError(f"layers: {shown(text)} has a group that is not closed")
     return open_groups[0]
 
 

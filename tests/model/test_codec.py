@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.codec import architecture_from_dict, architecture_to_dict, load_architecture
+from model import schema
+from model.codec import architecture_from_dict, architecture_to_dict, decode, load_architecture
 from model.config import (
     Architecture,
     Attention,
@@ -116,24 +118,27 @@ def good() -> dict[str, Any]:
     }
 
 
-BRANCH = ("blocks", "a", "branches", 0)
+BRANCH, MIXTURE = ("blocks", "a", "branches", 0), ("blocks", "a", "branches", 1)
 
 
 @pytest.mark.parametrize(
     ("place", "item", "message"),
     [
-        (("vocab",), "nine", "vocab: expected int, got 'nine'"),
-        (("vocab",), 9.5, "vocab: expected int, got 9.5"),
-        (("vocab",), True, "vocab: expected int, got True"),
+        (("vocab",), "nine", "vocab: expected a whole number, got 'nine'"),
+        (("vocab",), 9.5, "vocab: expected a whole number, got 9.5"),
+        (("vocab",), True, "vocab: expected a whole number, got True"),
         (("vocab",), 0, "architecture: vocab must be positive, got 0"),
-        (("depth",), 3, "depth: unknown field; known are vocab, width"),
-        (("head",), [], "head: expected Head, got []"),
-        (("head",), {"tied": 1}, "head.tied: expected bool, got 1"),
+        (("depth",), 3, "depth: unknown field; known are vocab, width, context, layers, blocks, emb"),
+        (("head",), [], "head: expected a table such as { tied = true }, got []"),
+        (("head",), {"tied": 1}, "head.tied: expected true or false, got 1"),
         (("layers",), ["b"], "layers: 'b' is none of the blocks a"),
-        (("layers",), ["a*"], "layers: 'a*' is not a pattern"),
+        (("layers",), ["a*"], "layers: unexpected '*', character 2 of 'a*'; a pattern is such as 'dense*3 (local"),
         (("layers",), ["a*9999"], "layers: 9999 layers are more than 4096"),
-        (("layers",), 7, "layers: expected patterns"),
-        (("layers",), [], "layers: expected patterns"),
+        (("layers",), 7, "layers: got 7 instead of patterns of block names such as ['dense*3', 'sparse*58']"),
+        (("layers",), [], "layers: got [] instead of patterns"),
+        (("layers",), " ", "layers: got ' ' instead of patterns"),
+        (("layers",), None, "layers: required field is missing; it has patterns of block names"),
+        (("encoder",), {"blocks": []}, "encoder.blocks: unknown field; known are layers, norm"),
         (("blocks",), ["a"], "blocks: expected a table"),
         (("blocks", "a"), None, "blocks.a: expected a table"),
         (("blocks", "a", "branches"), {}, "blocks.a.branches: expected a list, got {}"),
@@ -146,8 +151,13 @@ BRANCH = ("blocks", "a", "branches", 0)
         ((*BRANCH, "heads"), {"type": "grouped", "query": 2}, "blocks.a.branches[0].heads.kv: required field"),
         ((*BRANCH, "position", "scaling", "factor"), "2", "blocks.a.branches[0].position.scaling.factor: exp"),
         ((*BRANCH, "position", "fraction"), 0.2, "blocks.a.branches[0]: fraction=0.2 of dim=4 rotates 0 dimensions"),
-        ((*BRANCH, "softcap"), True, "blocks.a.branches[0].softcap: expected float or NoneType, got True"),
-        ((*BRANCH, "span"), "full", "blocks.a.branches[0].span: expected"),
+        ((*BRANCH, "softcap"), True, "blocks.a.branches[0].softcap: expected a number or \"none\", got True"),
+        ((*BRANCH, "span"), "full", "blocks.a.branches[0].span: expected a table with type = full, window or chunk"),
+        (("blocks", "a", "branches", 0), {}, "blocks.a.branches[0].type: required field is missing; one of attention,"),
+        (("blocks", "a", "norm"), "layer", "blocks.a.norm: expected a table such as { kind = \"layer\" }, got 'layer'"),
+        (("norm",), "layer", "norm: expected a table such as { kind = \"layer\" } or \"none\", got 'layer'"),
+        ((*MIXTURE, "expert"), 128, "blocks.a.branches[1].expert: expected a table such as { hidden = 8 }, got 128"),
+        ((*MIXTURE, "shared"), 1, "blocks.a.branches[1].shared: expected a table such as { hidden = 8 } or \"none\""),
         (("blocks", "a", "branches", 1, "expert", "activation"), "tanh", "blocks.a.branches[1].expert.activation: "),
         (("blocks", "a", "branches", 1, "active"), 5, "blocks.a.branches[1]: active=5 exceeds experts=4"),
     ],
@@ -161,6 +171,24 @@ def test_errors_name_the_path_and_what_was_found(place: tuple[Any, ...], item: A
     with pytest.raises(ConfigError) as error:
         architecture_from_dict(data)
     assert str(error.value).startswith(message)
+
+
+def inner_tables(kind: type) -> Iterator[tuple[str, type]]:
+    """(field, kind) of every field within that holds tables of one kind only."""
+    for name, hint in schema.hints(kind).items():
+        found = schema.kinds(hint)
+        if len(found) == 1 and found != [Block]:
+            yield name, found[0]
+        for inner in found:
+            yield from inner_tables(inner)
+
+
+def test_the_example_of_a_message_can_be_read() -> None:
+    found = dict.fromkeys(inner_tables(Architecture))
+    assert {name for name, _ in found} > {"norm", "embedding", "expert", "groups", "qk_norm", "loss", "mixture"}
+    for name, kind in found:
+        if kind is not Encoder:  # it needs blocks
+            assert isinstance(decode(kind, tomllib.loads(f"{name} = {schema.example(kind)}")[name]), kind)
 
 
 def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

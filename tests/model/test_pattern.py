@@ -34,6 +34,10 @@ def test_groups_may_stand_in_groups() -> None:
     assert expand("((a*2 b)*2 c)*2 ") == list("aabaabcaabaabc")
 
 
+def test_spaces_may_stand_around_a_repeat_and_names_have_any_letters() -> None:
+    assert expand("(Local * 3 global) *2") == ["Local", "Local", "Local", "global"] * 2
+
+
 def test_segments_are_read_from_the_left() -> None:
     assert segments("ababccc") == [(("a", "b"), 2), (("c",), 3)]
 
@@ -47,12 +51,12 @@ def test_segments_are_read_from_the_left() -> None:
         ("a*" + "9" * 5000, "a repeat of 5000 digits is more than 4096 layers"),
         ("a*4096 a", "4097 layers are more than 4096"),
         ("(a b", "a group that is not closed"),
-        ("a)", "is not a pattern"),
-        ("a**2", "is not a pattern"),
-        ("*2", "is not a pattern"),
-        ("a, b", "is not a pattern"),
-        ("A", "is not a pattern"),
-        ("(*2 a)", "is not a pattern"),
+        ("a)", "unexpected ')', character 2 of 'a)'; a pattern is such as 'dense*3 (local*5 global)*8'"),
+        ("a**2", "unexpected '*', character 2 of"),
+        ("*2", "unexpected '*', character 1 of"),
+        ("local, global", "unexpected ',', character 6 of 'local, global'"),
+        (" a Ä", "unexpected 'Ä', character 3 of 'a Ä'"),
+        ("(*2 a)", "unexpected '*', character 2 of"),
     ],
 )
 def test_what_is_no_pattern_is_refused(text: str, message: str) -> None:

@@ -200,7 +200,7 @@ BAD_RECIPES = [
     ("[training]", "[train]", "bad.toml: the table [training] is missing"),
     ("[training]", "[other]\n[training]", "bad.toml: other: unknown table; known are architecture and training"),
     ("steps = 4", "", "bad.toml: training.steps: required field is missing"),
-    ("batch = 2", "batch = 'two'", "bad.toml: training.batch: expected int, got 'two'"),
+    ("batch = 2", "batch = 'two'", "bad.toml: training.batch: expected a whole number, got 'two'"),
     ("batch = 2", "batch = 0", "bad.toml: training: batch must be positive, got 0"),
     ("batch = 2", "rate = inf", "bad.toml: training: rate must be at most 1e+30, got inf"),
     ("batch = 2", "seed = -1", "bad.toml: training: seed must be from 0 to 2.14748e+09, got -1"),
