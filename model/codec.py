@@ -79,9 +79,16 @@ def _named(data: dict[str, Any]) -> tuple[Architecture, Names]:
     """The architecture and the data's name of each block in it; of two names of equal blocks the first."""
     if not isinstance(data, dict):
         raise ConfigError(f"architecture: expected a table, got {shown(data)}")
+    if "preset" in data:
+        raise ConfigError(
+            f"preset = {shown(data['preset'])}: only training takes a preset from a file, with the vocabulary of its "
+            "tokenizer; elsewhere a preset is given by its name, in place of a file"
+        )
     _check_known(keys(Architecture), data, "")
-    if not isinstance(data.get("blocks"), dict):
-        raise ConfigError("blocks: expected a table of blocks by name")
+    if "blocks" not in data:
+        raise ConfigError("blocks: required field is missing; needed are vocab, width, context, layers and blocks")
+    if not isinstance(data["blocks"], dict):
+        raise ConfigError(f"blocks: expected a table [blocks.NAME] for each block, got {shown(data['blocks'])}")
     blocks = {name: decode(Block, block, f"blocks.{name}") for name, block in data["blocks"].items()}
     names = {block: name for name, block in reversed(blocks.items())}
     architecture = decode(Architecture, _with_stacks(data, blocks))
