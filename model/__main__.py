@@ -49,7 +49,9 @@ def tokenizer(
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="TOML file with [architecture] and [training].", exists=True)],
+    recipe: Annotated[
+        Path, typer.Argument(help="TOML file with [architecture], [training] and maybe [card].", exists=True)
+    ],
     corpus_folder: Annotated[Path, typer.Option("--corpus", help="Folder of the corpus.", exists=True)],
     tokenizer_folder: Annotated[Path, typer.Option("--tokenizer", help="Folder of tokenizer.json.", exists=True)],
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run in it is continued.")],
@@ -59,7 +61,7 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     words = _tokenizer(tokenizer_folder)
-    architecture, plan = recipes.read(recipe, words.vocab_size)
+    architecture, plan, origin = recipes.read(recipe, words.vocab_size)
     loading.check_ids(words, architecture)
     train_tokens = corpus.tokenise(corpus_folder / "stories.train.jsonl.gz", words)
     valid_tokens = corpus.tokenise(corpus_folder / "stories.valid.jsonl.gz", words)
@@ -72,7 +74,8 @@ def train(
             progress.update(bar, completed=step, description=f"{recipe.stem} loss {loss:.3f}")
 
         quality = trainer.run(advance)
-    card = _card(recipe, trainer, train_tokens, quality)
+    said = {"data": origin.data or corpus_folder.resolve().name, "license": origin.license}
+    card = _card(recipe, said, trainer, train_tokens, quality)
     native.save(out / "checkpoint", trainer.model, card)
     bpe.copy(tokenizer_folder, out / "checkpoint")
     typer.echo(f"{recipe.stem}: {quality:.4f} bits per byte on the validation text, written to {out / 'checkpoint'}")
@@ -130,13 +133,14 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return found
 
 
-def _card(path: Path, trainer: training.Trainer, train_tokens: corpus.Tokens, quality: float) -> dict[str, Any]:
+def _card(
+    path: Path, said: dict[str, str | None], trainer: training.Trainer, train_tokens: corpus.Tokens, quality: float
+) -> dict[str, Any]:
     recipe = trainer.recipe
     how = {"optimiser": "AdamW, betas 0.9 and 0.95", "precision": "bf16 autocast, routers in float32"}
     return {
         "name": path.stem,
-        "data": "Public-domain tales of Project Gutenberg (stories.train.jsonl.gz, whole books a split); not included.",
-        "license": "Apache-2.0",
+        **{key: words for key, words in said.items() if words is not None},
         "train_tokens": len(train_tokens.ids),
         "seen_tokens": trainer.step * recipe.batch * recipe.length,
         "bits_per_byte": {"stories.valid": round(quality, 4)},

@@ -1,4 +1,4 @@
-"""What a training run is asked to do: a TOML file with the tables [architecture] and [training].
+"""What a training run is asked to do: a TOML file with the tables [architecture] and [training], and maybe [card].
 
 The architecture is written out, or a preset (see Named).
 """
@@ -71,20 +71,29 @@ class Named:
         return replace(found, vocab=vocab, context=context, embedding=embedding)
 
 
-def read(path: Path, vocab: int) -> tuple[Architecture, Recipe]:
-    """The architecture and recipe of a file; `vocab` is the tokenizer's. ConfigError names the file and the fault."""
+@dataclass(frozen=True)
+class Card:
+    """What the checkpoint's card says of its origin: `data`, else the name of the corpus's folder, and `license`, else
+    none."""
+
+    data: str | None = None
+    license: str | None = None
+
+
+def read(path: Path, vocab: int) -> tuple[Architecture, Recipe, Card]:
+    """What a file says; `vocab` is the tokenizer's. ConfigError names the file and the fault."""
     data = read_table(path)
     try:
         for name in ("architecture", "training"):
             check(isinstance(data.get(name), dict), f"the table [{name}] is missing")
-        unknown = sorted(set(data) - {"architecture", "training"})
-        check(not unknown, f"{''.join(unknown[:1])}: unknown table; known are architecture and training")
-        recipe = decode(Recipe, data["training"], "training")
+        unknown = sorted(set(data) - {"architecture", "training", "card"})
+        check(not unknown, f"{''.join(unknown[:1])}: unknown table; known are architecture, training and card")
+        recipe, card = decode(Recipe, data["training"], "training"), decode(Card, data.get("card", {}), "card")
         architecture = _architecture(data["architecture"], recipe.length, vocab)
         check_fit(architecture, recipe)
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
-    return architecture, recipe
+    return architecture, recipe, card
 
 
 def _architecture(data: dict[str, Any], length: int, vocab: int) -> Architecture:

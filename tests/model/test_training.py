@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ from model.norm import build_norm
 from model.recipe import Recipe
 from model.training import Trainer, balance
 
+ROOT = Path(__file__).parents[2]
 ATTENTION = Attention(Grouped(2, 1, 8), Rotary())
 RECIPE = Recipe(6, batch=2, length=12, warmup=2, rate=0.01, evaluate_every=3, save_every=2)
 
@@ -198,7 +199,12 @@ branches = [{type = "cross_attention", heads = {query = 2, kv = 1, dim = 8}}]
 BAD_RECIPES = [
     ("steps = 4", "steps = 4\nsteps_ = 5", "bad.toml: training.steps_: unknown field; known are steps, batch"),
     ("[training]", "[train]", "bad.toml: the table [training] is missing"),
-    ("[training]", "[other]\n[training]", "bad.toml: other: unknown table; known are architecture and training"),
+    ("[training]", "[other]\n[training]", "bad.toml: other: unknown table; known are architecture, training and card"),
+    (
+        "[training]",
+        "[card]\nlicence = 'MIT'\n[training]",
+        "bad.toml: card.licence: unknown field; known are data, license",
+    ),
     ("steps = 4", "", "bad.toml: training.steps: required field is missing"),
     ("batch = 2", "batch = 'two'", "bad.toml: training.batch: expected a whole number, got 'two'"),
     ("batch = 2", "batch = 0", "bad.toml: training: batch must be positive, got 0"),
@@ -259,7 +265,7 @@ length = 16
 def test_a_recipe_may_name_a_preset(preset: str, more: str, context: int, tmp_path: Path) -> None:
     path = tmp_path / "named.toml"
     path.write_text(PRESET_TEXT.format(preset=preset, more=more))
-    architecture, recipe = recipes.read(path, vocab=300)
+    architecture, recipe, _ = recipes.read(path, vocab=300)
     assert (architecture.vocab, architecture.context, recipe.length) == (300, context, 16)
     whole = presets.load(preset)
     assert architecture.width == (64 if more else whole.width)
@@ -268,13 +274,30 @@ def test_a_recipe_may_name_a_preset(preset: str, more: str, context: int, tmp_pa
         assert architecture.embedding.position == Learned(context)
 
 
+SHIPPED = {
+    path: json.loads((path.parents[1] / folder / path.stem / "card.json").read_text())
+    for place, folder in (("model/zoo", ""), ("client/compare/examples", "trained"))
+    for path in (ROOT / place / "recipes").glob("*.toml")
+}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_recipe_of_a_model_that_ships_says_what_its_card_does(path: Path) -> None:
+    *_, recipe, card = recipes.read(path, vocab=4096)
+    assert asdict(card) == {key: SHIPPED[path][key] for key in ("data", "license")}
+    assert recipe.steps == SHIPPED[path]["recipe"]["steps"]
+
+
 def test_a_named_preset_is_trained(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "mla.toml").write_text(PRESET_TEXT.format(preset="deepseek-v3", more='scale = "tiny"'))
+    origin = "[card]\ndata = 'Foxes.'\nlicense = 'MIT'\n"
+    (tmp_path / "mla.toml").write_text(PRESET_TEXT.format(preset="deepseek-v3", more='scale = "tiny"') + origin)
     result = CliRunner().invoke(app, command(tmp_path / "mla.toml", corpus, tmp_path / "run"))
     assert result.exit_code == 0, result.output
     checkpoint = tmp_path / "run" / "checkpoint"
     assert isinstance(native.read_architecture(checkpoint).attentions[0].heads, Latent)
-    [row] = json.loads((checkpoint / "card.json").read_text())["curve"]
+    card = json.loads((checkpoint / "card.json").read_text())
+    assert (card["data"], card["license"]) == ("Foxes.", "MIT")
+    [row] = card["curve"]
     assert len(row["imbalance"]) == len(row["dead_experts"]) == 3
     assert all(1 <= one <= 64 for one in row["imbalance"]) and all(0 <= one < 64 for one in row["dead_experts"])
 
@@ -288,6 +311,7 @@ def test_the_command_trains_a_checkpoint_whose_card_has_the_curve(corpus: Path, 
     assert [row["step"] for row in card["curve"]] == [2, 4]
     assert card["seen_tokens"] == 4 * 2 * 16
     assert card["recipe"]["steps"] == 4 and card["recipe"]["rate"] == 0.002
+    assert card["data"] == corpus.name and "license" not in card
     evaluate = ["evaluate", str(tmp_path / "run" / "checkpoint"), "--text", str(corpus / "stories.valid.jsonl.gz")]
     again = CliRunner().invoke(app, evaluate)
     assert again.exit_code == 0, again.output
