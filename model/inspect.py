@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from model import drawing, presets, source, zoo
+from model import drawing, presets, source, toml, zoo
 from model.accounting import (
     BYTES,
     Operations,
@@ -27,13 +27,13 @@ from model.accounting import (
 )
 from model.card import CACHE_LENGTHS, LENGTHS, card, fits
 from model.checkpoint import loading
-from model.codec import load_named
+from model.codec import architecture_to_dict, load_named
 from model.config import Architecture, ConfigError
 from model.describe import describe
 from model.naming import Names
 from model.presets import SCALES, Preset
 from model.source import Checkpoint, File
-from model.values.base import positive
+from model.values.base import check, positive
 
 LABELS, COLUMN = 16, 30  # columns of the terminal for the labels, and at least for each model
 
@@ -61,6 +61,7 @@ def inspect(
     names: Annotated[list[str] | None, typer.Argument(help="Presets, zoo models, files or folders.")] = None,
     scale: Annotated[str | None, typer.Option(help=f"A small model of the same shape: {', '.join(SCALES)}.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects instead of the card.")] = False,
+    as_toml: Annotated[bool, typer.Option("--toml", help="One model as an architecture file.")] = False,
     dtype: Annotated[str, typer.Option(help=f"Of weights and cache: {', '.join(BYTES)}.")] = "bfloat16",
     memory: Annotated[float | None, typer.Option(help="GiB: what fits into it beside the weights.")] = None,
 ) -> None:
@@ -71,8 +72,12 @@ def inspect(
     if dtype not in BYTES:
         raise ConfigError(f"dtype: {dtype!r} is not one of {', '.join(BYTES)}")
     positive(memory=memory)
+    check(not as_toml or (len(names or ()) == 1 and not as_json), "--toml writes one model, and no --json beside it")
     subjects = [_subject(name, scale, dtype, memory) for name in names or ()]
-    if as_json:
+    if as_toml:
+        [one] = subjects
+        typer.echo(toml.written(architecture_to_dict(one.architecture, one.names)))
+    elif as_json:
         cards = [card(s.name, s.architecture, dtype, s.preset, scale, s.names) | _fitting(s) for s in subjects]
         typer.echo(json.dumps(cards or known(), indent=1, ensure_ascii=False))
     elif subjects:

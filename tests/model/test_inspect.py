@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from click.testing import Result
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from model import describe, drawing, presets, zoo
+from model import describe, drawing, presets, toml, zoo
 from model.accounting import flops_per_token, parameters
 from model.checkpoint.error import CheckpointError
-from model.codec import architecture_from_dict, architecture_to_dict
+from model.codec import architecture_from_dict, architecture_to_dict, load_architecture
 from model.config import ConfigError
 from model.inspect import inspect
+from model.naming import block_names
 
 EVERY = pytest.mark.parametrize("name", presets.names())
 
@@ -151,7 +153,7 @@ def test_architectures_that_are_files(form: str, tmp_path: Path) -> None:
     elif form == "file.json":
         path.write_text(json.dumps(data))
     else:
-        path.write_text(toml(data))
+        path.write_text(toml.written(data))
     (card,) = cards(str(path))
     assert card["parameters"]["total"] == cards("mixtral", "--scale", "tiny")[0]["parameters"]["total"]
 
@@ -176,15 +178,23 @@ def test_blocks_are_called_what_their_file_calls_them(tmp_path: Path) -> None:
     assert cards(str(path), "--scale", "tiny")[0]["description"]["layers"] == "4: (local global)*2"
 
 
-def toml(data: dict[str, Any]) -> str:
-    """Every value of the outermost table on one line."""
+@EVERY
+def test_a_preset_written_as_a_file_is_read_as_it_was(name: str) -> None:
+    """Its blocks may be called other names than here, which hold letters that a bare key of TOML has not."""
+    architecture = presets.load(name)
+    names = {block: f"{short}.x" for block, short in block_names(architecture).items()}
+    for called in (None, names):
+        text = toml.written(architecture_to_dict(architecture, called))
+        assert architecture_from_dict(tomllib.loads(text)) == architecture
 
-    def inline(value: Any) -> str:
-        if isinstance(value, dict):
-            return "{" + ", ".join(f"{json.dumps(key)} = {inline(item)}" for key, item in value.items()) + "}"
-        return "[" + ", ".join(map(inline, value)) + "]" if isinstance(value, list) else json.dumps(value)
 
-    return "\n".join(f"{key} = {inline(value)}" for key, value in data.items())
+def test_the_file_of_one_model_is_printed(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(run("deepseek-v3", "--scale", "tiny", "--toml").stdout)
+    assert load_architecture(path) == presets.scaled(presets.load("deepseek-v3"), "tiny")
+    assert run(str(path), "--toml").stdout == path.read_text()
+    for wrong in (["gpt2", "mixtral"], [], ["gpt2", "--json"]):
+        assert "--toml writes one model" in str(run(*wrong, "--toml").exception)
 
 
 def test_the_zoo_comes_before_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
