@@ -50,7 +50,7 @@ check: $(STAMP) ## Lint, format, types, import floors, generated code up to date
 bench: $(STAMP) ## Measure speed against this machine's baseline (BENCH="--save" renews it, "--quick" is short)
 	@$(BIN)/python -m tests.bench $(BENCH)
 
-docs: $(STAMP) ## Write the reference pages of REST and gRPC anew
+docs: $(STAMP) ## Write the reference pages of REST, gRPC and architecture files anew
 	$(BIN)/python -m tests.reference
 
 proto: $(STAMP) ## Regenerate the code of the gRPC contract

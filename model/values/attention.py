@@ -61,7 +61,10 @@ class QKNorm:
 
 @dataclass(frozen=True)
 class Grouped:
-    """Grouped-query heads (arXiv:2305.13245): kv == query is multi-head, kv == 1 is multi-query."""
+    """Grouped-query heads (arXiv:2305.13245): kv == query is multi-head, kv == 1 is multi-query.
+
+    `clip` c holds the projections within -c and c; `shared_value`: the key projection's output serves as value too.
+    """
 
     query: int
     kv: int
@@ -69,7 +72,7 @@ class Grouped:
     bias: bool = False
     qk_norm: QKNorm | None = None
     clip: float | None = None
-    shared_value: bool = False  # no value projection: the key projection's output serves
+    shared_value: bool = False
     value_norm: Norm | None = None
 
     def __post_init__(self) -> None:
@@ -140,7 +143,10 @@ class Indexer:
 
 @dataclass(frozen=True)
 class Attention:
-    """A self-attention branch. `scale` None means head dimension ** -0.5."""
+    """A self-attention branch. `scale` None means head dimension ** -0.5.
+
+    `softcap` c bounds the scores by c * tanh(x / c); `sinks`: each head's softmax has one more, learned score.
+    """
 
     heads: Grouped | Latent
     position: Rotary | Alibi | Buckets | None = None

@@ -1,4 +1,4 @@
-"""`python -m tests.reference` (`make docs`): write the pages that are made from the contract."""
+"""`python -m tests.reference` (`make docs`): write the pages made from the contract and the values of architectures."""
 
 from __future__ import annotations
 

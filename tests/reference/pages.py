@@ -7,7 +7,7 @@ from pathlib import Path
 
 from server.limits import Limits
 from server.transport.rest.openapi.document import document
-from tests.reference import rest, rpc
+from tests.reference import architectures, rest, rpc
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -20,4 +20,5 @@ def pages() -> dict[str, str]:
         "openapi.json": json.dumps(told, indent=1, ensure_ascii=False) + "\n",
         "rest.md": rest.page(told, limits).rstrip() + "\n",
         "grpc.md": rpc.page(limits).rstrip() + "\n",
+        "architectures.md": architectures.page().rstrip() + "\n",
     }

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from model import config, schema
+from model.codec import load_architecture
+from tests.reference import architectures
 from tests.reference.pages import DOCS, pages
 from tests.reference.rest import anchor
 
-NAMES = ("openapi.json", "rest.md", "grpc.md")
+NAMES = ("openapi.json", "rest.md", "grpc.md", "architectures.md")
 WRITTEN = sorted([*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")])
 
 
@@ -35,7 +40,7 @@ def headings(page: Path) -> Counter[str]:
     return Counter(anchor(heading) for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["rest.md", "grpc.md", "clients.md"])
+@pytest.mark.parametrize("name", ["rest.md", "grpc.md", "architectures.md", "clients.md"])
 def test_no_two_headings_of_a_page_are_alike(name: str) -> None:
     assert [heading for heading, count in headings(DOCS / name).items() if count > 1] == []
 
@@ -53,3 +58,32 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 def test_the_pages_tell_of_every_call(made: dict[str, str]) -> None:
     assert made["grpc.md"].count("| `StreamGenerate` | ") == 1 and made["grpc.md"].count("| `Drain` | ") == 1
     assert "### POST /v1/chat/completions" in made["rest.md"] and "### POST /admin/v1/drain" in made["rest.md"]
+
+
+def test_the_page_of_architectures_has_every_value_and_key() -> None:
+    page, told = (DOCS / "architectures.md").read_text(), architectures.reached()
+    values = {kind for kind in vars(config).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+    assert values == set(told)
+    for kind in [*told, *architectures.TABLES]:
+        for key in schema.keys(kind):
+            assert f"\n| `{key}` | " in page, key
+    for row in (
+        '| `placement` | `pre`, `post`, `output` or `sandwich` | `"pre"` | |',
+        '| `span` | [full](#full), [window](#window) or [chunk](#chunk) | `{ type = "full" }` | |',
+        '| `softcap` | number or `"none"` | `"none"` | > 0 |',
+        "| `spare` | whole number | `0` | ≥ 0 |",
+        "| `fraction` | number | `1.0` | in (0, 1] |",
+        "| `jitter` | number | `0.0` | 0 to 1 |",
+        "| `seed` | whole number | `0` | 0 to 2,147,483,647 |",
+        "| `layers` | a pattern, or a list of them | required | |",
+    ):
+        assert row in page, row
+    assert '`type = "feed_forward"` at `branches` of [block](#block); at `expert` of [moe](#moe)' in page
+    assert "Errors: kv=… does not divide query=….\n" in page
+
+
+def test_the_example_of_the_page_of_architectures_is_one(tmp_path: Path) -> None:
+    [example] = re.findall(r"^```toml\n(.*?)^```", architectures.INTRODUCTION, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.toml").write_text(example)
+    assert len(load_architecture(tmp_path / "mine.toml").blocks) == 13
+    assert tomllib.loads(example)["layers"] == "dense (local*2 global)*4"
