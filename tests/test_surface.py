@@ -28,10 +28,10 @@ LONGEST_FILE = {"model": 300, "server": 300, "client": 300, "tests": 400}  # tes
 # The rooms that scripts, documents and people rely on finding where the plan puts them.
 ROOMS = {
     "model": """
-        config.py transformer.py attention.py position.py feedforward.py moe.py norm.py cache.py reference
+        config.py transformer.py attention.py position.py feedforward.py moe.py norm.py cache.py paged.py reference
         accounting.py routing.py sampling.py tokenizer.py training.py __main__.py presets kernels checkpoint zoo
     """,
-    "server/engine": "request.py blocks.py scheduler.py batch.py paged.py runner.py engine.py stats.py loop.py",
+    "server/engine": "request.py blocks.py scheduler.py batch.py runner.py engine.py stats.py loop.py",
     "server": """
         limits.py errors.py service.py metrics transport/rest transport/rpc config.py app.py __main__.py
     """,

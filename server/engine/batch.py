@@ -12,9 +12,9 @@ from torch import Tensor
 from model.config import Span
 from model.kernels.paged import Pages, Stretch
 from model.moe import Loads
+from model.paged import Decode, GroupView
 from model.sampling import Draw, uniform
 from server.engine.constraint import members
-from server.engine.paged import Decode, GroupView
 from server.engine.step import Pick, Row, Step
 
 

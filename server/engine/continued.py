@@ -7,9 +7,9 @@ import numpy as np
 
 from model.config import Full
 from model.kernels.paged import Pages
+from model.paged import Decode, GroupView, PagedView
 from model.transformer import StepInput
 from server.engine.batch import ids_of
-from server.engine.paged import Decode, GroupView, PagedView
 from server.engine.step import Row, Step
 
 

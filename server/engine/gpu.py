@@ -20,10 +20,10 @@ from model.config import Attention, Buckets
 from model.kernels import flex
 from model.kernels.gpu import FEW
 from model.kernels.paged import Pages
+from model.paged import Decode, GroupView, PagedView
 from model.transformer import StepInput, Transformer
 from server.engine.graphs import Capture, CudaCapture, Graphs, Shape, Tokens, empty_tokens, padded_pages, size_of, sizes
 from server.engine.memory import Fresh, StepMemory
-from server.engine.paged import Decode, GroupView, PagedView
 from server.engine.request import Request, Sampling
 from server.engine.results import Computed
 from server.engine.runner import ModelRunner, Room

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.config import Full, Span
 from model.kernels.paged import Pages
-from server.engine.paged import Decode, GroupView
+from model.paged import Decode, GroupView
 from server.engine.results import Computed
 from server.engine.staging import Board, is_fatal, leaves, rebuilt
 

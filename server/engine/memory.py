@@ -18,8 +18,8 @@ from model.dense import dense_memory
 from model.kernels.attention import Scores
 from model.kernels.paged import Pages, decode
 from model.moe import Routing
+from model.paged import PagedCache
 from model.transformer import Transformer
-from server.engine.paged import PagedCache
 from server.engine.step import Row, Step
 
 

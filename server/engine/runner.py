@@ -14,13 +14,13 @@ from model.cache import CacheEntry, cache_entries, spans
 from model.config import Full, Span
 from model.costs import Costs
 from model.kernels import native, passes
+from model.paged import PagedCache, PagedView
 from model.roofline import Machine
 from model.transformer import StepInput, StepOutput, Transformer
 from server.engine import batch
 from server.engine.continued import Continued
 from server.engine.edits import edits_of, only_likeliest
 from server.engine.memory import StepMemory, memory_entries, read_sources, step_memory
-from server.engine.paged import PagedCache, PagedView
 from server.engine.results import Computed, Drawn, scored
 from server.engine.staging import fetch
 from server.engine.step import CacheGroup, Failure, MixtureShape, Pick, Step, StepResult

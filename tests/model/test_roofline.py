@@ -20,6 +20,7 @@ from model.dense import dense_input
 from model.initialise import random_model
 from model.kernels import passes
 from model.limits import Limits, size_class
+from model.paged import PagedView
 
 MACHINE = Machine(memory=80e9, bandwidth=2e12, flops=300e12)
 
@@ -175,8 +176,11 @@ def test_a_window_is_read_and_no_more() -> None:
     tiny = presets.scaled(presets.load("mistral-7b"), "tiny")
     (span,) = {attention.span for attention in tiny.attentions}
     assert isinstance(span, Window)
-    view = steady.SteadyView(steady.cache_entries(tiny), 2, 5 * span.size, random_model(tiny, 0))
-    pages = view.pages(span)
+    (step, *_) = steady.steady_inputs(random_model(tiny, 0), 2, 5 * span.size)
+    assert isinstance(step.cache, PagedView)
+    (group,) = step.cache.groups
+    assert group.decode is not None
+    pages = group.decode.pages
     assert pages.first.tolist() == [4 * span.size] * 2 and pages.last.tolist() == [5 * span.size - 1] * 2
     assert pages.table.shape[1] <= span.size // steady.PAGE + 2
 

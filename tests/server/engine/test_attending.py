@@ -16,9 +16,9 @@ from model.cache import CacheEntry
 from model.config import Chunk, Full, Span, Window
 from model.kernels import inplace, native
 from model.kernels.attention import Scores
+from model.paged import PagedCache, PagedView
 from model.position import alibi_slopes
 from server.engine.batch import Paging, group_view, layout_of
-from server.engine.paged import PagedCache, PagedView
 from server.engine.step import Row, Step
 from tests.fakes import make_request
 

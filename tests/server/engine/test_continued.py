@@ -12,9 +12,9 @@ from torch import Tensor
 from model import presets
 from model.config import Architecture, Attention, FeedForward, Full, Grouped, Rotary, Window
 from model.kernels import passes
+from model.paged import PagedView
 from model.transformer import StepInput
 from server.engine.engine import Engine
-from server.engine.paged import PagedView
 from server.engine.runner import ModelRunner, Room
 from server.engine.step import Step
 from tests.fakes import Recorder, make_request

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from model import paged
 from model.config import Architecture, Chunk, Full, Window
 from model.kernels.grouped import GroupedExperts
 from model.kernels.paged import Pages
 from model.moe import Experts
 from model.transformer import StepInput, Transformer
-from server.engine import paged
 from server.engine.graphs import Shape, empty_tokens, padded_pages, size_of, sizes
 from server.engine.runner import ModelRunner, Room
 from server.engine.staging import leaves, rebuilt

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from model.config import Chunk, Full, Span, Window
+from model.paged import GroupView
 from server.engine.batch import Paging, group_view, layout_of, select, tokens_of
-from server.engine.paged import GroupView
 from server.engine.step import Row, Step
 from tests.fakes import make_request
 
