@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from model.cache import cache_entries, groups_of, spans
-from model.config import Architecture, Span
+from model.config import Span
 from model.dense import dense_input
 from model.kernels import native, passes
 from model.kernels.paged import Pages, Stretch
-from model.moe import Loads
 from model.paged import Decode, GroupView, PagedCache, PagedView
 from model.timing import Timing, beside, repeat
 from model.transformer import StepInput, Transformer
@@ -45,8 +44,7 @@ def steady_inputs(model: Transformer, rows: int, length: int) -> list[StepInput]
     device = model.embedding.weight.device
     view = _view(model, lambda span: _decode_group(span, rows, length, device))
     positions = torch.full((rows,), length - 1, device=device)
-    loads = _loads(model.architecture, rows)
-    return [StepInput(tokens, positions, view, loads=loads) for tokens in _tokens(model, rows, device)]
+    return [replace(one, positions=positions, cache=view) for one in _uncached(model, rows, 1)]
 
 
 def prompt_inputs(model: Transformer, length: int) -> list[StepInput]:
@@ -54,8 +52,7 @@ def prompt_inputs(model: Transformer, length: int) -> list[StepInput]:
     weight = model.embedding.weight
     view = _view(model, lambda span: _prompt_group(span, length, weight))
     last = torch.tensor([length - 1], device=weight.device)
-    drawn = [dense_input(model.architecture, tokens[None]) for tokens in _tokens(model, length, last.device)]
-    return [replace(one, cache=view, select=last) for one in drawn]
+    return [replace(one, cache=view, select=last) for one in _uncached(model, 1, length)]
 
 
 def _view(model: Transformer, group: Callable[[Span], GroupView]) -> PagedView:
@@ -106,15 +103,9 @@ def _step(model: Transformer, inputs: list[StepInput]) -> Callable[[], None]:
     return step
 
 
-def _tokens(model: Transformer, count: int, device: torch.device) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def _uncached(model: Transformer, batch: int, length: int) -> Iterator[StepInput]:
+    """Different tokens (batch, length), with nothing before them."""
+    generator, device = torch.Generator().manual_seed(0), model.embedding.weight.device
     for _ in range(VARIANTS):
-        yield torch.randint(model.architecture.vocab, (count,), generator=generator).to(device)
-
-
-def _loads(architecture: Architecture, rows: int) -> Loads | None:
-    mixtures = [moe for _, moe in architecture.mixtures]
-    if not any(moe.router.capacity for moe in mixtures):
-        return None
-    prior = torch.zeros(len(mixtures), rows, max(moe.experts for moe in mixtures), dtype=torch.long)
-    return Loads(torch.arange(rows), prior)
+        tokens = torch.randint(model.architecture.vocab, (batch, length), generator=generator)
+        yield dense_input(model.architecture, tokens.to(device))

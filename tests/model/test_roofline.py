@@ -21,6 +21,7 @@ from model.initialise import random_model
 from model.kernels import passes
 from model.limits import Limits, size_class
 from model.paged import PagedView
+from tests.model.cases import MIXTURE_CASES
 
 MACHINE = Machine(memory=80e9, bandwidth=2e12, flops=300e12)
 
@@ -170,6 +171,14 @@ def test_a_prompt_is_the_models_own(name: str) -> None:
     (step, *_) = steady.prompt_inputs(model, 40)
     alone = model(dense_input(tiny, step.tokens[None])).logits[-1:]
     torch.testing.assert_close(model(step).logits, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_a_steady_step_fills_no_expert_that_another_sequence_chose() -> None:
+    model = random_model(MIXTURE_CASES["capacity, Switch"], 0).eval().requires_grad_(False)
+    (step, *_) = steady.steady_inputs(model, rows=3, length=1)
+    assert step.loads is not None and step.loads.sequence.tolist() == [0, 1, 2]
+    alone = [model(dense_input(model.architecture, token[None, None])).logits for token in step.tokens]
+    torch.testing.assert_close(model(step).logits, torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
 def test_a_window_is_read_and_no_more() -> None:
