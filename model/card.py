@@ -5,21 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from model.accounting import (
-    cache_bytes,
-    cache_bytes_per_token,
-    flops_per_token,
-    largest_batch,
-    largest_context,
-    memory_bytes,
-    parameters,
-    without_memory,
-)
 from model.codec import architecture_to_dict
 from model.config import Architecture
 from model.describe import describe
+from model.footprint import cache_bytes, cache_bytes_per_token, memory_bytes
 from model.naming import Names
+from model.operations import flops_per_token
+from model.parameters import parameters, without_memory
 from model.presets import Preset
+from model.roofline import largest_batch, largest_context
 
 LENGTHS = (1024, 32768)
 CACHE_LENGTHS = (4096, 32768)

@@ -1,7 +1,7 @@
 """What a forward pass costs, from counts that are cheap to take while it runs: a table made once for each served model.
 
-The closed formulas of model/accounting.py, taken apart into what a pass, a token, a looked-at position and a touched
-expert each cost, so that adding up costs a few multiplications a row. No torch.
+The closed formulas of operations.py, footprint.py and roofline.py, taken apart into what a pass, a token, a looked-at
+position and a touched expert each cost, so that adding up costs a few multiplications a row. No torch.
 """
 
 from __future__ import annotations

@@ -13,24 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from model import drawing, presets, source, toml, zoo
-from model.accounting import (
-    BYTES,
-    Operations,
-    Parameters,
-    Weights,
-    cache_bytes,
-    cache_bytes_per_token,
-    flops_per_token,
-    memory_bytes,
-    parameters,
-    without_memory,
-)
 from model.card import CACHE_LENGTHS, LENGTHS, card, fits
 from model.checkpoint import loading
 from model.codec import architecture_to_dict, load_named
 from model.config import Architecture, ConfigError
 from model.describe import describe
+from model.footprint import BYTES, cache_bytes, cache_bytes_per_token, memory_bytes
 from model.naming import Names
+from model.operations import Operations, flops_per_token
+from model.parameters import Parameters, Weights, parameters, without_memory
 from model.presets import SCALES, Preset
 from model.source import Checkpoint, File
 from model.values.base import check, positive

@@ -13,21 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 from model import machine, presets, steady, zoo
-from model.accounting import (
-    BYTES,
-    Machine,
-    Roofline,
-    parameters,
-    prefill_roofline,
-    roofline,
-)
 from model.checkpoint import loading
 from model.config import Architecture, ConfigError
+from model.footprint import BYTES
 from model.initialise import random_model
 from model.inspect import find
 from model.kernels import panels, passes
 from model.kernels.panels import Form
 from model.limits import LARGEST, Limits, readers, size_class
+from model.parameters import parameters
+from model.roofline import Machine, Roofline, prefill_roofline, roofline
 from model.timing import Timing
 from model.transformer import Transformer
 

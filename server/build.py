@@ -14,15 +14,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from model import machine, presets, source, zoo
-from model.accounting import BYTES, cache_bytes_per_token, parameters, without_memory
 from model.checkpoint.error import CheckpointError
 from model.checkpoint.loading import load_any
 from model.codec import load_architecture
 from model.config import Architecture, ConfigError
+from model.footprint import BYTES, cache_bytes_per_token
 from model.initialise import random_model
 from model.kernels import native, panels, passes
 from model.kernels.panels import Form
 from model.limits import Limits
+from model.parameters import parameters, without_memory
 from model.presets import Preset
 from model.roofline import Machine
 from model.source import Checkpoint, File

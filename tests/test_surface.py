@@ -29,7 +29,8 @@ LONGEST_FILE = {"model": 300, "server": 300, "client": 300, "tests": 400}  # tes
 ROOMS = {
     "model": """
         config.py transformer.py attention.py position.py feedforward.py moe.py norm.py cache.py paged.py reference
-        accounting.py routing.py sampling.py tokenizer.py training.py __main__.py presets kernels checkpoint zoo
+        parameters.py operations.py footprint.py roofline.py routing.py sampling.py tokenizer.py training.py __main__.py
+        presets kernels checkpoint zoo
     """,
     "server/engine": "request.py blocks.py scheduler.py batch.py runner.py engine.py stats.py loop.py",
     "server": """

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from client.launch import ServerProcess
 from model import machine
-from model.accounting import BYTES, cache_bytes_per_token, parameters
 from model.config import Architecture
+from model.footprint import BYTES, cache_bytes_per_token
+from model.parameters import parameters
 from tests.bench import processes
 from tests.bench.closed import Case, LoadFailed, measure, measure_each
 from tests.bench.shapes import SHAPES, mixture, write

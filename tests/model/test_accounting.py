@@ -18,27 +18,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import presets
-from model.accounting import (
-    Machine,
-    Operations,
-    cache_bytes,
-    cache_bytes_per_token,
-    distinct_experts,
-    encoding_flops,
-    flops,
-    flops_per_token,
-    largest_batch,
-    largest_context,
-    memory_bytes,
-    parameters,
-    read_bytes,
-    roofline,
-    weight_bytes_per_step,
-)
 from model.config import Architecture, Encoder, FeedForward, MoE
 from model.dense import dense_input, dense_memory
+from model.footprint import cache_bytes, cache_bytes_per_token, memory_bytes, read_bytes
 from model.initialise import random_model
+from model.operations import Operations, encoding_flops, flops, flops_per_token
+from model.parameters import parameters
 from model.presets.scale import shortened
+from model.roofline import Machine, distinct_experts, largest_batch, largest_context, roofline, weight_bytes_per_step
 from model.transformer import Transformer
 from tests.model import cases, test_beyond, test_encoder_decoder, test_serving_beyond
 

@@ -8,21 +8,12 @@ from itertools import pairwise
 import pytest
 
 from model import presets
-from model.accounting import (
-    BYTES,
-    Machine,
-    Operations,
-    cache_bytes,
-    cache_bytes_per_token,
-    encoding_flops,
-    flops,
-    parameters,
-    read_bytes,
-    roofline,
-    weight_bytes_per_step,
-)
 from model.config import Architecture, Attention, Block, Chunk, FeedForward, Grouped, Window
 from model.costs import Costs
+from model.footprint import BYTES, cache_bytes, cache_bytes_per_token, read_bytes
+from model.operations import Operations, encoding_flops, flops
+from model.parameters import parameters
+from model.roofline import Machine, roofline, weight_bytes_per_step
 
 NAMES = [
     *("gpt2", "mistral-7b", "mixtral-8x7b", "deepseek-v3", "deepseek-v3.2", "gemma-3-4b", "llama-4-scout"),

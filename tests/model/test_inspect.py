@@ -15,12 +15,11 @@ from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from model import describe, drawing, presets, toml, zoo
-from model.accounting import flops_per_token, parameters
 from model.checkpoint.error import CheckpointError
 from model.codec import architecture_from_dict, architecture_to_dict, load_architecture
 from model.config import ConfigError
 from model.inspect import inspect
-from model.naming import block_names
+from model import describe, drawing, presets, toml, zoo
 
 EVERY = pytest.mark.parametrize("name", presets.names())
 

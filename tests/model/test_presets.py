@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from model import config, presets
-from model.accounting import parameters
 from model.codec import architecture_from_dict, architecture_to_dict
 from model.config import Architecture, Attention, Block, Buckets, Latent, Learned, MoE, Rotary, Window
 from model.dense import dense_input, dense_memory
 from model.initialise import random_model
+from model.parameters import parameters
 from model.presets import SCALES, Scale, UnknownPreset, scaled
 from model.presets.scale import shortened
 

@@ -14,13 +14,15 @@ from typer.testing import CliRunner
 
 from model import limits, presets, share, steady, timing
 from model.__main__ import app
-from model.accounting import Machine, flops_per_token, parameters, prefill_roofline, roofline
 from model.config import Window
 from model.dense import dense_input
 from model.initialise import random_model
 from model.kernels import passes
 from model.limits import Limits, size_class
+from model.operations import flops_per_token
 from model.paged import PagedView
+from model.parameters import parameters
+from model.roofline import Machine, prefill_roofline, roofline
 from tests.model.cases import MIXTURE_CASES
 
 MACHINE = Machine(memory=80e9, bandwidth=2e12, flops=300e12)

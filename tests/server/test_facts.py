@@ -11,8 +11,9 @@ import pytest
 
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
-from model.accounting import flops, parameters
 from model.costs import Costs
+from model.operations import flops
+from model.parameters import parameters
 from server.limits import Limits
 from tests.fakes import routes_of
 from tests.server.callers import Caller, Refused, RestCaller, RpcCaller, hang_up_after

@@ -12,9 +12,11 @@ from client.compare.judge.settling import one_burst
 from client.compare.plan import experiment as experiments
 from client.compare.plan.experiment import read
 from client.load.lengths import most
-from model import accounting, presets
+from model import presets
 from model.codec import architecture_from_dict, load_architecture
 from model.config import Architecture
+from model.footprint import cache_bytes_per_token
+from model.parameters import parameters
 from model.zoo import names
 
 EXAMPLES = Path(experiments.__file__).parents[1] / "examples"
@@ -58,8 +60,7 @@ def test_what_was_trained_is_what_the_recipes_say_and_judged_beyond_it() -> None
         assert card["recipe"]["length"] == recipe["training"]["length"] == min(experiment.quality or ())
         assert max(experiment.quality or ()) == made.context
     widths = {
-        accounting.parameters(load_architecture(Path(a.model) / "architecture.json")).total
-        for a in experiment.architectures[:2]
+        parameters(load_architecture(Path(a.model) / "architecture.json")).total for a in experiment.architectures[:2]
     }
     assert len(widths) == 1
 
@@ -68,18 +69,18 @@ def test_positions_differ_in_positions_alone() -> None:
     told = architectures("positions")
     heads = [[attention.heads for attention in one.attentions] for one in told.values()]
     assert all(one == heads[0] for one in heads)
-    caches = {accounting.cache_bytes_per_token(one) for one in told.values()}
-    parts = [accounting.parameters(one).all for one in told.values()]
+    caches = {cache_bytes_per_token(one) for one in told.values()}
+    parts = [parameters(one).all for one in told.values()]
     assert len(caches) == 1 and {part.total - part.positions for part in parts} == {parts[0].total}
 
 
 def test_equal_is_equal() -> None:
-    active = {name: accounting.parameters(a).active for name, a in architectures("experts_equal_active").items()}
+    active = {name: parameters(a).active for name, a in architectures("experts_equal_active").items()}
     assert active["experts"] == pytest.approx(active["dense"], rel=0.01)
-    total = {name: accounting.parameters(a).total for name, a in architectures("experts_equal_total").items()}
+    total = {name: parameters(a).total for name, a in architectures("experts_equal_total").items()}
     assert total["experts"] == pytest.approx(total["dense"], rel=0.01)
     assert {a.width for a in architectures("attention_heads").values()} == {256}
-    heads = {accounting.parameters(a).total for a in architectures("top_k").values()}
+    heads = {parameters(a).total for a in architectures("top_k").values()}
     assert len(heads) == 1
-    counts = [accounting.parameters(a).active for a in architectures("expert_count").values()]
+    counts = [parameters(a).active for a in architectures("expert_count").values()]
     assert max(counts) == pytest.approx(min(counts), rel=0.02)  # the routers differ

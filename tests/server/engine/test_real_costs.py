@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from model import presets
-from model.accounting import encoding_flops, flops, parameters
 from model.dense import dense_input, dense_memory
 from model.initialise import random_model
+from model.operations import encoding_flops, flops
+from model.parameters import parameters
 from server.engine.engine import Engine
 from server.engine.runner import ModelRunner, Room
 from tests.fakes import Recorder, make_request

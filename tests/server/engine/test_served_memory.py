@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from model import presets
-from model.accounting import cache_bytes
 from model.config import Architecture
 from model.dense import DenseMemory, dense_input, dense_memory
+from model.footprint import cache_bytes
 from model.initialise import initialise, random_model
 from model.transformer import Transformer
 from server.engine.engine import Engine
