@@ -91,8 +91,6 @@ __all__ = [
     "Temperature",
     "Window",
     "YarnScaling",
-    "attentions_of",
-    "mixtures_of",
 ]
 
 Branch: TypeAlias = Attention | CrossAttention | FeedForward | MoE | Beside
@@ -162,8 +160,31 @@ class Head:
         positive(scale=self.scale, softcap=self.softcap)
 
 
+class _Stack:
+    """What blocks hold, in the order of the layers."""
+
+    blocks: tuple[Block, ...]
+
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """Every attention branch."""
+        return tuple(b for block in self.blocks for b in block.branches if isinstance(b, Attention))
+
+    @property
+    def crossings(self) -> tuple[CrossAttention, ...]:
+        """Every cross-attention branch."""
+        return tuple(b for block in self.blocks for b in block.branches if isinstance(b, CrossAttention))
+
+    @property
+    def mixtures(self) -> tuple[tuple[int, MoE], ...]:
+        """(block index, mixture) of every mixture of experts."""
+        found = ((i, branch) for i, block in enumerate(self.blocks) for branch in block.branches)
+        mixed = ((i, branch.mixture if isinstance(branch, Beside) else branch) for i, branch in found)
+        return tuple((i, branch) for i, branch in mixed if isinstance(branch, MoE))
+
+
 @dataclass(frozen=True)
-class Encoder:
+class Encoder(_Stack):
     """A stack that reads the prompt in both directions; its normed output is the memory of the cross-attention."""
 
     blocks: tuple[Block, ...]
@@ -174,22 +195,11 @@ class Encoder:
         for attention in self.attentions:
             check(isinstance(attention.span, Full), f"an encoder sees everything, its span cannot be {attention.span}")
             check(attention.indexer is None, "an encoder sees everything, it cannot have an indexer")
-        crossing = any(isinstance(b, CrossAttention) for block in self.blocks for b in block.branches)
-        check(not crossing, "an encoder has no memory for a cross_attention")
-
-    @property
-    def attentions(self) -> tuple[Attention, ...]:
-        """Every attention branch in the order of the layers."""
-        return attentions_of(self.blocks)
-
-    @property
-    def mixtures(self) -> tuple[tuple[int, MoE], ...]:
-        """(block index, mixture) of every mixture of experts in the order of the layers."""
-        return mixtures_of(self.blocks)
+        check(not self.crossings, "an encoder has no memory for a cross_attention")
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(_Stack):
     """A model: sizes, a tuple of blocks, and an encoder where it has one. Encoder and decoder share the embedding."""
 
     vocab: int
@@ -215,25 +225,6 @@ class Architecture:
         check(
             not (self.head.tied and self.embedding.spare), f"a tied head has no room for spare={self.embedding.spare}"
         )
-        crossing = any(isinstance(b, CrossAttention) for block in self.blocks for b in block.branches)
-        check(self.encoder is None or crossing, "an encoder needs a cross_attention that looks at its output")
-
-    @property
-    def attentions(self) -> tuple[Attention, ...]:
-        """Every attention branch in the order of the layers."""
-        return attentions_of(self.blocks)
-
-    @property
-    def mixtures(self) -> tuple[tuple[int, MoE], ...]:
-        """(block index, mixture) of every mixture of experts in the order of the layers."""
-        return mixtures_of(self.blocks)
-
-
-def attentions_of(blocks: tuple[Block, ...]) -> tuple[Attention, ...]:
-    return tuple(b for block in blocks for b in block.branches if isinstance(b, Attention))
-
-
-def mixtures_of(blocks: tuple[Block, ...]) -> tuple[tuple[int, MoE], ...]:
-    found = ((i, branch) for i, block in enumerate(blocks) for branch in block.branches)
-    mixed = ((i, branch.mixture if isinstance(branch, Beside) else branch) for i, branch in found)
-    return tuple((i, branch) for i, branch in mixed if isinstance(branch, MoE))
+        check(
+            self.encoder is None or bool(self.crossings), "an encoder needs a cross_attention that looks at its output"
+        )

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from model import config, pattern
 from model.cache import cache_entry
-from model.config import Architecture, Attention, Beside, Block, CrossAttention, FeedForward, MoE
+from model.config import Architecture, Attention, Beside, Block, FeedForward, MoE
 from model.naming import Names, block_names
 
 Value = TypeVar("Value")
@@ -42,10 +42,9 @@ def describe(architecture: Architecture, names: Names | None = None) -> dict[str
         "experts": _several([b for b in branches if isinstance(b, MoE | Beside)], mixture_words),
         "head": head_words(architecture),
     }
-    crossing = [branch for branch in branches if isinstance(branch, CrossAttention)]
-    if crossing:
+    if architecture.crossings:
         left_out = "" if architecture.encoder is not None else ", left out where there is no memory"
-        words["attention"] += f"; cross-attention in {len(crossing)} layers{left_out}"
+        words["attention"] += f"; cross-attention in {len(architecture.crossings)} layers{left_out}"
     return words
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model import config
 from model.cache import cache_entries, cache_entry
-from model.config import Architecture, Attention, CrossAttention
+from model.config import Architecture, Attention
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
 
@@ -17,7 +17,7 @@ def cache_bytes_per_token(architecture: Architecture, dtype: str = "bfloat16") -
 def cache_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16") -> int:
     """Bytes of cache of one request at a length: layers with a window or chunk hold no more than that."""
     entries = cache_entries(architecture)
-    return sum(entry.numbers * reach(entry.span, length) for entry in entries) * BYTES[dtype]
+    return sum(entry.numbers * entry.span.reach(length) for entry in entries) * BYTES[dtype]
 
 
 def read_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16") -> int:
@@ -42,13 +42,7 @@ def looked_at(attention: Attention) -> tuple[tuple[int | None, int], ...]:
 
 def memory_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16") -> int:
     """Bytes of keys and values that cross-attention keeps of a memory of `length` states."""
-    crossing = (b.heads for block in architecture.blocks for b in block.branches if isinstance(b, CrossAttention))
-    return sum(2 * heads.kv * heads.dim for heads in crossing) * length * BYTES[dtype]
-
-
-def reach(span: config.Span, length: int) -> int:
-    """How many of `length` positions a layer ever looks back on."""
-    return length if isinstance(span, config.Full) else min(length, span.size)
+    return sum(2 * branch.heads.kv * branch.heads.dim for branch in architecture.crossings) * length * BYTES[dtype]
 
 
 def positions_seen(span: config.Span, start: int, stop: int, most: int | None = None) -> int:

@@ -6,9 +6,10 @@ the arithmetic (arXiv:2402.16363). Nothing real is faster; how far below it some
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
-from model.config import Architecture, CrossAttention, MoE
+from model.config import Architecture, MoE
 from model.footprint import BYTES, cache_bytes, memory_bytes, read_bytes
 from model.operations import flops, flops_per_token
 from model.parameters import feed_forward_parameters, parameters, without_memory
@@ -125,14 +126,8 @@ def largest_batch(architecture: Architecture, memory: float, length: int, dtype:
 
 def largest_context(architecture: Architecture, memory: float, batch: int, dtype: str = "bfloat16") -> int:
     """Positions that each of `batch` requests may have, up to the architecture's context; 0 where nothing fits."""
-    fits, beyond = 0, architecture.context + 1
-    while beyond - fits > 1:
-        middle = (fits + beyond) // 2
-        if largest_batch(architecture, memory, middle, dtype) >= batch:
-            fits = middle
-        else:
-            beyond = middle
-    return fits
+    lengths = range(1, architecture.context + 1)
+    return bisect_left(lengths, True, key=lambda length: largest_batch(architecture, memory, length, dtype) < batch)
 
 
 def _held(architecture: Architecture, length: int, dtype: str) -> int:
@@ -141,5 +136,5 @@ def _held(architecture: Architecture, length: int, dtype: str) -> int:
 
 def memory_weights(architecture: Architecture) -> int:
     """Weights of cross-attention that only a new memory is multiplied with."""
-    crossing = (b.heads for block in architecture.blocks for b in block.branches if isinstance(b, CrossAttention))
+    crossing = (branch.heads for branch in architecture.crossings)
     return sum(2 * heads.kv * heads.dim * (architecture.width + heads.bias) for heads in crossing)

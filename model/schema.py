@@ -22,7 +22,8 @@ def tag(kind: type) -> str:
 
 def hints(kind: type) -> dict[str, Any]:
     """The type of every field."""
-    return typing.get_type_hints(kind, vars(config))
+    found = typing.get_type_hints(kind, vars(config))
+    return {field.name: found[field.name] for field in dataclasses.fields(kind)}
 
 
 def keys(kind: type) -> tuple[str, ...]:

@@ -14,7 +14,12 @@ class Full:
     """A query sees every position up to its own."""
 
     def first_visible(self, position: int) -> int:
+        """The first position that a query at this one sees."""
         return 0
+
+    def reach(self, length: int) -> int:
+        """How many of `length` positions are ever looked back on."""
+        return length
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,9 @@ class Window:
     def first_visible(self, position: int) -> int:
         return max(0, position - self.size + 1)
 
+    def reach(self, length: int) -> int:
+        return min(length, self.size)
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -41,6 +49,9 @@ class Chunk:
 
     def first_visible(self, position: int) -> int:
         return position // self.size * self.size
+
+    def reach(self, length: int) -> int:
+        return min(length, self.size)
 
 
 Span: TypeAlias = Full | Window | Chunk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 
 import torch
@@ -49,11 +50,9 @@ def largest_room(architecture: Architecture, room: Room, itemsize: int, budget: 
     """The room with the most tokens, up to those of `room`, whose pools fit into `budget` bytes and each of which a
     kernel can count; a room of no page where not even one fits."""
     widest = max((max(e.key_dim, e.value_dim) * e.heads for e in cache_entries(architecture)), default=1)
-    fits, beyond = 0, min(room.tokens, LARGEST_POOL // widest) // room.page_size + 1
-    while beyond - fits > 1:
-        middle = (fits + beyond) // 2
-        if pool_bytes(architecture, replace(room, tokens=middle * room.page_size), itemsize) <= budget:
-            fits = middle
-        else:
-            beyond = middle
-    return replace(room, tokens=fits * room.page_size)
+
+    def too_large(pages: int) -> bool:
+        return pool_bytes(architecture, replace(room, tokens=pages * room.page_size), itemsize) > budget
+
+    pages = range(1, min(room.tokens, LARGEST_POOL // widest) // room.page_size + 1)
+    return replace(room, tokens=bisect_left(pages, True, key=too_large) * room.page_size)

@@ -50,9 +50,8 @@ class Shape:
     @classmethod
     def of(cls, span: Span, tokens: int, page_size: int, spare: int) -> Shape:
         """tokens: the longest that a sequence gets."""
-        reach = tokens if isinstance(span, Full) else min(tokens, span.size)
         straddling = 0 if isinstance(span, Full) else 1  # a window may begin and end inside a page
-        return cls(-(-reach // page_size) + straddling, spare)
+        return cls(-(-span.reach(tokens) // page_size) + straddling, spare)
 
 
 def padded_pages(pages: Pages, rows: int, shape: Shape) -> Pages:

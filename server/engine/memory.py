@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.cache import CacheEntry, Projection
-from model.config import Architecture, CrossAttention, Full
+from model.config import Architecture, Full
 from model.dense import dense_memory
 from model.kernels.attention import Scores
 from model.kernels.paged import Pages, decode
@@ -25,12 +25,8 @@ from server.engine.step import Row, Step
 
 def memory_entries(architecture: Architecture) -> tuple[CacheEntry, ...]:
     """What one token of a source stores for each cross-attention branch, in the order of the layers."""
-    branches = (branch for block in architecture.blocks for branch in block.branches)
-    return tuple(
-        CacheEntry(Full(), branch.heads.kv, branch.heads.dim, branch.heads.dim)
-        for branch in branches
-        if isinstance(branch, CrossAttention)
-    )
+    crossing = (branch.heads for branch in architecture.crossings)
+    return tuple(CacheEntry(Full(), heads.kv, heads.dim, heads.dim) for heads in crossing)
 
 
 @dataclass(frozen=True, slots=True)

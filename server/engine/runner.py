@@ -39,10 +39,8 @@ class Room:
     def pages(self, span: Span) -> int:
         """Pages of the pool of one span, page 0 included."""
         full = -(-self.tokens // self.page_size)
-        if isinstance(span, Full):
-            return full + 1
-        reach = -(-span.size // self.page_size) + 2  # a window may begin and end inside a page
-        return min(full, self.rows * reach + -(-self.batch_tokens // self.page_size)) + 1
+        each = -(-span.reach(self.tokens) // self.page_size) + 2  # a window may begin and end inside a page
+        return min(full, self.rows * each + -(-self.batch_tokens // self.page_size)) + 1
 
 
 class ModelRunner:

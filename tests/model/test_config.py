@@ -162,6 +162,8 @@ def test_the_first_visible_position_is_where_the_span_begins(span: Span, positio
         return True
 
     assert span.first_visible(position) == next(key for key in range(position + 1) if sees(key))
+    seen = (at - span.first_visible(at) + 1 for at in range(position + 1))
+    assert span.reach(position + 1) == max(seen)
 
 
 def test_what_a_token_stores() -> None:
