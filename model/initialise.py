@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from model.config import Architecture
 from model.norm import Norm
-from model.skeleton import skeleton
+from model.skeleton import materialise, skeleton
 from model.transformer import Transformer
 
 INTO_RESIDUAL = (".out.weight", ".down.weight", ".experts.down")  # the dots leave out latent_down and query_down
@@ -16,12 +16,7 @@ INTO_RESIDUAL = (".out.weight", ".down.weight", ".experts.down")  # the dots lea
 def random_model(architecture: Architecture, seed: int, dtype: torch.dtype = torch.float32) -> Transformer:
     """A model with random weights, allocated once and in `dtype`; its buffers are float32."""
     model = skeleton(architecture)
-    parameters = {name for name, _ in model.named_parameters()}
-    state = {
-        name: torch.zeros(tensor.shape, dtype=dtype if name in parameters else torch.float32)
-        for name, tensor in model.state_dict().items()
-    }
-    model.load_state_dict(state, assign=True)
+    materialise(model, dtype)
     initialise(model, seed)
     return model
 
@@ -39,8 +34,5 @@ def initialise(model: Transformer, seed: int, std: float = 0.02) -> None:
             elif parameter.dim() < 2:
                 parameter.zero_()
             else:
-                _normal(parameter, into_residual if name.endswith(INTO_RESIDUAL) else std, generator)
-
-
-def _normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
-    nn.init.normal_(parameter, std=std, generator=generator)
+                deviation = into_residual if name.endswith(INTO_RESIDUAL) else std
+                nn.init.normal_(parameter, std=deviation, generator=generator)

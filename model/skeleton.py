@@ -19,6 +19,16 @@ def skeleton(architecture: Architecture) -> Transformer:
         return Transformer(architecture)
 
 
+def materialise(model: Transformer, dtype: torch.dtype) -> None:
+    """Give a skeleton memory: uninitialised parameters in `dtype`, persistent buffers of zeros in float32."""
+    parameters = {name for name, _ in model.named_parameters()}
+    state = {
+        name: torch.empty(tensor.shape, dtype=dtype) if name in parameters else torch.zeros(tensor.shape)
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(state, assign=True)
+
+
 class _Unfilled(TorchFunctionMode):
     """Skips initialisation: there is nothing to fill, and to find that out torch would load its compiler, which takes
     as long as everything else in the start of a server."""

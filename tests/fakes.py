@@ -12,6 +12,7 @@ from model.config import Full, Span
 from model.costs import Costs
 from model.operations import Operations
 from model.roofline import Machine
+from model.routing import PAD
 from server.engine.constraint import members
 from server.engine.request import Request, Routes, Sampling, TokenLogprobs
 from server.engine.stats import RequestStats, StepStats
@@ -41,7 +42,7 @@ def routes_of(tokens: Sequence[int], start: int, stop: int, mixtures: Sequence[M
     """Choice k of layer l sends a token at position p to expert (token + p + l + k) % experts with gate 1 / (k + 2) and
     margin (p % 4 + l) / 8."""
     most = max(shape.active for shape in mixtures)
-    experts = np.full((stop - start, len(mixtures), most), Routes.PAD, np.int16)
+    experts = np.full((stop - start, len(mixtures), most), PAD, np.int16)
     gates = np.zeros(experts.shape, np.float32)
     margins = np.zeros(experts.shape[:2], np.float32)
     for at, position in enumerate(range(start, stop)):
@@ -59,7 +60,7 @@ def expert_tokens(tokens: Sequence[int], mixtures: Sequence[MixtureShape]) -> li
     for row in routes_of(tokens, 0, len(tokens), mixtures).experts.tolist() if mixtures else []:
         for layer, chosen in enumerate(row):
             for expert in chosen:
-                if expert != Routes.PAD:
+                if expert != PAD:
                     counts[layer][expert] += 1
     return counts
 
@@ -171,7 +172,8 @@ class FakeRunner:
 
     def _store(self, row: Row) -> None:
         assert row.count > len(row.drafts) and len(row.tokens) == row.count, "computes what is not known"
-        assert row.samples or not row.drafts, "guesses before everything known is computed"
+        known = row.start + row.count - len(row.drafts)
+        assert not row.drafts or known == row.request.num_tokens, "guesses before everything known is computed"
         for position, token in enumerate(row.tokens, row.start):
             for index in range(len(self.groups)):
                 self._memory[index][self._slot(row, index, position)] = (token, position)

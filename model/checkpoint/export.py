@@ -1,7 +1,7 @@
 """Writes a model as a Hugging Face directory, where its architecture is one that those files can say.
 
-That is Llama, Mistral, Qwen 2 and 3, Mixtral and Qwen 3 with experts: one attention and one feed-forward for all
-layers, stored without repacking. What only training knows (the losses of a router) is not kept.
+Those are the families with a class to name (`written`): one attention and one feed-forward for all layers, stored
+without repacking. What only training knows (the losses of a router) is not kept.
 """
 
 from __future__ import annotations
@@ -26,14 +26,7 @@ from model.checkpoint.weights import INDEX, SINGLE, write
 from model.config import Architecture, ConfigError
 from model.transformer import Transformer
 
-CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "mixtral": "MixtralForCausalLM",
-    "qwen3_moe": "Qwen3MoeForCausalLM",
-}
+CLASSES = {kind: family.written for kind, family in FAMILIES.items() if family.written is not None}
 ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh"}
 SHARD_BYTES = 4 << 30
 

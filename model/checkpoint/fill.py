@@ -42,7 +42,7 @@ def load(
     model = skeleton(architecture)
     plan = list(pieces)
     check(model, plan, weights, ignored)
-    materialise(model, dtype)
+    empty.materialise(model, dtype)
     _fill(model, plan, weights, progress)
     return model.eval().requires_grad_(False)
 
@@ -65,16 +65,6 @@ def check(model: Transformer, plan: Sequence[Piece], weights: Weights, ignored: 
     for piece in plan:
         _check_piece(piece, tuple(targets[piece.target][piece.place].shape), weights)
     _check_coverage(targets, plan)
-
-
-def materialise(model: Transformer, dtype: torch.dtype) -> None:
-    """Give a skeleton memory: uninitialised parameters in `dtype`, persistent buffers in float32."""
-    parameters = {name for name, _ in model.named_parameters()}
-    empty = {
-        name: torch.empty(tensor.shape, dtype=dtype if name in parameters else torch.float32)
-        for name, tensor in model.state_dict().items()
-    }
-    model.load_state_dict(empty, assign=True)
 
 
 def _fill(model: Transformer, plan: Sequence[Piece], weights: Weights, progress: Progress) -> None:

@@ -152,8 +152,17 @@ class Indexer:
         positive(heads=self.heads, dim=self.dim, top_k=self.top_k)
 
 
+class _Scaled:
+    heads: Grouped | Latent
+    scale: float | None
+
+    @property
+    def softmax_scale(self) -> float:
+        return self.heads.dim**-0.5 if self.scale is None else self.scale
+
+
 @dataclass(frozen=True)
-class Attention:
+class Attention(_Scaled):
     """A self-attention branch. `scale` None means head dimension ** -0.5.
 
     `softcap` c bounds the scores by c * tanh(x / c); `sinks`: each head's softmax has one more, learned score.
@@ -184,13 +193,9 @@ class Attention:
                 f"fraction={self.position.fraction} of dim={dim} rotates {turned} dimensions; it must be 2 to {dim}",
             )
 
-    @property
-    def softmax_scale(self) -> float:
-        return self.heads.dim**-0.5 if self.scale is None else self.scale
-
 
 @dataclass(frozen=True)
-class CrossAttention:
+class CrossAttention(_Scaled):
     """Attention from the sequence to a memory: an encoder's output, or states of an image. Nothing is causal in it."""
 
     heads: Grouped
@@ -203,7 +208,3 @@ class CrossAttention:
         check(heads.qk_norm is None or heads.qk_norm.over == "head", "a cross_attention norms its heads one by one")
         plain = heads.clip is None and heads.value_norm is None and not heads.shared_value
         check(plain, "a cross_attention has neither clip nor value_norm nor shared_value")
-
-    @property
-    def softmax_scale(self) -> float:
-        return self.heads.dim**-0.5 if self.scale is None else self.scale

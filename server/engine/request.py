@@ -141,8 +141,8 @@ class Request:
 class Routes:
     """Which experts tokens were sent to: one row a token.
 
-    experts (tokens, mixture layers, top-k) int16: expert ids in order of choice, padded with PAD where a layer has a
-    smaller top-k; an expert that dropped the token for lack of capacity is stored as ~id (negative).
+    experts (tokens, mixture layers, top-k) int16: expert ids in order of choice, padded with model.routing.PAD where a
+    layer has a smaller top-k; an expert that dropped the token for lack of capacity is stored as ~id (negative).
     gates, the same shape, float32: the weight each chosen expert had.
     margins (tokens, mixture layers) float32: how far the last chosen expert was ahead of the best that was not, in what
     the router chooses by (model.moe.Routing).
@@ -151,8 +151,6 @@ class Routes:
     experts: np.ndarray
     gates: np.ndarray
     margins: np.ndarray
-
-    PAD = np.iinfo(np.int16).min
 
     def __len__(self) -> int:
         return len(self.experts)

@@ -13,6 +13,7 @@ from torch import Tensor
 from model import sampling
 from model.kernels import rows
 from model.moe import Routing
+from model.routing import PAD
 from model.transformer import StepOutput
 from server.engine.request import Routes, TokenLogprobs
 
@@ -83,7 +84,7 @@ class Routed:
             return cls(experts, gates, (ranked[..., -2] - ranked[..., -1]).float())
         widths = [(0, most - routing.experts.shape[1]) for routing in routings]
         pairs = list(zip(routings, widths, strict=True))
-        experts = torch.stack([F.pad(r.experts.to(torch.int16), w, value=int(Routes.PAD)) for r, w in pairs], dim=1)
+        experts = torch.stack([F.pad(r.experts.to(torch.int16), w, value=int(PAD)) for r, w in pairs], dim=1)
         gates = torch.stack([F.pad(r.gates.float(), w) for r, w in pairs], dim=1)
         margins = torch.stack([(r.ranked[:, -2] - r.ranked[:, -1]).float() for r in routings], dim=1)
         return cls(experts, gates, margins)

@@ -57,11 +57,6 @@ class Row(NamedTuple):
         return [*known, *self.drafts] if self.drafts else known
 
     @property
-    def samples(self) -> bool:
-        """Whether this row reaches the last known token, so that a next one is drawn."""
-        return self.start + self.count - len(self.drafts) == self.request.num_tokens
-
-    @property
     def feeds_back(self) -> bool:
         """Whether it computes one output, and maybe guesses behind it, and nothing of the prompt."""
         return self.count - len(self.drafts) == 1 and self.start >= len(self.request.prompt)

@@ -41,7 +41,7 @@ class Instant:
 
     def run(self, step: Step) -> StepResult:
         began = time.thread_time()
-        draws = sum(row.samples for row in step.rows)
+        draws = sum(len(row.wanted) for row in step.rows)
         routes = self._routes.part(0, step.num_tokens) if self.mixtures else None
         result = StepResult((1,) * draws, (None,) * draws, routes)
         self.spent += time.thread_time() - began

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.config import Architecture
 from model.reference import Routed, logits_of
+from model.routing import PAD
 from model.transformer import Transformer
 from server.engine.request import Routes
 from tests.model.randomise import random_model, random_tokens
@@ -61,7 +62,7 @@ def assert_routes(routes: Routes, routed: tuple[Routed, ...], position: int) -> 
         experts, kept = decisions.experts[position].numpy(), decisions.kept[position].numpy()
         used, padding = np.split(routes.experts[0, layer], [len(experts)])
         assert used.tolist() == np.where(kept, experts, ~experts).tolist()
-        assert (padding == Routes.PAD).all()
+        assert (padding == PAD).all()
         np.testing.assert_allclose(routes.gates[0, layer, : len(experts)], decisions.gates[position], atol=1e-5)
 
 

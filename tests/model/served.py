@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.routing import PAD
 from model.transformer import StepOutput, Transformer
 from server.engine.request import Request, Routes, Sampling
 from server.engine.runner import ModelRunner, Room
@@ -146,7 +147,7 @@ class HandEngine:
     def _count(self, text: Text, routes: Routes) -> None:
         for layer, choices in enumerate(routes.experts[0].tolist()):
             for expert in choices:
-                if expert != Routes.PAD:
+                if expert != PAD:
                     text.prior[layer, expert if expert >= 0 else ~expert] += 1
 
     def _advance(self, text: Text, count: int) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from model.routing import PAD, busiest_share, dead, entropy, expert_choices, expert_loads, imbalance
-from server.engine.request import Routes
 
 CHOICES = np.array(
     [  # three tokens, two layers of three experts, top-2; the second layer has top-1
@@ -35,10 +34,6 @@ def test_no_tokens_are_no_load() -> None:
     loads, lost = expert_loads(CHOICES[:0], 3)
     assert loads.tolist() == [[0, 0, 0], [0, 0, 0]] and lost.tolist() == [0, 0]
     assert expert_choices(CHOICES[:0], 3).tolist() == [[0, 0, 0], [0, 0, 0]]
-
-
-def test_padding_is_the_same_for_the_model_and_the_engine() -> None:
-    assert PAD == Routes.PAD
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every model type of a config.json that loads. The one place of the code that knows families by name."""
+"""Every model type of a config.json that loads. Only this folder knows families by name."""
 
 from __future__ import annotations
 

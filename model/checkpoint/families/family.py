@@ -17,10 +17,12 @@ def nothing(settings: Settings) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class Family:
     """One kind of config.json and its tensors. Names begin with `root` but in checkpoints of the bare model; `ignored`
-    are patterns of tensors without a part in the forward pass (beside the usual ones); `quantised` what is read."""
+    are patterns of tensors without a part in the forward pass (beside the usual ones); `quantised` what is read;
+    `written` the class that export.py names in a config.json of this kind, None where such files are only read."""
 
     architecture: Callable[[Settings], Architecture]
     layout: Callable[[Settings], Layout]
     root: str = "model."
     ignored: Callable[[Settings], tuple[str, ...]] = nothing
     quantised: frozenset[str] = frozenset()
+    written: str | None = None

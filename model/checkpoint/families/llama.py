@@ -85,10 +85,10 @@ FUSED = Layout(
     attention=GroupedNames(qkv=("self_attn.qkv_proj",)), feed_forward=FeedForwardNames(up=("mlp.gate_up_proj",))
 )
 FAMILIES = {
-    "llama": Family(llama, lambda s: Layout()),
-    "mistral": Family(mistral, lambda s: Layout()),
+    "llama": Family(llama, lambda s: Layout(), written="LlamaForCausalLM"),
+    "mistral": Family(mistral, lambda s: Layout(), written="MistralForCausalLM"),
     "phi3": Family(phi3, lambda s: FUSED),
-    "qwen2": Family(qwen2, lambda s: Layout()),
-    "qwen3": Family(qwen3, lambda s: Layout()),
+    "qwen2": Family(qwen2, lambda s: Layout(), written="Qwen2ForCausalLM"),
+    "qwen3": Family(qwen3, lambda s: Layout(), written="Qwen3ForCausalLM"),
     "smollm3": Family(smollm3, lambda s: Layout()),
 }

@@ -74,7 +74,7 @@ def dbrx(s: Settings) -> Architecture:
 
 
 FAMILIES = {
-    "mixtral": Family(mixtral, lambda s: MIXTRAL),
+    "mixtral": Family(mixtral, lambda s: MIXTRAL, written="MixtralForCausalLM"),
     "minimax_m2": Family(minimax_m2, lambda s: MIXTRAL),
     "dbrx": Family(dbrx, lambda s: DBRX, root="transformer."),
 }

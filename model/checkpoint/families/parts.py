@@ -8,8 +8,8 @@ from typing import Literal
 from model import config
 from model.checkpoint.settings import Settings
 from model.config import Activation, Architecture, Block, FeedForward, Grouped, Span
+from model.pattern import MOST_LAYERS
 
-MOST_LAYERS = 4096
 MOST_HEADS = 65536
 QUERY_HEADS = ("num_attention_heads", "n_head", "n_heads")
 ACTIVATIONS: dict[str, Activation] = {

@@ -133,7 +133,7 @@ def _stretched(s: Settings, dim: int) -> Rotary:
 
 FAMILIES = {
     "qwen2_moe": Family(qwen2_moe, lambda s: QWEN),
-    "qwen3_moe": Family(qwen3_moe, lambda s: QWEN),
+    "qwen3_moe": Family(qwen3_moe, lambda s: QWEN, written="Qwen3MoeForCausalLM"),
     "ernie4_5_moe": Family(ernie4_5_moe, lambda s: ERNIE, ignored=lambda s: (r"(.*\.)?mtp.*",)),
     "hunyuan_v1_moe": Family(hunyuan_v1_moe, lambda s: HUNYUAN),
 }

@@ -159,7 +159,7 @@ class TestNotANumber:
         r.add(make_request(range(14), 4, id="bad"))
         r.step()
         assert r.seen.steps[-1].groups == (GroupUse(64, 0, 0),), "the first chunk failed"
-        r = rig(nan=lambda row: row.request.id == "bad" and row.samples, max_batch_tokens=5)
+        r = rig(nan=lambda row: row.request.id == "bad" and bool(row.wanted), max_batch_tokens=5)
         r.add(make_request(range(14), 4, id="bad"))
         r.finish()
         assert r.seen.steps[1].groups[0].used == 3

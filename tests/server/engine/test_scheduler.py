@@ -33,9 +33,9 @@ class Bench:
         seats = self.scheduler.schedule(chunk)
         plan = [(seat.row.request.id, seat.row.start, seat.row.count) for seat in seats]
         for seat in seats:
-            samples = seat.row.samples
+            draws = bool(seat.row.wanted)
             self.scheduler.computed(seat)
-            if samples:
+            if draws:
                 seat.row.request.outputs.append(1)
         self.scheduler.check()
         return plan
