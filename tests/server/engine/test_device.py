@@ -35,7 +35,7 @@ def test_which_device_a_name_means(cards: int, wanted: str, expected: str) -> No
 
 @pytest.mark.parametrize(
     ("cards", "wanted", "words"),
-    [(0, "cuda", "sees no CUDA card"), (2, "cuda:2", "this machine has cuda:0 to cuda:1")],
+    [(0, "cuda", "sees no CUDA GPU"), (2, "cuda:2", "this machine has cuda:0 to cuda:1")],
     indirect=["cards"],
 )
 def test_a_card_that_is_not_there(cards: int, wanted: str, words: str) -> None:
