@@ -19,7 +19,9 @@ from model.checkpoint.error import CheckpointError
 from model.codec import architecture_from_dict, architecture_to_dict, load_architecture
 from model.config import ConfigError
 from model.inspect import inspect
-from model import describe, drawing, presets, toml, zoo
+from model.naming import block_names
+from model.operations import flops_per_token
+from model.parameters import parameters
 
 EVERY = pytest.mark.parametrize("name", presets.names())
 
