@@ -113,7 +113,8 @@ class Application:
         await asyncio.wait(ends, timeout=self.settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             end.cancel()
-        self.service.abort_all(Draining("the server was shut down before this request was complete", retry_after=1))
+        message = "the server was shut down before this request was complete"
+        self.service.abort_all(Draining(message, retry_after=self.service.limits.retry_after_seconds))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.service.quiet(), LAST_WORDS_SECONDS)
 

@@ -9,18 +9,19 @@
     │   └── ContextLengthExceeded    prompt and output do not fit together
     ├── Unauthenticated              no API key, or none that is known
     ├── PermissionDenied             the API key is good, but not for this
-    ├── TooManyRequests              this caller has too much in flight, or is wrong too often; later again
     ├── ModelNotFound                no model of that name is served
     ├── RequestNotFound              no request of that id is in flight
     ├── ModelExists                  another model is served under that name
-    ├── QueueFull                    too many requests wait already; try again after `retry_after`
-    ├── Unavailable                  nothing can be served now; try again after `retry_after`
-    │   ├── Loading                  models are still being built
-    │   ├── Draining                 the server is going away
-    │   ├── QueueTimeout             waited too long for its turn
-    │   ├── EngineDown               the engine thread died or stands still
-    │   ├── NoModel                  every model was unloaded
-    │   └── FormsUntried             this machine has nothing left to try out a form of the answer with
+    ├── ForNow                       it may go well later; try again after `retry_after`
+    │   ├── TooManyRequests          this caller has too much in flight, or is wrong too often
+    │   ├── QueueFull                too many requests wait already
+    │   └── Unavailable              nothing can be served now
+    │       ├── Loading              models are still being built
+    │       ├── Draining             the server is going away
+    │       ├── QueueTimeout         waited too long for its turn
+    │       ├── EngineDown           the engine thread died or stands still
+    │       ├── NoModel              every model was unloaded
+    │       └── FormsUntried         this machine has nothing left to try out a form of the answer with
     ├── DeadlineExceeded             the caller's time, or the longest time allowed, ran out
     ├── Cancelled                    the caller is gone
     └── InternalError                a fault of ours; says nothing but the request's id
@@ -61,12 +62,12 @@ class ServiceError(Exception):
     """Root of the tree. `message` names field, value and limit; it never holds anything but the caller's own words."""
 
     code: ClassVar[str] = "error"
+    retry_after: int | None = None  # seconds
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
-        self.retry_after = retry_after
         self.resource: tuple[str, str] | None = None  # what the error is about: its kind and its name
 
 
@@ -152,15 +153,23 @@ class PermissionDenied(ServiceError):
     code = "permission_denied"
 
 
-class TooManyRequests(ServiceError):
+class ForNow(ServiceError):
+    """Whoever makes one says when to come back: limits.retry_after_seconds, unless it knows better."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TooManyRequests(ForNow):
     code = "too_many_requests"
 
 
-class QueueFull(ServiceError):
+class QueueFull(ForNow):
     code = "queue_full"
 
 
-class Unavailable(ServiceError):
+class Unavailable(ForNow):
     code = "unavailable"
 
 

@@ -199,7 +199,8 @@ class Generation:
 
     def _engine_down(self, fault: EngineFault) -> ServiceError:
         log.debug("engine fault", id=self.id, model=self.model.name, why=str(fault))
-        return self._failure or EngineDown("the engine stopped while it worked on this request", retry_after=1)
+        message = "the engine stopped while it worked on this request"
+        return self._failure or EngineDown(message, retry_after=self._limits.retry_after_seconds)
 
 
 async def _with_pending(choice: Choice, delta: Delta) -> Delta:

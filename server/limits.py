@@ -60,4 +60,4 @@ class Limits:
     )  # free for each token of a form; beyond it, for a call
     stalled_write_seconds: float = 30.0
     unsent_events: int = 256  # of one stream; they are small, a token each and its alternatives
-    retry_after_seconds: int = 1
+    retry_after_seconds: int = 1  # what one who is refused for now is told

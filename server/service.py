@@ -92,7 +92,7 @@ class GenerationService:
         self._admissions = admissions
         self._tracer = tracer
         self._loop: EngineLoop | None = None
-        self._texts = TextWork(limits.queue)
+        self._texts = TextWork(limits)
         self._guides = Guides(limits)
         self._prepare = Preparation(limits, self._texts, self._guides)
         self._places = Places(limits.retry_after_seconds)

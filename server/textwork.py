@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from server.errors import QueueFull
+from server.limits import Limits
 
 T = TypeVar("T")
 
@@ -18,17 +19,18 @@ LONG_TEXT = 4096  # characters or ids; about a millisecond of tokenising
 class TextWork:
     """Runs one piece of work at a time, wherever it runs: tokenizers keep state while they encode."""
 
-    def __init__(self, most_pending: int) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._thread = ThreadPoolExecutor(1, "tokenise")
-        self._most_pending = most_pending
+        self._limits = limits
         self._pending = 0
 
     async def run(self, size: int, work: Callable[[], T]) -> T:
         """The result of `work` on a text of this size. Raises QueueFull when too many long texts wait."""
         if size <= LONG_TEXT and self._pending == 0:
             return work()
-        if self._pending >= self._most_pending:
-            raise QueueFull(f"{self._pending} long texts wait to be tokenised already", retry_after=1)
+        if self._pending >= self._limits.queue:
+            message = f"{self._pending} long texts wait to be tokenised already"
+            raise QueueFull(message, retry_after=self._limits.retry_after_seconds)
         loop = asyncio.get_running_loop()
         self._pending += 1
         job = self._thread.submit(work)

@@ -79,7 +79,7 @@ class Administration:
         log.info("loading", model=name, by=by)
         begun = self._others[name] = ModelStatus(name, ModelState.LOADING)
         loading = self._begin(self._load(name, wish))
-        status = begun if detached else await _outcome(loading)
+        status = begun if detached else await self._outcome(loading)
         if status.state is ModelState.FAILED:
             raise LoadFailed(f"model {shown(name)} could not be loaded: {status.error}", param="model")
         return status
@@ -95,7 +95,7 @@ class Administration:
         self._service.remove(name)  # now, so that whoever comes next finds it gone; its name is free when it is down
         self._others[name] = ModelStatus(name, ModelState.UNLOADING)
         bound = self._host.drain_seconds if seconds is None else seconds
-        return await _outcome(self._begin(self._unload(name, bound)))
+        return await self._outcome(self._begin(self._unload(name, bound)))
 
     async def reset_prefix_cache(self, name: str | None, *, by: str) -> list[str]:
         """Forget the cached prefixes of one model, or of all for None; returns the names of these models."""
@@ -105,7 +105,7 @@ class Administration:
             for model in models:
                 await self._host.reset(model)
         except EngineFault as fault:
-            raise EngineDown("the engine does not run", retry_after=1) from fault
+            raise EngineDown("the engine does not run", retry_after=self._soon) from fault
         return [model.name for model in models]
 
     async def _load(self, name: str, wish: LoadWish) -> ModelStatus:
@@ -149,7 +149,7 @@ class Administration:
             ended = await self._end_requests(name, seconds)
             await self._host.take_down(name)
         except EngineFault as fault:
-            raise EngineDown("the engine does not run", retry_after=1) from fault
+            raise EngineDown("the engine does not run", retry_after=self._soon) from fault
         finally:
             del self._others[name]
         await self._host.free()
@@ -160,8 +160,8 @@ class Administration:
         await self._none_left(name, seconds)
         left = self._generations(name)
         for generation in left:
-            error = Draining(f"model {name} was unloaded before this request was complete", retry_after=1)
-            generation.fail(error, Outcome.ERROR)
+            message = f"model {name} was unloaded before this request was complete"
+            generation.fail(Draining(message, retry_after=self._soon), Outcome.ERROR)
         await self._none_left(name, LAST_WORDS_SECONDS)
         return len(left)
 
@@ -198,9 +198,13 @@ class Administration:
 
     def _require_open(self) -> None:
         if self._service.phase is Phase.LOADING:
-            raise Loading("the first models are still loading", retry_after=1)
+            raise Loading("the first models are still loading", retry_after=self._soon)
         if self._service.phase is Phase.DRAINING:
-            raise Draining("the server is shutting down", retry_after=1)
+            raise Draining("the server is shutting down", retry_after=self._soon)
+
+    @property
+    def _soon(self) -> int:
+        return self._service.limits.retry_after_seconds
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
@@ -208,17 +212,17 @@ class Administration:
         task.add_done_callback(self._ended)
         return task
 
+    async def _outcome(self, work: asyncio.Task[T]) -> T:
+        """What the work comes to; it goes on when nobody waits for that any more."""
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if work.cancelled():
+                message = "the server was shut down before this was complete"
+                raise Draining(message, retry_after=self._soon) from None
+            raise
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._work.discard(task)
         if not task.cancelled():
             task.exception()  # asked for, or asyncio complains of one that nobody waited for
-
-
-async def _outcome(work: asyncio.Task[T]) -> T:
-    """What the work comes to; it goes on when nobody waits for that any more."""
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        if work.cancelled():
-            raise Draining("the server was shut down before this was complete", retry_after=1) from None
-        raise

@@ -38,7 +38,7 @@ class Guides:
         self._limits = limits
         self._compiling = _deep_thread("compile")
         self._follower = Follower(DEEP_STACK)
-        self._sandbox = Sandbox(limits.guidance_seconds)
+        self._sandbox = Sandbox(limits)
         self._known: WeakKeyDictionary[Tokenizer, _Compiled] = WeakKeyDictionary()
         self._pending = 0
         self._idle: asyncio.TimerHandle | None = None
@@ -52,7 +52,8 @@ class Guides:
         where none can be tried out.
         """
         if self._pending >= self._limits.queue:
-            raise QueueFull(f"{self._pending} forms wait to be compiled already", retry_after=1)
+            message = f"{self._pending} forms wait to be compiled already"
+            raise QueueFull(message, retry_after=self._limits.retry_after_seconds)
         self._pending += 1
         try:
             job = self._compiling.submit(self._matchers, guidance, model, count)

@@ -13,6 +13,7 @@ import structlog
 
 from server.errors import FormsUntried
 from server.guidance import trial
+from server.limits import Limits
 
 log = structlog.get_logger()
 
@@ -25,8 +26,8 @@ TOO_LARGE = "it is too deep or too large to compile"
 class Sandbox:
     """For one thread at a time. The process is started with the first grammar, and anew after one that ended it."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
     def verdict(self, grammar: str) -> str | None:
@@ -68,13 +69,14 @@ class Sandbox:
         except (OSError, EOFError) as error:  # the system has no descriptors, processes or memory left, or no time
             self.close()
             log.warning("forms of answers cannot be tried out", why=str(error) or type(error).__name__)
-            raise FormsUntried("forms of answers cannot be tried out at the moment", retry_after=1) from error
+            message = "forms of answers cannot be tried out at the moment"
+            raise FormsUntried(message, retry_after=self._limits.retry_after_seconds) from error
         return self._process
 
     def _ask(self, process: subprocess.Popen[bytes], grammar: str) -> object:
         assert process.stdin is not None
         process.stdin.write(json.dumps(grammar).encode() + b"\n")
-        return json.loads(_read_line(process, self._seconds))
+        return json.loads(_read_line(process, self._limits.guidance_seconds))
 
 
 def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:

@@ -31,7 +31,7 @@ def model(**more: Any) -> ServedModel:
 
 
 async def prepared(call: GenerateCall, served: ServedModel | None = None) -> list[Request]:
-    texts, guides = TextWork(4), Guides(Limits())
+    texts, guides = TextWork(Limits(queue=4)), Guides(Limits())
     try:
         return await Preparation(Limits(), texts, guides).requests("id", call, served or model(), arrived=100.0)
     finally:
@@ -143,14 +143,14 @@ async def test_an_encoder_has_no_log_probabilities_however_they_are_asked_for(as
 
 
 async def test_short_texts_are_done_at_once_and_long_ones_beside_the_loop() -> None:
-    texts = TextWork(2)
+    texts = TextWork(Limits(queue=2))
     assert await texts.run(LONG_TEXT, threading.current_thread) is threading.current_thread()
     assert await texts.run(LONG_TEXT + 1, threading.current_thread) is not threading.current_thread()
     texts.close()
 
 
 async def test_never_two_texts_at_once() -> None:
-    texts, inside = TextWork(8), []
+    texts, inside = TextWork(Limits(queue=8)), []
 
     def work() -> None:
         inside.append("in")
@@ -163,7 +163,7 @@ async def test_never_two_texts_at_once() -> None:
 
 
 async def test_who_leaves_makes_room() -> None:
-    texts, gate = TextWork(2), threading.Event()
+    texts, gate = TextWork(Limits(queue=2)), threading.Event()
     waiting = [asyncio.create_task(texts.run(LONG_TEXT + 1, gate.wait)) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(QueueFull):

@@ -110,4 +110,4 @@ class _Failures:
             self._second, self._seen = second, 0
         self._seen += 1
         if self._seen > FAILURES_A_SECOND:
-            raise TooManyRequests("too many calls without a good API key", retry_after=1)
+            raise TooManyRequests("too many calls without a good API key", retry_after=1)  # in the next second

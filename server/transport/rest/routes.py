@@ -20,7 +20,7 @@ from server.transport.ids import given_id, trace_of
 from server.transport.rest.answer import GenerationAnswer
 from server.transport.rest.body import read_body
 from server.transport.rest.calls import AnswerWishes, answer_wishes, chat_call, completion_call, reading_of
-from server.transport.rest.errors import RouteNotFound, error_response
+from server.transport.rest.errors import RouteNotFound
 from server.transport.rest.plain import PlainRoute, add_route, json_response
 from server.transport.rest.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from server.transport.rest.scrapes import Scrape, Scrapes
@@ -121,12 +121,12 @@ class Routes:
         """Whether the process is worth keeping: it answers, and its engine moves."""
         if self.service.alive:
             return json_response({"status": "alive"})
-        return error_response(EngineDown("the engine does not run"))
+        raise EngineDown("the engine does not run", retry_after=self.service.limits.retry_after_seconds)
 
     async def readyz(self, request: Request) -> Response:
         """Whether calls are taken now."""
-        refusal = self.service.refusal()
-        return json_response({"status": "ready"}) if refusal is None else error_response(refusal)
+        self.service.require_ready()
+        return json_response({"status": "ready"})
 
     async def version(self, request: Request) -> Response:
         return json_response({"version": importlib.metadata.version("dyno")})

@@ -22,12 +22,13 @@ MOST_WATCHERS = 1024
 class HealthServicer(health_pb2_grpc.HealthServicer):
     """Says what it was told last. What has no name here is unknown: a model that was never loaded, or is gone."""
 
-    def __init__(self, services: Iterable[str]) -> None:
-        """`services`: names that are as the whole is."""
+    def __init__(self, services: Iterable[str], retry_after: int) -> None:
+        """`services`: names that are as the whole is. `retry_after`: seconds, for a watcher too many."""
         self._services = (WHOLE, *services)
         self._serving: dict[str, bool] = dict.fromkeys(self._services, False)
         self._changed = asyncio.Event()
         self._watchers = 0
+        self._retry_after = retry_after
 
     def tell(self, serving: bool, models: Mapping[str, bool]) -> None:
         """Whether calls are taken, at all and of each model."""
@@ -51,7 +52,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         """Every change, from what is now on; of an unknown name too, which may become known."""
         if self._watchers >= MOST_WATCHERS:
-            await abort(context, TooManyWatchers(f"at most {MOST_WATCHERS} may watch at once"))
+            message = f"at most {MOST_WATCHERS} may watch at once"
+            await abort(context, TooManyWatchers(message, retry_after=self._retry_after))
         self._watchers += 1
         told = None
         try:

@@ -60,7 +60,7 @@ class RpcListener:
                 options=channel_options(service.limits, connection_seconds),
                 compression=grpc.Compression.NoCompression,
             )
-        self._health = HealthServicer([SERVICE, ADMIN])
+        self._health = HealthServicer([SERVICE, ADMIN], service.limits.retry_after_seconds)
         self._leaving: asyncio.Task[None] | None = None
         add_InferenceServiceServicer_to_server(Servicer(service, door), self._server)
         add_AdminServiceServicer_to_server(AdminServicer(administration, door), self._server)

@@ -250,7 +250,7 @@ async def test_the_deepest_schema_that_fits_is_no_matter(guides: Guides) -> None
 
 
 def test_what_kills_the_compiler_kills_nothing_else() -> None:
-    sandbox = Sandbox(10.0)
+    sandbox = Sandbox(Limits(guidance_seconds=10.0))
     try:
         defs = {f"a{i}": {"$ref": f"#/$defs/a{i + 1}"} for i in range(60_000)}
         schema = json.dumps({"$ref": "#/$defs/a0", "$defs": {**defs, "a60000": {}}})
@@ -262,12 +262,12 @@ def test_what_kills_the_compiler_kills_nothing_else() -> None:
 
 @pytest.mark.parametrize("command", ["/nowhere/python", "/bin/true"], ids=["no process", "no answer"])
 def test_where_nothing_can_be_tried_out_it_is_nobodys_mistake(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sandbox, grammar = Sandbox(10.0), LLMatcher.grammar_from_regex("a")
+    sandbox, grammar = Sandbox(Limits(guidance_seconds=10.0, retry_after_seconds=30)), LLMatcher.grammar_from_regex("a")
     try:
         with monkeypatch.context() as broken, pytest.raises(FormsUntried) as refused:
             broken.setattr("server.guidance.sandbox.sys.executable", command)
             sandbox.verdict(grammar)
-        assert refused.value.retry_after == 1 and command not in refused.value.message
+        assert refused.value.retry_after == 30 and command not in refused.value.message
         assert sandbox.verdict(grammar) is None, "it is begun anew"
     finally:
         sandbox.close()
@@ -277,7 +277,7 @@ def test_forms_are_tried_out_beside_a_thousand_connections() -> None:
     most, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed != resource.RLIM_INFINITY and allowed < 2048:
         pytest.skip("so many descriptors are not to be had here")
-    sandbox = Sandbox(10.0)
+    sandbox = Sandbox(Limits(guidance_seconds=10.0))
     with contextlib.ExitStack() as stack:
         stack.callback(sandbox.close)
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (most, allowed))

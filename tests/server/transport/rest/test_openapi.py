@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import server.transport
-from server.errors import InvalidRequest, ServiceError, Unavailable
+from server.errors import ForNow, InvalidRequest, ServiceError, Unavailable
 from server.limits import Limits
 from server.transport.rest.openapi.document import document
 from server.transport.rest.openapi.errors import BEFORE_ROUTES, MEANING, status_and_type
@@ -90,7 +90,7 @@ def files_that_make(*roots: type[ServiceError]) -> list[Path]:
 async def test_every_error_is_told_of() -> None:
     for module in pkgutil.walk_packages(server.transport.__path__, "server.transport."):
         importlib.import_module(module.name)
-    roots = (InvalidRequest, Unavailable)
+    roots = (InvalidRequest, ForNow, Unavailable)
     assert files_that_make(*roots, ServiceError) == [], "these have no meaning of their own"
     found = {kind for kind in kinds(ServiceError) if kind not in roots and kind.__module__.startswith("server.")}
     own = {kind for kind in found if kind.__module__.startswith("server.transport.rpc")}
