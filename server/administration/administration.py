@@ -19,16 +19,16 @@ from server.errors import (
     EngineDown,
     InvalidRequest,
     InvalidValue,
-    Loading,
     ModelExists,
     ModelNotFound,
+    NoModel,
     RequestNotFound,
     Unavailable,
     shown,
 )
 from server.generation import Generation
 from server.models import split_spec
-from server.service import GenerationService, Phase
+from server.service import GenerationService
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -68,8 +68,8 @@ class Administration:
         return [*ready, *self._others.values()]
 
     async def load(self, wish: LoadWish, *, by: str, detached: bool = False) -> ModelStatus:
-        """Serve one more model. Raises LoadFailed, Draining when the server leaves first; `detached` tells of either in
-        `models` only."""
+        """Serve one more model. Raises LoadFailed, and Unavailable when the server leaves first or its engine is down;
+        `detached` tells of what happens after the beginning in `models` only."""
         self._require_open()
         wish.check()
         name, _ = split_spec(wish.model)
@@ -197,10 +197,10 @@ class Administration:
     # ------------------------------------------------------------------------------------------ both
 
     def _require_open(self) -> None:
-        if self._service.phase is Phase.LOADING:
-            raise Loading("the first models are still loading", retry_after=self._soon)
-        if self._service.phase is Phase.DRAINING:
-            raise Draining("the server is shutting down", retry_after=self._soon)
+        """Raise why nothing can be served now, unless that is what a load would change."""
+        refusal = self._service.refusal()
+        if refusal is not None and not isinstance(refusal, NoModel):
+            raise refusal
 
     @property
     def _soon(self) -> int:

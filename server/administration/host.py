@@ -9,6 +9,8 @@ from server.errors import InvalidValue, MissingValue
 from server.models import BadModelId, ServedModel, split_spec
 
 SPEC_CHARS = 4096
+MOST_CACHE_TOKENS = 10**12  # more than any memory holds
+MOST_SEED = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +32,10 @@ class LoadWish:
             split_spec(self.model)
         except BadModelId as bad:
             raise InvalidValue(str(bad), param="model") from None
-        if self.cache_tokens is not None and not 1 <= self.cache_tokens < 1 << 40:
-            raise InvalidValue.between("cache_tokens", self.cache_tokens, 1, 1 << 40)
-        if self.seed is not None and not 0 <= self.seed < 1 << 63:
-            raise InvalidValue.between("seed", self.seed, 0, (1 << 63) - 1)
+        if self.cache_tokens is not None and not 1 <= self.cache_tokens <= MOST_CACHE_TOKENS:
+            raise InvalidValue.between("cache_tokens", self.cache_tokens, 1, MOST_CACHE_TOKENS)
+        if self.seed is not None and not 0 <= self.seed <= MOST_SEED:
+            raise InvalidValue.between("seed", self.seed, 0, MOST_SEED)
 
 
 class Host(Protocol):

@@ -269,12 +269,13 @@ def _bounds(schema: dict[str, Any]) -> Iterator[str]:
 
 
 def _number(value: float) -> str:
-    for bits in (31, 40, 63):
+    for bits in (31, 63):
         if abs(value) == 2**bits:
             return f"{'−' if value < 0 else ''}2^{bits}"
         if value == 2**bits - 1:
             return f"2^{bits} − 1"
-    return f"{value:g}".replace("-", "−")
+    text = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return text.replace("-", "−")
 
 
 def _name(schema: dict[str, Any]) -> str:

@@ -45,17 +45,23 @@ def _nothing(step: Step) -> None:
     pass
 
 
-async def refused(work: Awaitable[Any]) -> tuple[str, float | None]:
+async def refusal(work: Awaitable[Any]) -> Refused:
     with pytest.raises(Refused) as caught:
         await work
-    return caught.value.code, caught.value.retry
+    return caught.value
+
+
+async def refused(work: Awaitable[Any]) -> tuple[str, float | None]:
+    told = await refusal(work)
+    return told.code, told.retry
 
 
 @transports
 async def test_while_the_server_loads(transport: str) -> None:
     async with busy(transport, loading=True) as (_, caller, operator):
-        assert await refused(caller.whole(prompt="abc")) == ("loading", 30)
-        assert await refused(operator.load("new=fake")) == ("loading", 30)
+        call, load = [await refusal(work) for work in (caller.whole(prompt="abc"), operator.load("new=fake"))]
+        assert (call.code, call.retry) == (load.code, load.retry) == ("loading", 30)
+        assert call.message == load.message, "one thing has one name"
 
 
 @transports
@@ -93,6 +99,7 @@ async def test_under_whom_the_engine_dies(transport: str) -> None:
         dies.set()
         assert await call == ("engine_down", 30)
         assert await refused(operator.reset("fake")) == ("engine_down", 30)
+        assert await refused(operator.load("new=fake")) == ("engine_down", 30)
         async with server.session.get(f"{server.url}/livez") as response:
             assert response.status == 503 and response.headers["retry-after"] == "30"
 

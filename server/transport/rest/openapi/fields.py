@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from server.administration.host import SPEC_CHARS
+from server.administration.host import MOST_CACHE_TOKENS, MOST_SEED, SPEC_CHARS
 from server.limits import Limits
 from server.transport.rest.schema import IGNORED, IGNORED_IN_MESSAGES, UNSUPPORTED
 
@@ -250,8 +250,8 @@ def _admin(limits: Limits) -> dict[str, dict[str, Told]]:
         "LoadBody": {
             "model": told("NAME, PATH or ID=NAME, as `--model` takes it.", minLength=1, maxLength=SPEC_CHARS),
             "scale": told("Size of a preset without a checkpoint."),
-            "seed": told("Seed of the random weights of a model without a checkpoint.", minimum=0, maximum=INT64 - 1),
-            "cache_tokens": told("Size of the model's cache in tokens.", minimum=1, maximum=(1 << 40) - 1),
+            "seed": told("Seed of the random weights of a model without a checkpoint.", minimum=0, maximum=MOST_SEED),
+            "cache_tokens": told("Size of the model's cache in tokens.", minimum=1, maximum=MOST_CACHE_TOKENS),
             "detached": told("Answer at once, while the model loads.", False),
         },
         "UnloadBody": {
