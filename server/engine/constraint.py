@@ -23,17 +23,23 @@ class Constraint(Protocol):
         ...
 
     @property
-    def coming(self) -> Future[Any] | None:
-        """Done when what may come next, and behind what is considered, is known, or `failure` says why it will not be.
-        None: that is so now, and `allowed` may be asked."""
+    def awaits(self) -> bool:
+        """Whether what may come next, or behind what is considered, is still to be found out. Looking begins nothing:
+        `look_ahead` does."""
+        ...
+
+    def look_ahead(self) -> Future[Any] | None:
+        """Find out what may come next, unless that is known or under way. Done when it is known, as is what may come
+        behind what is considered, or `failure` says why it will not be. None: that is so now, and `allowed` may be
+        asked."""
         ...
 
     def consider(self, ahead: Sequence[int]) -> None:
-        """Find out what may follow each part of a guess, as far as it can come true. Not while anything is coming."""
+        """Find out what may follow each part of a guess, as far as it can come true. Not while it awaits anything."""
         ...
 
     def fitting(self, ahead: Sequence[int]) -> Sequence[int]:
-        """The beginning of what was considered last about which that is known: not while it is coming."""
+        """The beginning of what was considered last about which that is known: not while it awaits that."""
         ...
 
     def allowed(self, ahead: Sequence[int] = ()) -> np.ndarray:
@@ -54,7 +60,10 @@ class Known:
     """What constraints have in common that know everything at once."""
 
     failure: str | None = None
-    coming: Future[Any] | None = None
+    awaits = False
+
+    def look_ahead(self) -> Future[Any] | None:
+        return None
 
     def consider(self, ahead: Sequence[int]) -> None:
         pass

@@ -44,11 +44,12 @@ class Entry:
     def awaits(self) -> bool:
         """Whether what it may say next is still to be found out."""
         constraint = self.request.constraint
-        return constraint is not None and constraint.coming is not None
+        return constraint is not None and constraint.awaits
 
     def look_ahead(self) -> None:
-        """Have it found out what may be said next, while the engine does other things: asking begins it."""
-        _ = self.awaits
+        """Have it found out what may be said next, while the engine does other things."""
+        if self.request.constraint is not None:
+            self.request.constraint.look_ahead()
 
     def judge(self, drafted: int, accepted: int) -> None:
         """So many tokens were guessed for the request in a step, and so many of them were right."""

@@ -34,7 +34,7 @@ class Patience:
 
     def lacks(self, constraint: Constraint | None) -> bool:
         """Whether it cannot be asked in this step, or, having failed, any more."""
-        if constraint is None or not (self._is_late(constraint.coming) or constraint.failure is not None):
+        if constraint is None or not (self._is_late(constraint.look_ahead()) or constraint.failure is not None):
             return False
         self.lost = True
         return True

@@ -19,7 +19,7 @@ class GrammarConstraint:
     """Follows the outputs of one request through a grammar.
 
     What may come next is found out on the follower's thread, one set of tokens at a time, while the engine does other
-    things: whoever is `coming` has no token in a step. A guess is looked into on a copy, so a wrong one does no harm.
+    things: whoever `awaits` one has no token in a step. A guess is looked into on a copy, so a wrong one does no harm.
     """
 
     def __init__(
@@ -48,7 +48,12 @@ class GrammarConstraint:
         return self._failure
 
     @property
-    def coming(self) -> Future[None] | None:
+    def awaits(self) -> bool:
+        if self._job is not None:
+            return not self._job.done()
+        return self._now is None and self._failure is None
+
+    def look_ahead(self) -> Future[None] | None:
         if self._job is None and self._now is None and self._failure is None:
             self._job = self._submit(self._find_next)
         if self._job is not None and self._job.done():

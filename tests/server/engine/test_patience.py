@@ -33,15 +33,18 @@ class Thinking(Known):
             self.answer()
 
     @property
-    def coming(self) -> Future[None] | None:  # type: ignore[override]
-        return None if self._coming.done() else self._coming
+    def awaits(self) -> bool:  # type: ignore[override]
+        return not self._coming.done()
+
+    def look_ahead(self) -> Future[None] | None:
+        return self._coming if self.awaits else None
 
     def answer(self, failure: str | None = None) -> None:
         self.failure = failure
         self._coming.set_result(None)
 
     def allowed(self, ahead: Sequence[int] = ()) -> np.ndarray:
-        assert self.coming is None and self.failure is None, "asked too early, or too late"
+        assert not self.awaits and self.failure is None, "asked too early, or too late"
         return bits_of([WORD])
 
     def push(self, token: int) -> bool:
@@ -84,7 +87,7 @@ def test_others_have_a_token_in_every_step(rig: Make, said: int) -> None:
     r.step()
     assert (len(r.said("slow")), len(r.said("free"))) == (said + 1, 7)
     while r.engine.has_work:
-        if thinking.coming is not None:
+        if thinking.awaits:
             thinking.answer()
         r.step()
     assert r.said("slow") == [WORD] * 3 and r.said("free") == continuation([3], 9, 257)
@@ -104,6 +107,21 @@ def test_each_is_waited_for_once_and_a_step_waits_for_all_together(rig: Make, mo
     r.step(4)
     assert len(r.said("free")) == 4
     assert len(waits) == 40 and waits[:2] == pytest.approx([GRACE, GRACE / 4]) and now[0] <= GRACE
+
+
+def test_telling_what_the_queue_is_short_of_begins_nothing(rig: Make) -> None:
+    class Counted(Thinking):
+        begun = 0
+
+        def look_ahead(self) -> Future[None] | None:
+            self.begun += 1
+            return super().look_ahead()
+
+    r, thinking = rig(), Counted()
+    r.add(slow(thinking))
+    assert r.engine._scheduler.scarce is None and thinking.begun == 0
+    r.step()
+    assert thinking.begun == 1
 
 
 def test_when_all_wait_that_is_no_fault(rig: Make) -> None:
@@ -176,8 +194,7 @@ def test_what_may_come_next_is_looked_for_as_soon_as_a_token_is_out(rig: Make) -
     class Looking(Known):
         begun = False
 
-        @property
-        def coming(self) -> None:  # type: ignore[override]
+        def look_ahead(self) -> None:
             self.begun = True
 
         def allowed(self, ahead: Sequence[int] = ()) -> np.ndarray:
@@ -212,7 +229,7 @@ def test_no_more_run_than_a_step_has_tokens_for(rig: Make) -> None:
         r.step()
         assert r.engine.num_running <= 2
         for thinking in thinkers:
-            if thinking.coming is not None:
+            if thinking.awaits:
                 thinking.answer()
     assert all(r.said(str(n)) == [WORD] * 3 for n in range(5))
 

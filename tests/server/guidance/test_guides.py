@@ -112,10 +112,10 @@ def allowed(constraint: Constraint, ahead: Sequence[int] = ()) -> np.ndarray:
 
 
 def come(constraint: Constraint) -> None:
-    coming = constraint.coming
+    coming = constraint.look_ahead()
     if coming is not None:
         coming.result(30)
-    assert constraint.coming is None
+    assert constraint.look_ahead() is None and not constraint.awaits
 
 
 def walk(constraint: Constraint, model: Served, seed: int, most: int = 1500) -> tuple[list[int], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -129,6 +130,10 @@ def test_what_breaks_a_job_is_told_to_who_waits_and_the_next_is_done() -> None:
     follower.close()
 
 
+def following(follower: Follower, matcher: Any) -> GrammarConstraint:
+    return GrammarConstraint(matcher, b"\xff", {7}, endless=False, follower=follower, allowance=Allowance(1.0, 9.0))
+
+
 class Slow:
     """A matcher of sets that come one by one, each when it may."""
 
@@ -160,16 +165,9 @@ class Slow:
 @pytest.mark.parametrize("over", ["said", "left"])
 def test_a_guess_that_nobody_waits_for_is_looked_into_no_further(over: str) -> None:
     follower, matcher = Follower(1 << 20), Slow()
-    made = GrammarConstraint(
-        matcher,  # type: ignore[arg-type]
-        b"\xff",
-        {7},
-        endless=False,
-        follower=follower,
-        allowance=Allowance(1.0, 9.0),
-    )
+    made = following(follower, matcher)
     made.consider([3] * 32)
-    looking = made.coming
+    looking = made.look_ahead()
     assert looking is not None and matcher.begun.wait(10)
     made.push(3) if over == "said" else made.close()
     matcher.may.release(40)
@@ -178,6 +176,19 @@ def test_a_guess_that_nobody_waits_for_is_looked_into_no_further(over: str) -> N
     if over == "said":
         come(made)
         assert matcher.sets == 2 and len(made.allowed()) == 1
+    follower.close()
+
+
+def test_looking_at_it_begins_nothing() -> None:
+    follower, matcher = Follower(1 << 20), Slow()
+    made = following(follower, matcher)
+    assert not made.awaits and not made.push(3)
+    assert made.awaits and made.awaits and not matcher.begun.wait(0.05)
+    coming = made.look_ahead()
+    assert coming is not None and matcher.begun.wait(10) and made.awaits
+    matcher.may.release()
+    coming.result(10)
+    assert not made.awaits and made.look_ahead() is None and len(made.allowed()) == 1
     follower.close()
 
 
@@ -196,18 +207,11 @@ class Panicking:
 
 def test_a_library_that_breaks_down_ends_the_request() -> None:
     follower = Follower(1 << 20)
-    made = GrammarConstraint(
-        Panicking(),  # type: ignore[arg-type]
-        b"\xff",
-        {7},
-        endless=False,
-        follower=follower,
-        allowance=Allowance(1.0, 1.0),
-    )
+    made = following(follower, Panicking())
     assert not made.push(3)
-    coming = made.coming
+    coming = made.look_ahead()
     assert coming is not None and isinstance(coming.exception(10), RuntimeError)
-    assert made.coming is None and made.failure == BROKEN, "it is not asked again and again"
+    assert made.look_ahead() is None and made.failure == BROKEN, "it is not asked again and again"
     follower.close()
 
 
