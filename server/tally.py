@@ -169,7 +169,7 @@ class EngineTally:
     def _routed(self, layers: Sequence[LayerRouting], who: dict[str, str]) -> None:
         """Means of a request's layers, with the expert that took the largest share of any layer."""
         hot = max(layers, key=lambda layer: layer.busiest_share)
-        who = who | {"hot_expert": f"{hot.layer}/{hot.tokens.index(max(hot.tokens))}"}
+        who = who | {"hot_expert": f"{hot.layer}/{hot.expert_tokens.index(max(hot.expert_tokens))}"}
         for tally, values in (
             (self.entropy, [layer.entropy for layer in layers]),
             (self.imbalance, [layer.imbalance for layer in layers]),

@@ -76,7 +76,7 @@ class Ledger:
 
     def bill(self, account: Account, routing: tuple[LayerRouting, ...]) -> Compute:
         """What a request cost that ends now."""
-        distinct = [sum(tokens > 0 for tokens in layer.tokens) for layer in routing]
+        distinct = [sum(tokens > 0 for tokens in layer.expert_tokens) for layer in routing]
         known = account.work.tokens and len(distinct) == self._layers
         return account.work.bill(self._costs, self._costs.touched(distinct, account.encoder_experts) if known else 0)
 

@@ -104,8 +104,8 @@ def summarise(routing: Sequence[LayerRouting]) -> RoutingSummary:
     return RoutingSummary(
         layers=count,
         dropped=sum(layer.dropped for layer in routing),
-        touched_experts=sum(tokens > 0 for layer in routing for tokens in layer.tokens),
-        experts=sum(len(layer.tokens) for layer in routing),
+        touched_experts=sum(tokens > 0 for layer in routing for tokens in layer.expert_tokens),
+        experts=sum(len(layer.expert_tokens) for layer in routing),
         entropy=sum(layer.entropy for layer in routing) / count,
         lowest_entropy=min(layer.entropy for layer in routing),
         imbalance=sum(layer.imbalance for layer in routing) / count,

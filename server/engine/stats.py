@@ -57,8 +57,8 @@ class LayerRouting:
     last, which was drawn and never fed back)."""
 
     layer: int
-    tokens: tuple[int, ...]  # per expert, tokens it processed
-    dropped: int  # choices lost to capacity; sum(tokens) + dropped == tokens * top-k
+    expert_tokens: tuple[int, ...]  # tokens that each processed
+    dropped: int  # choices lost to capacity; sum(expert_tokens) + dropped == tokens * top-k
     entropy: float  # of the load over experts, 0 (one expert) .. 1 (even)
     imbalance: float  # busiest expert's load over the mean load
     busiest_share: float  # busiest expert's part of all choices

@@ -1,15 +1,14 @@
-"""The facts of a request as JSON-ready data: usage, and the `dyno` extension that mirrors the proto's Finished."""
+"""The facts of a request as orjson takes them: usage, and the `dyno` extension that mirrors the proto's Finished."""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from server.call import FactWishes, Finished, RoutingDetail
 from server.engine.routes import summarise
-from server.engine.stats import Compute, LayerRouting, RequestStats
+from server.engine.stats import Compute, RequestStats
 
 
 def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int | None) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def facts(index: int, finished: Finished, wishes: FactWishes) -> dict[str, Any]:
             "completion_tokens": stats.completion_tokens,
             "cached_tokens": stats.cached_tokens,
         },
-        "latency": asdict(stats.latency) if wishes.latency else None,
+        "latency": stats.latency if wishes.latency else None,
         "cache": {
             "cached_tokens": stats.cached_tokens,
             "recomputed_tokens": stats.recomputed_tokens,
@@ -66,26 +65,10 @@ def _compute(compute: Compute) -> dict[str, Any]:
 def _routing(stats: RequestStats, finished: Finished, detail: RoutingDetail) -> dict[str, Any] | None:
     if not stats.routing:
         return None
-    layers = [] if detail is RoutingDetail.SUMMARY else _layers(stats.routing)
-    data = {"tokens": stats.routed_tokens, "summary": asdict(summarise(stats.routing)), "layers": layers}
+    layers = () if detail is RoutingDetail.SUMMARY else stats.routing
+    data = {"tokens": stats.routed_tokens, "summary": summarise(stats.routing), "layers": layers}
     packed = finished.routes
     if packed is not None:
         ids, gates = b64encode(packed.expert_ids).decode(), b64encode(packed.gates).decode()
         data["token_routing"] = {**asdict(packed), "expert_ids": ids, "gates": gates}
     return data
-
-
-def _layers(routing: Sequence[LayerRouting]) -> list[dict[str, Any]]:
-    return [
-        {
-            "layer": layer.layer,
-            "expert_tokens": layer.tokens,
-            "dropped": layer.dropped,
-            "entropy": layer.entropy,
-            "imbalance": layer.imbalance,
-            "busiest_share": layer.busiest_share,
-            "mean_gate": layer.mean_gate,
-            "margin": layer.margin,
-        }
-        for layer in routing
-    ]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from dyno.inference.v1 import inference_pb2 as pb
-from model.operations import Operations
-from server.call import FactWishes, Finished, PackedRoutes, RoutingDetail
+from server.call import FactWishes, Finished, RoutingDetail
 from server.engine.request import Outcome
 from server.engine.routes import summarise
-from server.engine.stats import Compute, Latency, LayerRouting, RequestStats
+from server.engine.stats import Compute, Latency, RequestStats
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 REASONS = {Outcome.STOP: pb.FINISH_REASON_STOP, Outcome.LENGTH: pb.FINISH_REASON_LENGTH}
-PARTS = tuple(field.name for field in fields(Operations))
 
 
 def finished_message(finished: Finished, wishes: FactWishes) -> pb.Finished:
@@ -39,19 +41,8 @@ def finished_message(finished: Finished, wishes: FactWishes) -> pb.Finished:
 
 
 def _latency(latency: Latency) -> pb.Latency:
-    gaps = latency.inter_token
-    spread = pb.Spread(count=gaps.count, mean=gaps.mean, p50=gaps.p50, p90=gaps.p90, p99=gaps.p99, maximum=gaps.maximum)
-    return pb.Latency(
-        queued=latency.queued,
-        prefill=latency.prefill,
-        first_token=latency.first_token,
-        decode=latency.decode,
-        inter_token=spread,
-        total=latency.total,
-        forward=latency.forward,
-        delayed=latency.delayed,
-        preempted=latency.preempted,
-    )
+    told = _fields(latency)
+    return pb.Latency(inter_token=pb.Spread(**_fields(told.pop("inter_token"))), **told)
 
 
 def _steps(stats: RequestStats) -> pb.Steps:
@@ -64,19 +55,9 @@ def _steps(stats: RequestStats) -> pb.Steps:
 
 
 def _compute(compute: Compute) -> pb.Compute:
-    operations = compute.operations
-    return pb.Compute(
-        flops=pb.Flops(**{part: getattr(operations, part) for part in PARTS}, total=operations.total),
-        weight_bytes=compute.weight_bytes,
-        cache_read_bytes=compute.cache_read_bytes,
-        cache_written_bytes=compute.cache_written_bytes,
-        tokens=compute.tokens,
-        passes=compute.passes,
-        seconds=compute.seconds,
-        parameters=compute.parameters,
-        memory_bound_seconds=compute.memory_bound_seconds,
-        compute_bound_seconds=compute.compute_bound_seconds,
-    )
+    told = _fields(compute)
+    operations = told.pop("operations")
+    return pb.Compute(flops=pb.Flops(**_fields(operations), total=operations.total), **told)
 
 
 def _routing(finished: Finished, detail: RoutingDetail) -> pb.Routing | None:
@@ -85,32 +66,14 @@ def _routing(finished: Finished, detail: RoutingDetail) -> pb.Routing | None:
         return None
     return pb.Routing(
         tokens=stats.routed_tokens,
-        layers=[] if detail is RoutingDetail.SUMMARY else [_layer(layer) for layer in stats.routing],
-        token_routing=None if finished.routes is None else _tokens(finished.routes),
-        summary=pb.RoutingSummary(**asdict(summarise(stats.routing))),
+        layers=[]
+        if detail is RoutingDetail.SUMMARY
+        else [pb.LayerRouting(**_fields(layer)) for layer in stats.routing],
+        token_routing=None if finished.routes is None else pb.TokenRouting(**_fields(finished.routes)),
+        summary=pb.RoutingSummary(**_fields(summarise(stats.routing))),
     )
 
 
-def _layer(layer: LayerRouting) -> pb.LayerRouting:
-    return pb.LayerRouting(
-        layer=layer.layer,
-        expert_tokens=layer.tokens,
-        dropped=layer.dropped,
-        entropy=layer.entropy,
-        imbalance=layer.imbalance,
-        busiest_share=layer.busiest_share,
-        mean_gate=layer.mean_gate,
-        margin=layer.margin,
-    )
-
-
-def _tokens(routes: PackedRoutes) -> pb.TokenRouting:
-    return pb.TokenRouting(
-        expert_ids=routes.expert_ids,
-        tokens=routes.tokens,
-        layers=routes.layers,
-        top_k=routes.top_k,
-        gates=routes.gates,
-        start=routes.start,
-        truncated=routes.truncated,
-    )
+def _fields(value: DataclassInstance) -> dict[str, Any]:
+    """By name, as they are: `asdict` would copy the count of every expert, one by one."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}

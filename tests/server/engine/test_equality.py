@@ -118,7 +118,7 @@ def _check_routing(rig: Rig, id: str, tokens: list[int]) -> None:
     computed = tokens[: stats.routed_tokens]
     if stats.completion_tokens:
         assert len(computed) == len(tokens) - 1
-    assert [list(layer.tokens) for layer in stats.routing] == expert_tokens(computed, MIXTURES)
+    assert [list(layer.expert_tokens) for layer in stats.routing] == expert_tokens(computed, MIXTURES)
     assert isinstance(routes, Routes) and len(routes) == len(computed)
 
 

@@ -61,7 +61,9 @@ class TestExceptions:
                 assert r.said(str(n)) == whole[:2]
             else:
                 assert stats.outcome is Outcome.LENGTH and r.said(str(n)) == whole
-                assert [list(layer.tokens) for layer in stats.routing] == expert_tokens([n, 1, *whole[:-1]], MIXTURES)
+                assert [list(layer.expert_tokens) for layer in stats.routing] == expert_tokens(
+                    [n, 1, *whole[:-1]], MIXTURES
+                )
         assert not r.engine.has_work
 
     def test_finding_one_guilty_row_takes_few_runs(self, rig: Make) -> None:

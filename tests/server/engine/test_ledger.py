@@ -177,7 +177,7 @@ def test_experts_of_requests_are_those_of_steps(rig: Make) -> None:
     r.add(*(make_request(range(n, n + 5), 7, id=str(n)) for n in range(5)))
     r.finish()
     for layer in range(2):
-        told = zip(*(stats.routing[layer].tokens for stats in r.seen.requests), strict=True)
+        told = zip(*(stats.routing[layer].expert_tokens for stats in r.seen.requests), strict=True)
         seen = sum(step.expert_tokens[layer, : MIXTURES[layer].experts] for step in r.seen.steps)
         assert [sum(tokens) for tokens in told] == list(seen)
     margins = sum(stats.routing[1].margin * stats.routed_tokens for stats in r.seen.requests)

@@ -68,7 +68,7 @@ def test_an_encoder_is_charged_to_whose_source_it_read(name: str) -> None:
     decoded = stats.steps * costs.weights + tokens * costs.row
     decoded += sum(int(step.distinct_experts @ np.array(costs.experts, np.int64)) for step in seen.steps)
     assert stats.compute.weight_bytes == decoded + once
-    used = [sum(count > 0 for count in layer.tokens) for layer in stats.routing]
+    used = [sum(count > 0 for count in layer.expert_tokens) for layer in stats.routing]
     assert stats.compute.parameters == costs.touched(used, touched)
     assert (stats.compute.parameters < parameters(architecture).total) == (name == "switch-base-8")
     assert stats.compute.cache_written_bytes == tokens * costs.entry + 5 * costs.state

@@ -73,8 +73,8 @@ def test_layers_sum_to_tokens_times_top_k(rig: Make) -> None:
     r.add(make_request(range(9), 5, id="a"))
     r.finish()
     tokens = [*range(9), *r.said("a")[:-1]]
-    assert [list(layer.tokens) for layer in r.stats("a").routing] == expert_tokens(tokens, MIXTURES)
-    assert [sum(layer.tokens) for layer in r.stats("a").routing] == [13 * 2, 13 * 1]
+    assert [list(layer.expert_tokens) for layer in r.stats("a").routing] == expert_tokens(tokens, MIXTURES)
+    assert [sum(layer.expert_tokens) for layer in r.stats("a").routing] == [13 * 2, 13 * 1]
 
 
 def test_rows_bring_what_came_before_to_routers_with_a_capacity(rig: Make) -> None:

@@ -204,7 +204,7 @@ def test_wrong_drafts_count_for_nothing_but_their_time(rig: Callable[..., Rig]) 
     assert r.said("r") == continuation([3, 4], 8, 257)
     assert stats.accepted_tokens == 0 < stats.drafted_tokens and stats.steps == 8
     assert sum(step.decode_tokens for step in r.seen.steps) == 7
-    assert [list(layer.tokens) for layer in stats.routing] == expert_tokens([3, 4, *r.said("r")[:-1]], MIXTURES)
+    assert [list(layer.expert_tokens) for layer in stats.routing] == expert_tokens([3, 4, *r.said("r")[:-1]], MIXTURES)
 
 
 def test_tokens_of_one_step_are_no_time_apart(rig: Callable[..., Rig]) -> None:
