@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NoReturn
 
 import structlog
@@ -59,26 +58,12 @@ def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
 
     if settings.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # torch reads it when it is imported
-    from server.build import BuildOptions, build_model
+    from server.build import build_model
 
-    options = BuildOptions(
-        dtype=settings.dtype,
-        weights=settings.weights,
-        device=settings.device,
-        cache_share=settings.cache_share,
-        cache_tokens=settings.cache_tokens,
-        max_batch_tokens=settings.max_batch_tokens,
-        max_rows=settings.max_rows,
-        chunk_seconds=None if settings.chunk_ms is None else settings.chunk_ms / 1e3,
-        speculate=settings.speculate,
-        seed=settings.seed,
-        scale=settings.scale,
-        measure_machine=settings.measure_machine,
-    )
     models = []
     for built, spec in enumerate(settings.model):  # those still to come shall find as much of a GPU as this one
-        share = options.cache_share / (len(settings.model) - built)
-        models.append(build_model(spec, replace(options, cache_share=share), observer))
+        share = settings.cache_share / (len(settings.model) - built)
+        models.append(build_model(spec, settings.model_copy(update={"cache_share": share}), observer))
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:

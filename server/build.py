@@ -29,6 +29,7 @@ from model.roofline import Machine
 from model.source import Checkpoint, File
 from model.tokenizer import ByteTokenizer, Tokenizer
 from model.transformer import Transformer
+from server.config import Settings
 from server.engine import gpu
 from server.engine.device import find_device, free_bytes, largest_room, pool_bytes
 from server.engine.engine import Engine
@@ -56,25 +57,6 @@ class NoInt8(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class BuildOptions:
-    """How models are built. `cache_tokens` None: what max_rows full contexts need, up to 65,536 tokens or 1 GiB; on a
-    GPU up to `cache_share` of the memory that is free beside the weights. weights: of linear layers."""
-
-    dtype: str = "float32"
-    weights: Form = "lossless"
-    device: str = "cpu"
-    cache_share: float = 0.85
-    cache_tokens: int | None = None
-    max_batch_tokens: int = 512
-    max_rows: int = 64
-    chunk_seconds: float | None = None
-    speculate: int = 0
-    seed: int = 0
-    scale: str | None = None
-    measure_machine: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Found:
     """What a name stood for; `preset` where it is one as published, `scale` where it was made small."""
 
@@ -84,34 +66,35 @@ class Found:
     scale: str | None = None
 
 
-def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedModel:
+def build_model(spec: str, settings: Settings, observer: Observer) -> ServedModel:
     """Build what SPEC names: a zoo model, a checkpoint folder (ours or Hugging Face's), org/name on the hub, an
-    architecture file or a preset; each also as ID=… and with @DEVICE behind.
+    architecture file or a preset; each also as ID=… and with @DEVICE behind. The settings say how, whatever models they
+    name.
 
     Raises BadModelId, UnknownModel, TooLarge, NoInt8, NoDevice, ConfigError or CheckpointError, with a message for the
     operator.
     """
     native.begin()
     name, said = split_spec(spec)
-    device = find_device(split_device(spec)[1] or options.device)
-    found = _find(said, options)
+    device = find_device(split_device(spec)[1] or settings.device)
+    found = _find(said, settings)
     model, tokenizer, architecture = found.model, found.tokenizer, found.model.architecture
     _tell(name, architecture)
     if not architecture.attentions:
         raise ConfigError(f"model {name!r}: none of its blocks has an attention, so no token would see another")
-    form = _form(name, options, device)
+    form = _form(name, settings, device)
     if device.type != "cpu":
         _send(model, name, device)
     passes.apply(model, form=form)
-    roofs = _roofs(name, architecture, options) if options.measure_machine and device.type == "cpu" else None
+    roofs = _roofs(name, architecture, settings) if settings.measure_machine and device.type == "cpu" else None
     engine = Engine(
         name,
-        _runner(model, name, tokenizer.vocab_size, roofs, options),
+        _runner(model, name, tokenizer.vocab_size, roofs, settings),
         observer=observer,
-        max_batch_tokens=options.max_batch_tokens,
-        max_rows=options.max_rows,
-        chunk_seconds=options.chunk_seconds,
-        speculate=options.speculate,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_rows=settings.max_rows,
+        chunk_seconds=None if settings.chunk_ms is None else settings.chunk_ms / 1e3,
+        speculate=settings.speculate,
     )
     counts, used = parameters(architecture), parameters(without_memory(architecture))
     start = (min(tokenizer.eos_ids, default=0),) if architecture.encoder else ()
@@ -120,7 +103,7 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
         architecture,
         tokenizer,
         engine,
-        options.dtype,
+        settings.dtype,
         (counts.total, used.active),
         start,
         roofs,
@@ -130,15 +113,15 @@ def build_model(spec: str, options: BuildOptions, observer: Observer) -> ServedM
     )
 
 
-def _form(name: str, options: BuildOptions, device: torch.device) -> Form:
+def _form(name: str, settings: Settings, device: torch.device) -> Form:
     """How the linear layers of a model on this device are kept."""
     if device.type == "cpu":
-        found = panels.available(options.weights, getattr(torch, options.dtype))
+        found = panels.available(settings.weights, getattr(torch, settings.dtype))
     else:
-        found = "whole" if options.weights in ("lossless", "whole") else None
+        found = "whole" if settings.weights in ("lossless", "whole") else None
     if found is None:
         needed = "a compiler and the vector units of a CPU (AVX2 or AVX-512)"
-        raise NoInt8(f"model {name!r}: weights={options.weights} needs {needed}")
+        raise NoInt8(f"model {name!r}: weights={settings.weights} needs {needed}")
     return found
 
 
@@ -150,7 +133,7 @@ def _progress(what: str) -> Iterator[Callable[[float, float], None]]:
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
-def _find(name: str, options: BuildOptions) -> Found:
+def _find(name: str, settings: Settings) -> Found:
     try:
         found = source.find(name)
     except presets.UnknownPreset as error:
@@ -158,33 +141,33 @@ def _find(name: str, options: BuildOptions) -> Found:
         raise UnknownModel(f"model {name!r}: no folder, no zoo model ({known}), and {error}") from None
     match found:
         case File(path):
-            return _random(name, load_architecture(path), options)
+            return _random(name, load_architecture(path), settings)
         case Checkpoint(place):
-            return _load(place, options)
+            return _load(place, settings)
         case Preset():
-            return _random(name, found.architecture, options, found)
+            return _random(name, found.architecture, settings, found)
 
 
-def _load(place: str | Path, options: BuildOptions) -> Found:
+def _load(place: str | Path, settings: Settings) -> Found:
     """A checkpoint; one without a tokenizer is served on bytes."""
     name = Path(place).name
     with _progress(f"loading {name}") as progress:
-        loaded = load_any(place, getattr(torch, options.dtype), progress)
+        loaded = load_any(place, getattr(torch, settings.dtype), progress)
     return Found(loaded.model, loaded.tokenizer or _bytes(loaded.architecture, f"{name} has no tokenizer"))
 
 
-def _random(name: str, architecture: Architecture, options: BuildOptions, preset: Preset | None = None) -> Found:
+def _random(name: str, architecture: Architecture, settings: Settings, preset: Preset | None = None) -> Found:
     """Random weights from the seed, and bytes for tokens."""
-    if options.scale is not None:
-        architecture, preset = presets.scaled(architecture, options.scale), None
+    if settings.scale is not None:
+        architecture, preset = presets.scaled(architecture, settings.scale), None
     tokenizer = _bytes(architecture, f"model {name!r}")
-    needed = parameters(architecture).total * BYTES[options.dtype]
+    needed = parameters(architecture).total * BYTES[settings.dtype]
     room = machine.room()
     if needed > room:
         sizes = f"{needed / 1e9:.1f} GB of weights, there is memory for {room / 1e9:.1f} GB"
         raise TooLarge(f"model {name!r}: {sizes}; add --scale {' or --scale '.join(presets.SCALES)}")
-    model = random_model(architecture, options.seed, getattr(torch, options.dtype)).eval().requires_grad_(False)
-    return Found(model, tokenizer, preset, options.scale)
+    model = random_model(architecture, settings.seed, getattr(torch, settings.dtype)).eval().requires_grad_(False)
+    return Found(model, tokenizer, preset, settings.scale)
 
 
 def _bytes(architecture: Architecture, what: str) -> ByteTokenizer:
@@ -194,11 +177,11 @@ def _bytes(architecture: Architecture, what: str) -> ByteTokenizer:
     return ByteTokenizer(architecture.vocab)
 
 
-def _runner(model: Transformer, name: str, vocab: int, roofs: Machine | None, options: BuildOptions) -> ModelRunner:
+def _runner(model: Transformer, name: str, vocab: int, roofs: Machine | None, settings: Settings) -> ModelRunner:
     if model.embedding.weight.device.type == "cpu":
-        room = Room(_cache_tokens(model.architecture, options), options.max_rows, options.max_batch_tokens)
+        room = Room(_cache_tokens(model.architecture, settings), settings.max_rows, settings.max_batch_tokens)
         return ModelRunner(model, room, vocab, weight_bytes=passes.weight_bytes(model), machine=roofs)
-    runner = GpuRunner(model, _gpu_room(model, name, options), vocab)
+    runner = GpuRunner(model, _gpu_room(model, name, settings), vocab)
     with _progress(f"capturing {name}") as progress:
         for share in runner.capture():
             progress(share, 1.0)
@@ -206,15 +189,15 @@ def _runner(model: Transformer, name: str, vocab: int, roofs: Machine | None, op
     return runner
 
 
-def _gpu_room(model: Transformer, name: str, options: BuildOptions) -> Room:
+def _gpu_room(model: Transformer, name: str, settings: Settings) -> Room:
     """Room on a GPU for as many tokens as were asked for, or for what fits beside the weights and is of use."""
     architecture, weight = model.architecture, model.embedding.weight
-    wanted = options.cache_tokens or options.max_rows * architecture.context
-    room = Room(wanted, options.max_rows, options.max_batch_tokens, gpu.PAGE_SIZE)
+    wanted = settings.cache_tokens or settings.max_rows * architecture.context
+    room = Room(wanted, settings.max_rows, settings.max_batch_tokens, gpu.PAGE_SIZE)
     free = free_bytes(weight.device)
-    share = options.cache_share if options.cache_tokens is None else 1.0
+    share = settings.cache_share if settings.cache_tokens is None else 1.0
     found = largest_room(architecture, room, weight.itemsize, int(free * share))
-    least = wanted if options.cache_tokens is not None else gpu.PAGE_SIZE
+    least = wanted if settings.cache_tokens is not None else gpu.PAGE_SIZE
     if found.tokens < least // gpu.PAGE_SIZE * gpu.PAGE_SIZE:
         needed = pool_bytes(architecture, replace(room, tokens=least), weight.itemsize)
         sizes = f"{needed / 1e9:.1f} GB of cache for {least} tokens, {weight.device} has {free / 1e9:.1f} GB free"
@@ -231,16 +214,16 @@ def _send(model: Transformer, name: str, device: torch.device) -> None:
     model.to(device)
 
 
-def _roofs(name: str, architecture: Architecture, options: BuildOptions) -> Machine | None:
+def _roofs(name: str, architecture: Architecture, settings: Settings) -> Machine | None:
     """What this machine can do for a model of this size; not knowing it costs the metrics and nothing else."""
-    size = parameters(architecture).total * panels.weight_bytes(options.weights, getattr(torch, options.dtype))
+    size = parameters(architecture).total * panels.weight_bytes(settings.weights, getattr(torch, settings.dtype))
     try:
-        roofs = Limits(brief=True).machine(size, options.dtype, options.weights)
+        roofs = Limits(brief=True).machine(size, settings.dtype, settings.weights)
     except (RuntimeError, OSError, MemoryError) as error:
         log.warning("the machine was not measured", model=name, error=str(error))
         return None
     rates = {"reads_gb_per_second": round(roofs.bandwidth / 1e9, 1), "multiplies_tflops": round(roofs.flops / 1e12, 3)}
-    log.info("this machine", model=name, dtype=options.dtype, **rates)
+    log.info("this machine", model=name, dtype=settings.dtype, **rates)
     return roofs
 
 
@@ -249,9 +232,10 @@ def _tell(name: str, architecture: Architecture) -> None:
         log.info("cross-attention layers are left out: no memory is given", model=name)
 
 
-def _cache_tokens(architecture: Architecture, options: BuildOptions) -> int:
-    if options.cache_tokens is not None:
-        return options.cache_tokens
-    token_bytes = max(1, cache_bytes_per_token(architecture, options.dtype))
-    most = min(options.max_rows * architecture.context, DEFAULT_CACHE_TOKENS, DEFAULT_CACHE_BYTES // token_bytes)
+def _cache_tokens(architecture: Architecture, settings: Settings) -> int:
+    """On a CPU, without the setting: what max_rows full contexts need, up to 65,536 tokens or 1 GiB."""
+    if settings.cache_tokens is not None:
+        return settings.cache_tokens
+    token_bytes = max(1, cache_bytes_per_token(architecture, settings.dtype))
+    most = min(settings.max_rows * architecture.context, DEFAULT_CACHE_TOKENS, DEFAULT_CACHE_BYTES // token_bytes)
     return max(most, architecture.context)

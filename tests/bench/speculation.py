@@ -13,7 +13,8 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from server.build import BuildOptions, build_model
+from server.build import build_model
+from server.config import Settings
 from server.engine.engine import Engine
 from server.engine.request import Request, Sampling
 from server.engine.stats import RequestStats
@@ -85,7 +86,9 @@ def main() -> None:
     parser.add_argument("--draft", type=int, default=8, help="most guesses a step")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    model = build_model(options.model, BuildOptions(dtype=options.dtype, max_rows=64), Recorder())
+    model = build_model(
+        options.model, Settings(model=(options.model,), dtype=options.dtype, measure_machine=False), Recorder()
+    )
     print(f"{options.model} {options.dtype}, {options.tokens} tokens, at most {options.draft} guesses a step; tokens/s")
     print(f"{'text':10} {'streams':>7} {'without':>9} {'with':>9} {'ratio':>7} {'right':>7} {'steps':>7} {'differ':>7}")
     for repeating in (True, False):

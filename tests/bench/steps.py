@@ -14,7 +14,8 @@ import torch
 from model import steady
 from model.initialise import random_model
 from model.kernels import packed, passes
-from server.build import BuildOptions, build_model
+from server.build import build_model
+from server.config import Settings
 from tests.bench.figure import Figure, timed
 from tests.bench.shapes import SHAPES, write
 from tests.fakes import Recorder, make_request
@@ -52,8 +53,15 @@ def engine_step(kind: str, dtype: str, rows: int, budget: float) -> Figure:
     """Scheduling, batch building, forward, sampling and accounts of a decode step."""
     with tempfile.TemporaryDirectory() as scratch:
         file = write(SHAPES[kind], Path(scratch) / f"{kind}.json")
-        options = BuildOptions(dtype=dtype, cache_tokens=rows * 2 * CONTEXT, max_batch_tokens=8192, max_rows=rows)
-        engine = build_model(str(file), options, Recorder()).engine
+        settings = Settings(
+            model=(str(file),),
+            dtype=dtype,
+            cache_tokens=rows * 2 * CONTEXT,
+            max_batch_tokens=8192,
+            max_rows=rows,
+            measure_machine=False,
+        )
+        engine = build_model(str(file), settings, Recorder()).engine
     for number in range(rows):
         engine.add(make_request(range(number, number + CONTEXT - 64), 2 * CONTEXT - (CONTEXT - 64), id=str(number)))
     while engine.num_waiting:

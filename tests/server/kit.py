@@ -158,7 +158,7 @@ class Harness:
 
 
 def settings(**more: Any) -> Settings:
-    return Settings(**{"model": ("fake",), "port": 0, "grpc_port": 0, "debug": True, **more})
+    return Settings(**{"model": ("fake",), "port": 0, "grpc_port": 0, "measure_machine": False, "debug": True, **more})
 
 
 def build_fakes(settings: Settings, observer: Observer) -> list[ServedModel]:

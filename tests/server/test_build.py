@@ -18,9 +18,10 @@ from model.checkpoint.error import CheckpointError
 from model.config import Architecture, Block, ConfigError, FeedForward
 from model.initialise import random_model
 from model.inspect import inspect
-from server.build import BuildOptions, TooLarge, build_model
+from server.build import TooLarge, build_model
 from server.metrics import PrometheusObserver
 from server.models import ServedModel
+from tests.server.kit import settings
 
 
 def inspected(name: str, *options: str) -> dict[str, Any]:
@@ -39,14 +40,14 @@ def told(served: ServedModel) -> dict[str, Any]:
     ("name", "scale"), [("pythia-70m", None), ("llama-3.2-11b-vision", "tiny"), ("switch-base-8", "tiny")]
 )
 def test_the_card_is_the_one_that_inspect_prints(name: str, scale: str | None) -> None:
-    served = build_model(name, BuildOptions(scale=scale, cache_tokens=512), PrometheusObserver())
+    served = build_model(name, settings(scale=scale, cache_tokens=512), PrometheusObserver())
     card = inspected(name, *(["--scale", scale] if scale else []))
     assert told(served) == card
     assert (card["published"] is None) == (scale is not None)
 
 
 def test_active_parameters_are_those_that_facts_of_requests_count() -> None:
-    served = build_model("llama-3.2-11b-vision", BuildOptions(scale="tiny", cache_tokens=512), PrometheusObserver())
+    served = build_model("llama-3.2-11b-vision", settings(scale="tiny", cache_tokens=512), PrometheusObserver())
     costs = served.engine._runner.costs  # type: ignore[attr-defined]
     assert costs.touched(()) == served.card.active_parameters < served.card.total_parameters
 
@@ -56,7 +57,7 @@ def test_a_model_without_attention_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "flat.toml"
     file.write_text(f"vocab = 300\nwidth = 16\ncontext = 64\nlayers = ['a*2']\nblocks.a.branches = {branches}")
     with pytest.raises(ConfigError, match=r"^model 'flat': none of its blocks has an attention"):
-        build_model(str(file), BuildOptions(), PrometheusObserver())
+        build_model(str(file), settings(), PrometheusObserver())
 
 
 def test_random_weights_have_to_fit_into_what_a_container_leaves(
@@ -65,7 +66,7 @@ def test_random_weights_have_to_fit_into_what_a_container_leaves(
     monkeypatch.setattr(machine, "CGROUPS", tmp_path)
     (tmp_path / "memory.max").write_text(str(machine._held() + 100_000_000))
     with pytest.raises(TooLarge, match=r"^model 'pythia-70m': 0\.3 GB of weights, there is memory for 0\.\d GB; "):
-        build_model("pythia-70m", BuildOptions(), PrometheusObserver())
+        build_model("pythia-70m", settings(), PrometheusObserver())
 
 
 @pytest.mark.parametrize("vocab", [33, 256])
@@ -75,4 +76,4 @@ def test_a_checkpoint_too_small_for_bytes_needs_a_tokenizer(vocab: int, tmp_path
     with pytest.raises(
         CheckpointError, match=rf"^small has no tokenizer: vocab={vocab} is too small, bytes .* need 257"
     ):
-        build_model(str(tmp_path / "small"), BuildOptions(), PrometheusObserver())
+        build_model(str(tmp_path / "small"), settings(), PrometheusObserver())

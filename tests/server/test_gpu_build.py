@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from server import build
-from server.build import BuildOptions, TooLarge, build_model
+from server.build import TooLarge, build_model
 from server.engine.gpu import PAGE_SIZE, GpuRunner
 from tests.fakes import Recorder
+from tests.server.kit import settings
 
 GIGABYTE = 10**9
 
@@ -28,7 +29,7 @@ def nothing(self: GpuRunner) -> Iterator[float]:
     return iter(())
 
 
-OPTIONS = BuildOptions(dtype="bfloat16", device="cuda", scale="tiny", max_rows=8, measure_machine=False)
+OPTIONS = settings(dtype="bfloat16", device="cuda", scale="tiny", max_rows=8)
 
 
 @pytest.mark.parametrize("free", [GIGABYTE], indirect=True)
@@ -45,7 +46,7 @@ def test_the_cache_is_as_large_as_it_can_be_of_use(free: int) -> None:
 def test_with_little_memory_it_takes_its_share_of_that(free: int) -> None:
     found = []
     for share in (0.3, 0.6):
-        options = BuildOptions(dtype="bfloat16", scale="tiny", max_rows=64, cache_share=share, measure_machine=False)
+        options = settings(dtype="bfloat16", scale="tiny", max_rows=64, cache_share=share)
         runner = build_model("llama-3-8b@cuda", options, Recorder()).engine._runner
         assert isinstance(runner, GpuRunner)
         found.append(sum(group.num_blocks * group.bytes_per_block for group in runner.groups))
@@ -61,7 +62,7 @@ def test_with_little_memory_it_takes_its_share_of_that(free: int) -> None:
     indirect=["free"],
 )
 def test_what_does_not_fit_is_said_in_one_line(free: int, more: dict[str, int], words: str) -> None:
-    options = BuildOptions(dtype="bfloat16", scale="tiny", max_rows=8, measure_machine=False, **more)  # type: ignore[arg-type]
+    options = settings(dtype="bfloat16", scale="tiny", max_rows=8, **more)
     with pytest.raises(TooLarge, match=words) as refused:
         build_model("llama-3-8b", options, Recorder())
     assert "\n" not in str(refused.value)

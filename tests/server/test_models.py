@@ -10,7 +10,7 @@ import pytest
 from model import presets, zoo
 from model.initialise import random_model
 from model.tokenizer import ByteTokenizer
-from server.build import BuildOptions, build_model
+from server.build import build_model
 from server.call import GenerateCall, SamplingWishes
 from server.engine.engine import Engine
 from server.engine.request import Outcome, Request
@@ -18,7 +18,7 @@ from server.engine.runner import ModelRunner, Room
 from server.models import BadModelId, ServedModel, split_spec
 from server.validation import fitting_sampling
 from tests.fakes import Recorder
-from tests.server.kit import VOCAB, architecture
+from tests.server.kit import VOCAB, architecture, settings
 
 
 @pytest.mark.parametrize("id", ["a", "A.b_c-d/e", "7b", "x" * 64])
@@ -59,7 +59,7 @@ def test_what_lies_in_files_is_called_as_they_are(tmp_path: Path) -> None:
 
 def test_the_command_line_is_held_to_it() -> None:
     with pytest.raises(BadModelId):
-        build_model("=tales-moe", BuildOptions(), Recorder())
+        build_model("=tales-moe", settings(), Recorder())
 
 
 def test_an_end_that_the_model_cannot_say_is_none() -> None:
