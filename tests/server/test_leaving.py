@@ -10,6 +10,7 @@ import time
 import grpc
 import pytest
 
+from server.engine.step import Pick, Row
 from tests.server.callers import Caller, Refused, RestCaller, RpcCaller, hang_up_after, leave_unanswered
 from tests.server.kit import Harness, fake_model, running
 
@@ -60,15 +61,25 @@ async def test_a_request_that_is_left_in_the_queue_never_runs(caller: Caller, se
     assert await server.total("dyno_computed_tokens_total", model="slow", phase="prefill") == computed
 
 
-async def test_choices_that_are_left_when_one_has_ended_are_freed(caller: Caller, server: Harness) -> None:
-    stream = caller.pieces(**LONG, n=4, stop=["\0never"])
-    seen = set()
-    async for index, _ in stream:
-        seen.add(index)
-        if len(seen) == 4:
+async def test_choices_that_are_left_when_one_has_ended_are_freed(
+    caller: Caller, server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(row: Row, pick: Pick) -> int:
+        """The second choice says aa!, the others aaa and so on."""
+        return b"!"[0] if row.request.id.endswith("-1") and pick.number == 2 else b"a"[0]
+
+    async def ended() -> list[float]:
+        return [await server.total("dyno_requests_total", outcome=outcome) for outcome in ("stop", "cancelled")]
+
+    monkeypatch.setattr(server.models["slow"].engine._runner, "_draw", draw)
+    stops, cancelled = await ended()
+    stream = caller.pieces(**LONG, n=4, stop=["!"])
+    async for _ in stream:
+        if any(generation.ended for generation in server.app.service.active):
             break
     await stream.aclose()  # type: ignore[attr-defined]
     await gone_within(server, 1.0)
+    assert await ended() == [stops + 1, cancelled + 3]
 
 
 async def test_complete_answers_cancel_nothing(caller: Caller, server: Harness) -> None:
