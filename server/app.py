@@ -27,7 +27,7 @@ from server.metrics import PrometheusObserver
 from server.models import ServedModel
 from server.premises import Build, Premises
 from server.requestlog import RequestLog
-from server.service import GenerationService, untraced
+from server.service import LAST_WORDS_SECONDS, GenerationService, untraced
 from server.transport.reloading import keep_reloading
 from server.transport.rest.admin import AdminRoutes
 from server.transport.rest.application import rest_application
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-LAST_WORDS_SECONDS = 0.7  # for answers that are written but not yet sent, and for the last step
 FAST_EXIT_SECONDS = 1.5
 READINESS_PERIOD = 0.25
 

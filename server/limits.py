@@ -1,4 +1,5 @@
-"""Every bound of the service in one frozen value. Both transports and the validator read the same object."""
+"""What callers may ask, send and wait for, in one frozen value. Both transports and the validator read the same object;
+bounds that only one module knows stand there."""
 
 from __future__ import annotations
 

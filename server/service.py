@@ -43,6 +43,8 @@ from server.watching import RoutingSource, RoutingWatch
 
 log = structlog.get_logger()
 
+LAST_WORDS_SECONDS = 0.7  # for answers that are written but not yet sent, and for the last step
+
 
 class Phase(StrEnum):
     """Closed set: it is a metric label."""

@@ -28,7 +28,7 @@ from server.errors import (
 )
 from server.generation import Generation
 from server.models import split_spec
-from server.service import GenerationService
+from server.service import LAST_WORDS_SECONDS, GenerationService
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -36,7 +36,6 @@ T = TypeVar("T")
 REASON_CHARS = 500
 MOST_FAILURES = 16  # loads that failed and are still told of
 LOOK_SECONDS = 0.02
-LAST_WORDS_SECONDS = 0.7
 
 
 class LoadFailed(InvalidRequest):

@@ -13,16 +13,11 @@ from server.call import GenerateCall
 from server.errors import InvalidRequest, ServiceError
 from server.generation import Generation
 from server.service import GenerationService
+from server.transport.faults import internal_error
+from server.transport.rest import sse
 from server.transport.rest.calls import AnswerWishes
-from server.transport.rest.errors import internal_error
 from server.transport.rest.writers import Writer
 from server.transport.stall import StallGuard
-
-STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # proxies: pass every event on at once
-]
 
 MOST_HELD = 1 << 16  # bytes of events that are sent together
 
@@ -56,8 +51,8 @@ class GenerationAnswer(Response):
                 await self._stream(generation, writer, send)
                 return
             body = writer.whole(await generation.whole())
-        await send(_start([(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]))
-        await send(_body(body, more=False))
+        await send(start([(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]))
+        await send(part(body, more=False))
 
     async def _stream(self, generation: Generation, writer: Writer, send: Send) -> None:
         """Nothing is sent before the first piece, so that what fails until then has a status of its own. Events that
@@ -70,12 +65,12 @@ class GenerationAnswer(Response):
                     continue
                 if not begun:
                     begun = True
-                    await send(_start(STREAM_HEADERS))
+                    await send(start(sse.HEADERS))
                 sending, held = held, b""
-                await send(_body(sending))
+                await send(part(sending))
             last = writer.end()
             if not begun:
-                await send(_start(STREAM_HEADERS))
+                await send(start(sse.HEADERS))
         except ServiceError as error:
             if not begun:
                 raise
@@ -86,7 +81,7 @@ class GenerationAnswer(Response):
             if not begun:
                 raise
             last = writer.error(internal_error(self._id, error))
-        await send(_body(held + last, more=False))
+        await send(part(held + last, more=False))
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
@@ -108,9 +103,11 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-def _start(headers: list[tuple[bytes, bytes]]) -> Message:
+def start(headers: list[tuple[bytes, bytes]]) -> Message:
+    """Of an answer that is none of errors."""
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
-def _body(body: bytes, more: bool = True) -> Message:
+def part(body: bytes, more: bool = True) -> Message:
+    """Of the body of an answer; `more`: there will be others."""
     return {"type": "http.response.body", "body": body, "more_body": more}

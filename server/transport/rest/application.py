@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from server.errors import ServiceError
 from server.service import Phase
@@ -12,7 +13,7 @@ from server.transport.auth.access import Authoriser
 from server.transport.rest.admin import AdminRoutes
 from server.transport.rest.authorisation import Authorisation
 from server.transport.rest.errors import on_bug, on_http_exception, on_service_error
-from server.transport.rest.middleware import App, Outermost
+from server.transport.rest.middleware import Outermost
 from server.transport.rest.routes import Routes
 
 
@@ -38,7 +39,7 @@ def rest_application(
     authoriser: Authoriser,
     *,
     from_this_machine: bool,
-) -> App:
+) -> ASGIApp:
     """The ASGI application, guarded and counted. `from_this_machine`: it listens on loopback and asks for no keys."""
     app = routed(routes, admin)
     service = routes.service

@@ -7,12 +7,12 @@ import re
 from collections.abc import Sequence
 
 from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import PermissionDenied, ServiceError, shown
 from server.transport.auth.access import Access, Authoriser, Standing
 from server.transport.auth.table import ACCESS
 from server.transport.rest.errors import error_response
-from server.transport.rest.middleware import App, Receive, Scope, Send
 
 HOST = re.compile(r"(?:(?P<name>[^\[\]:]+)|\[(?P<ipv6>[^\]]+)\])(?::\d*)?")
 
@@ -21,7 +21,7 @@ class Authorisation:
     """Middleware: puts the caller's `tenant` into the scope's state, or answers itself."""
 
     def __init__(
-        self, app: App, routes: Sequence[BaseRoute], authoriser: Authoriser, *, from_this_machine: bool
+        self, app: ASGIApp, routes: Sequence[BaseRoute], authoriser: Authoriser, *, from_this_machine: bool
     ) -> None:
         """`routes`: those of `app`, as it looks them up itself. `from_this_machine`: that a call comes from here is all
         that lets it in, so that it may not be a web page's."""

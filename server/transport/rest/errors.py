@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,8 +26,7 @@ from server.errors import (
     entry_of,
     shown,
 )
-
-log = structlog.get_logger()
+from server.transport.faults import internal_error
 
 
 class RouteNotFound(ServiceError):
@@ -114,9 +112,3 @@ async def on_bug(request: Request, error: Exception) -> Response:
     if isinstance(error, ConnectionError):  # the client's doing, and nobody reads this response
         return Response(status_code=500)
     return error_response(internal_error(request.state.request_id, error))
-
-
-def internal_error(request_id: str, error: Exception) -> InternalError:
-    """Log what happened, tell only where to find it."""
-    log.error("unexpected error", id=request_id, exc_info=error)
-    return InternalError(request_id)

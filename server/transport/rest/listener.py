@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from server.limits import Limits
 from server.tally import Door
 from server.transport.listening import AddressInUse
-from server.transport.rest.middleware import App
 from server.transport.rest.wire import guarded
 from server.transport.tls import Identity
 
@@ -68,7 +68,7 @@ class SignalFreeServer(uvicorn.Server):
 class HttpListener:
     """Made, started and stopped on one event loop."""
 
-    def __init__(self, app: App, limits: Limits, door: Door, identity: Identity | None = None) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, door: Door, identity: Identity | None = None) -> None:
         """`identity` None: in the clear."""
         self._config = uvicorn.Config(
             app,

@@ -1,23 +1,17 @@
-"""What is around every call over REST: an id, a count by code, a bound on stalled writes; and ASGI's types."""
+"""What is around every call over REST: an id, a count by code, a bound on stalled writes."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
 
 import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.tally import UNKNOWN, Door
 from server.transport.ids import new_id, told_id
 from server.transport.stall import StallGuard
 
 log = structlog.get_logger()
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CLIENT_GONE, SERVER_FAILED = 499, 500
 CLOSE = (b"connection", b"close")
@@ -29,7 +23,7 @@ class Outermost:
 
     def __init__(
         self,
-        app: App,
+        app: ASGIApp,
         door: Door,
         clock: Callable[[], float],
         stalled_write_seconds: float,

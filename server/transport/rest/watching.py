@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.errors import InvalidValue, ServiceError, UnknownField, shown
-from server.transport.rest.answer import STREAM_HEADERS, while_connected
-from server.transport.rest.writers import DONE, Writer
+from server.transport.rest import sse
+from server.transport.rest.answer import part, start, while_connected
+from server.transport.rest.writers import Writer
 from server.watching import RoutingWatch
 
 FIELDS = ("model", "interval")
@@ -41,15 +39,14 @@ class RoutingStream(Response):
 
     async def _run(self, send: Send) -> None:
         async with self._watch.loads(self._model, self._interval) as loads:
-            await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+            await send(start(sse.HEADERS))
             try:
                 async for load in loads:
-                    event = b"data: " + orjson.dumps(asdict(load)) + b"\n\n"
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-                last = DONE
+                    await send(part(sse.event(load)))
+                last = sse.DONE
             except ServiceError as error:
                 last = Writer.error(error)
-        await send({"type": "http.response.body", "body": last, "more_body": False})
+        await send(part(last, more=False))
 
 
 def _seconds(text: str | None) -> float | None:

@@ -11,12 +11,11 @@ import orjson
 from server.call import Finished, Piece, PromptTokens, WholeChoice
 from server.errors import ServiceError
 from server.generation import Generation
+from server.transport.rest import sse
 from server.transport.rest.calls import AnswerWishes
 from server.transport.rest.errors import error_body
 from server.transport.rest.facts import facts, usage
 from server.transport.rest.logprobs import TextPlaces, chat_logprobs, completion_logprobs, prompt_logprobs
-
-DONE = b"data: [DONE]\n\n"
 
 
 class Writer(ABC):
@@ -33,7 +32,7 @@ class Writer(ABC):
         self._cached: dict[int, int] = {}  # by choice, once it has ended
         self._places: dict[int, TextPlaces] = {}  # by choice, where its next token begins
         self._begun: set[int] = set()
-        self._head = b"data: " + orjson.dumps(self._envelope(self.chunk_object))[:-1] + b',"choices":['
+        self._head = sse.BEFORE + orjson.dumps(self._envelope(self.chunk_object))[:-1] + b',"choices":['
 
     def event(self, piece: Piece) -> bytes:
         """The event of one piece."""
@@ -47,18 +46,18 @@ class Writer(ABC):
             self._note(piece.index, piece.finished)
             if self._wishes.facts is not None:
                 tail += b',"dyno":' + orjson.dumps(facts(piece.index, piece.finished, self._wishes.facts))
-        return b"".join((self._head, orjson.dumps(self._choice_chunk(piece)), tail, b"}\n\n"))
+        return b"".join((self._head, orjson.dumps(self._choice_chunk(piece)), tail, b"}", sse.BEHIND))
 
     def end(self) -> bytes:
         """The usage, when asked for, and the mark of a complete stream."""
         if not self._wishes.usage:
-            return DONE
-        return self._head + b'],"usage":' + orjson.dumps(self._usage()) + b"}\n\n" + DONE
+            return sse.DONE
+        return self._head + b'],"usage":' + orjson.dumps(self._usage()) + b"}" + sse.BEHIND + sse.DONE
 
     @staticmethod
     def error(error: ServiceError) -> bytes:
         """The last event of a stream that fails; no mark of completeness follows."""
-        return b"data: " + orjson.dumps(error_body(error)) + b"\n\n"
+        return sse.event(error_body(error))
 
     def whole(self, choices: Sequence[WholeChoice]) -> bytes:
         """The whole answer."""

@@ -11,11 +11,13 @@ import grpc
 
 from server.errors import ServiceError
 from server.tally import Door
+from server.transport.faults import internal_error
 from server.transport.ids import new_id, told_id
-from server.transport.rpc.errors import SlowReader, abort, internal_error, status_of
+from server.transport.rpc.errors import SlowReader, abort, status_of
 from server.transport.stall import WriteStalled
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Details: TypeAlias = grpc.HandlerCallDetails
 
 
 class Answer:

@@ -14,10 +14,9 @@ from server.tally import UNKNOWN, Door
 from server.tenancy import Tenant
 from server.transport.auth.access import Authoriser, Standing
 from server.transport.auth.table import ACCESS
-from server.transport.rpc.answering import Context, label
+from server.transport.rpc.answering import Context, Details, label
 from server.transport.rpc.errors import abort, status_of
 
-Details: TypeAlias = grpc.HandlerCallDetails
 Handler: TypeAlias = Any
 """grpc.RpcMethodHandler, whose type says nothing of what is in it."""
 

@@ -6,7 +6,6 @@ import re
 from typing import NoReturn
 
 import grpc
-import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -30,8 +29,6 @@ from server.errors import (
     Unavailable,
     entry_of,
 )
-
-log = structlog.get_logger()
 
 DOMAIN = "dyno"
 
@@ -107,12 +104,6 @@ def status_message(error: ServiceError, request_id: str, *, flat: bool = False) 
     """The error's status and details. `flat`: of a request with no message inside."""
     code, _ = status_of(error).value
     return status_pb2.Status(code=code, message=error.message, details=_details(error, request_id, flat))
-
-
-def internal_error(request_id: str, error: BaseException) -> InternalError:
-    """Log what happened, tell only where to find it."""
-    log.error("unexpected error", id=request_id, exc_info=error)
-    return InternalError(request_id)
 
 
 def _details(error: ServiceError, request_id: str, flat: bool) -> list[AnyMessage]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from server.errors import InvalidRequest
 from server.tally import UNKNOWN, Door
-from server.transport.rpc.answering import Context, label
+from server.transport.rpc.answering import Context, Details, label
 from server.transport.rpc.errors import abort
-
-Details: TypeAlias = grpc.HandlerCallDetails
 
 
 class MalformedMessage(InvalidRequest):

@@ -14,10 +14,11 @@ from server.errors import Cancelled, DeadlineExceeded, InvalidValue, MissingValu
 from server.generation import Generation
 from server.service import GenerationService
 from server.tally import Door
+from server.transport.faults import internal_error
 from server.transport.ids import new_id
 from server.transport.rpc import convert
 from server.transport.rpc.authorisation import admission, caller
-from server.transport.rpc.errors import CallOver, internal_error, status_message, status_of
+from server.transport.rpc.errors import CallOver, status_message, status_of
 from server.transport.rpc.generating import Envelope, generating
 
 METHOD = "GenerateMany/request"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from server.tally import UNKNOWN, Door, DoorTally
-from server.transport.rest.middleware import Message, Outermost, Receive, Scope, Send
+from server.transport.rest.middleware import Outermost
 from server.transport.stall import WriteStalled
 
 
