@@ -7,14 +7,14 @@ import importlib.util
 import pytest
 import torch
 
-ON_CARD = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if ON_CARD else "cpu")
-TYPES = [torch.float32, torch.bfloat16] if ON_CARD else [torch.float32]
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+TYPES = [torch.float32, torch.bfloat16] if ON_GPU else [torch.float32]
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 if importlib.util.find_spec("triton") is None:
     pytest.skip("needs Triton", allow_module_level=True)
 with pytest.MonkeyPatch.context() as _patch:
-    if not ON_CARD:
+    if not ON_GPU:
         _patch.setenv("TRITON_INTERPRET", "1")  # read where a kernel is defined
     from model.kernels.gpu import attention, blocks, experts, linear, turn  # noqa: F401
 

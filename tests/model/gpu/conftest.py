@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.model.gpu import ON_CARD
+from tests.model.gpu import ON_GPU
 
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not ON_CARD:
+    if not ON_GPU:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
