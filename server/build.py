@@ -86,6 +86,8 @@ def build_model(spec: str, settings: Settings, observer: Observer) -> ServedMode
     if device.type != "cpu":
         _send(model, name, device)
     passes.apply(model, form=form)
+    if left := passes.left(model):
+        log.info("blocks outside the compiled kernels", model=name, blocks=left, of=len(architecture.blocks))
     roofs = _roofs(name, architecture, settings) if settings.measure_machine and device.type == "cpu" else None
     engine = Engine(
         name,

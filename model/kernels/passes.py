@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from model.kernels import ends, feeding, fused, gpu, grouped, layers, packed
+from model.kernels import ends, feeding, fused, gpu, grouped, layers, native, packed
 from model.kernels.experts import PanelExperts
 from model.kernels.panels import PANEL, Form, PanelWeight
+from model.stack import Block
 from model.transformer import Transformer
 
 
@@ -36,6 +37,13 @@ def apply(model: Transformer, *, form: Form = "lossless") -> Transformer:
 def lean(model: Transformer) -> bool:
     """Whether the kernels have all linear layers of the model, so that little is left to torch (`native.alone`)."""
     return model.embedding.weight.device.type == "cpu" and not any(isinstance(m, nn.Linear) for m in model.modules())
+
+
+def left(model: Transformer) -> int:
+    """How many blocks on a processor that has kernels are in none, and run on PyTorch's operators; with small models or
+    few rows that takes several times as long."""
+    here = model.embedding.weight.device.type == "cpu" and model.embedding.weight.dtype in native.linear_types()
+    return sum(isinstance(block, Block) for block in model.blocks) if here else 0
 
 
 def weight_bytes(model: Transformer) -> float | None:

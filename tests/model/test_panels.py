@@ -215,6 +215,7 @@ def test_blocks_of_the_common_shape_are_fused(name: str) -> None:
     blocks = [block for module in model.blocks for block in (module.blocks if isinstance(module, Layers) else [module])]
     assert len(blocks) == len(model.architecture.blocks)
     assert all(isinstance(block, fused.FusedBlock) for block in blocks) == (name in WHOLE)
+    assert passes.left(model) == (0 if name in WHOLE else len(blocks))
 
 
 @pytest.mark.skipif(torch.bfloat16 not in TYPES, reason="no bfloat16 vector units here")
