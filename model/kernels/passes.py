@@ -6,13 +6,14 @@ Each is a room of its own in this folder, held to the plain model by tests, and 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 from torch import nn
 
 from model.kernels import ends, feeding, fused, gpu, grouped, layers, native, packed
 from model.kernels.experts import PanelExperts
 from model.kernels.panels import PANEL, Form, PanelWeight
-from model.stack import Block
+from model.stack import Stage
 from model.transformer import Transformer
 
 
@@ -40,10 +41,12 @@ def lean(model: Transformer) -> bool:
 
 
 def left(model: Transformer) -> int:
-    """How many blocks on a processor that has kernels are in none, and run on PyTorch's operators; with small models or
-    few rows that takes several times as long."""
+    """How many blocks that a text passes, on a processor that has kernels, are not wholly in them; what PyTorch does of
+    them takes several times as long with small models or few rows."""
     here = model.embedding.weight.device.type == "cpu" and model.embedding.weight.dtype in native.linear_types()
-    return sum(isinstance(block, Block) for block in model.blocks) if here else 0
+    skips = model.architecture.encoder is None
+    run = [stage for stage in model.blocks if not (skips and cast(Stage, stage).needs_memory)]
+    return sum(not isinstance(stage, layers.Layers) and not layers.fits(stage) for stage in run) if here else 0
 
 
 def weight_bytes(model: Transformer) -> float | None:

@@ -28,7 +28,7 @@ from server.errors import (
 )
 from server.generation import Generation
 from server.models import split_spec
-from server.service import LAST_WORDS_SECONDS, GenerationService
+from server.service import LAST_WORDS_SECONDS, GenerationService, Phase
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -122,7 +122,10 @@ class Administration:
         """Build a model and serve it; returns None when it is served, else how it failed."""
         try:
             model = await self._host.build(wish)
-            self._require_open()
+            if (
+                self._service.phase is Phase.DRAINING
+            ):  # a step that stands still, as a build may make one, is waited for
+                self._require_open()
             await self._host.bring_up(model)
         except Exception as error:
             failed = self._failed(name, error)

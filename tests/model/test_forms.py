@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 import pytest
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(not native.linear_types(), reason="no vector uni
 
 sixteens = st.integers(1, 4).map(lambda n: 16 * n)
 maybe = st.booleans()
+CAPACITY = config.Router(capacity=config.Capacity(1.5, 8))
 forms = st.sampled_from(get_args(panels.Form))
 norms = st.builds(
     Norm,
@@ -194,3 +195,12 @@ def served(model: Transformer, tokens: tuple[int, ...], threads: int) -> dict[in
     engine.finish()
     torch.set_num_threads(before)
     return engine.texts[0].logits
+
+
+def test_blocks_that_are_not_wholly_in_the_kernels_are_counted() -> None:
+    attention, mixture = Attention(config.Grouped(2, 1, 16)), MoE(4, 2, FeedForward(32))
+    whole = Block((attention, mixture))
+    limited, normed = (replace(mixture, router=router) for router in (CAPACITY, config.Router(norm=Norm())))
+    others = (Block((attention, limited)), Block((attention, normed)), Block((attention, MoE(4, 2, FeedForward(24)))))
+    model = passes.apply(random_model(Architecture(61, 32, 64, (whole, *others, whole))))
+    assert passes.left(model) == len(others)

@@ -211,7 +211,7 @@ def test_a_model_made_fast_gives_the_same_logits(name: str) -> None:
 
 @pytest.mark.parametrize("name", WHOLE + PARTS)
 def test_blocks_of_the_common_shape_are_fused(name: str) -> None:
-    model = passes.apply(random_model(presets.scaled(presets.load(name), "tiny"), 0))
+    model = passes.apply(random_model(presets.scaled(presets.load(name), "tiny"), 0).eval())
     blocks = [block for module in model.blocks for block in (module.blocks if isinstance(module, Layers) else [module])]
     assert len(blocks) == len(model.architecture.blocks)
     assert all(isinstance(block, fused.FusedBlock) for block in blocks) == (name in WHOLE)

@@ -3,9 +3,10 @@ has a reason."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 
-from client.compare.measure.quality import PASSAGES, Quality, ScoringError, quality
+from client.compare.measure.quality import MOST_SECONDS, PASSAGES, Quality, ScoringError, quality
 from client.compare.measure.sides import Side
 from client.compare.measure.supply import tokens_of
 from client.load.prompts import passages
@@ -36,7 +37,12 @@ async def _fitting(subjects: Sequence[Subject]) -> list[int]:
 
 
 async def _holds(text: str, subject: Subject) -> bool:
-    return not subject.card.context or await tokens_of(text, subject) <= subject.card.context
+    """True also where the server does not answer well: scoring then says what is wrong with it."""
+    try:
+        async with asyncio.timeout(MOST_SECONDS):
+            return not subject.card.context or await tokens_of(text, subject) <= subject.card.context
+    except (TimeoutError, LookupError, TypeError):
+        return True
 
 
 async def _scored(side: Side, places: Sequence[int], bounds: Sequence[int]) -> tuple[Quality | None, str]:

@@ -33,7 +33,8 @@ def differing(results: Results) -> tuple[tuple[str, ...], ...]:
 
 def _told(cards: Sequence[ModelCard], key: str) -> list[str]:
     """The words of each card; none where those that tell are alike."""
-    known = {i: one["description"].get(key, "") for i, card in enumerate(cards) if "description" in (one := card.card)}
+    said = [card.card.get("description", {}) for card in cards]
+    known = {i: one[key] for i, one in enumerate(said) if key in one}
     return [known.get(i, "") or "–" for i in range(len(cards))] if _unlike(list(known.values())) else []
 
 
