@@ -68,9 +68,7 @@ def fuse(model: Transformer, *, form: Form = "lossless") -> int:
 def fits(block: nn.Module) -> TypeGuard[Block]:
     """Whether a block is attention and then, or beside it, a feed-forward or a mixture, the kernels have all of it, and
     its weights can be laid out in panels."""
-    if (
-        type(block) is not Block or block.value.gated or len(block.branches) != 2
-    ):  # another form already, or a look aside
+    if not isinstance(block, Block) or block.value.gated or len(block.branches) != 2:
         return False
     attention, branch = block.branches
     return _fits_attention(attention) and (isinstance(branch, MoE) or feeding.fits(branch))
