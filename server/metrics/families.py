@@ -51,12 +51,12 @@ def fill(family: HistogramMetricFamily, labels: Sequence[str], tally: Buckets) -
 
 
 def _cards(models: Models) -> Iterator[Metric]:
-    words = ["model", "attention", "position", "feed_forward", "dtype"]
+    words = ["model", "attention", "position", "feed_forward", "dtype", "weights"]
     info = GaugeMetricFamily("dyno_model_info", "Always 1: what a model is, to join with.", labels=words)
     parameters = GaugeMetricFamily("dyno_model_parameters", "Parameters.", labels=["model", "kind"])
     for name, watched in models.items():
         card = watched.card
-        info.add_metric([name, card.attention, card.position, card.feed_forward, card.dtype], 1)
+        info.add_metric([name, card.attention, card.position, card.feed_forward, card.dtype, card.weights], 1)
         parameters.add_metric([name, "total"], card.total_parameters)
         parameters.add_metric([name, "active"], card.active_parameters)
     yield info

@@ -6,6 +6,7 @@ series when somebody scrapes.
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -15,6 +16,7 @@ from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
+from model import machine
 from model.roofline import Machine
 from server.engine.stats import GroupUse, RequestStats, StepStats
 from server.metrics.doors import of_doors, of_losses, of_phase
@@ -48,7 +50,13 @@ class PrometheusObserver(Collector):
         self.phase: Callable[[], str] | None = None  # of the server, once somebody knows
         self.losses: Callable[[], Mapping[str, int]] | None = None  # of telemetry, by what; likewise
         self._registry = registry or CollectorRegistry()
-        self._version = version
+        self._build = {
+            "version": version,
+            "python": platform.python_version(),
+            "torch": importlib.metadata.version("torch"),
+            "processor": machine.processor().get("model name", platform.machine()),
+            "cores": str(machine.cores()),
+        }
         self._most_expert_series = most_expert_series
         self._watched: dict[str, Watched] = {}
         self._genai: dict[str, GenAi] | None = {} if peers else None
@@ -132,9 +140,7 @@ class PrometheusObserver(Collector):
         return ()  # names are known without reading the tallies
 
     def collect(self) -> Iterator[Metric]:
-        build = InfoMetricFamily("dyno_build", "What runs.")
-        build.add_metric([], {"version": self._version, "python": platform.python_version()})
-        yield build
+        yield InfoMetricFamily("dyno_build", "What runs, and on what.", self._build)
         if self.phase is not None:
             yield of_phase(self.phase())
         if self.losses is not None:

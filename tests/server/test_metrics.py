@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 from dataclasses import replace
 
 import aiohttp
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
+from model import machine
 from model.operations import Operations
 from model.roofline import Machine
 from server.engine.request import Outcome
@@ -150,9 +152,18 @@ async def test_a_large_model_has_series_of_its_layers_only() -> None:
 async def test_what_an_architecture_is_can_be_joined_with_its_load() -> None:
     registry, _ = observed()
     words = {"attention": "latent", "position": "rotary", "feed_forward": "1 of 2 experts", "dtype": "float32"}
-    assert registry.get_sample_value("dyno_model_info", {"model": "m", **words}) == 1
+    assert registry.get_sample_value("dyno_model_info", {"model": "m", "weights": "whole", **words}) == 1
     assert registry.get_sample_value("dyno_model_parameters", {"model": "m", "kind": "active"}) == 10
     assert registry.get_sample_value("dyno_model_cache_bytes_per_token", {"model": "m"}) == 8
+
+
+async def test_what_runs_and_on_what_is_told() -> None:
+    registry, _ = observed()
+    (build,) = (family for family in registry.collect() if family.name == "dyno_build")
+    (sample,) = build.samples
+    assert sample.labels["torch"] == importlib.metadata.version("torch")
+    assert sample.labels["processor"] in machine.words()
+    assert int(sample.labels["cores"]) == machine.cores()
 
 
 async def test_what_the_machine_can_do_is_told_where_it_was_measured() -> None:

@@ -132,7 +132,7 @@ class _Bench:
         """What is asked once of each: what runs, and the size of its cache."""
         readings = [await self._reading(side) for side in self._sides]
         builds = zip(self._experiment.architectures, readings, strict=True)
-        told = {one.name: " ".join(reading.build) for one, reading in builds if reading and reading.build}
+        told = {one.name: ", ".join(reading.build) for one, reading in builds if reading and reading.build}
         self._results.environment |= {"servers": told} if told else {}
         caches = zip(readings, self._results.cards, strict=True)
         self._results.capacities = tuple(accounts.capacity(*one) for one in caches)
