@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from server.errors import Cancelled, InvalidRequest, InvalidValue, MissingValue, UnknownField, shown
+from server.errors import Cancelled, InvalidRequest, InvalidValue, MissingValue, UnknownField, UnsupportedField, shown
 from server.limits import Limits
 from server.transport.rest.errors import BodyTimeout, BodyTooLarge, UnsupportedMediaType
 from server.transport.rest.strictjson import read_object
@@ -61,11 +61,14 @@ def _too_large(limits: Limits) -> BodyTooLarge:
 
 def _refusal(error: ValidationError) -> InvalidRequest:
     """The first thing that is wrong, with the path to it."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
     if first["type"] == "extra_forbidden":
         return UnknownField(path)
     if first["type"] == "missing":
         return MissingValue(f"{path} is needed", param=path)
+    if first["type"] == "unsupported":
+        name = ".".join(filter(None, (path, first["ctx"].get("field"))))
+        return UnsupportedField(f"{name} {first['msg']}", param=name)
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return InvalidValue(f"{path} must be {message}, got {shown(first['input'])}", param=path)

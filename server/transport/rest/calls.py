@@ -25,7 +25,6 @@ class AnswerWishes:
 
 def completion_call(body: CompletionBody) -> GenerateCall:
     """The call that a completion asks for. With `echo` the log-probabilities that it asks for are also the prompt's."""
-    body.refuse_unsupported()
     call = _call(body, body.prompt, body.max_tokens, body.logprobs, fill=False)
     call = replace(call, reading=reading_of(body))
     asked = [count for count in (body.prompt_logprobs, body.logprobs) if count is not None]
@@ -39,9 +38,6 @@ def reading_of(body: ReadingBody) -> Reading:
 def chat_call(body: ChatBody) -> GenerateCall:
     """The call that a chat asks for. Without a limit of its own an answer may fill the context: a conversation has no
     natural short length."""
-    body.refuse_unsupported()
-    for index, message in enumerate(body.messages):
-        message.refuse_unsupported(f"messages[{index}].")
     messages = tuple(Message(message.role, message.content) for message in body.messages)
     return _call(body, (Conversation(messages),), _chat_max_tokens(body), _chat_logprobs(body), fill=True)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, PlainValidator, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
-from server.errors import UnsupportedField, shown
+from server.errors import shown
 from server.transport.rest.forms import GuidedBody
 
 IGNORED = (
@@ -55,6 +56,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "web_search_options": (None,),
     "images": (None, []),
     "tool_calls": (None, []),
+    "tool_call_id": (None,),
 }
 
 
@@ -113,7 +115,7 @@ def read_content(value: object) -> str:
 def _part_text(part: dict[str, Any]) -> str:
     kind, text = part.get("type"), part.get("text")
     if kind != "text":
-        raise UnsupportedField(f"content parts may only be of type text, got {shown(kind)}", param="messages")
+        raise PydanticCustomError("unsupported", "may only have parts of type text, got {kind}", {"kind": shown(kind)})
     if not isinstance(text, str) or set(part) != {"type", "text"}:
         raise ValueError('a string or a list of parts {"type": "text", "text": …}')
     return text
@@ -145,12 +147,17 @@ Content: TypeAlias = Annotated[str, PlainValidator(read_content), WithJsonSchema
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
-    def refuse_unsupported(self, prefix: str = "") -> None:
-        """Raise UnsupportedField for what this server does not do."""
-        for name in type(self).model_fields.keys() & UNSUPPORTED.keys():
-            value = getattr(self, name)
-            if not any(type(value) is type(good) and value == good for good in UNSUPPORTED[name]):
-                raise UnsupportedField(f"{prefix}{name} is not supported by this server", param=f"{prefix}{name}")
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_unsupported(cls, data: Any) -> Any:
+        """What this server does not do is named before what is wrong: a message that calls a tool has no content."""
+        for name, harmless in UNSUPPORTED.items() if isinstance(data, dict) else ():
+            if name not in cls.model_fields or name not in data:
+                continue
+            value = data[name]
+            if not any(type(value) is type(good) and value == good for good in harmless):
+                raise PydanticCustomError("unsupported", "is not supported by this server", {"field": name})
+        return data
 
 
 class StreamOptions(Body):
@@ -253,6 +260,7 @@ class MessageBody(Body):
     images: Any = None
     function_call: Any = None
     tool_calls: Any = None
+    tool_call_id: Any = None
 
 
 class ChatBody(GenerationBody):

@@ -199,18 +199,38 @@ async def test_a_prompt_is_needed(body: dict[str, Any], server: Harness) -> None
         ({"role": "user", "content": 3}, "messages[0].content"),
         ({"role": "user", "content": ["x"]}, "messages[0].content"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content"),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://localhost/x"}}]}, "messages"),
         ({"role": "user", "content": "x", "chat_template": "{{ 1 }}"}, "messages[0].chat_template"),
-        ({"role": "user", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls"),
-        ({"role": "user", "content": "x", "function_call": {"name": "f"}}, "messages[0].function_call"),
-        ({"role": "user", "content": "x", "audio": {"id": "a"}}, "messages[0].audio"),
-        ({"role": "user", "content": "x", "images": ["aGk="]}, "messages[0].images"),
         ("x", "messages[0]"),
     ],
     ids=str,
 )
 async def test_a_message_of_another_shape_is_refused(message: Any, param: str, server: Harness) -> None:
     assert (await refused(server, "/v1/chat/completions", CHAT | {"messages": [message]}))["param"] == param
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "http://localhost/x"}}
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ({"role": "assistant", "tool_calls": [{}]}, "tool_calls"),
+        ({"role": "assistant", "content": None, "tool_calls": [{}]}, "tool_calls"),
+        ({"role": "tool", "content": "x", "tool_call_id": "a"}, "tool_call_id"),
+        ({"role": "assistant", "content": None, "function_call": {"name": "f"}}, "function_call"),
+        ({"role": "assistant", "content": "x", "audio": {"id": "a"}}, "audio"),
+        ({"role": "user", "content": "x", "images": ["aGk="]}, "images"),
+        ({"role": "user", "content": [{"type": "text", "text": "x"}, IMAGE]}, "content"),
+    ],
+    ids=str,
+)
+async def test_what_is_not_offered_in_a_message_is_named_before_what_is_wrong(
+    message: Any, field: str, server: Harness
+) -> None:
+    turns = [*CHAT["messages"], message, {"role": "tool"}]
+    error = await refused(server, "/v1/chat/completions", CHAT | {"messages": turns})
+    assert (error["code"], error["param"]) == ("unsupported", f"messages[{len(turns) - 2}].{field}")
+    assert error["message"].startswith(error["param"])
 
 
 UNWANTED = {
