@@ -113,10 +113,11 @@ def read_content(value: object) -> str:
 
 
 def _part_text(part: dict[str, Any]) -> str:
+    """OpenAI's Agents SDK for Node puts on the part of an earlier answer what else the message of that answer had."""
     kind, text = part.get("type"), part.get("text")
     if kind != "text":
         raise PydanticCustomError("unsupported", "may only have parts of type text, got {kind}", {"kind": shown(kind)})
-    if not isinstance(text, str) or set(part) != {"type", "text"}:
+    if not isinstance(text, str) or not part.keys() <= {"type", "text", "role", *IGNORED_IN_MESSAGES}:
         raise ValueError('a string or a list of parts {"type": "text", "text": …}')
     return text
 

@@ -199,6 +199,7 @@ async def test_a_prompt_is_needed(body: dict[str, Any], server: Harness) -> None
         ({"role": "user", "content": 3}, "messages[0].content"),
         ({"role": "user", "content": ["x"]}, "messages[0].content"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content"),
+        ({"role": "user", "content": [{"type": "text", "text": "x", "detail": "low"}]}, "messages[0].content"),
         ({"role": "user", "content": "x", "chat_template": "{{ 1 }}"}, "messages[0].chat_template"),
         ("x", "messages[0]"),
     ],
@@ -279,6 +280,14 @@ async def test_an_answer_can_be_sent_back_as_a_message(server: Harness) -> None:
         messages = [*CHAT["messages"], echo, {"role": "user", "content": [{"type": "text", "text": "and?"}]}]  # type: ignore[misc]
         status, answer = await post(server, "/v1/chat/completions", json.dumps(CHAT | {"messages": messages}).encode())
         assert status == 200, answer
+
+
+async def test_a_part_may_have_the_other_fields_of_its_message(server: Harness) -> None:
+    """OpenAI's Agents SDK for Node sends the next turn so."""
+    part = dict.fromkeys(IGNORED_IN_MESSAGES) | {"type": "text", "text": "hi", "role": "assistant"}
+    messages = [*CHAT["messages"], {"role": "assistant", "content": [part]}, *CHAT["messages"]]  # type: ignore[misc]
+    status, answer = await post(server, "/v1/chat/completions", json.dumps(CHAT | {"messages": messages}).encode())
+    assert status == 200, answer
 
 
 @pytest.mark.parametrize(
