@@ -34,6 +34,7 @@ ADMIN: str = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 MOST_PENDING = 1 << 30  # calls that the library holds before we see them: what connections and their streams allow
 IDLE_MS = 300_000  # a connection without calls is closed; its client opens another when it has one
+PING_MS = 5_000  # clients may ping this often; many do every 10 s, some of them a little early
 UNTIL_STOPPED = 86_400.0  # seconds: `stop` comes long before
 IDENTITY_ONLY = 1  # bit set of the compressions that are understood
 
@@ -147,6 +148,7 @@ def channel_options(limits: Limits, connection_seconds: float | None = None) -> 
         ("grpc.compression_enabled_algorithms_bitset", IDENTITY_ONLY),
         ("grpc.keepalive_time_ms", 30_000),  # notices peers that vanished
         ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),  # both sides' pings; else those of a client wait two hours
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_MS),
         ("grpc.http2.max_ping_strikes", 2),
     ]

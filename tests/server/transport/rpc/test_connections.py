@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from dyno.admin.v1.admin_pb2_grpc import AdminServiceStub
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from server.limits import Limits
+from server.transport.rpc import listener
 from tests.server.doors import until
 from tests.server.kit import Harness, fake_model, running
 
@@ -75,6 +77,23 @@ async def test_who_pings_too_fast_is_sent_away_and_others_are_not() -> None:
             raw.send(PING, bytes(8), times=10)  # in one write: a later one could find the connection closed
             assert await asyncio.wait_for(raw.until_goaway(), 5) == CALM
         assert await InferenceServiceStub(channel).Generate(pb.GenerateRequest(prompt="abc"))
+
+
+async def test_who_pings_as_often_as_allowed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a call. The library's own limit is two hours, and five minutes with one: most clients ping more often."""
+    monkeypatch.setattr(listener, "PING_MS", 20)
+    async with running(fake_model()) as server, connected(server) as raw:
+        for _ in range(8):
+            raw.send(PING, bytes(8))
+            await asyncio.sleep(0.05)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(raw.until_goaway(), 0.2)
+
+
+def test_the_library_knows_every_option() -> None:
+    """It ignores those that it does not know."""
+    known = Path(grpc._cython.cygrpc.__file__).read_bytes()
+    assert [name for name, _ in listener.channel_options(Limits(), 1.0) if name.encode() + b"\0" not in known] == []
 
 
 async def test_an_old_connection_is_renewed_and_its_streams_end_well() -> None:
