@@ -159,9 +159,11 @@ def _load(place: str | Path, settings: Settings) -> Found:
 
 
 def _random(name: str, architecture: Architecture, settings: Settings, preset: Preset | None = None) -> Found:
-    """Random weights from the seed, and bytes for tokens."""
+    """Random weights from the seed, and bytes for tokens; at the settings' scale, if there is one."""
     if settings.scale is not None:
-        architecture, preset = presets.scaled(architecture, settings.scale), None
+        published, architecture, preset = architecture, presets.scaled(architecture, settings.scale), None
+        sizes = {"parameters": parameters(architecture).total, "of": parameters(published).total}
+        log.info("made small", model=name, scale=settings.scale, **sizes)
     tokenizer = _bytes(architecture, f"model {name!r}")
     needed = parameters(architecture).total * BYTES[settings.dtype]
     room = machine.room()

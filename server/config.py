@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     )
     threads: PositiveInt | None = Field(None, description="CPU threads of the model")
     seed: int = Field(0, description="draws the weights of models without a checkpoint")
-    scale: str | None = Field(None, description="size of presets without a checkpoint")
+    scale: str | None = Field(None, description="size of what has random weights: presets and architecture files")
     measure_machine: bool = Field(True, description="measure what this machine can do, for its metrics; kept on disk")
     queue: PositiveInt = Field(Limits().queue, description="most requests waiting for one model")
     queue_seconds: PositiveFloat = Field(Limits().queue_seconds, description="longest wait in the queue")

@@ -42,9 +42,10 @@ class Group:
         return next((i for i, link in enumerate(links) if self.pool.find(link) is None), len(links))
 
     def covered(self, links: list[Link], count: int) -> int:
-        """The most blocks, up to `count`, after which every block that the next token sees is here."""
+        """The most blocks, up to `count`, after which every block that the next token sees is here, and the last one:
+        where the next token sees nothing before it, a prefix is still cached only if somebody computed it."""
         at = count
-        while at > self.first_needed(count * self._block_size):
+        while at > min(self.first_needed(count * self._block_size), max(0, count - 1)):
             at -= 1
             if self.pool.find(links[at]) is None:
                 count = at

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model import config, presets
 from model.dense import dense_input, dense_memory
+from model.feedforward import FeedForward
 from model.initialise import random_model
 from model.kernels import experts, feeding, fused, native, packed, panels, passes
 from model.kernels.layers import Layers
@@ -80,6 +81,27 @@ def test_a_row_alone_is_the_row_among_others_to_the_bit(dtype: torch.dtype, form
     alone = torch.cat([panels.linear(row[None], laid) for row in x])
     for rows in (2, 3, 4, 6, 7, 12, 13, 25, 61):
         assert torch.equal(panels.linear(x[:rows], laid), alone[:rows])
+
+
+ACTIVATIONS = (*feeding.NAMES, config.ClampedGate(), config.ClampedGate(limit=0.8, slope=1.3))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_a_row_fed_alone_is_the_row_fed_among_others_to_the_bit(
+    dtype: torch.dtype, activation: Any, form: panels.Form
+) -> None:
+    """What is inlined more than once computes in the same order everywhere."""
+    for gated in (True, False) if isinstance(activation, str) else (True,):
+        plain = FeedForward(config.FeedForward(96, activation, gated=gated), 128).to(dtype).requires_grad_(False)
+        for number, layer in enumerate((plain.up, plain.down)):
+            layer.weight.copy_(drawn(*layer.weight.shape, seed=number, dtype=dtype) / 10)
+        fed = feeding.PanelFeedForward(plain, form=form)
+        x = 2 * drawn(61, 128, seed=2, dtype=dtype)
+        alone = torch.cat([fed(row[None]) for row in x])
+        for rows in (2, 3, 4, 6, 7, 12, 13, 25, 61):
+            assert torch.equal(fed(x[:rows]), alone[:rows]), (gated, rows)
 
 
 @pytest.mark.skipif(torch.bfloat16 not in TYPES, reason="no bfloat16 vector units here")

@@ -10,6 +10,7 @@ import orjson
 import pytest
 import torch
 import typer
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from model import machine
@@ -26,10 +27,15 @@ from tests.server.kit import settings
 
 def inspected(name: str, *options: str) -> dict[str, Any]:
     """The card of a model that `dyno inspect --json` prints."""
+    asked = [name, "--json", "--dtype", "float32", *options]
+    [card] = json.loads(CliRunner().invoke(_inspecting(), asked).stdout)
+    return dict(card)
+
+
+def _inspecting() -> typer.Typer:
     app = typer.Typer()
     app.command()(inspect)
-    [card] = json.loads(CliRunner().invoke(app, [name, "--json", "--dtype", "float32", *options]).stdout)
-    return dict(card)
+    return app
 
 
 def told(served: ServedModel) -> dict[str, Any]:
@@ -50,6 +56,16 @@ def test_active_parameters_are_those_that_facts_of_requests_count() -> None:
     served = build_model("llama-3.2-11b-vision", settings(scale="tiny", cache_tokens=512), PrometheusObserver())
     costs = served.engine._runner.costs  # type: ignore[attr-defined]
     assert costs.touched(()) == served.card.active_parameters < served.card.total_parameters
+
+
+def test_a_file_that_was_made_small_is_told_with_both_sizes(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(CliRunner().invoke(_inspecting(), ["pythia-70m", "--toml"]).stdout)
+    with capture_logs() as lines:
+        served = build_model(str(file), settings(scale="tiny", cache_tokens=512), PrometheusObserver())
+    (told,) = (line for line in lines if line["event"] == "made small")
+    assert (told["model"], told["scale"]) == (str(file), "tiny")
+    assert told["parameters"] == served.card.total_parameters < told["of"] == 70_426_624
 
 
 def test_a_model_without_attention_is_refused(tmp_path: Path) -> None:

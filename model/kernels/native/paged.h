@@ -93,6 +93,7 @@ struct PlainBlock {
     const float before = top;
     for (int64_t t = seen.from; t < seen.to; ++t) {
       float l = 0.0f;
+#pragma omp simd reduction(+ : l)
       for (int64_t d = 0; d < p.key_dim; ++d) l += widen(query[d]) * widen(block.keys[t][at + d]);
       l *= p.scale;
       if (p.softcap > 0) l = p.softcap * std::tanh(l / p.softcap);

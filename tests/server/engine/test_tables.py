@@ -158,6 +158,13 @@ class TestPrefixes:
         assert cache.admit(make_request(range(17), 1), probe) == 16
         assert probe.tables == [[0, 0, 0, 0]]
 
+    @pytest.mark.parametrize("span", [Chunk(8), Chunk(4), Window(1)], ids=str)
+    def test_what_nobody_computed_is_not_cached_though_nothing_of_it_is_seen(self, span: Span) -> None:
+        cache = cache_of(span)
+        assert cache.admit(make_request(range(17), 1), cache.holding()) == 0
+        leave_behind(cache, range(12))
+        assert cache.admit(make_request(range(17), 1), cache.holding()) == 12
+
     def test_the_longest_prefix_satisfies_every_group(self) -> None:
         cache = cache_of(Full(), Window(6))
         leave_behind(cache, range(16))

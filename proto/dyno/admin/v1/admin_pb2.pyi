@@ -182,7 +182,7 @@ class LoadModelRequest(_message.Message):
     model: _builtins.str
     """NAME, PATH or ID=NAME, as --model takes it."""
     scale: _builtins.str
-    """Size of a preset without a checkpoint."""
+    """Size of a preset or an architecture file: tiny, small or medium. Default: as it is."""
     seed: _builtins.int
     """Seed of the random weights of a model without a checkpoint."""
     cache_tokens: _builtins.int

@@ -249,7 +249,7 @@ def _admin(limits: Limits) -> dict[str, dict[str, Told]]:
     return {
         "LoadBody": {
             "model": told("NAME, PATH or ID=NAME, as `--model` takes it.", minLength=1, maxLength=SPEC_CHARS),
-            "scale": told("Size of a preset without a checkpoint."),
+            "scale": told("Size of a preset or an architecture file: tiny, small or medium. Default: as it is."),
             "seed": told("Seed of the random weights of a model without a checkpoint.", minimum=0, maximum=MOST_SEED),
             "cache_tokens": told("Size of the model's cache in tokens.", minimum=1, maximum=MOST_CACHE_TOKENS),
             "detached": told("Answer at once, while the model loads.", False),
