@@ -79,7 +79,7 @@ class Screen(Watcher):
         self._line(said)
 
     def answered(self, record: Record) -> None:
-        self._failed += not record.ok
+        self._failed += bool(record.error)
         self._bar.update(self._task, advance=1, errors=f"{self._failed} failed" if self._failed else "")
 
     def measured(self, results: Results) -> None:

@@ -89,9 +89,10 @@ def _notes(run: Run, summary: Summary, unshared: bool) -> list[str]:
 
 def _rates(run: Run, summary: Summary) -> Text:
     closed = isinstance(run.arrivals, Closed)
+    left = f" ({summary.cancelled} left, as the trace says)" if summary.cancelled else ""
     lines = [
         f"{run.model or 'the model'} at {run.target}, {describe(run.arrivals)}, trace {run.trace_hash[:12]}",
-        f"{summary.completed} of {summary.requests} requests answered in {plain(summary.seconds)} s: "
+        f"{summary.completed} of {summary.requests} requests answered{left} in {plain(summary.seconds)} s: "
         f"{plain(summary.request_rate)} requests/s, {plain(summary.output_rate)} generated tokens/s, "
         f"{percent(summary.cached_share)} of the prompt tokens from the prefix cache",
     ]
@@ -107,8 +108,8 @@ def _goodput(summary: Summary, objective: Objective) -> str:
         "end to end": objective.total,
     }
     asked = ", ".join(f"{name} {milliseconds(limit)} ms" for name, limit in limits.items() if limit is not None)
-    met = summary.goodput * summary.seconds / summary.requests if summary.requests else float("nan")
-    return f"goodput {plain(summary.goodput)} requests/s: {percent(met)} of the requests within {asked}"
+    share = percent(summary.goodput_share)
+    return f"goodput {plain(summary.goodput)} requests/s: {share} of the requests within {asked}"
 
 
 def _settling(run: Run) -> str:

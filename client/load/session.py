@@ -81,7 +81,7 @@ async def put_under_load(plan: Plan, console: Console) -> Done:
         await warm_up(plan.workload, plan.warm, [subject], plan.seed)
         with progress(console) as bar, gently() as stop:
             task = bar.add_task("load", total=len(trace.rows), errors="")
-            watch = _Errors(bar, task)
+            watch = Errors(bar, task)
             load = Load(trace, arrivals, subject.card.id, bounds=plan.bounds)
             done = await run(client, load, stop=stop, on_record=watch.saw)
     unshared = plan.trace is None and plan.workload.prompts is not Prompts.SHARED
@@ -94,7 +94,7 @@ def progress(console: Console) -> Progress:
     return Progress(*columns, TextColumn("[red]{task.fields[errors]}"), console=console, transient=True)
 
 
-class _Errors:
+class Errors:
     """Moves the bar, and says on it how many requests failed."""
 
     def __init__(self, bar: Progress, task: Any) -> None:
@@ -103,7 +103,7 @@ class _Errors:
         self._count = 0
 
     def saw(self, record: Record) -> None:
-        self._count += not record.ok
+        self._count += bool(record.error)
         self._bar.update(self._task, advance=1, errors=f"{self._count} failed" if self._count else "")
 
 

@@ -83,6 +83,7 @@ class Summary:
     output_rate: float  # generated tokens a second
     total_rate: float  # prompt and generated tokens a second
     goodput: float  # requests a second that met the objective
+    goodput_share: float  # of the requests whose users did not leave; NaN of none
     first_token: Distribution  # from the intended send to the first piece
     inter_token: Distribution  # every gap between tokens, of all requests; 0 within a piece
     per_token: Distribution  # each request's mean time of a token after the first
@@ -100,19 +101,22 @@ def summarise(records: Sequence[Record], seconds: float, objective: Objective | 
     good = [r for r in records if r.ok]
     prompt_tokens, output_tokens = sum(r.prompt_tokens for r in good), sum(r.tokens for r in records if not r.error)
     met = sum((objective or Objective()).met(r) for r in good)
+    cancelled = sum(r.cancelled for r in records)
+    stayed = len(records) - cancelled
     span = seconds if seconds > 0 else float("nan")
     entropy, imbalance = routing_means(good)
     return Summary(
         requests=len(records),
         completed=len(good),
         errors=sum(bool(r.error) for r in records),
-        cancelled=sum(r.cancelled for r in records),
+        cancelled=cancelled,
         seconds=seconds,
         request_rate=len(good) / span,
         output_tokens=output_tokens,
         output_rate=output_tokens / span,
         total_rate=(prompt_tokens + sum(r.tokens for r in good)) / span,
         goodput=met / span,
+        goodput_share=met / stayed if stayed else float("nan"),
         first_token=Distribution.of([r.first_token for r in good if r.first_token is not None]),
         inter_token=Distribution.of([gap for r in good for gap in gaps(r)]),
         per_token=Distribution.of([r.per_token for r in good if r.per_token is not None]),

@@ -98,6 +98,17 @@ def test_load_prints_goodput_where_there_is_an_objective(fake_process: ServerPro
     assert "goodput 0 requests/s: 0% of the requests within first token 0.001 ms, per output token 9000 ms" in missed
 
 
+def test_who_leaves_as_the_trace_says_misses_no_objective(fake_process: ServerProcess, tmp_path: Path) -> None:
+    rows = (TraceRow(0.0, "once upon", 2), TraceRow(0.0, "once upon", 200, cancel_after=0.05))
+    Trace(rows).write(tmp_path / "t.jsonl")
+    asked = ("load", "--target", fake_process.http, "--model", "fast", "--trace", str(tmp_path / "t.jsonl"))
+    told = " ".join(dyno(*asked, "--first-token-within", "9").stdout.split())
+    assert "1 of 2 requests answered (1 left, as the trace says) in" in told
+    assert "requests/s: 100% of the requests within first token 9000 ms" in told
+    found = json.loads(dyno(*asked, "--first-token-within", "9", "--json").stdout)["summary"]
+    assert (found["completed"], found["errors"], found["cancelled"], found["goodput_share"]) == (1, 0, 1, 1.0)
+
+
 @pytest.mark.parametrize(("prompts", "noted"), [("random", True), ("shared", False)])
 def test_load_notes_prompts_that_were_cached_though_they_share_nothing(
     fake_process: ServerProcess, prompts: str, noted: bool

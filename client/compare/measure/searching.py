@@ -35,9 +35,8 @@ class Tried:
 def judged(search: Search, objective: Objective, architecture: int, rate: float, run: Run) -> Tried:
     """A rate holds when enough requests met the objective, of those whose users did not leave before, and they did not
     wait ever longer."""
-    asked = [record for record in run.records if not record.cancelled]
-    share = sum(map(objective.met, asked)) / len(asked) if asked else 0.0
-    waited_longer, summary = overloaded(run.records), summarise(run.records, run.seconds)
+    waited_longer, summary = overloaded(run.records), summarise(run.records, run.seconds, objective)
+    share = summary.goodput_share if summary.requests > summary.cancelled else 0.0
     return Tried(
         architecture,
         rate,

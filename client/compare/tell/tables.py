@@ -35,7 +35,7 @@ _CARD_ROWS: tuple[tuple[str, Callable[[ModelCard], str]], ...] = (
 _RATE, _OFFERED = "generated tokens/s", "generated tokens/s, served at this rate"
 
 _SUMMARY_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
-    ("answered / sent", lambda s: f"{s.completed} / {s.requests}"),
+    ("answered / sent", lambda s: f"{s.completed} / {s.requests}" + (f", {s.cancelled} left" if s.cancelled else "")),
     (_RATE, lambda s: plain(s.output_rate)),
     ("sent late p99, ms", lambda s: milliseconds(s.lag.p99)),
     ("prompt tokens from the prefix cache", lambda s: percent(s.cached_share)),

@@ -138,6 +138,7 @@ def _loaded(findings: Findings, i: int, level: int) -> Iterator[Line]:
     yield from (_line(metric, statistic, unit, read(summary)) for metric, statistic, unit, read in _SUMMARY)
     if findings.results.experiment.objective.asks:
         yield _line("goodput", "rate", "1/s", summary.goodput)
+        yield _line("goodput", "share", "1", summary.goodput_share)
     for metric, found in findings.percentiles[i, level].items():
         for q, one in zip(QUANTILES, found, strict=True):
             yield _line(metric, f"p{q * 100:g}", "s", one.value, one.interval.low, one.interval.high)

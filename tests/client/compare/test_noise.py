@@ -22,7 +22,7 @@ from client.compare.tell.verdicts import summary
 from client.connect import connect
 from client.load.trace import Trace, TraceRow
 from client.load.workload import Subject, WorkloadError
-from tests.client.compare.factories import results
+from tests.client.compare.factories import record, results
 from tests.client.compare.test_bench import on
 from tests.client.fake_server import FakeServer
 
@@ -57,6 +57,20 @@ def test_a_full_disk_is_said_once_and_the_comparison_goes_on(tmp_path: Path, mon
     screen.measured(made)
     assert isinstance(console.file, StringIO)
     assert console.file.getvalue().count("No space left on device") == 1
+
+
+def test_who_leaves_as_the_trace_says_has_not_failed() -> None:
+    console = Console(file=StringIO(), width=200)
+    made = results().experiment
+    screen = Screen(made, Progress(console=console))
+    screen.answered(replace(record(0, 0.1), cancelled=True))
+    screen.searching(made.architectures[0], 1.0, 2)
+    screen.answered(record(1, 0.1, error="it broke"))
+    screen.searching(made.architectures[0], 1.0, 2)
+    assert isinstance(console.file, StringIO)
+    first, second = console.file.getvalue().splitlines()
+    assert "1 requests answered, 0 s" in first
+    assert "2 requests answered, 1 failed, 0 s" in second
 
 
 @pytest.mark.parametrize("terminal", [False, True])

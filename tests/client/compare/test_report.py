@@ -54,6 +54,11 @@ def test_grids_name_their_rows() -> None:
     assert level["answered / sent"] == ("20 / 20", "20 / 20")
     assert level["generated tokens/s, served at this rate"] == ("2.00", "2.00")
     assert "generated tokens/s" in {row[0] for row in level_grid(conclude(closed(results())), 0).rows}
+    made = results()
+    one = made.measured[0].run  # of the first
+    one_left = (replace(one.records[0], cancelled=True, may_leave=True), *one.records[1:])
+    made.measured[0] = replace(made.measured[0], run=replace(one, records=one_left))
+    assert level_grid(conclude(made), 0).rows[0] == ("answered / sent", "19 / 20, 1 left", "20 / 20")
     assert level["first token p50, ms"] == ("102 [101, 102]", "203 [202, 204]")
     assert difference_grid(findings, 0).rows[0] == (
         "arch1",

@@ -60,6 +60,7 @@ def test_every_value_is_a_plain_number_with_a_unit() -> None:
         (("", "arch0", "highest rate", "within the objective"), 4.0, "1/s"),
         ((LOAD, "arch0", "requests", "answered"), 20, "requests"),
         ((LOAD, "arch0", "goodput", "rate"), 2 / 3, "1/s"),
+        ((LOAD, "arch0", "goodput", "share"), 1.0, "1"),
         ((LOAD, "arch1", "first_token", "p50"), 0.203, "s"),
         ((LOAD, "arch1", "model time", "measured"), 20.0, "s"),
         ((LOAD, "arch1", "model time", "share of the roofline"), 0.25, "1"),

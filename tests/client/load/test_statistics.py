@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
+from rich.progress import Progress
 
 from client.facts import facts_from_json
 from client.load.arrivals import Poisson
 from client.load.judgement import of_the_prompts, warnings
 from client.load.record import Record, Run
+from client.load.session import Errors
 from client.load.statistics import Distribution, Objective, gaps, percentile, summarise
 from tests.client.answers import facts
 
@@ -47,9 +50,27 @@ def test_a_summary_worked_out_by_hand() -> None:
     summary = summarise([GOOD, FAILED], seconds=2.0)
     assert (summary.requests, summary.completed, summary.errors) == (2, 1, 1)
     assert (summary.request_rate, summary.output_rate, summary.total_rate, summary.goodput) == (0.5, 1.5, 6.5, 0.5)
+    assert summary.goodput_share == 0.5
     assert (summary.first_token.p50, summary.inter_token.mean, summary.total.p99) == (0.5, 0.5, 2.0)
     assert (summary.first_token.count, summary.lag.count) == (1, 2)
     assert (summary.cached_share, summary.entropy, summary.imbalance) == (0.2, 0.4, 3.0)
+
+
+def test_who_left_has_no_part_in_the_share_that_met_the_objective() -> None:
+    left = replace(FAILED, error="", cancelled=True)
+    assert summarise([GOOD, left], 2.0).goodput_share == 1.0
+    assert summarise([GOOD, FAILED, left], 2.0).goodput_share == 0.5
+    assert math.isnan(summarise([left], 2.0).goodput_share)
+
+
+def test_who_left_is_no_failure_on_the_bar() -> None:
+    bar = Progress()
+    errors = Errors(bar, bar.add_task("load", total=3))
+    errors.saw(GOOD)
+    errors.saw(replace(GOOD, cancelled=True))
+    assert bar.tasks[0].fields["errors"] == ""
+    errors.saw(FAILED)
+    assert bar.tasks[0].fields["errors"] == "1 failed"
 
 
 def test_nothing_measured_is_no_number_and_no_crash() -> None:
