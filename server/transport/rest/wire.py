@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from server.limits import Limits
 from server.tally import UNKNOWN, Door
@@ -140,6 +141,8 @@ class GuardedHttp(HttpToolsProtocol):
         self.scope["dyno.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
         self.scope["dyno.arriving"] = lambda: self._in_body  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
+        if self.parser.get_http_version() < "1.1":
+            _end_with_connection(self.cycle)
         self._in_body = True
 
     def _head_without_offer(self) -> bytes:
@@ -240,6 +243,20 @@ class GuardedHttp(HttpToolsProtocol):
             seconds = self.limits.head_seconds
             self._refusal = (408, "head_timeout", f"the head of the request did not arrive within {seconds:g} s")
             self.send_400_response("")
+
+
+def _end_with_connection(cycle: RequestResponseCycle) -> None:
+    """HTTP/1.0 knows no chunks (RFC 9112, 6.1) and no 100 (RFC 9110, 10.1.1): a body without a length ends where the
+    connection does, which uvicorn closes behind every answer to it."""
+    send = cycle.send
+
+    async def unchunked(message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.body":
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    cycle.chunked_encoding = cycle.waiting_for_100_continue = False
+    cycle.send = unchunked  # type: ignore[method-assign]
 
 
 def guarded(limits: Limits, door: Door) -> type[GuardedHttp]:

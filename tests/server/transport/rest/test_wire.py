@@ -135,6 +135,28 @@ async def test_a_connection_serves_one_request_after_another(server: Harness) ->
     await server.settled()
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_answers_to_http_1_0_have_no_chunks_and_end_with_the_connection(stream: bool, server: Harness) -> None:
+    body = json.dumps({"model": "fake", "prompt": "abc", "max_tokens": 2, "stream": stream}).encode()
+    head = HEAD.replace(b"HTTP/1.1", b"HTTP/1.0") + b"expect: 100-continue\r\nconnection: keep-alive\r\n"
+    async with connection(server) as (reader, writer):
+        writer.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        told, _, said = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+    first, *lines = told.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert first.endswith(" 200 OK"), said
+    assert headers["connection"] == "close"
+    assert "transfer-encoding" not in headers
+    if stream:
+        events = said.decode().split("\n\n")
+        assert all(event.startswith("data: ") for event in events[:-1])
+        assert (events[-2:], "content-length" in headers) == (["data: [DONE]", ""], False)
+    else:
+        assert int(headers["content-length"]) == len(said)
+        assert json.loads(said)["usage"]["completion_tokens"] == 2
+    await server.settled()
+
+
 async def test_after_a_refusal_that_did_not_wait_for_the_body_the_next_request_is_served(server: Harness) -> None:
     refused = (
         b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\n"
