@@ -14,9 +14,13 @@ ADMIN_SERVICE = "/dyno.admin.v1.AdminService"
 ACCESS: dict[str, Access] = {
     # whether the process lives and is ready: for whatever keeps it running
     "GET /livez": Standing.OPEN,
+    "HEAD /livez": Standing.OPEN,
     "GET /readyz": Standing.OPEN,
+    "HEAD /readyz": Standing.OPEN,
     "GET /health": Standing.OPEN,
+    "HEAD /health": Standing.OPEN,
     "GET /ready": Standing.OPEN,
+    "HEAD /ready": Standing.OPEN,
     "/grpc.health.v1.Health/Check": Standing.OPEN,
     "/grpc.health.v1.Health/Watch": Standing.OPEN,
     # what it is

@@ -31,7 +31,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 HOLDERS = {Role.INFERENCE: "alice", Role.METRICS: "prom", Role.ADMIN: "root"}
 ROUTES = sorted(name for name in ACCESS if not name.startswith("/"))
 METHODS = sorted(name for name in ACCESS if name.startswith("/"))
-OPEN = {"GET /livez", "GET /readyz", "GET /health", "GET /ready"}
+HEALTH = ("/livez", "/readyz", "/health", "/ready")
+OPEN = {f"{method} {path}" for path in HEALTH for method in ("GET", "HEAD")}
 OPEN |= {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
 UNREADABLE = b"\xff\xff\xff"  # nothing is done for a caller who may
 

@@ -155,7 +155,7 @@ def _operation() -> dict[str, Operation]:
     ready = Operation(
         "Operation",
         "Whether the server accepts calls",
-        "The path for a load balancer to watch.",
+        "The path for a load balancer to watch. Also HEAD.",
         answers.Status,
         errors=UNAVAILABLE,
     )
@@ -163,13 +163,13 @@ def _operation() -> dict[str, Operation]:
         "GET /livez": Operation(
             "Operation",
             "Whether the server is alive",
-            "The process answers and its engine makes progress; restart a server that fails this.",
+            "The process answers and its engine makes progress; restart a server that fails this. Also HEAD.",
             answers.Status,
             errors=(errors.EngineDown,),
         ),
         "GET /readyz": ready,
-        "GET /health": replace(ready, about="Alias of `/readyz`."),
-        "GET /ready": replace(ready, about="Alias of `/readyz`."),
+        "GET /health": replace(ready, about="Alias of `/readyz`. Also HEAD."),
+        "GET /ready": replace(ready, about="Alias of `/readyz`. Also HEAD."),
         "GET /version": Operation("Operation", "The server's version", "", answers.Version),
         "GET /metrics": Operation(
             "Operation", "Metrics for Prometheus", "As text, or as OpenMetrics where `accept` asks for it. Also HEAD."

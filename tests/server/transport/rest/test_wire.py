@@ -135,6 +135,15 @@ async def test_a_connection_serves_one_request_after_another(server: Harness) ->
     await server.settled()
 
 
+@pytest.mark.parametrize("path", [b"/livez", b"/readyz", b"/health", b"/ready", b"/metrics"])
+async def test_heads_of_health_and_metrics_come_without_a_body(path: bytes, server: Harness) -> None:
+    async with connection(server) as (reader, writer):
+        writer.write(b"HEAD " + path + b" HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ") and b"content-length: " in head
+    assert body == b""
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_answers_to_http_1_0_have_no_chunks_and_end_with_the_connection(stream: bool, server: Harness) -> None:
     body = json.dumps({"model": "fake", "prompt": "abc", "max_tokens": 2, "stream": stream}).encode()
