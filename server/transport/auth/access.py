@@ -12,7 +12,7 @@ from server.errors import PermissionDenied, TooManyRequests, Unauthenticated
 from server.tenancy import EVERYBODY, Tenant
 from server.transport.auth.keys import ApiKey, Role, digest_of
 
-SCHEME = b"Bearer "
+SCHEME = b"bearer "  # in any case: RFC 9110, 11.1
 FAILURES_A_SECOND = 100
 
 
@@ -73,7 +73,7 @@ class Authoriser:
             raise PermissionDenied(f"this needs the role {needed.value}, which is not given to {who}")
 
     def _authenticate(self, credentials: Sequence[bytes]) -> ApiKey:
-        key = self._find(credentials[0].removeprefix(SCHEME)) if _well_formed(credentials) else None
+        key = self._find(credentials[0][len(SCHEME) :]) if _well_formed(credentials) else None
         if key is not None:
             return key
         self._failures.count()
@@ -93,7 +93,7 @@ class Authoriser:
 
 
 def _well_formed(credentials: Sequence[bytes]) -> bool:
-    return len(credentials) == 1 and credentials[0].startswith(SCHEME)
+    return len(credentials) == 1 and credentials[0].lower().startswith(SCHEME)
 
 
 class _Failures:

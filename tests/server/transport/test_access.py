@@ -16,6 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from starlette.routing import Route
 
+from dyno.inference.v1 import inference_pb2 as pb
+from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from server.transport.auth import access as authorisation
 from server.transport.auth.access import Access, Standing
 from server.transport.auth.keys import Role
@@ -147,7 +149,7 @@ async def test_methods_that_are_not_offered_too(route: str, guarded: Harness) ->
 @pytest.mark.parametrize(
     "value",
     [
-        *("", "Bearer", "Bearer ", "bearer {}", "Basic {}", "{}", "Bearer {}x", "Bearer  {}", "Bearer {} "),
+        *("", "Bearer", "Bearer ", "Basic {}", "Bearer{}", "{}", "Bearer {}x", "Bearer  {}", "Bearer {} "),
         *("Bearer {},{}", "Bearer ' OR 1=1--", "Bearer " + "x" * 8000, "Bearer 🐻", "Bearer %00", "Bearer {}é"),
     ],
 )
@@ -157,6 +159,17 @@ async def test_only_the_whole_key_is_the_key(value: str, guarded: Harness) -> No
     assert (code, error["code"]) == (401, "invalid_api_key")
     for cut in (key[:-1], key[1:]):
         assert (await status(guarded, "GET /v1/models", {"authorization": f"Bearer {cut}"}))[0] == 401
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "bEaReR"])
+async def test_the_scheme_is_read_in_any_case(scheme: str, guarded: Harness) -> None:
+    key = KEYS["alice"][0]
+    assert (await status(guarded, "GET /v1/models", {"authorization": f"{scheme} {key}"}))[0] == 200
+    assert (await status(guarded, "GET /v1/models", {"authorization": f"{scheme} {key.swapcase()}"}))[0] == 401
+    metadata = (("authorization", f"{scheme} {key}"),)
+    async with channel_of(guarded, None) as channel:
+        listed = await InferenceServiceStub(channel).ListModels(pb.ListModelsRequest(), metadata=metadata)
+    assert [model.id for model in listed.models] == ["fake"]
 
 
 async def test_two_headers_are_one_too_many(guarded: Harness) -> None:
