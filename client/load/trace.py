@@ -84,9 +84,12 @@ class Trace:
             lines = path.read_bytes().splitlines()
         except FileNotFoundError as error:
             raise TraceError(f"there is no trace {path}") from error
-        if not lines or _object(lines[0], 1).get("format") != FORMAT:
+        head = _object(lines[0], 1) if lines else {}
+        if head.get("format") != FORMAT:
             raise TraceError(f"line 1 of {path} does not say that its format is {FORMAT}")
         rows = tuple(_row(_object(line, number), number) for number, line in enumerate(lines[1:], start=2))
+        if head.get("rows", len(rows)) != len(rows):
+            raise TraceError(f"{path} is not whole: line 1 says {head['rows']!r} rows, there are {len(rows)}")
         return Trace(tuple(sorted(rows, key=lambda row: row.offset)))
 
 
@@ -123,13 +126,26 @@ def _row(data: dict[str, Any], number: int) -> TraceRow:
     return row
 
 
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "ignore_eos": ((bool,), "true or false"),
+    "tenant": ((str,), "a text"),
+    "top_p": ((int, float, type(None)), "a number"),
+    "top_k": ((int, type(None)), "a whole number"),
+}
+
+
 def _check(row: TraceRow, number: int) -> None:
     """Raises TraceError for values that no request can have."""
     numbers = {"offset": row.offset, "temperature": row.temperature, "cancel_after": row.cancel_after or 0.0}
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise TraceError(f"line {number}: {name} must be a number of at least 0, got {value!r}")
-    if isinstance(row.max_tokens, bool) or not isinstance(row.max_tokens, int) or row.max_tokens < 1:
+    if type(row.max_tokens) is not int or row.max_tokens < 1:
         raise TraceError(f"line {number}: max_tokens must be a whole number of at least 1, got {row.max_tokens!r}")
+    if type(row.seed) is not int or not -(2**63) <= row.seed < 2**63:
+        raise TraceError(f"line {number}: seed must be a whole number of 64 bits, got {row.seed!r}")
+    for name, (types, word) in _TYPES.items():
+        if type(value := getattr(row, name)) not in types:
+            raise TraceError(f"line {number}: {name} must be {word}, got {value!r}")
     if isinstance(row.prompt, tuple) and not all(type(token) is int and token >= 0 for token in row.prompt):
         raise TraceError(f"line {number}: prompt must be a text or a list of token ids of at least 0")
