@@ -10,8 +10,7 @@ from google.protobuf.message import DecodeError
 
 from server.errors import InvalidRequest
 from server.tally import UNKNOWN, Door
-from server.transport.rpc.answering import Context, Details, label
-from server.transport.rpc.errors import abort
+from server.transport.rpc.answering import Context, Details, answering, label
 
 
 class MalformedMessage(InvalidRequest):
@@ -64,8 +63,8 @@ class Gate(grpc.aio.ServerInterceptor):
         async def guarded(request: Any, context: Context) -> Any:
             if not isinstance(request, MalformedMessage):
                 return await method(request, context)
-            self._door.answered(name, grpc.StatusCode.INVALID_ARGUMENT.name)
-            return await abort(context, request)
+            async with answering(context, self._door, name):
+                raise request
 
         return guarded
 

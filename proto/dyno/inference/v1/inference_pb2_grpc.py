@@ -30,7 +30,8 @@ class InferenceServiceStub:
 
     Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
     to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
-    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
+    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help. What the gRPC library
+    refuses itself has a status alone: a method that does not exist, a message or metadata above the limits.
     """
 
     def __init__(self, channel):
@@ -91,7 +92,8 @@ class InferenceServiceServicer:
 
     Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
     to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
-    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
+    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help. What the gRPC library
+    refuses itself has a status alone: a method that does not exist, a message or metadata above the limits.
     """
 
     def StreamGenerate(self, request, context):
@@ -219,7 +221,8 @@ class InferenceService:
 
     Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
     to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
-    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
+    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help. What the gRPC library
+    refuses itself has a status alone: a method that does not exist, a message or metadata above the limits.
     """
 
     @staticmethod

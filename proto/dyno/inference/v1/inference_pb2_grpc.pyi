@@ -31,7 +31,8 @@ class InferenceServiceStub:
 
     Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
     to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
-    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
+    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help. What the gRPC library
+    refuses itself has a status alone: a method that does not exist, a message or metadata above the limits.
     """
 
     @_typing.overload
@@ -65,7 +66,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 
     Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
     to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
-    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
+    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help. What the gRPC library
+    refuses itself has a status alone: a method that does not exist, a message or metadata above the limits.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -95,7 +97,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
     to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
-    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help.
+    NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help. What the gRPC library
+    refuses itself has a status alone: a method that does not exist, a message or metadata above the limits.
     """
 
     @_abc_1.abstractmethod

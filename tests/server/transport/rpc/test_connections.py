@@ -22,6 +22,7 @@ from dyno.admin.v1.admin_pb2_grpc import AdminServiceStub
 from dyno.inference.v1 import inference_pb2 as pb
 from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from server.limits import Limits
+from server.transport.auth.table import ADMIN_SERVICE, INFERENCE_SERVICE
 from server.transport.rpc import listener
 from tests.server.doors import until
 from tests.server.kit import Harness, fake_model, running
@@ -175,6 +176,13 @@ async def said_of(call: Any) -> dict[str, Any]:
     wait = found["RetryInfo"].retry_delay.ToMilliseconds() if "RetryInfo" in found else None
     assert trailers.get("grpc-retry-pushback-ms") == (None if wait is None else str(wait))
     return found
+
+
+@pytest.mark.parametrize("method", [f"{INFERENCE_SERVICE}/Generate", f"{ADMIN_SERVICE}/CancelRequest"])
+async def test_a_message_that_cannot_be_read_has_an_id_too(method: str) -> None:
+    async with running(fake_model()) as server, grpc.aio.insecure_channel(server.target) as channel:
+        said = await said_of(channel.unary_unary(method)(b"\xff\xff\xff"))
+        assert said["ErrorInfo"].reason == "MALFORMED_MESSAGE"
 
 
 async def test_errors_tell_what_they_are_about() -> None:
