@@ -3,6 +3,9 @@
 The log never holds what was written, so prompts are random token ids of the logged lengths. The part that was found in
 the prefix cache is a common beginning of all prompts: a replay finds about as much there. The `user` of a request is
 the tenant of its row.
+
+Requests that were refused before an engine had them are not in the log, and those that failed or never had a token have
+no length to replay: what is recorded of an overload is its survivors.
 """
 
 from __future__ import annotations

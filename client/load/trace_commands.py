@@ -115,7 +115,11 @@ def record(
     seed: Seed = 0,
     skip: Annotated[int, typer.Option(min=0, help="Leave out the first N, such as a warm-up.")] = 0,
 ) -> None:
-    """Turn a server's request log into a trace: the same arrivals and lengths, other words."""
+    """Turn a server's request log into a trace: the same arrivals and lengths, other words.
+
+    Of requests that had a token: those that were refused, failed or waited in vain are left out, so that the trace of
+    an overloaded server is one of a lighter load.
+    """
     _keep(recording.record(log, vocab, model, seed, skip), out)
 
 

@@ -89,7 +89,8 @@ def logged(**changes: object) -> bytes:
 def test_a_request_log_becomes_a_trace(tmp_path: Path) -> None:
     log = tmp_path / "log"
     late = logged(time="2026-01-01T00:00:12.500+00:00", outcome="cancelled", latency={"total": 0.5}, prompt_tokens=12)
-    log.write_bytes(late + logged(user="b") + logged(choice=1) + logged(outcome="error"))
+    left_out = logged(outcome="error") + logged(outcome="deadline", completion_tokens=0) + logged(choice=1)
+    log.write_bytes(late + logged(user="b") + left_out)
     first, second = record(log, vocab=50).rows
     assert (first.offset, second.offset) == (0.0, 4.0)
     assert (len(first.prompt), first.max_tokens, first.cancel_after) == (10, 4, None)
@@ -103,6 +104,7 @@ def test_a_request_log_becomes_a_trace(tmp_path: Path) -> None:
     (left,) = Trace.read(tmp_path / "out").rows
     assert (left.offset, left.max_tokens) == (0.0, 5)
     dyno("record", log, tmp_path / "out", "--vocab", 50, "--skip", 2, code=2)
+    assert "one of a lighter load" in " ".join(dyno("record", "--help").split())
 
 
 def test_a_trace_that_is_not_there_is_told() -> None:
