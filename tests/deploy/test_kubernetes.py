@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import shutil
 import subprocess
+import textwrap
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -200,6 +203,37 @@ async def test_probes_ask_for_what_the_server_answers() -> None:
             async with harness.session.get(harness.url + probe["path"]) as response:
                 assert response.status == 200
     assert server()["livenessProbe"]["httpGet"]["path"] == "/livez", "a server that drains is not to be killed"
+
+
+@built_with_kubectl
+def test_the_patches_for_a_model_from_the_hub_apply(tmp_path: Path) -> None:
+    first, more = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
+    mine = yaml.safe_load(textwrap.dedent(first))
+    mine["resources"] = [os.path.relpath(HERE / "both", tmp_path)]
+    mine["patches"] += yaml.safe_load(more)
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(mine))
+    made = {(one["kind"], one["metadata"]["name"]): one for one in built(str(tmp_path))}
+    for one in made.values():
+        kubernetes_validate.validate(one, VERSION, strict=True)
+    pod = made["Deployment", "dyno-dense"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"] == ["--model", "org/name", "--dtype", "bfloat16"]
+    cache = artifacts.stages()["server"].environment()["XDG_CACHE_HOME"]
+    (volume,) = (mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == cache)
+    assert {"name": volume, "emptyDir": {"sizeLimit": "5Gi"}} in pod["volumes"]
+    assert container["resources"]["limits"] == {"cpu": "1", "memory": "10Gi"}
+    assert container["startupProbe"]["failureThreshold"] == 900
+    assert made["NetworkPolicy", "dyno-dense"]["spec"]["egress"] != []
+    assert made["NetworkPolicy", "dyno-moe"]["spec"]["egress"] == []
+
+
+def test_the_limits_that_the_pages_name_are_those_of_the_manifest() -> None:
+    """docs/deploy.md says what a model from the hub would exceed."""
+    page = (ROOT / "docs/deploy.md").read_text()
+    assert {"name": "kernels", "emptyDir": {"sizeLimit": "512Mi"}} in pod()["volumes"] and "kernels (512 MiB)" in page
+    assert server()["resources"]["limits"]["memory"] == "3Gi" and "Memory (3 GiB)" in page
+    probe = server()["startupProbe"]
+    assert (probe["periodSeconds"], probe["failureThreshold"]) == (2, 90) and "90 are three minutes" in page
 
 
 def test_no_key_is_written_down() -> None:
