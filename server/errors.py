@@ -40,7 +40,18 @@ Entry = TypeVar("Entry")
 
 SHOWN_CHARS = 64
 
-_short = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    """Callers sent JSON: null is not None."""
+
+    def repr_NoneType(self, value: None, level: int) -> str:
+        return "null"
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return "true" if value else "false"
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = _short.maxlong = SHOWN_CHARS
 _short.maxlist = _short.maxtuple = _short.maxdict = 4
 

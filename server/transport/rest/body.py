@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -14,6 +14,17 @@ from server.transport.rest.errors import BodyTimeout, BodyTooLarge, UnsupportedM
 from server.transport.rest.strictjson import read_object
 
 Shape = TypeVar("Shape", bound=BaseModel)
+
+_DUE = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+}
+"""What a kind of pydantic's errors asks for, in the words of JSON and not in Python's."""
 
 
 async def read_body(request: Request, shape: type[Shape], limits: Limits) -> Shape:
@@ -26,7 +37,11 @@ async def read_body(request: Request, shape: type[Shape], limits: Limits) -> Sha
         raise BodyTimeout(f"the body did not arrive within {limits.body_seconds:g} s") from None
     except ClientDisconnect:
         raise Cancelled("the client left before its request was complete") from None
-    data = read_object(raw, limits)
+    return shaped(read_object(raw, limits), shape)
+
+
+def shaped(data: dict[str, Any], shape: type[Shape]) -> Shape:
+    """What JSON holds as `shape`. Raises InvalidRequest, in JSON's words."""
     try:
         return shape.model_validate(data)
     except ValidationError as error:
@@ -70,5 +85,6 @@ def _refusal(error: ValidationError) -> InvalidRequest:
     if first["type"] == "unsupported":
         name = ".".join(filter(None, (path, first["ctx"].get("field"))))
         return UnsupportedField(f"{name} {first['msg']}", param=name)
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return InvalidValue(f"{path} must be {message}, got {shown(first['input'])}", param=path)
+    # What is left is ours (of the readers of `schema`) or a list of the values that may be.
+    due = _DUE.get(first["type"]) or first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return InvalidValue(f"{path} must be {due}, got {shown(first['input'])}", param=path)
