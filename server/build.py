@@ -162,8 +162,8 @@ def _random(name: str, architecture: Architecture, settings: Settings, preset: P
     """Random weights from the seed, and bytes for tokens; at the settings' scale, if there is one."""
     if settings.scale is not None:
         published, architecture, preset = architecture, presets.scaled(architecture, settings.scale), None
-        sizes = {"parameters": parameters(architecture).total, "of": parameters(published).total}
-        log.info("made small", model=name, scale=settings.scale, **sizes)
+        counts = {"parameters": parameters(architecture).total, "of": parameters(published).total}
+        log.info("made small", model=name, scale=settings.scale, **counts)
     tokenizer = _bytes(architecture, f"model {name!r}")
     needed = parameters(architecture).total * BYTES[settings.dtype]
     room = machine.room()
