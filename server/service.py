@@ -58,8 +58,9 @@ class Phase(StrEnum):
 class Admissions(RoutingSource, Protocol):
     """Hears of calls that never reached the engine; of those that did, the engine tells."""
 
-    def unserved(self, model: str | None, outcome: str) -> None:
-        """`model` None: the call named no served model. `outcome`: one of server.tally.OUTCOMES."""
+    def unserved(self, model: str | None, outcome: str, count: int) -> None:
+        """`model` None: the call named no served model. `outcome`: one of server.tally.OUTCOMES. `count`: of answers
+        that the call asked for."""
         ...
 
 
@@ -211,7 +212,7 @@ class GenerationService:
     def _place(self, call: GenerateCall) -> Iterator[None]:
         """A place of the call's tenant for each generation, from before it is validated until it has ended."""
         count = most_generations(call, self.limits)
-        with self.counting_refusals(call.model):
+        with self.counting_refusals(call.model, count):
             self._places.enter(call.tenant, count, "n" if len(call.prompts) == 1 else "prompt")
         try:
             yield
@@ -219,18 +220,19 @@ class GenerationService:
             self._places.leave(call.tenant, count)
 
     @contextmanager
-    def counting_refusals(self, name: str | None = None) -> Iterator[None]:
-        """A call that fails inside never reached the engine: it is counted here, once."""
+    def counting_refusals(self, name: str | None = None, count: int = 1) -> Iterator[None]:
+        """A call that fails inside never reached the engine: it is counted here, for each of the answers it asked for
+        as far as that is known."""
         try:
             yield
         except BaseException as error:
             only = next(iter(self.models)) if len(self.models) == 1 else None
             known = only if name is None else name if name in self.models else None
-            self._admissions.unserved(known, _outcome(error))
+            self._admissions.unserved(known, _outcome(error), count)
             raise
 
     async def _admit(self, id: str, call: GenerateCall) -> Generation:
-        with self.counting_refusals(call.model):
+        with self.counting_refusals(call.model, most_generations(call, self.limits)):
             model = self.model(call.model)
             self._check_queue(model, 1)
             arrived = self.clock() if call.arrived is None else call.arrived

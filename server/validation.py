@@ -44,7 +44,12 @@ def check_call(call: GenerateCall, model: ServedModel, limits: Limits) -> None:
 
 def most_generations(call: GenerateCall, limits: Limits) -> int:
     """How many a call that was not checked yet comes to, should it be found good."""
-    return max(1, min(len(call.prompts), limits.prompts)) * max(1, min(call.n or 1, limits.choices))
+    return max(1, min(len(call.prompts), limits.prompts)) * most_choices(call.n, limits)
+
+
+def most_choices(n: int | None, limits: Limits) -> int:
+    """How many answers to each prompt an `n` that was not checked yet comes to, should it be found good."""
+    return max(1, min(n or 1, limits.choices))
 
 
 def check_text(param: str, text: str, limits: Limits) -> None:

@@ -131,8 +131,8 @@ class PrometheusObserver(Collector):
         for tell in self._ended:
             tell(stats)
 
-    def unserved(self, model: str | None, outcome: str) -> None:
-        self._doors.unserved[model or UNKNOWN, str(outcome)] += 1
+    def unserved(self, model: str | None, outcome: str, count: int) -> None:
+        self._doors.unserved[model or UNKNOWN, str(outcome)] += count
 
     # ------------------------------------------------------------------------------------------ series go out
 

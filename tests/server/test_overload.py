@@ -52,6 +52,22 @@ async def test_a_call_of_many_choices_is_refused_whole(transport: str) -> None:
 
 
 @pytest.mark.parametrize("transport", ["rest", "grpc"])
+async def test_what_is_refused_counts_for_as_many_answers_as_it_asked_for(transport: str) -> None:
+    prompts, each = ([[1, 2, 3]] * 3, 12) if transport == "rest" else ([1, 2, 3], 4)  # a call of gRPC has one
+    many = {"token_ids": prompts, "n": 4, "max_tokens": 30, "ignore_eos": True}
+    async with crowded(transport, queue=each) as (server, caller):
+        answers = await asyncio.gather(*(caller.stream(**many) for _ in range(6)), return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, Refused)]
+        with pytest.raises(Refused, match="temperature"):
+            await caller.whole(**many, temperature=-1)
+        await server.settled()
+        assert 4 <= len(refused) <= 5
+        assert await server.total("dyno_requests_received_total") == 7 * each
+        assert await server.total("dyno_requests_total", outcome="shed") == len(refused) * each
+        assert await server.total("dyno_requests_total", outcome="rejected") == each
+
+
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
 async def test_waiting_too_long_ends_in_a_refusal(transport: str) -> None:
     async with crowded(transport, queue_seconds=0.1) as (server, caller):
         first = asyncio.create_task(caller.stream(**BUSY))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 
 import grpc
@@ -20,6 +21,7 @@ from server.transport.rpc import convert
 from server.transport.rpc.authorisation import admission, caller
 from server.transport.rpc.errors import CallOver, status_message, status_of
 from server.transport.rpc.generating import Envelope, generating
+from server.validation import most_choices
 
 METHOD = "GenerateMany/request"
 """What each request counts as, beside the call that carries it."""
@@ -120,7 +122,7 @@ class ManyGenerations:
         id = new_id()
         self._door.opened()
         task = self._tasks[tag] = asyncio.create_task(self._run(tag, id, start))
-        task.add_done_callback(partial(self._end_unbegun, tag, id, convert.model_name(start.request.model)))
+        task.add_done_callback(partial(self._end_unbegun, tag, id, start.request))
 
     async def _run(self, tag: int, id: str, start: pb.GenerateStart) -> None:
         error: ServiceError | None = None
@@ -136,7 +138,7 @@ class ManyGenerations:
 
     async def _answer(self, tag: int, id: str, start: pb.GenerateStart) -> None:
         caller.set(admission.get()())  # its key may have been taken back since the call began
-        with self._service.counting_refusals(convert.model_name(start.request.model)):
+        with self._counting_refusals(start.request):
             if self._over:
                 self._service.require_ready()
                 raise self._too_old()
@@ -172,11 +174,15 @@ class ManyGenerations:
             return DeadlineExceeded("the time for this call ran out before the request was complete")
         return Cancelled("the request was cancelled")
 
-    def _end_unbegun(self, tag: int, id: str, model: str | None, task: asyncio.Task[None]) -> None:
+    def _counting_refusals(self, request: pb.GenerateRequest) -> AbstractContextManager[None]:
+        name = convert.model_name(request.model)
+        return self._service.counting_refusals(name, most_choices(request.n, self._limits))
+
+    def _end_unbegun(self, tag: int, id: str, request: pb.GenerateRequest, task: asyncio.Task[None]) -> None:
         """The end of a task that was cancelled before its first turn."""
         if self._tasks.get(tag) is task:
             error = self._cancelled()
-            with contextlib.suppress(ServiceError), self._service.counting_refusals(model):
+            with contextlib.suppress(ServiceError), self._counting_refusals(request):
                 raise error
             self._end(tag, id, error)
 
