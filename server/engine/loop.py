@@ -12,14 +12,14 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from server.engine.ending import Delta
 from server.engine.engine import Engine
 from server.engine.patience import rest
 from server.engine.request import Outcome, Request
+from server.engine.standstill import Standstill
 from server.engine.stream import EngineFault, Stream
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,7 @@ class EngineLoop:
         self._failures = 0  # of the observers of engines that are gone
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._began: float | None = None  # a step, or commands, that must end within `_limit`
-        self._limit = stall_seconds
+        self._stalled = Standstill()
         self._death: EngineFault | None = None
         # Below: only the asyncio thread.
         self._streams: dict[Request, Stream] = {}
@@ -159,19 +158,10 @@ class EngineLoop:
         with self._wake:
             self._wake.wait_for(self._has_work)
             commands, self._commands = self._commands, []
-        with self._watched(self._stall_seconds):
+        with self._stalled.watched("work between two steps", self._stall_seconds):
             for command in commands:
                 command()
         return not self._stopping
-
-    @contextlib.contextmanager
-    def _watched(self, limit: float) -> Iterator[None]:
-        """What is done inside is taken for standing still when it takes longer than so many seconds."""
-        self._limit, self._began = limit, time.monotonic()
-        try:
-            yield
-        finally:
-            self._began = None
 
     def _do(self, work: Callable[[], T], done: asyncio.Future[T]) -> None:
         if done.done():  # whoever asked was told that it failed, or has left
@@ -211,7 +201,7 @@ class EngineLoop:
     def _step(self, engine: Engine) -> None:
         if not engine.has_work:
             return
-        with self._watched(max(self._stall_seconds, engine.longest_step)):
+        with self._stalled.watched(f"a step of model {engine.name}", max(self._stall_seconds, engine.longest_step)):
             deltas = engine.step()
         if deltas:
             self._tell(self._deliver, deltas)
@@ -264,11 +254,6 @@ class EngineLoop:
         if not self.alive or self._stopping:
             raise self._death or EngineFault("the engine stands still" if self._stalled else "the engine does not run")
 
-    @property
-    def _stalled(self) -> bool:
-        began = self._began
-        return began is not None and time.monotonic() - began > self._limit
-
     def _keep_watch(self) -> None:
         """Look again and again for a stall, as long as somebody waits for something."""
         if self._watch is None and (self._streams or self._jobs):
@@ -277,7 +262,8 @@ class EngineLoop:
     def _look(self) -> None:
         self._watch = None
         if self._stalled:
-            self._fail_all(EngineFault(f"a step takes longer than {self._limit:g} s"))
+            self._stalled.tell(len(self._streams))
+            self._fail_all(EngineFault(f"a step takes longer than {self._stalled.limit:g} s"))
         self._keep_watch()
 
 

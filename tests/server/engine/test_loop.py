@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -242,6 +243,27 @@ class TestEnds:
         await until(lambda: loop.alive and not served.has_work)
         assert [stats.outcome for stats in seen.requests] == [Outcome.ERROR], "nobody waits for it any more"
         assert tokens(await read(loop.submit("a", make_request([3], 2, id="next")))) == continuation([3], 2, 257)
+
+    async def test_it_is_logged_once_that_it_stands_still_and_that_it_moves_again(
+        self, start: Start, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        gate = threading.Event()
+        gate.set()
+        loop = start(engine(fault=lambda step: void(gate.wait(10))), stall_seconds=0.1)
+        await read(loop.submit("a", make_request([1, 2, 3, 4], 1, id="first")))
+        gate.clear()
+        streams = [loop.submit("a", make_request([n], 9, id=str(n))) for n in range(3)]
+        for stream in streams:
+            with pytest.raises(EngineFault):
+                await asyncio.wait_for(read(stream), 5)
+        await asyncio.sleep(0.1)
+        gate.set()
+        await until(lambda: len(caplog.records) == 2)
+        stall, moves = caplog.records
+        assert (stall.levelname, moves.levelname) == ("CRITICAL", "WARNING")
+        stands = r"the engine stands still: a step of model a takes longer than \S+ s; 3 requests fail"
+        assert re.fullmatch(stands, stall.message)
+        assert re.fullmatch(r"the engine moves again: a step of model a took \S+ s", moves.message)
 
     async def test_a_thread_that_is_stuck_between_two_steps_stands_still_too(self, start: Start) -> None:
         gate = threading.Event()
