@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from server.metrics import PrometheusObserver
 from server.models import ServedModel
 from server.premises import Build, Premises
 from server.requestlog import RequestLog
-from server.service import LAST_WORDS_SECONDS, GenerationService, untraced
+from server.service import LAST_WORDS_SECONDS, GenerationService, Phase, untraced
 from server.transport.reloading import keep_reloading
 from server.transport.rest.admin import AdminRoutes
 from server.transport.rest.application import rest_application
@@ -42,6 +42,7 @@ log = structlog.get_logger()
 
 FAST_EXIT_SECONDS = 1.5
 READINESS_PERIOD = 0.25
+LAST_SCRAPE_SECONDS = 6.0  # more than the usual 5 from one scrape to the next
 
 
 class Application:
@@ -64,10 +65,11 @@ class Application:
         self.observer.losses = self._losses
         self.http_port = self.grpc_port = 0
         self.leaving = asyncio.Event()
+        self._scraped = asyncio.Event()
         self.premises = Premises(settings, build, self.observer, self._leave)
         self.administration = Administration(self.service, self.premises)
         self.credentials = credentials = Credentials(settings)
-        routes = Routes(self.service, self.observer.exposition, self.state if settings.debug else None)
+        routes = Routes(self.service, self._exposition, self.state if settings.debug else None)
         admin = AdminRoutes(self.administration, limits)
         unguarded = settings.loopback and not settings.asks_for_keys
         door = self.observer.door("rest")
@@ -102,20 +104,21 @@ class Application:
         self._followers.append(asyncio.create_task(self._leave_without(loop)))
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
-        """Take nothing new; give what is in flight its time, less when told to hurry; then end it. `stop` follows."""
+        """Take nothing new; give what is in flight its time, less when told to hurry; then end it, and wait for whoever
+        scrapes the metrics to hear of that. `stop` follows."""
+        hurry = hurry or asyncio.Event()
         self.service.drain()
         self._tell_health()
         self._rpc.leave()
-        ends = [asyncio.create_task(self.service.quiet())]
-        if hurry is not None:
-            ends.append(asyncio.create_task(_until(hurry)))
-        await asyncio.wait(ends, timeout=self.settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
+        await _first(self.service.quiet(), _until(hurry), seconds=self.settings.drain_seconds)
         message = "the server was shut down before this request was complete"
-        self.service.abort_all(Draining(message, retry_after=self.service.limits.retry_after_seconds))
+        cut = self.service.abort_all(Draining(message, retry_after=self.service.limits.retry_after_seconds))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.service.quiet(), LAST_WORDS_SECONDS)
+        log.info("drained", cut_off=cut)
+        if cut and self._scraped.is_set():
+            self._scraped.clear()
+            await _first(_until(self._scraped), _until(hurry), seconds=LAST_SCRAPE_SECONDS)
 
     async def stop(self) -> None:
         """Close the listeners and stop the engines. Call it whatever happened before."""
@@ -152,6 +155,11 @@ class Application:
             "observer": 0 if self.premises.loop is None else self.premises.loop.observer_failures,
         }
 
+    def _exposition(self, accept: str) -> tuple[Callable[[], bytes], str]:
+        """As the observer has it. What is begun before `stop` is answered."""
+        self._scraped.set()
+        return self.observer.exposition(accept)
+
     def _leave(self) -> None:
         """What an operator asks for: from now on nothing new is taken; `run` does the rest."""
         self.service.drain()
@@ -186,6 +194,14 @@ def _tracing(settings: Settings, version: str) -> Tracing | None:
 
 async def _until(event: asyncio.Event) -> None:
     await event.wait()
+
+
+async def _first(*waits: Coroutine[Any, Any, None], seconds: float) -> None:
+    """Until one of them has ended, or so many seconds are over."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
 
 
 class Signals:
@@ -230,6 +246,8 @@ async def run(settings: Settings, build: Build) -> int:
         return 0 if app.service.alive else 1
     finally:
         await app.stop()
+        if app.service.phase is Phase.DRAINING:
+            log.info("stopped")
 
 
 def announce(host: str, http_port: int, grpc_port: int) -> None:

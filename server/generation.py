@@ -77,6 +77,10 @@ class Generation:
         return sum(choice.ended for choice in self.choices)
 
     @property
+    def unended(self) -> int:
+        return len(self.choices) - self.ended
+
+    @property
     def started(self) -> bool:
         """Whether the engine has computed anything for it."""
         return any(c.ended or c.request.started for c in self.choices)

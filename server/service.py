@@ -131,10 +131,12 @@ class GenerationService:
         """Wait until no call is in flight."""
         await self._quiet.wait()
 
-    def abort_all(self, error: ServiceError) -> None:
-        """End every call in flight as failed; their readers get `error`."""
+    def abort_all(self, error: ServiceError) -> int:
+        """End every call in flight as failed; their readers get `error`. Returns how many answers that cut off."""
+        cut = sum(generation.unended for generation in self.active)
         for generation in list(self.active):
             generation.fail(error, Outcome.ERROR)
+        return cut
 
     def close(self) -> None:
         self._texts.close()

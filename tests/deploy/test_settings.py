@@ -80,7 +80,7 @@ def test_the_defaults_of_the_image_are_those_of_the_server() -> None:
 
 def test_compose_waits_longer_than_the_server_drains() -> None:
     settings = load(artifacts.services()["dense"]["command"])
-    assert artifacts.seconds(artifacts.services()["dense"]["stop_grace_period"]) >= settings.drain_seconds + 5
+    assert artifacts.seconds(artifacts.services()["dense"]["stop_grace_period"]) >= settings.drain_seconds + 10
 
 
 def test_the_server_starts_on_a_card_with_what_compose_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import aiohttp
 import grpc
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from dyno.inference.v1 import inference_pb2 as pb
@@ -94,6 +95,38 @@ async def test_what_a_drain_cuts_off_has_failed() -> None:
         assert b'"draining"' in await stream
         await server.settled()
         assert await server.total("dyno_requests_total", outcome="error") == 1
+
+
+async def test_what_a_drain_cuts_off_is_logged_and_scraped_before_the_server_ends() -> None:
+    async with running(SLOW, drain_seconds=0.1) as server:
+        await server.series()
+        stream = asyncio.create_task(_streamed(server.session, server.url, max_tokens=200, n=4))
+        while not server.app.service.active:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        with structlog.testing.capture_logs() as logs:
+            leaving = asyncio.create_task(server.leave())
+            await stream
+            await asyncio.sleep(0.3)
+            assert not leaving.done()
+            assert await server.total("dyno_requests_total", outcome="error") == 4
+            async with asyncio.timeout(2):
+                await leaving
+        assert [entry["cut_off"] for entry in logs if entry["event"] == "drained"] == [4]
+
+
+async def test_a_drain_in_a_hurry_or_that_nobody_scraped_waits_for_no_scrape() -> None:
+    hurry = asyncio.Event()
+    for scraped in (False, True):
+        async with running(SLOW, drain_seconds=0.1) as server:
+            if scraped:
+                await server.series()
+                hurry.set()
+            stream = asyncio.create_task(_streamed(server.session, server.url, max_tokens=200))
+            while not server.app.service.active:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            async with asyncio.timeout(2):
+                await server.app.drain(hurry)
+            await stream
 
 
 async def _answer(stub: InferenceServiceStub) -> pb.GenerateResponse:

@@ -181,8 +181,10 @@ async def test_without_its_engine_it_leaves_by_itself_and_says_so() -> None:
         await server.ready()
         assert b"engine_down" in await server.sse(model="mortal", prompt="poison")
         code, told = await complaint(server.process)
-    last = json.loads(told.splitlines()[-2])
-    assert code == 1 and (last["level"], last["event"]) == ("critical", "leaving: the engine thread is gone"), told
+    lines = [json.loads(line) for line in told.splitlines()]
+    assert code == 1 and [line["event"] for line in lines][-2:] == ["drained", "stopped"], told
+    (why,) = [line for line in lines if line["event"] == "leaving: the engine thread is gone"]
+    assert why["level"] == "critical"
 
 
 async def test_it_answers_while_it_loads_and_ends_when_told_to() -> None:
