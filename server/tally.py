@@ -20,6 +20,7 @@ from server.buckets import (
     WHOLE,
     Buckets,
 )
+from server.calllog import NOBODY, CallLog, Who
 from server.engine.request import Outcome
 from server.engine.stats import Compute, GroupUse, LayerRouting, RequestStats, Scarce, StepStats
 from server.windows import RoutingWindows
@@ -204,9 +205,10 @@ class DoorTally:
 class Door:
     """Where one transport tells what it does, into the tally of all of them."""
 
-    def __init__(self, tally: DoorTally, transport: str) -> None:
-        """`transport`: one of TRANSPORTS."""
+    def __init__(self, tally: DoorTally, transport: str, lines: CallLog | None = None) -> None:
+        """`transport`: one of TRANSPORTS. `lines`: that of the other doors; None: one of its own."""
         self._tally = tally
+        self._lines = lines or CallLog()
         self._transport = transport
 
     def opened(self) -> None:
@@ -217,9 +219,10 @@ class Door:
         """A call that was `opened` is answered no more."""
         self._tally.open[self._transport] -= 1
 
-    def answered(self, method: str, code: str) -> None:
+    def answered(self, method: str, code: str, who: Who = NOBODY) -> None:
         """A call got its answer. `method` and `code` are from closed sets."""
         self._tally.answers[self._transport, method, code] += 1
+        self._lines.tell(self._transport, method, code, who)
 
     def moved(self, direction: str, count: int) -> None:
         """So many bytes of bodies or messages were "received" or "sent"."""

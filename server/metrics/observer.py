@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from model import machine
 from model.roofline import Machine
+from server.calllog import CallLog
 from server.engine.stats import GroupUse, RequestStats, StepStats
 from server.metrics.doors import of_doors, of_losses, of_phase
 from server.metrics.families import of_models
@@ -61,7 +62,7 @@ class PrometheusObserver(Collector):
         self._watched: dict[str, Watched] = {}
         self._genai: dict[str, GenAi] | None = {} if peers else None
         self._ended = ended
-        self._doors = DoorTally()
+        self._doors, self._lines = DoorTally(), CallLog()
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
@@ -102,7 +103,7 @@ class PrometheusObserver(Collector):
 
     def door(self, transport: str) -> Door:
         """Where a transport, "rest" or "grpc", tells of its calls."""
-        return Door(self._doors, transport)
+        return Door(self._doors, transport, self._lines)
 
     def groups(self, model: str) -> tuple[GroupUse, ...]:
         """Blocks of each cache group after the last step; empty before the first."""

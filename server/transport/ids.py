@@ -1,4 +1,5 @@
-"""The ids of a call: ours, the one that its caller gave it, and those of the trace that it belongs to."""
+"""The ids of a call: ours, the one that its caller gave it, and those of the trace that it belongs to; where it came
+from."""
 
 from __future__ import annotations
 
@@ -29,6 +30,11 @@ def told_id(given: str | None, id: str) -> str:
 def given_id(given: str | None) -> str | None:
     """The id that a caller gave its call, when it is a plain one."""
     return given if given is not None and GIVEN_ID.fullmatch(given) else None
+
+
+def peer_of(host: str, port: int) -> str:
+    """Where a call came from."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def trace_of(traceparent: str | None) -> Trace | None:

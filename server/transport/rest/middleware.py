@@ -7,8 +7,10 @@ from collections.abc import Callable
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.calllog import Who
 from server.tally import UNKNOWN, Door
-from server.transport.ids import new_id, told_id
+from server.tenancy import EVERYBODY
+from server.transport.ids import new_id, peer_of, told_id
 from server.transport.stall import StallGuard
 
 log = structlog.get_logger()
@@ -41,7 +43,8 @@ class Outermost:
         request_id = new_id()
         scope["state"] = {"request_id": request_id, "arrived": self._clock()}
         given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)
-        header = (b"x-request-id", told_id(given, request_id).encode())
+        told = told_id(given, request_id)
+        header = (b"x-request-id", told.encode())
         code, complete = CLIENT_GONE, False
 
         async def said(message: Message) -> None:
@@ -80,12 +83,17 @@ class Outermost:
             code = code if complete else CLIENT_GONE  # nobody else ends an answer early
         finally:
             self._door.closed()
-            self._door.answered(_template(scope), str(code))
+            self._door.answered(_template(scope), str(code), _who(scope, None if told == request_id else told))
 
 
 def _template(scope: Scope) -> str:
     """The route's path as it was declared: a label may not hold what a caller wrote."""
     return getattr(scope.get("route"), "path", UNKNOWN)
+
+
+def _who(scope: Scope, given_id: str | None) -> Who:
+    tenant, client = scope["state"].get("tenant", EVERYBODY), scope.get("client")
+    return Who(scope["state"]["request_id"], given_id, tenant.name, client and peer_of(*client))
 
 
 def _nothing() -> None:

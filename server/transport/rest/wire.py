@@ -10,9 +10,10 @@ import orjson
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from server.calllog import Who
 from server.limits import Limits
 from server.tally import UNKNOWN, Door
-from server.transport.ids import new_id
+from server.transport.ids import new_id, peer_of
 
 REASONS = {
     400: "Bad Request",
@@ -199,14 +200,14 @@ class GuardedHttp(HttpToolsProtocol):
     def _send_refusal(self) -> None:
         if self.transport.is_closing():
             return
-        status, code, message = self._refusal
+        (status, code, message), id = self._refusal, new_id()
         error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
         body = orjson.dumps({"error": error})
         head = (
             f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {new_id()}\r\n\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {id}\r\n\r\n"
         )
-        self.door.answered(UNKNOWN, str(status))
+        self.door.answered(UNKNOWN, str(status), Who(id, peer=self.client and peer_of(*self.client)))
         self.transport.write(head.encode() + body)
         if self.transport.can_write_eof():  # TLS cannot say that only one side has ended
             self.transport.write_eof()

@@ -12,7 +12,7 @@ from server.administration.host import LoadWish
 from server.tally import Door
 from server.transport.rpc.answering import Answer, Context, answering
 from server.transport.rpc.asking import optional
-from server.transport.rpc.authorisation import caller
+from server.transport.rpc.caller import caller
 
 STATES = {
     ModelState.LOADING: pb.MODEL_STATE_LOADING,

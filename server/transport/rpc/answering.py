@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 
+from server.calllog import Who
 from server.errors import ServiceError
 from server.tally import Door
+from server.tenancy import EVERYBODY
 from server.transport.faults import internal_error
 from server.transport.ids import new_id, told_id
+from server.transport.rpc.caller import caller
 from server.transport.rpc.errors import SlowReader, abort, status_of
 from server.transport.stall import WriteStalled
 
@@ -29,6 +33,11 @@ class Answer:
         self.told_id = told_id(metadata(context, "x-request-id"), self.id)
         self._context = context
         self._begun = False
+
+    @property
+    def who(self) -> Who:
+        given = None if self.told_id == self.id else self.told_id
+        return Who(self.id, given, caller.get(EVERYBODY).name, peer(self._context))
 
     async def begin(self) -> None:
         """Send the initial metadata, unless that is done."""
@@ -75,13 +84,18 @@ async def answering(
         await abort(context, internal_error(answer.id, error), answer.id, answer.told_id)
     finally:
         door.closed()
-        door.answered(method, code.name)
+        door.answered(method, code.name, answer.who)
 
 
 def metadata(context: Context, name: str) -> str | None:
     """What a caller sent under a name; None for nothing."""
     given = dict(context.invocation_metadata() or ()).get(name)
     return given if isinstance(given, str) else None
+
+
+def peer(context: Context) -> str:
+    """Where a call comes from, as REST has it; the library writes ipv6:%5B::1%5D:50051."""
+    return unquote(context.peer()).partition(":")[2]
 
 
 def label(method: str) -> str:

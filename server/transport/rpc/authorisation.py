@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -11,20 +10,14 @@ import grpc
 
 from server.errors import ServiceError
 from server.tally import UNKNOWN, Door
-from server.tenancy import Tenant
 from server.transport.auth.access import Authoriser, Standing
 from server.transport.auth.table import ACCESS
-from server.transport.rpc.answering import Context, Details, label
+from server.transport.rpc.answering import Answer, Context, Details, label
+from server.transport.rpc.caller import admission, caller
 from server.transport.rpc.errors import abort, status_of
 
 Handler: TypeAlias = Any
 """grpc.RpcMethodHandler, whose type says nothing of what is in it."""
-
-caller: ContextVar[Tenant] = ContextVar("caller")
-"""Who makes this call. gRPC runs a call in one task, and gives its handler nothing else to carry it."""
-
-admission: ContextVar[Callable[[], Tenant]] = ContextVar("admission")
-"""Asks again who makes this call, and raises as at its beginning: for calls that outlive what they began with."""
 
 
 class Authorisation(grpc.aio.ServerInterceptor):
@@ -47,21 +40,21 @@ class Authorisation(grpc.aio.ServerInterceptor):
             if handler is not None and method not in ACCESS:
                 self._authoriser.admit(credentials, None)
         except ServiceError as error:
-            name = label(method) if method in ACCESS else UNKNOWN
-            self._door.answered(name, status_of(error).name)
-            return _refusing(error)
+            return self._refusing(error, label(method) if method in ACCESS else UNKNOWN)
         return handler
+
+    def _refusing(self, error: ServiceError, method: str) -> Handler:
+        """A handler that ends the call at once. Of this kind because it waits for no message, whatever kind was
+        called."""
+
+        async def refuse(requests: AsyncIterator[Any], context: Context) -> None:
+            answer = Answer(context)
+            self._door.answered(method, status_of(error).name, answer.who)
+            await abort(context, error, answer.id, answer.told_id)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def _credentials(details: Details) -> list[bytes]:
     values = (value for name, value in details.invocation_metadata or () if name == "authorization")
     return [value if isinstance(value, bytes) else value.encode("latin-1", "replace") for value in values]
-
-
-def _refusing(error: ServiceError) -> Handler:
-    """A handler that ends the call at once. Of this kind because it waits for no message, whatever kind was called."""
-
-    async def refuse(requests: AsyncIterator[Any], context: Context) -> None:
-        await abort(context, error)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)

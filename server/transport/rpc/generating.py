@@ -15,7 +15,7 @@ from server.service import GenerationService
 from server.transport.ids import given_id, trace_of
 from server.transport.rpc import convert
 from server.transport.rpc.asking import names_of
-from server.transport.rpc.authorisation import caller
+from server.transport.rpc.caller import caller
 
 Asked = TypeVar("Asked", pb.GenerateRequest, pb.ScoreRequest)
 

@@ -11,14 +11,16 @@ from functools import partial
 import grpc
 
 from dyno.inference.v1 import inference_pb2 as pb
+from server.calllog import Who
 from server.errors import Cancelled, DeadlineExceeded, InvalidValue, MissingValue, ServiceError
 from server.generation import Generation
 from server.service import GenerationService
 from server.tally import Door
+from server.tenancy import EVERYBODY
 from server.transport.faults import internal_error
 from server.transport.ids import new_id
 from server.transport.rpc import convert
-from server.transport.rpc.authorisation import admission, caller
+from server.transport.rpc.caller import admission, caller
 from server.transport.rpc.errors import CallOver, status_message, status_of
 from server.transport.rpc.generating import Envelope, generating
 from server.validation import most_choices
@@ -31,11 +33,14 @@ MOST_BYTES = 1 << 20  # of a message of several events; a client takes 4 MiB, un
 class ManyGenerations:
     """One call's requests. `answer` once; `piled_up` says whether more waits for its reader than may."""
 
-    def __init__(self, service: GenerationService, door: Door, time_remaining: Callable[[], float | None]) -> None:
-        """time_remaining: seconds that the caller waits for the whole call; None: for ever."""
+    def __init__(
+        self, service: GenerationService, door: Door, time_remaining: Callable[[], float | None], peer: str
+    ) -> None:
+        """`time_remaining`: seconds that the caller waits for the whole call; None: for ever. `peer`: where it is."""
         self._service = service
         self._door = door
         self._time_remaining = time_remaining
+        self._peer = peer
         self._limits = service.limits
         self._events = pb.GenerateManyResponse()  # what is ready, to be written next
         self._large = 0  # bytes of what of it may be large
@@ -196,7 +201,7 @@ class ManyGenerations:
             code, status = status_of(error), status_message(error, id)
             end.CopyFrom(pb.GenerateEnd(code=status.code, message=status.message, details=status.details))
         self._door.closed()
-        self._door.answered(METHOD, code.name)
+        self._door.answered(METHOD, code.name, Who(id, None, caller.get(EVERYBODY).name, self._peer))
 
     def _add(self, tag: int) -> pb.GenerateEvent:
         event: pb.GenerateEvent = self._events.events.add(tag=tag)

@@ -12,7 +12,7 @@ from server.generation import Generation
 from server.service import GenerationService
 from server.tally import Door
 from server.transport.rpc import convert
-from server.transport.rpc.answering import Answer, Context, answering, metadata
+from server.transport.rpc.answering import Answer, Context, answering, metadata, peer
 from server.transport.rpc.asking import reading_of
 from server.transport.rpc.generating import Asked, Envelope, generating
 from server.transport.rpc.many import ManyGenerations
@@ -42,7 +42,7 @@ class Servicer(InferenceServiceServicer):
         self, request_iterator: AsyncIterator[pb.GenerateManyRequest], context: Context
     ) -> None:
         guard = StallGuard(self._service.limits.stalled_write_seconds)
-        many = ManyGenerations(self._service, self._door, context.time_remaining)
+        many = ManyGenerations(self._service, self._door, context.time_remaining, peer(context))
         guard.watch(lambda: many.piled_up)
         async with self._answering(context, "GenerateMany", early=True) as answer:
             with guard:
