@@ -67,6 +67,7 @@ class Preparation:
                 trace=call.trace,
                 given_id=call.given_id,
                 user=call.user,
+                tenant=call.tenant.name,
             )
             for choice in range(call.n or 1)
         ]

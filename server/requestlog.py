@@ -1,5 +1,6 @@
 """One JSON line for every request that ended: ids, lengths, times, a summary of its routing. Never what was written:
-of the caller's own words there are two labels, its id for the request (`x-request-id`) and its `user`."""
+of the caller's own words there are two labels, its id for the request (`x-request-id`) and its `user`; of the
+operator's, the name of its key."""
 
 from __future__ import annotations
 
@@ -75,6 +76,7 @@ def line(when: datetime, stats: RequestStats) -> dict[str, Any]:
         "given_id": stats.given_id,
         "choice": stats.choice,
         "user": stats.user,
+        "tenant": stats.tenant or None,
         "trace_id": stats.trace and stats.trace.trace_id,
         "model": stats.model,
         "outcome": str(stats.outcome),

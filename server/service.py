@@ -16,11 +16,9 @@ from server.engine.loop import EngineLoop
 from server.engine.request import Outcome, Request
 from server.engine.stream import EngineFault
 from server.errors import (
-    Cancelled,
     DeadlineExceeded,
     Draining,
     EngineDown,
-    InternalError,
     Loading,
     MissingValue,
     ModelNotFound,
@@ -28,15 +26,14 @@ from server.errors import (
     QueueFull,
     QueueTimeout,
     ServiceError,
-    Unavailable,
 )
 from server.generation import Choice, Generation
 from server.guidance.guides import Guides
 from server.limits import Limits
 from server.models import ServedModel
 from server.preparation import Preparation, read, visible_text
-from server.tally import SHED
-from server.tenancy import Places
+from server.tally import outcome_of
+from server.tenancy import EVERYBODY, Places, Tenant
 from server.textwork import TextWork
 from server.validation import check_text, check_token_ids, most_generations
 from server.watching import RoutingSource, RoutingWatch
@@ -58,9 +55,9 @@ class Phase(StrEnum):
 class Admissions(RoutingSource, Protocol):
     """Hears of calls that never reached the engine; of those that did, the engine tells."""
 
-    def unserved(self, model: str | None, outcome: str, count: int) -> None:
+    def unserved(self, model: str | None, outcome: str, count: int, tenant: str) -> None:
         """`model` None: the call named no served model. `outcome`: one of server.tally.OUTCOMES. `count`: of answers
-        that the call asked for."""
+        that the call asked for. `tenant`: its name."""
         ...
 
 
@@ -214,7 +211,7 @@ class GenerationService:
     def _place(self, call: GenerateCall) -> Iterator[None]:
         """A place of the call's tenant for each generation, from before it is validated until it has ended."""
         count = most_generations(call, self.limits)
-        with self.counting_refusals(call.model, count):
+        with self.counting_refusals(call.model, count, call.tenant):
             self._places.enter(call.tenant, count, "n" if len(call.prompts) == 1 else "prompt")
         try:
             yield
@@ -222,7 +219,7 @@ class GenerationService:
             self._places.leave(call.tenant, count)
 
     @contextmanager
-    def counting_refusals(self, name: str | None = None, count: int = 1) -> Iterator[None]:
+    def counting_refusals(self, name: str | None = None, count: int = 1, tenant: Tenant = EVERYBODY) -> Iterator[None]:
         """A call that fails inside never reached the engine: it is counted here, for each of the answers it asked for
         as far as that is known."""
         try:
@@ -230,11 +227,11 @@ class GenerationService:
         except BaseException as error:
             only = next(iter(self.models)) if len(self.models) == 1 else None
             known = only if name is None else name if name in self.models else None
-            self._admissions.unserved(known, _outcome(error), count)
+            self._admissions.unserved(known, outcome_of(error), count, tenant.name)
             raise
 
     async def _admit(self, id: str, call: GenerateCall) -> Generation:
-        with self.counting_refusals(call.model, most_generations(call, self.limits)):
+        with self.counting_refusals(call.model, most_generations(call, self.limits), call.tenant):
             model = self.model(call.model)
             self._check_queue(model, 1)
             arrived = self.clock() if call.arrived is None else call.arrived
@@ -286,13 +283,3 @@ class GenerationService:
             message = f"waited {self.limits.queue_seconds:g} s in the queue"
             error = QueueTimeout(message, retry_after=self.limits.retry_after_seconds)
             generation.fail(error, Outcome.DEADLINE)
-
-
-def _outcome(error: BaseException) -> str:
-    if isinstance(error, DeadlineExceeded):
-        return Outcome.DEADLINE
-    if isinstance(error, asyncio.CancelledError | Cancelled):
-        return Outcome.CANCELLED
-    if isinstance(error, EngineDown | InternalError) or not isinstance(error, ServiceError):
-        return Outcome.ERROR
-    return SHED if isinstance(error, QueueFull | Unavailable) else Outcome.REJECTED

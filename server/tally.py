@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -23,6 +24,7 @@ from server.buckets import (
 from server.calllog import NOBODY, CallLog, Who
 from server.engine.request import Outcome
 from server.engine.stats import Compute, GroupUse, LayerRouting, RequestStats, Scarce, StepStats
+from server.errors import Cancelled, DeadlineExceeded, EngineDown, InternalError, QueueFull, ServiceError, Unavailable
 from server.windows import RoutingWindows
 
 UNKNOWN = "unknown"  # the label of what is none of ours: a model that is not served, a method that does not exist
@@ -44,6 +46,17 @@ class RoutingCounts:
     margins: np.ndarray  # per mixture layer, gate margins summed over tokens
     running: int
     waiting: int
+
+
+def outcome_of(error: BaseException) -> str:
+    """How a call ended that never reached an engine, by what was raised."""
+    if isinstance(error, DeadlineExceeded):
+        return Outcome.DEADLINE
+    if isinstance(error, asyncio.CancelledError | Cancelled):
+        return Outcome.CANCELLED
+    if isinstance(error, EngineDown | InternalError) or not isinstance(error, ServiceError):
+        return Outcome.ERROR
+    return SHED if isinstance(error, QueueFull | Unavailable) else Outcome.REJECTED
 
 
 class EngineTally:

@@ -145,6 +145,7 @@ def _asked(id: str, operation: str, call: GenerateCall) -> Attributes:
         "gen_ai.request.top_p": wishes.top_p,
         "gen_ai.request.top_k": wishes.top_k,
         "gen_ai.request.seed": wishes.seed,
+        "dyno.tenant": call.tenant.name or None,
     }
     return {name: value for name, value in given.items() if value is not None and not _too_wide(value)}
 
@@ -166,6 +167,8 @@ def _found(stats: RequestStats) -> Attributes:
         "dyno.delayed_seconds": stats.latency.delayed,
         "dyno.preempted_seconds": stats.latency.preempted,
     }
+    if stats.tenant:
+        attributes["dyno.tenant"] = stats.tenant
     if stats.routing:
         routing = summarise(stats.routing)
         attributes["dyno.routing.entropy"] = routing.entropy

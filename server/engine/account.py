@@ -203,6 +203,7 @@ def summary(
         trace=request.trace,
         given_id=request.given_id,
         user=request.user,
+        tenant=request.tenant,
     )
 
 

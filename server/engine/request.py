@@ -96,6 +96,7 @@ class Request:
     trace: Trace | None = None
     given_id: str | None = None  # its caller's name for it
     user: str | None = None  # its caller's label for whoever asked
+    tenant: str = ""  # the operator's name for its caller
     outputs: list[int] = field(default_factory=list)
     scores: list[TokenLogprobs] = field(default_factory=list)  # of prompt[1:], as far as they are known and asked for
     num_computed: int = 0

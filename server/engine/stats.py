@@ -128,6 +128,7 @@ class RequestStats:
     trace: Trace | None = None
     given_id: str | None = None
     user: str | None = None
+    tenant: str = ""
 
     @property
     def call(self) -> str:

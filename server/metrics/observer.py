@@ -23,6 +23,7 @@ from server.engine.stats import GroupUse, RequestStats, StepStats
 from server.metrics.doors import of_doors, of_losses, of_phase
 from server.metrics.families import of_models
 from server.metrics.peers import GenAi, of_peers
+from server.metrics.tenants import TenantTally, of_tenants
 from server.metrics.watched import Watched
 from server.models import ModelCard
 from server.tally import UNKNOWN, Door, DoorTally, EngineTally, RoutingCounts
@@ -62,6 +63,7 @@ class PrometheusObserver(Collector):
         self._watched: dict[str, Watched] = {}
         self._genai: dict[str, GenAi] | None = {} if peers else None
         self._ended = ended
+        self._served, self._refused = TenantTally(), TenantTally()  # of the engine's thread, and of the event loop's
         self._doors, self._lines = DoorTally(), CallLog()
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
@@ -129,11 +131,14 @@ class PrometheusObserver(Collector):
         self._watched[stats.model].tally.finish(stats)
         if self._genai is not None and stats.model in self._genai:
             self._genai[stats.model].finish(stats)
+        tenant, lengths = stats.tenant, (stats.prompt_tokens, stats.completion_tokens)
+        self._served.ended(tenant, str(stats.outcome), 1, *lengths)
         for tell in self._ended:
             tell(stats)
 
-    def unserved(self, model: str | None, outcome: str, count: int) -> None:
+    def unserved(self, model: str | None, outcome: str, count: int, tenant: str) -> None:
         self._doors.unserved[model or UNKNOWN, str(outcome)] += count
+        self._refused.ended(tenant, str(outcome), count)
 
     # ------------------------------------------------------------------------------------------ series go out
 
@@ -148,6 +153,7 @@ class PrometheusObserver(Collector):
             yield of_losses(self.losses())
         models, genai = self._watched, self._genai
         yield from of_doors(models, self._doors)
+        yield from of_tenants((self._served, self._refused))
         yield from of_models(models, self._most_expert_series)
         if genai is not None:
             yield from of_peers(models, genai)

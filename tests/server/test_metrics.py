@@ -117,8 +117,8 @@ async def test_a_request_is_counted_where_it_belongs() -> None:
     registry, observer = observed()
     observer.received("m", 5)
     observer.finished(request())
-    observer.unserved("m", "rejected", 1)
-    observer.unserved(None, "cancelled", 1)
+    observer.unserved("m", "rejected", 1, "")
+    observer.unserved(None, "cancelled", 1, "")
     value = registry.get_sample_value
     assert value("dyno_requests_received_total", {"model": "m"}) == 2
     assert value("dyno_requests_received_total", {"model": UNKNOWN}) == 1

@@ -24,6 +24,7 @@ from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from server import aside
 from server.engine.request import Trace
 from server.transport.ids import trace_of
+from tests.server.doors import header, write_keys
 from tests.server.kit import Harness, fake_model, running
 
 TRACE, ABOVE = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -115,7 +116,16 @@ async def test_a_call_is_a_span_and_its_phases_lie_end_to_end_under_it(transport
     assert (told["gen_ai.usage.input_tokens"], told["gen_ai.usage.output_tokens"]) == (6, 5)
     assert told["dyno.outcome"] == "length" and 0 < told["dyno.routing.entropy"] <= 1
     assert values(call.attributes)["gen_ai.request.model"] == "fake"
+    assert "dyno.tenant" not in told, "who comes without a key"
     assert collector.resources[0]["service.name"] == "dyno"
+
+
+async def test_spans_have_the_name_of_the_key(tmp_path: Path) -> None:
+    async with traced(api_keys_file=write_keys(tmp_path / "keys", "alice")) as (server, collector):
+        assert await ask(server, **header("alice")) == 200
+    for name in ("text_completion", "choice"):
+        [span] = collector.named(name)
+        assert values(span.attributes)["dyno.tenant"] == "alice"
 
 
 async def test_what_the_operator_calls_the_service_goes_before_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,13 +62,13 @@ class Routes:
     # ------------------------------------------------------------------------------------------ generation
 
     async def completions(self, request: Request) -> Response:
-        with self.service.counting_refusals():
+        with self.service.counting_refusals(tenant=request.state.tenant):
             body = await read_body(request, CompletionBody, self.service.limits)
             call, wishes = completion_call(body), answer_wishes(body)
         return self._answer(request, call, CompletionWriter, wishes)
 
     async def chat(self, request: Request) -> Response:
-        with self.service.counting_refusals():
+        with self.service.counting_refusals(tenant=request.state.tenant):
             body = await read_body(request, ChatBody, self.service.limits)
             call, wishes = chat_call(body), answer_wishes(body)
         return self._answer(request, call, ChatWriter, wishes)

@@ -40,7 +40,7 @@ async def generating(
     """The request, running; leaving the context takes it out of the engine. Raises ServiceError."""
     arrived = service.clock()
     try:
-        with service.counting_refusals(convert.model_name(request.model)):
+        with service.counting_refusals(convert.model_name(request.model), tenant=caller.get()):
             call = read(request)
         call = replace(
             call,

@@ -181,7 +181,7 @@ class ManyGenerations:
 
     def _counting_refusals(self, request: pb.GenerateRequest) -> AbstractContextManager[None]:
         name = convert.model_name(request.model)
-        return self._service.counting_refusals(name, most_choices(request.n, self._limits))
+        return self._service.counting_refusals(name, most_choices(request.n, self._limits), caller.get())
 
     def _end_unbegun(self, tag: int, id: str, request: pb.GenerateRequest, task: asyncio.Task[None]) -> None:
         """The end of a task that was cancelled before its first turn."""
