@@ -35,15 +35,26 @@ SHAPES = ((1024, 768, 3072), (1024, 1024, 1024), (1024, 2048, 5632), (2048, 2048
 BRIEF_SHAPES = ((512, 768, 3072),)
 
 
+class Unmeasured(LookupError):
+    """A limit that is not known, and is not to be measured."""
+
+
 class Limits:
     """Measures a limit when it is first asked for, unless it is known from the disk."""
 
     def __init__(
-        self, folder: Path | None = None, *, brief: bool = False, fresh: bool = False, forget: bool = False
+        self,
+        folder: Path | None = None,
+        *,
+        brief: bool = False,
+        fresh: bool = False,
+        forget: bool = False,
+        measures: bool = True,
     ) -> None:
         """brief: measure in well under half a second, with less memory, a little less exactly. fresh: measure even what
-        is known, which still counts where it is better. forget: delete what is known; OSError where that fails."""
-        self.brief = brief
+        is known, which still counts where it is better. forget: delete what is known; OSError where that fails.
+        measures False: what is not known raises Unmeasured."""
+        self.brief, self._measures = brief, measures
         name = f"{machine.fingerprint()}-{torch.get_num_threads()}.json"
         self._path = (folder or machine.folder("limits")) / name
         if forget:
@@ -69,6 +80,8 @@ class Limits:
 
     def _measured(self, kind: str, key: str, measure: Callable[[], float]) -> float:
         if key not in self._known[kind]:
+            if not self._measures:
+                raise Unmeasured(f"{kind} {key}")
             self._known[kind][key] = measure()
             self._known[kind][key] = self._save()[kind][key]
         return self._known[kind][key]

@@ -22,7 +22,7 @@ from model.footprint import BYTES, cache_bytes_per_token
 from model.initialise import random_model
 from model.kernels import native, panels, passes
 from model.kernels.panels import Form
-from model.limits import Limits
+from model.limits import Limits, Unmeasured
 from model.parameters import parameters, without_memory
 from model.presets import Preset
 from model.roofline import Machine
@@ -222,7 +222,10 @@ def _roofs(name: str, architecture: Architecture, settings: Settings) -> Machine
     """What this machine can do for a model of this size; not knowing it costs the metrics and nothing else."""
     size = parameters(architecture).total * panels.weight_bytes(settings.weights, getattr(torch, settings.dtype))
     try:
-        roofs = Limits(brief=True).machine(size, settings.dtype, settings.weights)
+        roofs = Limits(brief=True, measures=not settings.busy).machine(size, settings.dtype, settings.weights)
+    except Unmeasured:
+        log.info("the machine is not measured while it is busy", model=name)
+        return None
     except (RuntimeError, OSError, MemoryError) as error:
         log.warning("the machine was not measured", model=name, error=str(error))
         return None

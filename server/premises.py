@@ -72,10 +72,10 @@ class Premises:
     # ------------------------------------------------------------------------------------------ for the operator
 
     async def build(self, wish: LoadWish) -> ServedModel:
-        """Build one more model as the settings have it, but for the wish. The machine is not measured: it is busy."""
+        """Build one more model as the settings have it, but for the wish."""
         named = {"scale": wish.scale, "seed": wish.seed, "cache_tokens": wish.cache_tokens}
         given = {name: value for name, value in named.items() if value is not None}
-        changed = self._settings.model_copy(update={"model": (wish.model,), "measure_machine": False, **given})
+        changed = self._settings.beside_others(model=(wish.model,), **given)
         (model,) = await beside("load", lambda: self._build(changed, self._observer))
         return model
 

@@ -18,7 +18,7 @@ from model.config import Window
 from model.dense import dense_input
 from model.initialise import random_model
 from model.kernels import passes
-from model.limits import Limits, size_class
+from model.limits import Limits, Unmeasured, size_class
 from model.operations import flops_per_token
 from model.paged import PagedView
 from model.parameters import parameters
@@ -126,6 +126,15 @@ def test_a_limit_is_the_best_ever_found_unless_that_is_forgotten(
     assert Limits(tmp_path, fresh=True, forget=True).rate("float32") == Limits(tmp_path).rate("float32") == 5e11
     (path,) = tmp_path.iterdir()
     assert json.loads(path.read_text()) == {"read": {}, "multiply": {"float32": 5e11}}
+
+
+def test_what_is_known_is_told_without_measuring(tmp_path: Path, measured: list[object]) -> None:
+    known = Limits(tmp_path).machine(4 << 20, "float32")
+    assert Limits(tmp_path, brief=True, measures=False).machine(3 << 20, "float32") == known
+    for size, dtype in ((1 << 20, "float32"), (4 << 20, "bfloat16")):
+        with pytest.raises(Unmeasured):
+            Limits(tmp_path, brief=True, measures=False).machine(size, dtype)
+    assert len(measured) == 2
 
 
 def test_a_file_that_is_not_ours_is_measured_over(tmp_path: Path, measured: list[object]) -> None:

@@ -13,7 +13,7 @@ import typer
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from model import machine
+from model import limits, machine
 from model.checkpoint import native
 from model.checkpoint.error import CheckpointError
 from model.config import Architecture, Block, ConfigError, FeedForward
@@ -66,6 +66,22 @@ def test_a_file_that_was_made_small_is_told_with_both_sizes(tmp_path: Path) -> N
     (told,) = (line for line in lines if line["event"] == "made small")
     assert (told["model"], told["scale"]) == (str(file), "tiny")
     assert told["parameters"] == served.card.total_parameters < told["of"] == 70_426_624
+
+
+def test_the_machine_is_not_measured_beside_other_models_but_what_is_known_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(limits, "read_rate", lambda size, budget: 1e10)
+    monkeypatch.setattr(limits, "matrix_rate", lambda dtype, shapes, budget: 1e12)
+    start = settings(scale="tiny", cache_tokens=512, measure_machine=True)
+    later = start.beside_others(model=("gpt2",))
+    assert build_model("gpt2", later, PrometheusObserver()).roofs is None
+    known = build_model("gpt2", start, PrometheusObserver()).roofs
+    assert known is not None and known.bandwidth == 1e10
+    assert build_model("gpt2", later, PrometheusObserver()).roofs == known
+    unwanted = settings(scale="tiny", cache_tokens=512).beside_others()
+    assert build_model("gpt2", unwanted, PrometheusObserver()).roofs is None
 
 
 def test_a_model_without_attention_is_refused(tmp_path: Path) -> None:
