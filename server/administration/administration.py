@@ -85,11 +85,12 @@ class Administration:
 
     async def unload(self, name: str, *, by: str, seconds: float | None = None) -> int:
         """Serve a model no more; returns how many of its requests were ended because they took longer than `seconds`.
-        Raises Draining when the server leaves first."""
+        One that could not be loaded is told of no more. Raises Draining when the server leaves first."""
         if seconds is not None and not 0 <= seconds <= self._service.limits.request_seconds:
             raise InvalidValue.between("drain_seconds", seconds, 0, self._service.limits.request_seconds)
         if name not in self._service.models:
-            raise ModelNotFound(name, self._service.models)
+            self._forget_failure(name)
+            return 0
         log.info("unloading", model=name, by=by)
         self._service.remove(name)  # now, so that whoever comes next finds it gone; its name is free when it is down
         self._others[name] = ModelStatus(name, ModelState.UNLOADING)
@@ -145,6 +146,12 @@ class Administration:
         for name in old[:-MOST_FAILURES]:
             del self._others[name]
         return failed
+
+    def _forget_failure(self, name: str) -> None:
+        other = self._others.get(name)
+        if other is None or other.state is not ModelState.FAILED:
+            raise ModelNotFound(name, self._service.models)
+        del self._others[name]
 
     async def _unload(self, name: str, seconds: float) -> int:
         try:

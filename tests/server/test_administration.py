@@ -112,6 +112,8 @@ class TestModels:
             assert why in refused.message
             failed = (await operator.models())["new"]
             assert failed["state"] == "failed" and why in failed["error"]
+            assert await operator.unload("new") == 0 and "new" not in await operator.models()
+            assert (await refusal(operator.unload("new"))).kind == "not found"
             assert set(server.app.service.models) == {"fake", "slow"}
             assert set(server.app.premises.running._engines) == {"fake", "slow"}
             assert len((await stream)[0].tokens) == 100
