@@ -202,7 +202,7 @@ class MoE(nn.Module):
         super().__init__()
         self.value, self.layer = value, layer
         self.router = Router(value, width)
-        self.experts = Experts(value.expert, value.experts, width)
+        self.experts: ExpertStack = Experts(value.expert, value.experts, width)
         self.shared: nn.Module | None = FeedForward(value.shared, width) if value.shared else None
         self.shared_gate = nn.Linear(width, 1, bias=False) if value.shared_gate else None
 
@@ -229,7 +229,7 @@ class Beside(nn.Module):
 
     def __init__(self, value: config.Beside, width: int, layer: int) -> None:
         super().__init__()
-        self.dense = FeedForward(value.dense, width)
+        self.dense: nn.Module = FeedForward(value.dense, width)
         self.mixture = MoE(value.mixture, width, layer)
         self.norms_before, self.norms_after = (
             nn.ModuleList(build_norm(value.norm, width) for _ in range(2)) for _ in range(2)

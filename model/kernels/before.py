@@ -100,6 +100,9 @@ class LaidNorm:
         return cls(norm) if isinstance(norm, Norm) else None
 
 
+Norms: TypeAlias = tuple[nn.Module | None, nn.Module | None]
+"""Of what a part of a block sees and of what it gives; None or a module that does nothing: none."""
+
 Placed: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
 """Queries (T, heads, dim), keys (T, key heads, dim) and values, as attention takes them."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from model import config
 from model.kernels import native, panels
+from model.kernels.before import LaidNorm, Norms, NormStruct, pointer
 from model.kernels.feeding import ActivatingStruct, activating
 from model.kernels.native import address
 from model.kernels.panels import Form, PanelWeight, WeightStruct
@@ -23,6 +25,7 @@ class _ExpertsStruct(ctypes.Structure):
     _fields_ = (
         ("up", ctypes.POINTER(WeightStruct)),
         ("down", ctypes.POINTER(WeightStruct)),
+        *((name, ctypes.POINTER(NormStruct)) for name in ("before", "after")),
         ("activation", ActivatingStruct),
         *((name, ctypes.c_int64) for name in ("count", "active", "gated", "hidden", "weigh_input")),
     )
@@ -32,6 +35,7 @@ class _RouterStruct(ctypes.Structure):
     """native/router.h: Router."""
 
     _fields_ = (
+        ("before", ctypes.POINTER(NormStruct)),
         ("weight", WeightStruct),
         ("correction", ctypes.c_void_p),
         ("gain", ctypes.c_void_p),
@@ -47,16 +51,18 @@ class RoutingStruct(ctypes.Structure):
 
 
 class PanelExperts(ExpertStack):
-    """Stands in for Experts that `fits`."""
+    """Stands in for Experts that `fits`, with the norms around them all, if any."""
 
-    def __init__(self, plain: Experts, form: Form) -> None:
+    def __init__(self, plain: Experts, form: Form, norms: Norms = (None, None)) -> None:
         super().__init__(plain.value, plain.count)
         value = plain.value
         self.up = _stack(plain.up, plain.up_bias, form=form, paired=value.gated)
         self.down = _stack(plain.down, plain.down_bias, form=form)
+        self._norms = [LaidNorm.of(norm) for norm in norms]
         self.struct = _ExpertsStruct(
             panels.structs(self.up),
             panels.structs(self.down),
+            *map(pointer, self._norms),
             count=plain.count,
             activation=activating(value),
             gated=int(value.gated),
@@ -82,21 +88,18 @@ class PanelExperts(ExpertStack):
 
 
 class PanelRouter(Router):
-    """Stands in for a Router; its weight is widened once, and a token's scores never depend on the tokens beside it.
-
-    `struct` is None where experts are chosen in a way that the kernel does not know.
-    """
+    """Stands in for a Router; its weight is widened once, and a token's scores never depend on the tokens beside it."""
 
     def __init__(self, plain: Router) -> None:
         super().__init__(plain.value, plain.weight.shape[1])
         bias = None if plain.bias is None else plain.bias.detach()
         self.laid = panels.lay_out(plain.weight.detach().float(), bias)
         self.bias, self.gain, self.correction, self.norm = plain.bias, plain.gain, plain.correction, plain.norm
-        self.struct = self._struct() if self._is_known() else None
+        self.struct = self._struct()
         del self.weight
 
     def forward(self, x: Tensor) -> Routing:
-        if self.struct is None or self.training:
+        if self.training:
             return super().forward(x)
         x, routing = x.contiguous(), empty_routing(len(x), self.value)
         native.call(
@@ -112,16 +115,14 @@ class PanelRouter(Router):
     def scores(self, x: Tensor) -> Tensor:
         return panels.linear(x, self.laid)
 
-    def _is_known(self) -> bool:
-        how = self.value.router
-        return how.norm is None and self.laid.dtype in native.linear_types()
-
     def _struct(self) -> _RouterStruct:
         value, how = self.value, self.value.router
         groups = how.groups
         self._correction = None if self.correction is None else self.correction.float().contiguous()
         self._gain = None if self.gain is None else 1 + self.gain.detach().float()
+        self._norm = LaidNorm.of(self.norm)
         return _RouterStruct(
+            pointer(self._norm),
             self.laid.struct,
             address(self._correction),
             address(self._gain),
@@ -149,9 +150,9 @@ def pointers(routing: Routing) -> RoutingStruct:
     return RoutingStruct(*map(address, (routing.experts, routing.gates, routing.logits, routing.ranked)))
 
 
-def fits(experts: Experts) -> bool:
-    """Whether the weights can be laid out in panels."""
-    return all(panels.supported(weight) for weight in (experts.up, experts.down))
+def fits(stack: ExpertStack) -> TypeGuard[Experts]:
+    """Whether they are plain experts whose weights can be laid out in panels."""
+    return isinstance(stack, Experts) and all(panels.supported(weight) for weight in (stack.up, stack.down))
 
 
 def _stack(weights: Tensor, biases: Tensor | None, *, form: Form, paired: bool = False) -> list[PanelWeight]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from model import config
 from model.feedforward import FeedForward
 from model.kernels import native, panels
+from model.kernels.before import LaidNorm, Norms, NormStruct, pointer
 from model.kernels.native import address
 from model.kernels.panels import Form, PanelWeight, WeightStruct
 
@@ -35,6 +36,16 @@ class FeedForwardStruct(ctypes.Structure):
     )
 
 
+class _AloneStruct(ctypes.Structure):
+    """native/after.h: FeedAlone."""
+
+    _fields_ = (
+        ("layers", FeedForwardStruct),
+        ("gate", ctypes.POINTER(WeightStruct)),
+        *((name, ctypes.POINTER(NormStruct)) for name in ("before", "after")),
+    )
+
+
 class LaidFeedForward:
     """A feed-forward as the kernels take it."""
 
@@ -47,13 +58,20 @@ class LaidFeedForward:
 
 
 class PanelFeedForward(nn.Module):
-    """Stands in for a FeedForward that `fits`; its output is multiplied by the sigmoid of a gate (1, width), if any."""
+    """Stands in for a FeedForward that `fits` between its norms, if any; its output is multiplied by the sigmoid of a
+    gate (1, width), if any."""
 
-    def __init__(self, plain: FeedForward, gate: nn.Linear | None = None, *, form: Form) -> None:
+    def __init__(
+        self, plain: FeedForward, gate: nn.Linear | None = None, norms: Norms = (None, None), *, form: Form
+    ) -> None:
         super().__init__()
-        self.laid = LaidFeedForward(plain, form)
-        self.gate = None if gate is None else panels.lay_out(gate.weight, gate.bias, form=form)
-        self.weights = (*self.laid.weights, *([] if self.gate is None else [self.gate]))
+        laid = LaidFeedForward(plain, form)
+        opens = None if gate is None else panels.lay_out(gate.weight, gate.bias, form=form)
+        self.weights = (*laid.weights, *([] if opens is None else [opens]))
+        self._norms = [LaidNorm.of(norm) for norm in norms]
+        self.struct = _AloneStruct(
+            laid.struct, None if opens is None else ctypes.pointer(opens.struct), *map(pointer, self._norms)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous()
@@ -61,8 +79,7 @@ class PanelFeedForward(nn.Module):
         native.call(
             "dyno_feed",
             x.dtype,
-            ctypes.byref(self.laid.struct),
-            None if self.gate is None else ctypes.byref(self.gate.struct),
+            ctypes.byref(self.struct),
             len(x),
             *map(address, (x, out)),
         )

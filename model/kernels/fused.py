@@ -18,7 +18,7 @@ from model.kernels.after import After
 from model.kernels.attention import Scores
 from model.kernels.before import Before, GroupedBefore, LatentBefore
 from model.kernels.panels import Form
-from model.moe import Loads, MoE, Routing
+from model.moe import Beside, Loads, MoE, Routing
 from model.norm import Norm
 from model.stack import Block, Stage
 from model.transformer import Transformer
@@ -42,7 +42,7 @@ class FusedBlock(Stage):
         else:
             self.before = GroupedBefore(norm, attention, form)
         self.after = After(plain, self.before, form)
-        self.mixture = branch if isinstance(branch, MoE) else None
+        self.mixture = branch if isinstance(branch, MoE | Beside) else None
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
         x = x.contiguous()
@@ -71,7 +71,7 @@ def fits(block: nn.Module) -> TypeGuard[Block]:
     if not isinstance(block, Block) or block.value.gated or len(block.branches) != 2:
         return False
     attention, branch = block.branches
-    return _fits_attention(attention) and (isinstance(branch, MoE) or feeding.fits(branch))
+    return _fits_attention(attention) and (isinstance(branch, MoE | Beside) or feeding.fits(branch))
 
 
 def _fits_attention(attention: nn.Module) -> bool:

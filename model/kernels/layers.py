@@ -23,7 +23,7 @@ from model.kernels.feeding import PanelFeedForward
 from model.kernels.fused import FusedBlock
 from model.kernels.inplace import Pools
 from model.kernels.native import address
-from model.moe import Loads, MoE, Routing
+from model.moe import Beside, Loads, MoE, Routing
 from model.stack import Stage
 from model.transformer import Transformer
 
@@ -32,7 +32,7 @@ class _LayerStruct(ctypes.Structure):
     """native/layers.h: Layer."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("attention", "after", "router", "experts", "shared", "shared_gate")),
+        *((name, ctypes.c_void_p) for name in ("attention", "after", "router", "experts", "shared")),
         *((name, ctypes.c_void_p) for name in ("slopes", "sinks")),
         *((name, ctypes.c_float) for name in ("scale", "softcap")),
     )
@@ -72,7 +72,8 @@ class Layers(Stage):
         self._blocks = tuple(blocks)
         self._layers = (_LayerStruct * len(blocks))(*map(_layer, blocks))
         self._places = (_PlaceStruct * len(blocks))()
-        self._mixtures = [(p, b.mixture.value) for p, b in zip(self._places, blocks, strict=True) if b.mixture]
+        mixing = [(p, b.mixture) for p, b in zip(self._places, blocks, strict=True) if b.mixture]
+        self._mixtures = [(place, _parts(mixture)[0].value) for place, mixture in mixing]
         self._tables = sorted({block.before.table for block in blocks if block.before.table is not None})
         for block, place in zip(blocks, self._places, strict=True):
             place.turn = -1 if block.before.table is None else self._tables.index(block.before.table)
@@ -131,15 +132,17 @@ class Layers(Stage):
 
 def _layer(block: FusedBlock) -> _LayerStruct:
     """The struct of one block; its pointers stay good as long as the block does."""
-    scores, mixture = block.scores, block.mixture
+    scores = block.scores
     attention = None if isinstance(block.before, LatentBefore) else block.before.struct
-    parts: list[ctypes.Structure | None] = [attention, block.after.struct, None, None, None, None]
-    if mixture is not None:
-        router, stack, shared = mixture.router, mixture.experts, mixture.shared
+    parts: list[ctypes.Structure | None] = [attention, block.after.struct, None, None, None]
+    if block.mixture is not None:
+        mixture, beside = _parts(block.mixture)
+        router, stack = mixture.router, mixture.experts
         assert isinstance(router, PanelRouter) and isinstance(stack, PanelExperts)
         parts[2:4] = router.struct, stack.choosing(mixture.value.active, mixture.value.weigh)
-        if isinstance(shared, PanelFeedForward):
-            parts[4:] = shared.laid.struct, None if shared.gate is None else shared.gate.struct
+        for shared in beside:
+            assert isinstance(shared, PanelFeedForward)
+            parts[4] = shared.struct
     structs = (None if part is None else ctypes.addressof(part) for part in parts)
     return _LayerStruct(*structs, address(scores.slopes), address(scores.sinks), scores.scale, scores.softcap or 0.0)
 
@@ -166,8 +169,14 @@ def fits(block: nn.Module) -> bool:
     return block.mixture is None or _fits_mixture(block.mixture)
 
 
-def _fits_mixture(mixture: MoE) -> bool:
-    router, stack = mixture.router, mixture.experts
-    alone = mixture.shared is None or isinstance(mixture.shared, PanelFeedForward)
+def _fits_mixture(branch: MoE | Beside) -> bool:
+    mixture, beside = _parts(branch)
+    alone = len(beside) < 2 and all(isinstance(part, PanelFeedForward) for part in beside)
     plain = alone and mixture.value.router.capacity is None and not mixture.training
-    return plain and isinstance(stack, PanelExperts) and isinstance(router, PanelRouter) and router.struct is not None
+    return plain and isinstance(mixture.experts, PanelExperts) and isinstance(mixture.router, PanelRouter)
+
+
+def _parts(branch: MoE | Beside) -> tuple[MoE, list[nn.Module]]:
+    """The mixture of a branch, and the feed-forwards beside its experts."""
+    mixture, beside = (branch.mixture, [branch.dense]) if isinstance(branch, Beside) else (branch, [])
+    return mixture, beside if mixture.shared is None else [*beside, mixture.shared]

@@ -52,7 +52,7 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "dyno_enter_latent": (_int, _pointer, _int64, *(_pointer,) * 7, _int),
     "dyno_leave": (_int, _pointer, _int64, *(_pointer,) * 5, _int),
     "dyno_join": (_int, _pointer, _int64, _int64, *(_pointer,) * 3, _int),
-    "dyno_feed": (_int, _pointer, _pointer, _int64, _pointer, _pointer, _int),
+    "dyno_feed": (_int, _pointer, _int64, _pointer, _pointer, _int),
     "dyno_layers": (_int, _int64, _pointer, _pointer, _pointer, _int64, _pointer, _pointer, _int),
     "dyno_turn": (_int, _pointer, _int64, _pointer, _pointer, _pointer, _int),
     "dyno_finish": (_int, _pointer, _pointer, _int64, _pointer, _pointer, _int),

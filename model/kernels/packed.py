@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.feedforward import activate
 from model.kernels import experts, feeding, panels
 from model.kernels.panels import Form
-from model.moe import Experts, ExpertStack, MoE, Router
+from model.moe import Beside, Experts, ExpertStack, MoE, Router
 from model.transformer import Transformer
 
 HINT = 32  # rows the layout is chosen for; measured equal to the others from 1 to 512 rows
@@ -99,12 +99,27 @@ def pack(model: Transformer, *, form: Form = "lossless") -> int:
             parent.shared = feeding.PanelFeedForward(parent.shared, parent.shared_gate, form=form)
             parent.shared_gate = None
             count += 1
+        elif isinstance(parent, Beside):
+            count += _pack_beside(parent, form)
         for name, child in list(parent.named_children()):
             packed = _packed(child, form)
             if packed is not None:
                 setattr(parent, name, packed)
                 count += 1
     return count
+
+
+def _pack_beside(branch: Beside, form: Form) -> int:
+    """Replace the parts of a branch with the norms around them, so that each is one call; returns how many. Where
+    shared experts are between the same norms as the others, it is none."""
+    dense, mixture = branch.dense, branch.mixture
+    if not feeding.fits(dense) or not experts.fits(mixture.experts) or mixture.shared is not None:
+        return 0
+    of_dense, of_experts = zip(branch.norms_before, branch.norms_after, strict=True)
+    branch.dense = feeding.PanelFeedForward(dense, norms=of_dense, form=form)
+    mixture.experts = experts.PanelExperts(mixture.experts, form, of_experts)
+    branch.norms_before = branch.norms_after = nn.ModuleList(nn.Identity() for _ in range(2))
+    return 2
 
 
 def _packed(module: nn.Module, form: Form) -> nn.Module | None:

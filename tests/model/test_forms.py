@@ -112,6 +112,7 @@ def mixture(draw: st.DrawFn) -> MoE:
         bias=draw(maybe),
         correction=scores and draw(maybe),
         expert_gain=draw(maybe),
+        norm=draw(st.none() | norms),
         groups=draw(groups) if scores else None,
     )
     weigh: Any = draw(st.sampled_from(["output", "input"]))
@@ -120,11 +121,17 @@ def mixture(draw: st.DrawFn) -> MoE:
 
 
 @st.composite
+def beside(draw: st.DrawFn) -> config.Beside:
+    mixed = draw(mixture())
+    return config.Beside(draw(feeds), replace(mixed, shared=None, shared_gate=False), draw(norms))
+
+
+@st.composite
 def blocks(draw: st.DrawFn) -> Block:
     placement: Any = draw(st.sampled_from(["pre", "post", "output", "sandwich"]))
     parallel = placement != "post" and draw(maybe)
     return Block(
-        (draw(attention()), draw(feeds | mixture())),
+        (draw(attention()), draw(feeds | mixture() | beside())),
         draw(norms),
         placement,
         parallel,
@@ -173,7 +180,8 @@ TAKEN = {  # by the kernels, and drawn above; but what stands behind the bar, wh
     config.FeedForward: "hidden activation gated bias",
     config.ClampedGate: "limit slope",
     config.MoE: "experts active expert router shared shared_gate weigh",
-    config.Router: "score normalise scale bias correction expert_gain groups | norm capacity loss",
+    config.Beside: "dense mixture norm",  # whose mixture has no shared experts
+    config.Router: "score normalise scale bias correction expert_gain norm groups | capacity loss",
     config.Groups: "count kept score",
     config.SparseMixer: "tolerance",
 }
@@ -200,7 +208,8 @@ def served(model: Transformer, tokens: tuple[int, ...], threads: int) -> dict[in
 def test_blocks_that_are_not_wholly_in_the_kernels_are_counted() -> None:
     attention, mixture = Attention(config.Grouped(2, 1, 16)), MoE(4, 2, FeedForward(32))
     whole = Block((attention, mixture))
-    limited, normed = (replace(mixture, router=router) for router in (CAPACITY, config.Router(norm=Norm())))
-    others = (Block((attention, limited)), Block((attention, normed)), Block((attention, MoE(4, 2, FeedForward(24)))))
+    limited = replace(mixture, router=CAPACITY)
+    three = config.Beside(FeedForward(32), replace(mixture, shared=FeedForward(32)))
+    others = tuple(Block((attention, branch)) for branch in (limited, three, MoE(4, 2, FeedForward(24))))
     model = passes.apply(random_model(Architecture(61, 32, 64, (whole, *others, whole))))
     assert passes.left(model) == len(others)

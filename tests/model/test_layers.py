@@ -15,6 +15,7 @@ from model.config import (
     Alibi,
     Architecture,
     Attention,
+    Beside,
     Block,
     Capacity,
     Chunk,
@@ -40,7 +41,7 @@ from model.kernels.layers import Layers
 from model.transformer import Transformer
 from tests.model.cases import block
 from tests.model.parity import TEXTS, assert_texts, prepared
-from tests.model.randomise import random_model, rounded
+from tests.model.randomise import random_model, random_tokens, rounded
 from tests.model.served import HandEngine
 
 pytestmark = pytest.mark.skipif(not native.linear_types(), reason="no vector units or no compiler here")
@@ -171,6 +172,13 @@ CASES = {
     ),
 }
 JOINED = {name: [len(architecture.blocks)] for name, architecture in CASES.items()} | {"some that stay alone": [2, 2]}
+BEYOND = {  # what the reference does not have
+    "a feed-forward beside experts": stack(
+        block(ATTENTION, Beside(FEED, MIXTURE), placement="sandwich"),
+        block(ATTENTION, Beside(FEED, replace(MIXTURE, router=Router(norm=LAYER), weigh="input"), LAYER)),
+        block(ATTENTION, Beside(FEED, MIXTURE), parallel=True, shared_norm=True),
+    ),
+}
 ARCHITECTURES = pytest.mark.parametrize("architecture", CASES.values(), ids=CASES.keys())
 
 
@@ -180,8 +188,8 @@ def runs(model: Transformer) -> list[int]:
 
 def serve(model: Transformer, architecture: Architecture) -> HandEngine:
     engine = HandEngine(model, seed=3)
-    for tokens, (_, prompt) in zip(prepared(architecture)[1], TEXTS, strict=True):
-        engine.add(tokens, prompt)
+    for seed, (length, prompt) in enumerate(TEXTS):
+        engine.add(random_tokens(architecture, length, seed), prompt)
     engine.finish()
     return engine
 
@@ -194,7 +202,7 @@ def test_served_they_are_the_reference(architecture: Architecture) -> None:
 
 
 @pytest.mark.parametrize("dtype", sorted(native.linear_types(), key=str), ids=str)
-@ARCHITECTURES
+@pytest.mark.parametrize("architecture", (CASES | BEYOND).values(), ids=CASES | BEYOND)
 def test_joined_or_not_is_the_same_to_the_bit(
     architecture: Architecture, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +273,8 @@ ROUTERS = {
     "sparse mixer": Router(SparseMixer(0.3)),
     "sparse mixer, not normalised, with gains": Router(SparseMixer(), normalise=False, expert_gain=True),
     "gains": Router(expert_gain=True, scale=0.5),
+    "a norm": Router(norm=Norm(offset=1.0)),
+    "a layer norm": Router(norm=LAYER, bias=True),
     "groups by two": Router("sigmoid", correction=True, groups=Groups(8, 5)),
     "groups by one": Router(groups=Groups(10, 7, "max"), expert_gain=True),
 }
@@ -280,7 +290,6 @@ def test_a_router_decides_as_the_plain_one(value: Router, active: int) -> None:
         tensor.normal_()
     x = torch.randn(33, 64)
     fast = PanelRouter(plain).eval()
-    assert fast.struct is not None
     found, expected = fast(x), plain(x)
     assert torch.equal(found.experts, expected.experts) and found.experts.dtype == torch.int64
     for name in ("gates", "logits", "ranked"):

@@ -17,7 +17,7 @@ from model.kernels.attention import Scores
 from model.kernels.gpu import FEW, experts
 from model.kernels.gpu.linear import ACTIVATIONS, Gain, gated, normed, vector
 from model.kernels.gpu.turn import Turn, turn
-from model.moe import Loads, MoE, Routing
+from model.moe import Experts, Loads, MoE, Routing
 from model.norm import Norm
 from model.stack import Block, Stage
 from model.transformer import Transformer
@@ -69,7 +69,7 @@ class GpuBlock(Stage):
     def _mix(self, x: Tensor, branch: MoE) -> tuple[Tensor, list[Routing]]:
         seen, routing = experts.choose(x, branch.router, self.after)
         (stack,) = self.experts
-        assert stack is not None
+        assert isinstance(stack, Experts)
         y = experts.mix(seen, stack, routing, x)
         return (y if branch.shared is None else y + branch.share(seen)), [routing]
 

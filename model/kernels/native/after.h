@@ -11,6 +11,13 @@ struct FeedForward {
   int64_t gated, hidden;  // gated: panels of `up` hold 16 gates and then their 16 values
 };
 
+// One by itself: beside experts, or in a block that is not fused.
+struct FeedAlone {
+  FeedForward layers;
+  const Weight* gate;          // of one column, by the logistic of which the result is multiplied; null: none
+  const Norm *before, *after;  // null: none
+};
+
 // How the result of a branch joins what the block carries on: x + scale * norm(result), or norm(x + scale * result).
 struct Joining {
   const Norm* norm;  // null: none
@@ -130,22 +137,26 @@ void leave(const After& a, int64_t rows, const X* x, const X* attended, const X*
   });
 }
 
-// x (rows, width) → out (rows, width): a feed-forward by itself. gate: of one column, by the logistic of which the result is
-// multiplied; null: none.
+// x (rows, width) → out (rows, width)
 template <typename X>
-void feed(const FeedForward& ff, const Weight* gate, int64_t rows, const X* x, X* out, int threads) {
+void feed(const FeedAlone& alone, int64_t rows, const X* x, X* out, int threads) {
+  const FeedForward& ff = alone.layers;
+  const Weight* gate = alone.gate;
   const int64_t width = ff.down.columns;
   const auto seen = Operand<X>::in_room(0, ff.up.depth, rows, ff.up.rounds);
   const auto hidden = Operand<X>::in_room(1, ff.hidden, rows, ff.down.rounds);
   float* gates = room<float>(rows, 2);
   std::atomic<int64_t> turns[3] = {};
   together(threads, [&](const Member& me) {
-    write_normed<X>(nullptr, x, seen, me);
+    write_normed(alone.before, x, seen, me);
     if (gate) share(*gate, seen, turns[0], me, Place<float>{gates, 1});
     share_up(ff, seen, hidden, turns[1], me);
     share(ff.down, hidden, turns[2], me, by_sixteen(width, [=](int64_t row, int64_t at, Vec y) {
       store(out + row * width + at, gate ? y * logistic(all(gates[row])) : y);
     }));
+    if (!alone.after) return;
+    me.meet();
+    me.part(rows, [&](int64_t row) { normalise_in_place(*alone.after, out + row * width, width); });
   });
 }
 

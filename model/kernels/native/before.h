@@ -48,8 +48,8 @@ inline void normalise_in_place(const Norm& norm, X* x, int64_t width) {
 }
 
 // Rows of x (rows, width) as a linear layer reads them, normalised where there is a norm. All threads of a team come.
-template <typename X>
-void write_normed(const Norm* norm, const X* x, const Operand<X>& rows, const Member& me) {
+template <typename X, typename Read>
+void write_normed(const Norm* norm, const X* x, const Operand<Read>& rows, const Member& me) {
   const int64_t width = rows.depth;
   write_rows(rows, me, [&](int64_t row, int64_t from, int64_t to) {
     const auto pen = rows.pen(row);

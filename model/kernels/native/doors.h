@@ -24,7 +24,7 @@ struct Doors {
   static void leave(const After& a, int64_t rows, const void* x, const void* attended, const void* gates, void* out, void* normed,
                     int threads);
   static void join(const Joining& how, int64_t rows, int64_t width, const void* x, void* result, void* out, int threads);
-  static void feed(const FeedForward& ff, const Weight* gate, int64_t rows, const void* x, void* out, int threads);
+  static void feed(const FeedAlone& ff, int64_t rows, const void* x, void* out, int threads);
   static void layers(int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings& around, int64_t rows, void* x,
                      const void* rooms, int threads);
   static void route(const Router& router, int64_t rows, const void* x, const Routing& routing, int threads);
@@ -80,8 +80,8 @@ void Doors<X>::join(const Joining& how, int64_t rows, int64_t width, const void*
 }
 
 template <typename X>
-void Doors<X>::feed(const FeedForward& ff, const Weight* gate, int64_t rows, const void* x, void* out, int threads) {
-  dyno::feed(ff, gate, rows, (const X*)x, (X*)out, threads);
+void Doors<X>::feed(const FeedAlone& ff, int64_t rows, const void* x, void* out, int threads) {
+  dyno::feed(ff, rows, (const X*)x, (X*)out, threads);
 }
 
 template <typename X>

@@ -7,7 +7,8 @@
 namespace dyno {
 
 struct Experts {
-  const Weight *up, *down;  // one for each expert, all of one shape
+  const Weight *up, *down;      // one for each expert, all of one shape
+  const Norm *before, *after;  // of what they see, of what they give together; null: none
   Activating activation;
   int64_t count, active, gated, hidden, weigh_input;
 };
@@ -77,7 +78,8 @@ void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, co
         const int64_t c = groups.choices[groups.starts[expert] + row];
         const Vec scale = all(e.weigh_input ? gates[c] : 1.0f);
         const auto pen = own.pen(row);
-        for (int64_t i = parts.start(part); i < parts.stop(part); i += 16) pen.put(i, scale * load(x + c / e.active * width + i));
+        const auto put = [&](int64_t at, Vec y) { pen.put(at, scale * y); };
+        normalise(e.before, x + c / e.active * width, width, parts.start(part), parts.stop(part), put);
       }
     });
     complete_all<X>(up, me);
@@ -100,6 +102,7 @@ void mix(const Experts& e, int64_t tokens, const X* x, const int64_t* chosen, co
             sum = fma(all(e.weigh_input ? 1.0f : gates[c]), load(results + c * width + i), sum);
         store(out + token * width + i, sum);
       }
+      if (e.after) normalise_in_place(*e.after, out + token * width, width);
     });
   });
 }

@@ -13,8 +13,7 @@ struct Layer {  // what never changes
   const After* after;
   const Router* router;  // a mixture's
   const Experts* experts;
-  const FeedForward* shared;  // beside the experts; null: none
-  const Weight* shared_gate;
+  const FeedAlone* shared;  // beside the experts; null: none
   const float *slopes, *sinks;
   float scale, softcap;
 };
@@ -81,7 +80,7 @@ void mix_in(const Layer& layer, const Routing& routing, int64_t rows, X* x, cons
   const int64_t width = layer.after->projection.columns;
   route<X>(*layer.router, rows, rooms.normed, routing, threads);
   mix<X>(*layer.experts, rows, rooms.normed, routing.experts, routing.gates, rooms.mixed, threads);
-  if (layer.shared) feed<X>(*layer.shared, layer.shared_gate, rows, rooms.normed, rooms.shared, threads);
+  if (layer.shared) feed<X>(*layer.shared, rows, rooms.normed, rooms.shared, threads);
   join<X>(layer.after->fed, rows, width, x, rooms.mixed, layer.shared ? rooms.shared : nullptr, x, threads);
 }
 

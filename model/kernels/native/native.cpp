@@ -54,8 +54,8 @@ void dyno_join(int narrow, const Joining* how, int64_t rows, int64_t width, cons
   EITHER(join(*how, rows, width, x, result, out, threads));
 }
 
-void dyno_feed(int narrow, const FeedForward* ff, const Weight* gate, int64_t rows, const void* x, void* out, int threads) {
-  EITHER(feed(*ff, gate, rows, x, out, threads));
+void dyno_feed(int narrow, const FeedAlone* ff, int64_t rows, const void* x, void* out, int threads) {
+  EITHER(feed(*ff, rows, x, out, threads));
 }
 
 void dyno_layers(int narrow, int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings* around, int64_t rows,

@@ -5,13 +5,14 @@
 #include <limits>
 #include <vector>
 
-#include "linear.h"
+#include "before.h"
 
 namespace dyno {
 
 enum Score : int64_t { SOFTMAX, SIGMOID, SQRT_SOFTPLUS, SPARSE_MIXER };  // the order of SCORES in experts.py
 
 struct Router {
+  const Norm* before;       // null: none
   Weight weight;            // of float
   const float* correction;  // is added where experts are chosen, not where they are weighed; null: none
   const float* gain;        // of each expert, which its weight is multiplied by; null: none
@@ -110,7 +111,7 @@ void route(const Router& r, int64_t rows, const X* x, const Routing& out, int th
   const auto taken = Operand<float>::in_room(0, width, rows);
   std::atomic<int64_t> turn{0};
   together(threads, [&](const Member& me) {
-    write_rows(taken, me, [&](int64_t row, int64_t from, int64_t to) { take(x + row * width, from, to, taken.pen(row)); });
+    write_normed(r.before, x, taken, me);
     share(r.weight, taken, turn, me, Place<float>{out.logits, r.weight.columns});
     std::vector<float> scratch(2 * r.experts + r.groups);
     float* const room = scratch.data();
