@@ -40,6 +40,7 @@ class _RouterStruct(ctypes.Structure):
         ("correction", ctypes.c_void_p),
         ("gain", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("score", "normalise", "experts", "active", "groups", "kept", "by_best")),
+        ("capacity", ctypes.c_int64),
         *((name, ctypes.c_float) for name in ("scale", "tolerance")),
     )
 
@@ -48,6 +49,12 @@ class RoutingStruct(ctypes.Structure):
     """native/router.h: Routing."""
 
     _fields_ = tuple((name, ctypes.c_void_p) for name in ("experts", "gates", "logits", "ranked"))
+
+
+class LoadsStruct(ctypes.Structure):
+    """native/router.h: Loads."""
+
+    _fields_ = (*((name, ctypes.c_void_p) for name in ("sequence", "prior")), ("width", ctypes.c_int64))
 
 
 class PanelExperts(ExpertStack):
@@ -129,6 +136,7 @@ class PanelRouter(Router):
             groups=0 if groups is None else groups.count,
             kept=0 if groups is None else groups.kept,
             by_best=int(groups is not None and groups.score == "max"),
+            capacity=0 if how.capacity is None else how.capacity.per_expert(value.experts),
             score=SCORES.index(how.score) if isinstance(how.score, str) else len(SCORES),
             normalise=int(how.normalise),
             experts=value.experts,

@@ -18,7 +18,7 @@ from model.attention import Surroundings
 from model.cache import opened
 from model.kernels import inplace, native
 from model.kernels.before import LatentBefore
-from model.kernels.experts import PanelExperts, PanelRouter, RoutingStruct, empty_routing, pointers
+from model.kernels.experts import LoadsStruct, PanelExperts, PanelRouter, RoutingStruct, empty_routing, pointers
 from model.kernels.feeding import PanelFeedForward
 from model.kernels.fused import FusedBlock
 from model.kernels.inplace import Pools
@@ -45,6 +45,7 @@ class _PlaceStruct(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("call", "turn")),
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
         ("routing", RoutingStruct),
+        ("loads", LoadsStruct),
     )
 
 
@@ -73,7 +74,7 @@ class Layers(Stage):
         self._layers = (_LayerStruct * len(blocks))(*map(_layer, blocks))
         self._places = (_PlaceStruct * len(blocks))()
         mixing = [(p, b.mixture) for p, b in zip(self._places, blocks, strict=True) if b.mixture]
-        self._mixtures = [(place, _parts(mixture)[0].value) for place, mixture in mixing]
+        self._mixtures = [(place, _parts(branch)[0]) for place, branch in mixing]
         self._tables = sorted({block.before.table for block in blocks if block.before.table is not None})
         for block, place in zip(blocks, self._places, strict=True):
             place.turn = -1 if block.before.table is None else self._tables.index(block.before.table)
@@ -95,9 +96,11 @@ class Layers(Stage):
         if self._pools is None or self._pools() is not view.pools:
             self._settle(view.pools)
         rows = x.shape[0]
-        routings = [empty_routing(rows, value) for _, value in self._mixtures]
-        for (place, _), routing in zip(self._mixtures, routings, strict=True):
+        routings = [empty_routing(rows, mixture.value) for _, mixture in self._mixtures]
+        for (place, mixture), routing in zip(self._mixtures, routings, strict=True):
             place.routing = pointers(routing)
+            if mixture.value.router.capacity is not None:
+                place.loads = _loads(mixture, loads)
         turns = [part.data_ptr() for table in self._tables for part in around.turn(table)]
         calls = [ctypes.addressof(call) for call in view.calls()]
         lists = ((ctypes.c_void_p * len(part))(*part) for part in (calls, turns))
@@ -147,6 +150,14 @@ def _layer(block: FusedBlock) -> _LayerStruct:
     return _LayerStruct(*structs, address(scores.slopes), address(scores.sinks), scores.scale, scores.softcap or 0.0)
 
 
+def _loads(mixture: MoE, loads: Loads | None) -> LoadsStruct:
+    """Where its router finds what earlier tokens chose; they have to live as long as they are used."""
+    assert loads is not None, "a router with a capacity needs the loads of its sequences"
+    prior = loads.prior[mixture.layer]
+    assert loads.sequence.is_contiguous() and prior.is_contiguous()
+    return LoadsStruct(address(loads.sequence), address(prior), prior.shape[-1])
+
+
 def join(model: Transformer) -> int:
     """Replace every run of neighbours that fit by one module; returns how many blocks are in some."""
     joined: list[nn.Module] = []
@@ -172,8 +183,8 @@ def fits(block: nn.Module) -> bool:
 def _fits_mixture(branch: MoE | Beside) -> bool:
     mixture, beside = _parts(branch)
     alone = len(beside) < 2 and all(isinstance(part, PanelFeedForward) for part in beside)
-    plain = alone and mixture.value.router.capacity is None and not mixture.training
-    return plain and isinstance(mixture.experts, PanelExperts) and isinstance(mixture.router, PanelRouter)
+    known = isinstance(mixture.experts, PanelExperts) and isinstance(mixture.router, PanelRouter)
+    return alone and known and not mixture.training
 
 
 def _parts(branch: MoE | Beside) -> tuple[MoE, list[nn.Module]]:

@@ -27,7 +27,6 @@ pytestmark = pytest.mark.skipif(not native.linear_types(), reason="no vector uni
 
 sixteens = st.integers(1, 4).map(lambda n: 16 * n)
 maybe = st.booleans()
-CAPACITY = config.Router(capacity=config.Capacity(1.5, 8))
 forms = st.sampled_from(get_args(panels.Form))
 norms = st.builds(
     Norm,
@@ -114,6 +113,7 @@ def mixture(draw: st.DrawFn) -> MoE:
         expert_gain=draw(maybe),
         norm=draw(st.none() | norms),
         groups=draw(groups) if scores else None,
+        capacity=draw(st.none() | st.just(config.Capacity(1.5, 20))),
     )
     weigh: Any = draw(st.sampled_from(["output", "input"]))
     gate = shared is not None and draw(maybe)
@@ -181,9 +181,10 @@ TAKEN = {  # by the kernels, and drawn above; but what stands behind the bar, wh
     config.ClampedGate: "limit slope",
     config.MoE: "experts active expert router shared shared_gate weigh",
     config.Beside: "dense mixture norm",  # whose mixture has no shared experts
-    config.Router: "score normalise scale bias correction expert_gain norm groups | capacity loss",
+    config.Router: "score normalise scale bias correction expert_gain norm groups capacity | loss",
     config.Groups: "count kept score",
     config.SparseMixer: "tolerance",
+    config.Capacity: "factor tokens",
 }
 
 
@@ -208,8 +209,7 @@ def served(model: Transformer, tokens: tuple[int, ...], threads: int) -> dict[in
 def test_blocks_that_are_not_wholly_in_the_kernels_are_counted() -> None:
     attention, mixture = Attention(config.Grouped(2, 1, 16)), MoE(4, 2, FeedForward(32))
     whole = Block((attention, mixture))
-    limited = replace(mixture, router=CAPACITY)
     three = config.Beside(FeedForward(32), replace(mixture, shared=FeedForward(32)))
-    others = tuple(Block((attention, branch)) for branch in (limited, three, MoE(4, 2, FeedForward(24))))
+    others = tuple(Block((attention, branch)) for branch in (three, MoE(4, 2, FeedForward(24))))
     model = passes.apply(random_model(Architecture(61, 32, 64, (whole, *others, whole))))
     assert passes.left(model) == len(others)

@@ -161,10 +161,15 @@ CASES = {
         mixing(experts=6, router=Router("sigmoid", correction=True, groups=Groups(3, 2, "max"))),
         mixing(experts=8, active=4, router=Router("sigmoid", groups=Groups(4, 2), scale=2.5)),
     ),
+    "capacities": stack(
+        mixing(router=Router(capacity=Capacity(1.5, 8))),
+        mixing(experts=3, active=1, router=Router(normalise=False, capacity=Capacity(1.0, 9)), weigh="input"),
+        mixing(router=Router("sigmoid", capacity=Capacity(0.5, 8)), shared=FeedForward(32)),
+    ),
     "some that stay alone": stack(
         PLAIN,
         PLAIN,
-        mixing(router=Router(capacity=Capacity(1.5, 8))),
+        mixing(expert=FeedForward(24)),
         PLAIN,
         block(ATTENTION, FEED, FEED),
         PLAIN,

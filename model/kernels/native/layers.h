@@ -22,6 +22,7 @@ struct LayerPlace {  // what a cache has for a layer, and a step for its mixture
   int64_t call, turn;  // which of the step's are its own; no turn: -1
   void *keys, *values;
   Routing routing;
+  Loads loads;
 };
 
 struct Turn {  // of a rotary table at the positions of a step
@@ -76,9 +77,11 @@ void place(const Latent& l, const Standing<X>& at, int64_t rows, const X* x, con
 
 // A layer's mixture, of what leave() left in rooms.normed.
 template <typename X>
-void mix_in(const Layer& layer, const Routing& routing, int64_t rows, X* x, const Rooms<X>& rooms, int threads) {
+void mix_in(const Layer& layer, const LayerPlace& place, int64_t rows, X* x, const Rooms<X>& rooms, int threads) {
   const int64_t width = layer.after->projection.columns;
+  const Routing& routing = place.routing;
   route<X>(*layer.router, rows, rooms.normed, routing, threads);
+  if (layer.router->capacity) drop_over_capacity(*layer.router, place.loads, rows, routing);
   mix<X>(*layer.experts, rows, rooms.normed, routing.experts, routing.gates, rooms.mixed, threads);
   if (layer.shared) feed<X>(*layer.shared, rows, rooms.normed, rooms.shared, threads);
   join<X>(layer.after->fed, rows, width, x, rooms.mixed, layer.shared ? rooms.shared : nullptr, x, threads);
@@ -101,7 +104,7 @@ void run(int64_t count, const Layer* layers, const LayerPlace* places, const Sur
       place(*layers->after->latent, at, rows, x, rooms, c, threads);
     attend_as<X>(c, threads);
     leave<X>(*layers->after, rows, x, rooms.attended, rooms.gates, x, rooms.normed, threads);
-    if (layers->experts) mix_in(*layers, places->routing, rows, x, rooms, threads);
+    if (layers->experts) mix_in(*layers, *places, rows, x, rooms, threads);
   }
 }
 

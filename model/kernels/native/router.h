@@ -18,6 +18,7 @@ struct Router {
   const float* gain;        // of each expert, which its weight is multiplied by; null: none
   int64_t score, normalise, experts, active;
   int64_t groups, kept, by_best;  // only experts of the `kept` best groups are chosen, by their best expert or their best two
+  int64_t capacity;               // choices of one sequence that an expert takes; 0: all
   float scale, tolerance;  // tolerance: of the sparse mixer
 };
 
@@ -26,6 +27,13 @@ struct Router {
 struct Routing {
   int64_t* experts;
   float *gates, *logits, *ranked;
+};
+
+// What a router with a capacity has to know: the sequence of each row, and how often its earlier tokens chose each expert, which lies
+// `width` numbers from sequence to sequence.
+struct Loads {
+  const int64_t *sequence, *prior;
+  int64_t width;
 };
 
 inline void score(const Router& r, const float* logits, float* scores) {
@@ -104,7 +112,18 @@ inline void choose(const Router& r, const Routing& out, int64_t row, float* scor
   }
 }
 
-// x (rows, width) → what the router decides of each row.
+// Marks with ~id the choices that come after those an expert takes of their sequence, and weighs them 0.
+inline void drop_over_capacity(const Router& r, const Loads& loads, int64_t rows, const Routing& out) {
+  std::vector<int64_t> asked(r.experts);
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t own = loads.sequence[row];
+    if (row == 0 || own != loads.sequence[row - 1]) std::copy_n(loads.prior + own * loads.width, r.experts, asked.begin());
+    for (int64_t c = row * r.active; c < (row + 1) * r.active; ++c)
+      if (int64_t& expert = out.experts[c]; asked[expert]++ >= r.capacity) expert = ~expert, out.gates[c] = 0.0f;
+  }
+}
+
+// x (rows, width) → what the router decides of each row, before any capacity.
 template <typename X>
 void route(const Router& r, int64_t rows, const X* x, const Routing& out, int threads) {
   const int64_t width = r.weight.depth;
