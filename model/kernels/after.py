@@ -12,7 +12,8 @@ from model import config
 from model.attention import GroupedAttention, LatentAttention
 from model.feedforward import FeedForward
 from model.kernels import feeding, native, panels
-from model.kernels.before import Before, GateStruct, LaidNorm, LatentBefore, NormStruct, pointer
+from model.kernels.before import Before, GateStruct, LaidNorm, NormStruct, pointer
+from model.kernels.latent import LatentBefore
 from model.kernels.native import address
 from model.kernels.panels import Form, PanelWeight, WeightStruct
 from model.stack import Block

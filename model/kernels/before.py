@@ -1,17 +1,17 @@
-"""What comes before attention in a fused block, in one call (native/before.h, native/latent.h): norm, projections, and
-the rotation of queries and keys."""
+"""What comes before attention in a fused block, in one call (native/before.h; of latent heads latent.py): norm,
+projections, and the rotation of queries and keys."""
 
 from __future__ import annotations
 
 import ctypes
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from model import config
 from model.attention import GroupedAttention, LatentAttention, Surroundings
 from model.kernels import native, panels
+from model.kernels.attention import Selection
 from model.kernels.native import address
 from model.kernels.panels import Form, PanelWeight, WeightStruct
 from model.norm import Norm
@@ -34,13 +34,13 @@ class _HeadNormStruct(ctypes.Structure):
     _fields_ = (("norm", NormStruct), *((name, ctypes.c_int64) for name in ("apart", "whole")))
 
 
-class _GrowthStruct(ctypes.Structure):
+class GrowthStruct(ctypes.Structure):
     """native/before.h: Growth."""
 
     _fields_ = tuple((name, ctypes.c_float) for name in ("weight", "floor", "offset"))
 
 
-class _RotationStruct(ctypes.Structure):
+class RotationStruct(ctypes.Structure):
     """native/before.h: Rotation."""
 
     _fields_ = tuple((name, ctypes.c_int64) for name in ("turned", "interleaved"))
@@ -61,27 +61,10 @@ class _AttentionStruct(ctypes.Structure):
         ("qkv", WeightStruct),
         *((name, ctypes.POINTER(_HeadNormStruct)) for name in ("query_norm", "key_norm", "value_norm")),
         *((name, ctypes.c_int64) for name in ("heads", "kv_heads", "dim")),
-        ("rotation", _RotationStruct),
+        ("rotation", RotationStruct),
         *((name, ctypes.c_int64) for name in ("normed_last", "shared_value")),
-        ("growth", _GrowthStruct),
+        ("growth", GrowthStruct),
         ("clip", ctypes.c_float),
-    )
-
-
-class _LatentStruct(ctypes.Structure):
-    """native/latent.h: Latent."""
-
-    _fields_ = (
-        ("before", ctypes.POINTER(NormStruct)),
-        ("gate", ctypes.POINTER(GateStruct)),
-        ("down", WeightStruct),
-        ("query_norm", ctypes.POINTER(NormStruct)),
-        ("up", ctypes.POINTER(WeightStruct)),
-        ("latent_norm", NormStruct),
-        *((name, ctypes.POINTER(WeightStruct)) for name in ("keys", "values")),
-        *((name, ctypes.c_int64) for name in ("heads", "rank", "plain", "rotary")),
-        ("rotation", _RotationStruct),
-        ("growth", _GrowthStruct),
     )
 
 
@@ -103,12 +86,20 @@ class LaidNorm:
 Norms: TypeAlias = tuple[nn.Module | None, nn.Module | None]
 """Of what a part of a block sees and of what it gives; None or a module that does nothing: none."""
 
-Placed: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
-"""Queries (T, heads, dim), keys (T, key heads, dim) and values, as attention takes them."""
+
+class Placed(NamedTuple):
+    """What attention takes: queries (T, heads, dim), keys (T, key heads, dim), values, and which keys are attended; and
+    the gates (T, gated) of what comes out of it."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor | None
+    selection: Selection | None
+    gates: Tensor | None
 
 
 class Before:
-    """x (T, width) → queries, keys and values, normed and rotated, and the gates of attention's output.
+    """x (T, width) → queries, keys and values, normed and rotated.
 
     table: of the rotary positions, None without. placed: numbers of a token's queries, keys and values; attended: of
     what comes out of attention; widest: of a key; gated: of the gates, 0 without. struct: for the kernels; weights: all
@@ -133,8 +124,8 @@ class Before:
             self.gate = ctypes.pointer(GateStruct(laid.struct, attention.out.in_features // self.gated))
             self.weights = (laid,)
 
-    def __call__(self, x: Tensor, around: Surroundings) -> tuple[Placed, Tensor | None]:
-        """What attention takes of x, and the gates (T, gated), if any."""
+    def __call__(self, x: Tensor, around: Surroundings) -> Placed:
+        """What attention takes of x."""
         raise NotImplementedError
 
     def gates(self, x: Tensor) -> Tensor | None:
@@ -154,7 +145,7 @@ class GroupedBefore(Before):
         super().__init__(norm, attention, form)
         heads, qk_norm = attention.heads, attention.heads.qk_norm
         self.heads, self.kv, self.dim = heads.query, heads.kv, heads.dim
-        rotation = _rotation(attention.value.position, heads.dim)
+        rotation = rotation_of(attention.value.position, heads.dim)
         self.table = attention.table if rotation.turned else None
         self.placed, self.attended = (heads.query + 2 * heads.kv) * heads.dim, heads.query * heads.dim
         self.widest = heads.dim
@@ -173,11 +164,11 @@ class GroupedBefore(Before):
             rotation,
             int(qk_norm is not None and qk_norm.after_rotation),
             int(heads.shared_value),
-            _growth(attention.value.temperature),
+            growth(attention.value.temperature),
             heads.clip or 0.0,
         )
 
-    def __call__(self, x: Tensor, around: Surroundings) -> tuple[Placed, Tensor | None]:
+    def __call__(self, x: Tensor, around: Surroundings) -> Placed:
         out, gates = x.new_empty(len(x), self.heads + 2 * self.kv, self.dim), self.gates(x)
         native.call(
             "dyno_enter",
@@ -189,60 +180,7 @@ class GroupedBefore(Before):
             *map(address, (out, gates)),
         )
         query, key, value = out.split((self.heads, self.kv, self.kv), dim=1)
-        return (query, key, value), gates
-
-
-class LatentBefore(Before):
-    """Of latent heads, absorbed: queries in the latent space, and a latent with a rotary key that all heads share.
-
-    The weights that lead from attended latents to the values of each head are here too; what comes after uses them.
-    """
-
-    def __init__(self, norm: Norm | None, attention: LatentAttention, form: Form) -> None:
-        super().__init__(norm, attention, form)
-        heads = attention.heads
-        rotation = _rotation(attention.value.position, heads.rotary_dim)
-        self.table = attention.table if rotation.turned else None
-        self.heads, self.widest = heads.query, heads.kv_rank + heads.rotary_dim
-        self.placed, self.attended = (heads.query + 1) * self.widest, heads.query * heads.kv_rank
-        first = attention.query_down if isinstance(attention.query_down, nn.Linear) else attention.query_up
-        down = _beside(first, attention.latent_down, form)
-        up = None if first is attention.query_up else panels.lay_out(attention.query_up.weight, form=form)
-        keys = [panels.lay_out(weight.T.contiguous(), form=form) for weight in attention.key_up]
-        values = [panels.lay_out(weight, form=form) for weight in attention.value_up]
-        self.weights += (down, *([] if up is None else [up]), *keys, *values)
-        self._query_norm, self._latent_norm = LaidNorm.of(attention.query_norm), LaidNorm.of(attention.latent_norm)
-        assert self._latent_norm is not None
-        self.struct = _LatentStruct(
-            pointer(self._norm),
-            self.gate,
-            down.struct,
-            pointer(self._query_norm),
-            None if up is None else ctypes.pointer(up.struct),
-            self._latent_norm.struct,
-            panels.structs(keys),
-            panels.structs(values),
-            heads.query,
-            heads.kv_rank,
-            heads.plain_dim,
-            heads.rotary_dim,
-            rotation,
-            _growth(attention.value.temperature),
-        )
-
-    def __call__(self, x: Tensor, around: Surroundings) -> tuple[Placed, Tensor | None]:
-        query, key = (x.new_empty(len(x), heads, self.widest) for heads in (self.heads, 1))
-        gates = self.gates(x)
-        native.call(
-            "dyno_enter_latent",
-            x.dtype,
-            ctypes.byref(self.struct),
-            len(x),
-            address(x),
-            *self.standing(around),
-            *map(address, (query, key, gates)),
-        )
-        return (query, key, None), gates
+        return Placed(query, key, value, None, gates)
 
 
 def pointer(norm: LaidNorm | None) -> ctypes._Pointer[NormStruct] | None:
@@ -258,19 +196,13 @@ def _head_norm(laid: LaidNorm | None, value: config.QKNorm | None, dim: int) -> 
     return ctypes.pointer(_HeadNormStruct(laid.struct, dim if over == "each" else 0, int(over == "width")))
 
 
-def _growth(value: config.Temperature | None) -> _GrowthStruct:
-    return _GrowthStruct() if value is None else _GrowthStruct(value.weight, value.floor, value.offset)
+def growth(value: config.Temperature | None) -> GrowthStruct:
+    """What the kernels take of a temperature."""
+    return GrowthStruct() if value is None else GrowthStruct(value.weight, value.floor, value.offset)
 
 
-def _rotation(position: object, dim: int) -> _RotationStruct:
+def rotation_of(position: object, dim: int) -> RotationStruct:
+    """What the kernels take of a position of heads of this dimension."""
     if not isinstance(position, config.Rotary):
-        return _RotationStruct()
-    return _RotationStruct(position.rotated(dim), int(position.layout != "half"))
-
-
-def _beside(first: nn.Linear, second: nn.Linear, form: Form) -> PanelWeight:
-    """Two layers that read the same rows as one that gives the results of both."""
-    layers, bias = (first, second), None
-    if any(layer.bias is not None for layer in layers):
-        bias = torch.cat([x.weight.new_zeros(x.out_features) if x.bias is None else x.bias for x in layers])
-    return panels.lay_out(torch.cat([layer.weight for layer in layers]), bias, form=form)
+        return RotationStruct()
+    return RotationStruct(position.rotated(dim), int(position.layout != "half"))

@@ -7,6 +7,7 @@ the others as they are.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeGuard
 
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from model.attention import GroupedAttention, LatentAttention, Surroundings
 from model.kernels import feeding, panels
 from model.kernels.after import After
 from model.kernels.attention import Scores
-from model.kernels.before import Before, GroupedBefore, LatentBefore
+from model.kernels.before import Before, GroupedBefore
+from model.kernels.latent import LatentBefore
 from model.kernels.panels import Form
 from model.moe import Beside, Loads, MoE, Routing
 from model.norm import Norm
@@ -46,8 +48,9 @@ class FusedBlock(Stage):
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
         x = x.contiguous()
-        placed, gates = self.before(x, around)
-        attended = around.cache.attend(self.layer, *placed, self.scores)
+        query, key, value, selection, gates = self.before(x, around)
+        scores = self.scores if selection is None else replace(self.scores, selection=selection)
+        attended = around.cache.attend(self.layer, query, key, value, scores)
         out, normed = self.after(x, attended, gates)
         if self.mixture is None:
             return out, []
@@ -78,10 +81,12 @@ def _fits_attention(attention: nn.Module) -> bool:
     match attention:
         case GroupedAttention(heads=heads):
             layers, sizes = [attention.qkv], [heads.dim]
-        case LatentAttention(heads=heads) if attention.indexer is None:
+        case LatentAttention(heads=heads, indexer=indexer):
             downs = [layer for layer in (attention.query_down, attention.latent_down) if isinstance(layer, nn.Linear)]
             layers = [*downs, attention.query_up]
             sizes = [heads.kv_rank, heads.plain_dim, heads.rotary_dim, heads.value_dim, heads.query_rank or 0]
+            if indexer is not None:
+                layers, sizes = [*layers, indexer.query, indexer.key, indexer.weights], [*sizes, indexer.value.dim]
         case _:
             return False
     if isinstance(attention.value.position, config.Buckets):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.kernels import native
-from model.kernels.attention import Scores
+from model.kernels.attention import Scores, Selection
 from model.kernels.native import address
 
 if TYPE_CHECKING:
@@ -44,12 +44,21 @@ class _Stretch(ctypes.Structure):
     )
 
 
+class _SelectionStruct(ctypes.Structure):
+    """native/choose.h: Selection."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "weights")),
+        *((name, ctypes.c_int64) for name in ("heads", "dim", "most")),
+    )
+
+
 class Call(ctypes.Structure):
     """native/attend.h: AttendCall. Made once for the places of a step; every layer fills in the rest."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("rows", "heads", "kv_heads", "key_dim", "value_dim", "page_size")),
-        *((name, ctypes.c_int64) for name in ("table_width", "stored_dim", "query_stride")),
+        *((name, ctypes.c_int64) for name in ("table_width", "stored_key", "stored_value", "query_stride")),
         *((name, ctypes.c_void_p) for name in ("pages", "starts", "firsts", "lasts", "tokens", "slopes", "sinks")),
         *((name, ctypes.c_float) for name in ("scale", "softcap")),
         *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
@@ -59,6 +68,7 @@ class Call(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("keys", "values", "out", "stretches")),
         ("count", ctypes.c_int64),
         ("seen_from", ctypes.c_void_p),
+        ("selection", _SelectionStruct),
     )
 
     def __init__(
@@ -98,10 +108,10 @@ class Call(ctypes.Structure):
 
 def fits(query: Tensor, value_dim: int, scores: Scores, stretches: bool) -> bool:
     """Whether the compiled kernel takes such heads."""
-    known = query.dtype in KINDS and query.device.type == "cpu" and scores.bias is None and scores.selection is None
+    known = query.dtype in KINDS and query.device.type == "cpu" and scores.bias is None
     if not known or native.library() is None:
         return False
-    dims = query.shape[2], value_dim
+    dims = query.shape[2], value_dim, 0 if scores.selection is None else scores.selection.query.shape[2]
     wide = all(dim % 16 == 0 and dim <= WIDEST for dim in dims)
     return not stretches or (wide and query.dtype in native.linear_types())
 
@@ -116,14 +126,18 @@ def attend(
     fresh: Entries | None,
 ) -> Tensor:
     """query (T, H, D), keys (pages, P, K, D), values (pages, P, K, V) or None where they are the keys' first V numbers
-    → (T, H, V). fresh: entries of the same tokens, stored in the pools first."""
+    → (T, H, V). fresh: entries of the same tokens, stored in the pools first. With a selection keys are as many numbers
+    longer as its heads score."""
     query = _by_tokens(query)
     out = query.new_empty(len(query), query.shape[1], value_dim)
     stored = keys if values is None else values
     if not call.count:
         call.rows = len(query)
     call.heads, call.kv_heads, call.key_dim, call.value_dim = query.shape[1], keys.shape[2], query.shape[2], value_dim
-    call.stored_dim, call.query_stride = stored.shape[3], query.stride(0)
+    call.stored_key, call.stored_value, call.query_stride = keys.shape[3], stored.shape[3], query.stride(0)
+    chosen = scores.selection
+    asked = () if chosen is None else tuple(x.contiguous() for x in (chosen.query, chosen.weights))
+    call.selection = _SelectionStruct(*map(address, asked), *_sizes(chosen))
     sinks = None if scores.sinks is None else scores.sinks.float()
     call.slopes, call.sinks = address(scores.slopes), address(sinks)
     call.scale, call.softcap = scores.scale, scores.softcap or 0.0
@@ -137,6 +151,11 @@ def attend(
         call.key_stride, call.value_stride = key.stride(0), 0 if value is None else value.stride(0)
     native.call("dyno_attend", query.dtype, ctypes.byref(call))
     return out
+
+
+def _sizes(chosen: Selection | None) -> tuple[int, ...]:
+    """Small heads, their dimension, and how many keys they choose; nothing of none."""
+    return () if chosen is None else (*chosen.query.shape[1:], chosen.top_k)
 
 
 def _by_tokens(x: Tensor) -> Tensor:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from model.attention import Surroundings
 from model.cache import opened
 from model.kernels import inplace, native
-from model.kernels.before import LatentBefore
 from model.kernels.experts import LoadsStruct, PanelExperts, PanelRouter, RoutingStruct, empty_routing, pointers
 from model.kernels.feeding import PanelFeedForward
 from model.kernels.fused import FusedBlock
 from model.kernels.inplace import Pools
+from model.kernels.latent import LatentBefore
 from model.kernels.native import address
 from model.moe import Beside, Loads, MoE, Routing
 from model.stack import Stage

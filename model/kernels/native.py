@@ -49,7 +49,7 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "dyno_linear": (_int, _int, _pointer, _int64, _pointer, _pointer, _int),
     "dyno_pack": (_int64, _pointer, _pointer, _pointer, _pointer, _int),
     "dyno_enter": (_int, _pointer, _int64, *(_pointer,) * 6, _int),
-    "dyno_enter_latent": (_int, _pointer, _int64, *(_pointer,) * 7, _int),
+    "dyno_enter_latent": (_int, _pointer, _int64, *(_pointer,) * 5, _int),
     "dyno_leave": (_int, _pointer, _int64, *(_pointer,) * 5, _int),
     "dyno_join": (_int, _pointer, _int64, _int64, *(_pointer,) * 3, _int),
     "dyno_feed": (_int, _pointer, _int64, _pointer, _pointer, _int),

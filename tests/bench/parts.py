@@ -22,7 +22,8 @@ import torch
 from model.checkpoint.loading import load_any
 from model.kernels import inplace, layers, native, panels, passes
 from model.kernels.after import After
-from model.kernels.before import GroupedBefore, LatentBefore
+from model.kernels.before import GroupedBefore
+from model.kernels.latent import LatentBefore
 from model.steady import prompt_inputs, steady_inputs
 from model.transformer import StepInput, Transformer
 

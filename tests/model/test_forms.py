@@ -76,6 +76,9 @@ def attention(draw: st.DrawFn) -> Attention:
     rotary = st.builds(
         config.Rotary, layout=st.sampled_from(["half", "interleaved"]), fraction=st.sampled_from([1.0, 0.5])
     )
+    indexer = None
+    if isinstance(heads, config.Latent) and heads.query_rank is not None and draw(maybe):
+        indexer = config.Indexer(draw(st.integers(1, 5)), heads.rotary_dim + draw(sixteens), draw(st.integers(1, 9)))
     return Attention(
         heads,
         draw(st.sampled_from([None, config.Alibi()]) | (rotary if turns else st.none())),
@@ -86,6 +89,7 @@ def attention(draw: st.DrawFn) -> Attention:
         temperature=draw(st.none() | st.builds(config.Temperature, st.just(3.0), st.just(0.2), st.integers(0, 1))),
         out_bias=draw(maybe),
         scale=draw(st.sampled_from([None, 0.3])),
+        indexer=indexer,
     )
 
 
@@ -141,11 +145,9 @@ def blocks(draw: st.DrawFn) -> Block:
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    st.lists(blocks(), min_size=1, max_size=3), sixteens, st.sampled_from(get_args(panels.Form)), st.sampled_from(TYPES)
-)
+@given(st.lists(blocks(), min_size=1, max_size=3), sixteens, forms, st.sampled_from(TYPES), st.sampled_from([4, 16]))
 def test_any_block_gives_what_the_plain_one_gives(
-    stack: list[Block], width: int, form: panels.Form, dtype: torch.dtype
+    stack: list[Block], width: int, form: panels.Form, dtype: torch.dtype, page_size: int
 ) -> None:
     """Through a dense view, block after block; and served in pieces, all blocks in one call, however many threads."""
     architecture = Architecture(61, width, 64, tuple(stack))
@@ -153,7 +155,7 @@ def test_any_block_gives_what_the_plain_one_gives(
     fast = passes.apply(rounded(random_model(architecture), dtype), form=form)
     assert all(isinstance(block, Layers | FusedBlock) for block in fast.blocks)
     tokens = random_tokens(architecture, 21, seed=0)
-    alone, shared = served(fast, tokens, 1), served(fast, tokens, 3)
+    alone, shared = (served(fast, tokens, page_size, threads) for threads in (1, 3))
     assert len(tokens) - 1 in alone
     for position, rows in alone.items():
         assert all(map(torch.equal, rows, shared[position]))
@@ -170,9 +172,10 @@ def test_any_block_gives_what_the_plain_one_gives(
 
 TAKEN = {  # by the kernels, and drawn above; but what stands behind the bar, which they leave to the plain model
     config.Block: "branches norm placement parallel shared_norm residual_scale | gated",
-    config.Attention: "heads position span softcap sinks temperature gate out_bias scale | indexer",
+    config.Attention: "heads position span softcap sinks temperature gate out_bias scale indexer",
     config.Grouped: "query kv dim bias qk_norm clip shared_value value_norm",
     config.Latent: "query kv_rank plain_dim rotary_dim value_dim query_rank norm bias",
+    config.Indexer: "heads dim top_k",
     config.QKNorm: "norm over after_rotation",
     config.Norm: "kind eps weight bias offset",
     config.OutputGate: "over bias",
@@ -189,17 +192,17 @@ TAKEN = {  # by the kernels, and drawn above; but what stands behind the bar, wh
 
 
 def test_every_part_of_a_block_is_taken_or_left() -> None:
-    """What is new has to be taken by the kernels (model/kernels: before.py, after.py, experts.py) and drawn above, or
-    refused by `fits` of fused.py or layers.py: else they leave it out without a word."""
+    """What is new has to be taken by the kernels (model/kernels: before.py, latent.py, after.py, experts.py) and drawn
+    above, or refused by `fits` of fused.py or layers.py: else they leave it out without a word."""
     for value, names in TAKEN.items():
         assert {field.name for field in fields(value)} == set(names.split()) - {"|"}, value
 
 
-def served(model: Transformer, tokens: tuple[int, ...], threads: int) -> dict[int, list[Tensor]]:
+def served(model: Transformer, tokens: tuple[int, ...], page_size: int, threads: int) -> dict[int, list[Tensor]]:
     """The logits of a text by position, its prompt cut anywhere."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    engine = HandEngine(model)
+    engine = HandEngine(model, page_size=page_size)
     engine.add(tokens, 15)
     engine.finish()
     torch.set_num_threads(before)

@@ -20,7 +20,7 @@ struct Doors {
   static void enter(const Attention& a, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin, void* out,
                     void* gates, int threads);
   static void enter_latent(const Latent& l, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin,
-                           void* queries, void* entries, void* gates, int threads);
+                           const void* to, int threads);
   static void leave(const After& a, int64_t rows, const void* x, const void* attended, const void* gates, void* out, void* normed,
                     int threads);
   static void join(const Joining& how, int64_t rows, int64_t width, const void* x, void* result, void* out, int threads);
@@ -64,8 +64,8 @@ void Doors<X>::enter(const Attention& a, int64_t rows, const void* x, const int6
 
 template <typename X>
 void Doors<X>::enter_latent(const Latent& l, int64_t rows, const void* x, const int64_t* positions, const void* cos, const void* sin,
-                            void* queries, void* entries, void* gates, int threads) {
-  dyno::enter(l, rows, (const X*)x, {positions, (const X*)cos, (const X*)sin}, (X*)queries, (X*)entries, (X*)gates, threads);
+                            const void* to, int threads) {
+  dyno::enter(l, rows, (const X*)x, {positions, (const X*)cos, (const X*)sin}, *(const LatentRows<X>*)to, threads);
 }
 
 template <typename X>

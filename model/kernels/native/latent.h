@@ -6,6 +6,15 @@
 
 namespace dyno {
 
+// What sparse selection looks for (choose.h): small queries made of what other queries are made of, and of what the branch sees a
+// small key and the weights of the heads.
+struct Indexer {
+  Weight query, key, weights;
+  Norm key_norm;
+  int64_t heads, dim, most;
+  Rotation rotation;
+};
+
 struct Latent {
   const Norm* before;      // null: none
   const OutputGate* gate;  // null: none
@@ -17,8 +26,16 @@ struct Latent {
   int64_t heads, rank, plain, rotary;
   Rotation rotation;  // of the rotary part
   Growth growth;
+  const Indexer* indexer;  // null: none; else there is an `up`
 
-  int64_t stored() const { return rank + rotary; }  // numbers of an entry of the cache, and of a query that is scored with it
+  int64_t scored() const { return rank + rotary; }  // numbers of a query, and of an entry that it is scored with
+  int64_t stored() const { return scored() + (indexer ? indexer->dim : 0); }  // numbers of an entry of the cache
+};
+
+// Of every row: queries (heads, scored) in the latent space, an entry, gates if there are any, and an indexer's queries and weights.
+template <typename X>
+struct LatentRows {
+  X *queries, *entries, *gates, *small, *weights;
 };
 
 // The same number of rows for each head, one head's after the other's, for share_all().
@@ -45,11 +62,12 @@ struct Heads {
   std::pair<Operand<X>, int64_t> row(int64_t i) const { return {rows(i / first.blocks.rows), i % first.blocks.rows}; }
 };
 
-// x (rows, width) → queries (rows, heads, rank + rotary) in the latent space, entries (rows, rank + rotary), and the gates of rows,
-// if any.
+// x (rows, width) → `to`.
 template <typename X>
-void enter(const Latent& l, int64_t rows, const X* x, const Standing<X>& at, X* queries, X* entries, X* gates, int threads) {
-  const int64_t stored = l.stored(), dim = l.plain + l.rotary, first = l.down.columns - stored;
+void enter(const Latent& l, int64_t rows, const X* x, const Standing<X>& at, const LatentRows<X>& to, int threads) {
+  const int64_t scored = l.scored(), stored = l.stored(), dim = l.plain + l.rotary, first = l.down.columns - scored;
+  const Indexer* indexer = l.indexer;
+  X *queries = to.queries, *entries = to.entries;
   const auto normed = Operand<X>::in_room(0, l.down.depth, rows, l.down.rounds);
   const auto low = Operand<X>::in_room(1, l.up ? first : 0, rows, l.up && l.up->rounds);
   const Heads<X> plain(l.keys, l.heads, rows, 2);
@@ -62,12 +80,14 @@ void enter(const Latent& l, int64_t rows, const X* x, const Standing<X>& at, X* 
     if (i < l.plain)
       plain.rows(head).pen(row).put(i, y);
     else
-      store(queries + (row * l.heads + head) * stored + l.rank + i - l.plain, y);
+      store(queries + (row * l.heads + head) * scored + l.rank + i - l.plain, y);
   };
-  std::atomic<int64_t> turns[4] = {};
+  std::atomic<int64_t> turns[7] = {};
   together(threads, [&](const Member& me) {
     write_normed(l.before, x, normed, me);
-    if (l.gate) share(l.gate->weight, normed, turns[3], me, Place<X>{gates, l.gate->weight.columns});
+    if (l.gate) share(l.gate->weight, normed, turns[3], me, Place<X>{to.gates, l.gate->weight.columns});
+    if (indexer) share(indexer->key, normed, turns[4], me, Place<X>{entries + scored, indexer->dim, stored});
+    if (indexer) share(indexer->weights, normed, turns[5], me, Place<X>{to.weights, indexer->heads});
     share(l.down, normed, turns[0], me, by_sixteen(l.down.columns, [&](int64_t row, int64_t column, Vec y) {
       if (column >= first)
         store(entries + row * stored + column - first, y);
@@ -81,21 +101,28 @@ void enter(const Latent& l, int64_t rows, const X* x, const Standing<X>& at, X* 
       X* own = entries + row * stored;
       normalise_in_place(l.latent_norm, own, l.rank);
       turn(row, own);
+      if (indexer) normalise_in_place(indexer->key_norm, own + scored, indexer->dim);
+      if (indexer && indexer->rotation.turned) rotate(indexer->rotation, at, row, own + scored);
     });
     if (l.up) {
       write_normed(l.query_norm, lows, low, me);
       share(*l.up, low, turns[1], me, by_sixteen(l.up->columns, put_query));
+      if (indexer) share(indexer->query, low, turns[6], me, Place<X>{to.small, indexer->query.columns});
       complete_all<X>(plain, me);
     }
     share_all<X>(plain, turns[2], me, [&](int64_t head) {
       return by_sixteen(l.rank, [=](int64_t row, int64_t column, Vec y) {
-        store(queries + (row * l.heads + head) * stored + column, y);
+        store(queries + (row * l.heads + head) * scored + column, y);
       });
     });
-    me.part(rows * l.heads, [&](int64_t task) { turn(task / l.heads, queries + task * stored); });
+    me.part(rows * l.heads, [&](int64_t task) { turn(task / l.heads, queries + task * scored); });
+    if (indexer && indexer->rotation.turned)
+      me.part(rows * indexer->heads, [&](int64_t task) {
+        rotate(indexer->rotation, at, task / indexer->heads, to.small + task * indexer->dim);
+      });
     if (!l.growth.weight) return;
     me.meet();
-    me.part(rows, [&](int64_t row) { l.growth.apply(at.positions[row], queries + row * l.heads * stored, l.heads * stored); });
+    me.part(rows, [&](int64_t row) { l.growth.apply(at.positions[row], queries + row * l.heads * scored, l.heads * scored); });
   });
 }
 

@@ -59,7 +59,7 @@ void place(const Attention& a, const Standing<X>& at, int64_t rows, const X* x, 
   X* placed = rooms.placed;
   enter(a, rows, x, at, placed, rooms.gates, threads);
   c.paged.heads = a.heads, c.paged.kv_heads = a.kv_heads;
-  c.paged.key_dim = c.paged.value_dim = c.paged.value_stride = a.dim;
+  c.paged.key_dim = c.paged.value_dim = c.paged.key_stride = c.paged.value_stride = a.dim;
   c.paged.query_stride = c.key_stride = c.value_stride = a.placed();
   c.query = placed, c.key = placed + a.heads * a.dim, c.value = placed + (a.heads + a.kv_heads) * a.dim;
 }
@@ -67,12 +67,15 @@ void place(const Attention& a, const Standing<X>& at, int64_t rows, const X* x, 
 // The same of latents, which lie in the keys.
 template <typename X>
 void place(const Latent& l, const Standing<X>& at, int64_t rows, const X* x, const Rooms<X>& rooms, AttendCall& c, int threads) {
-  X* entries = rooms.placed + rows * l.heads * l.stored();
-  enter(l, rows, x, at, rooms.placed, entries, rooms.gates, threads);
+  X* entries = rooms.placed + rows * l.heads * l.scored();
+  X* small = entries + rows * l.stored();
+  X* weights = small + (l.indexer ? rows * l.indexer->query.columns : 0);
+  enter(l, rows, x, at, {rooms.placed, entries, rooms.gates, small, weights}, threads);
   c.paged.heads = l.heads, c.paged.kv_heads = 1;
-  c.paged.key_dim = c.paged.value_stride = c.key_stride = l.stored();
-  c.paged.value_dim = l.rank, c.paged.query_stride = l.heads * l.stored();
+  c.paged.key_dim = l.scored(), c.paged.key_stride = c.paged.value_stride = c.key_stride = l.stored();
+  c.paged.value_dim = l.rank, c.paged.query_stride = l.heads * l.scored();
   c.query = rooms.placed, c.key = entries, c.value = nullptr;
+  if (l.indexer) c.selection = {small, weights, l.indexer->heads, l.indexer->dim, l.indexer->most};
 }
 
 // A layer's mixture, of what leave() left in rooms.normed.
@@ -95,6 +98,7 @@ void run(int64_t count, const Layer* layers, const LayerPlace* places, const Sur
     const Turn turn = places->turn < 0 ? Turn{} : around.turns[places->turn];
     const Standing<X> at{around.positions, (const X*)turn.cos, (const X*)turn.sin};
     AttendCall c = *around.calls[places->call];
+    c.selection = {};
     c.paged.slopes = layers->slopes, c.paged.sinks = layers->sinks;
     c.paged.scale = layers->scale, c.paged.softcap = layers->softcap;
     c.keys = places->keys, c.values = places->values ? places->values : places->keys, c.out = rooms.attended;

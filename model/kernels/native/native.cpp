@@ -41,8 +41,8 @@ void dyno_enter(int narrow, const Attention* a, int64_t rows, const void* x, con
 }
 
 void dyno_enter_latent(int narrow, const Latent* l, int64_t rows, const void* x, const int64_t* positions, const void* cos,
-                       const void* sin, void* queries, void* entries, void* gates, int threads) {
-  EITHER(enter_latent(*l, rows, x, positions, cos, sin, queries, entries, gates, threads));
+                       const void* sin, const void* to, int threads) {
+  EITHER(enter_latent(*l, rows, x, positions, cos, sin, to, threads));
 }
 
 void dyno_leave(int narrow, const After* a, int64_t rows, const void* x, const void* attended, const void* gates, void* out,

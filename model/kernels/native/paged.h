@@ -15,16 +15,17 @@
 namespace dyno {
 
 constexpr int64_t KEYS = 64, PIECES = 4;  // keys of a block; steps in which it is gone through
+constexpr uint64_t ALL = ~uint64_t(0);    // of them, a bit each
 
 struct Paged {
-  int64_t rows, heads, kv_heads, key_dim, value_dim, page_size, table_width, value_stride, query_stride;
+  int64_t rows, heads, kv_heads, key_dim, value_dim, page_size, table_width, key_stride, value_stride, query_stride;
   const int64_t *pages, *table_starts, *firsts, *lasts;
   const int64_t* tokens;  // of the step, which the rows are; null: the first of them
   const float *slopes, *sinks;
   float scale, softcap;
 
   int64_t group() const { return heads / kv_heads; }
-  int64_t key_stride() const { return kv_heads * key_dim; }       // from token to token in the pool
+  int64_t key_step() const { return kv_heads * key_stride; }  // from token to token in the pool
   int64_t value_step() const { return kv_heads * value_stride; }
   int64_t token(int64_t row) const { return tokens ? tokens[row] : row; }
   int64_t room() const { return group() * (value_dim + KEYS + 2); }  // numbers that a task keeps
@@ -46,9 +47,14 @@ struct Running {
   }
 };
 
-// The keys of a block that a query sees are [from, to); its first one lies `ahead` before the query.
+// The keys of a block that a query sees are those of [from, to) that are chosen; its first one lies `ahead` before the query.
 struct Seen {
   int64_t from, to, ahead;
+  uint64_t chosen = ALL;
+
+  bool none() const { return to <= from || !chosen; }
+  bool has(int64_t t) const { return chosen >> t & 1; }  // of those from `from` to `to`
+  bool has_of(int64_t j) const { return 16 * j + 16 > from && 16 * j < to && uint16_t(chosen >> 16 * j); }  // any of 16
 };
 
 // Where the keys and values of a block are: of every `size` tokens that lie beside each other.
@@ -63,7 +69,7 @@ struct Places {
     int64_t page = (at + first - start) / p.page_size, offset = (at + first) % p.page_size;
     for (int64_t t = first; t < seen.to; t += size) {
       const int64_t token = entries[page] * p.page_size + offset;
-      keys[t / size] = all_keys + token * p.key_stride();
+      keys[t / size] = all_keys + token * p.key_step();
       values[t / size] = all_values + token * p.value_step();
       offset += size;
       if (offset == p.page_size) offset = 0, ++page;
@@ -80,22 +86,32 @@ struct PlainBlock {
   template <typename Then>
   static void weigh(const Paged& p, int64_t kv, const T* query, const Block& block, const Seen& seen, Running& run, float* shrink,
                     const Then& then) {
-    for (int64_t j = 0; j < PIECES; ++j) then(j);
+    multiply(p, kv, query, block, seen, run.logits, then);
     for (int64_t g = 0; g < p.group(); ++g)
-      shrink[g] = weigh_head(p, kv * p.group() + g, query + g * p.key_dim, block, kv * p.key_dim, seen, run.logits + g * KEYS,
-                             run.top[g], run.sum[g]);
+      shrink[g] = weigh_head(p, kv * p.group() + g, seen, run.logits + g * KEYS, run.top[g], run.sum[g]);
   }
 
-  // Logits of one head → weights e^(logit - top), the largest logit so far and the sum; returns what the sums before
-  // must be multiplied by.
-  static float weigh_head(const Paged& p, int64_t head, const T* query, const Block& block, int64_t at, const Seen& seen,
-                          float* logits, float& top, float& sum) {
+  // Products of the heads of a group with the keys of a block that are seen: KEYS numbers a head.
+  template <typename Then>
+  static void multiply(const Paged& p, int64_t kv, const T* query, const Block& block, const Seen& seen, float* products,
+                       const Then& then) {
+    for (int64_t j = 0; j < PIECES; ++j) then(j);
+    for (int64_t g = 0; g < p.group(); ++g, query += p.key_dim, products += KEYS)
+      for (int64_t t = seen.from; t < seen.to; ++t) {
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t d = 0; d < p.key_dim; ++d) sum += widen(query[d]) * widen(block.keys[t][kv * p.key_stride + d]);
+        products[t] = sum;
+      }
+  }
+
+  // Logits of one head before scale → weights e^(logit - top), the largest logit so far and the sum; returns what the sums
+  // before must be multiplied by.
+  static float weigh_head(const Paged& p, int64_t head, const Seen& seen, float* logits, float& top, float& sum) {
     const float before = top;
     for (int64_t t = seen.from; t < seen.to; ++t) {
-      float l = 0.0f;
-#pragma omp simd reduction(+ : l)
-      for (int64_t d = 0; d < p.key_dim; ++d) l += widen(query[d]) * widen(block.keys[t][at + d]);
-      l *= p.scale;
+      if (!seen.has(t)) continue;
+      float l = logits[t] * p.scale;
       if (p.softcap > 0) l = p.softcap * std::tanh(l / p.softcap);
       if (p.slopes) l -= p.slopes[head] * static_cast<float>(seen.ahead - t);
       logits[t] = l;
@@ -103,7 +119,7 @@ struct PlainBlock {
     }
     const float shrink = before == top ? 1.0f : std::exp(before - top);
     sum *= shrink;
-    for (int64_t t = seen.from; t < seen.to; ++t) sum += logits[t] = std::exp(logits[t] - top);
+    for (int64_t t = seen.from; t < seen.to; ++t) sum += logits[t] = seen.has(t) ? std::exp(logits[t] - top) : 0.0f;
     return shrink;
   }
 
@@ -140,7 +156,7 @@ inline float soften_as(const Paged& p, int64_t head, const Seen& seen, const flo
     l[j] = load(logits + 16 * j) * all(p.scale);
     if constexpr (!plain) {
       const auto below = [&](int64_t n) { return (1u << std::clamp(n - 16 * j, int64_t(0), int64_t(16))) - 1; };
-      real[j] = lanes(below(seen.to) & ~below(seen.from));
+      real[j] = lanes(below(seen.to) & ~below(seen.from) & uint32_t(seen.chosen >> 16 * j));
       l[j] = keep(real[j], l[j]);
       if (p.softcap > 0) l[j] = all(p.softcap) * tangent(l[j] / all(p.softcap));
       if (p.slopes) l[j] = fnma(all(p.slopes[head]), all(static_cast<float>(seen.ahead - 16 * j)) - places(), l[j]);
@@ -163,11 +179,11 @@ inline float soften_as(const Paged& p, int64_t head, const Seen& seen, const flo
 
 template <typename Sum, typename Put>
 inline float soften(const Paged& p, int64_t head, const Seen& seen, const float* logits, float& top, Sum& sum, const Put& put) {
-  if (seen.to <= seen.from) {
+  if (seen.none()) {
     for (int64_t at = 0; at < KEYS; at += 16) put(at, zero());
     return 1.0f;
   }
-  const bool plain = seen.from == 0 && seen.to == KEYS && p.softcap <= 0 && !p.slopes;
+  const bool plain = seen.from == 0 && seen.to == KEYS && seen.chosen == ALL && p.softcap <= 0 && !p.slopes;
   return plain ? soften_as<true>(p, head, seen, logits, top, sum, put) : soften_as<false>(p, head, seen, logits, top, sum, put);
 }
 
@@ -191,15 +207,21 @@ struct WideBlock {
   template <typename Then>
   static void weigh(const Paged& p, int64_t kv, const T* query, const Block& block, const Seen& seen, Running& run, float* shrink,
                     const Then& then) {
-    for (int64_t j = 0; j < PIECES; ++j) {
-      then(j);
-      if (16 * j + 16 <= seen.from || 16 * j >= seen.to) continue;
-      const T* keys = block.keys[j] + kv * p.key_dim;
-      by_four(p.group(), [&](auto G, int64_t g) { dots<G>(p, query + g * p.key_dim, keys, run.logits + g * KEYS + 16 * j); });
-    }
+    multiply(p, kv, query, block, seen, run.logits, then);
     for (int64_t g = 0; g < p.group(); ++g) {
       float* logits = run.logits + g * KEYS;
       shrink[g] = soften(p, kv * p.group() + g, seen, logits, run.top[g], run.sum[g], [&](int64_t at, Vec w) { store(logits + at, w); });
+    }
+  }
+
+  template <typename Then>
+  static void multiply(const Paged& p, int64_t kv, const T* query, const Block& block, const Seen& seen, float* products,
+                       const Then& then) {
+    for (int64_t j = 0; j < PIECES; ++j) {
+      then(j);
+      if (!seen.has_of(j)) continue;
+      const T* keys = block.keys[j] + kv * p.key_stride;
+      by_four(p.group(), [&](auto G, int64_t g) { dots<G>(p, query + g * p.key_dim, keys, products + g * KEYS + 16 * j); });
     }
   }
 
@@ -208,7 +230,7 @@ struct WideBlock {
   static inline void dots(const Paged& p, const T* query, const T* keys, float* logits) {
     constexpr int TOGETHER = SUMS / 6;  // keys beside four heads
     using Q = Products<T>;
-    const int64_t stride = p.key_stride(), dim = p.key_dim;
+    const int64_t stride = p.key_step(), dim = p.key_dim;
     Vec products[G][16];
 #pragma GCC unroll 4
     for (int t = 0; t < 16; t += TOGETHER) {
@@ -258,7 +280,7 @@ struct WideBlock {
         sums[g][v] = load(run.values + (head + g) * p.value_dim + at + 16 * v) * all(shrink[head + g]);
     for (int64_t j = 0; j < PIECES; ++j) {
       then(j);
-      if (16 * j + 16 <= seen.from || 16 * j >= seen.to) continue;
+      if (!seen.has_of(j)) continue;
       const T* values = block.values[j] + kv * p.value_stride + at;
       const float* weights = run.logits + head * KEYS + 16 * j;
       const int64_t from = std::max(seen.from - 16 * j, int64_t(0)), to = std::min(seen.to - 16 * j, int64_t(16));
@@ -283,7 +305,9 @@ struct WideBlock {
   template <typename Then>
   static void add(const Paged& p, int64_t kv, const Block& block, const Seen& seen, const float* shrink, Running& run,
                   const Then& then) {
-    for (int64_t at = 0; at < p.value_dim;) {
+    if (seen.none())
+      for (int64_t j = 0; j < PIECES; ++j) then(j);
+    for (int64_t at = 0; at < p.value_dim && !seen.none();) {
       const bool wide = at + 16 * MOST_VALUES <= p.value_dim;
       by_four(p.group(), [&](auto G, int64_t g) {
         const auto once = [&](int64_t j) { g == 0 && at == 0 ? then(j) : void(); };
@@ -301,12 +325,15 @@ template <typename T>
 struct Task {
   const Paged& p;
   const T *keys, *values;
-  int64_t row, from, to;  // key heads [from, to)
+  int64_t row, from, to;   // key heads [from, to)
+  const uint64_t* chosen;  // of each block, what the row attends to; null: all
 
   int64_t first() const { return p.firsts[row]; }
   int64_t last() const { return p.lasts[row]; }
   int64_t begin() const { return first() / KEYS * KEYS; }
-  Seen seen(int64_t at) const { return {std::max(first() - at, int64_t(0)), std::min(last() + 1 - at, KEYS), last() - at}; }
+  Seen seen(int64_t at) const {
+    return {std::max(first() - at, int64_t(0)), std::min(last() + 1 - at, KEYS), last() - at, chosen ? chosen[at / KEYS] : ALL};
+  }
 
   template <int64_t size>
   Places<T, size> places(int64_t at) const {
@@ -322,6 +349,7 @@ inline void fetch(const Task<T>& task, const T* const* tokens, const Seen& seen,
   __asm__ volatile("");  // a function that does nothing but this would be left out by the compiler
   const int64_t bytes = (task.to - task.from) * width * int64_t(sizeof(T)), stop = std::min(KEYS * (part + 1) / parts, seen.to);
   for (int64_t t = std::max(KEYS * part / parts, seen.from); t < stop; ++t) {
+    if (!seen.has(t)) continue;
     const char* own = (const char*)(tokens[t / size] + t % size * stride + task.from * width);
     for (const char* line = own - uintptr_t(own) % 64; line < own + bytes; line += 64) ask(line, true);
   }
@@ -360,7 +388,7 @@ void attend(const Task<T>& task, const Claim& claim, const T* query, T* out, flo
     const auto next = owner ? owner->template places<size>(next_at) : block;
     for (int64_t h = 0; h < heads; ++h) {
       const auto keys = [&](int64_t j) {
-        if (owner) fetch<size>(*owner, next.keys, next_seen, p.key_dim, p.key_stride(), h * PIECES + j, heads * PIECES);
+        if (owner) fetch<size>(*owner, next.keys, next_seen, p.key_stride, p.key_step(), h * PIECES + j, heads * PIECES);
       };
       Running mine = run(h);
       Way::add(p, from + h, block, seen, shrink + h * G, mine, keys);
@@ -384,7 +412,7 @@ struct Entries {
   int64_t count;
 
   void store(const Paged& p, int64_t i, T* keys, T* values) const {
-    const int64_t key_row = p.kv_heads * p.key_dim, value_row = p.kv_heads * p.value_dim;
+    const int64_t key_row = p.key_step(), value_row = p.kv_heads * p.value_dim;
     std::copy_n(key + i * key_stride, key_row, keys + slots[i] * key_row);
     if (value) std::copy_n(value + i * value_stride, value_row, values + slots[i] * value_row);
   }

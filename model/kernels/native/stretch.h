@@ -65,6 +65,8 @@ struct StretchTask {
   const X *query, *keys, *values;
   X* out;
   int64_t kv, from, to;
+  const uint64_t* chosen;  // of each block, what each token of the stretch attends to, `words` apart; null: all
+  int64_t words;
 
   int64_t group() const { return p.group(); }
   int64_t rows() const { return (to - from) * group(); }
@@ -122,7 +124,7 @@ struct StretchTask {
       const int64_t place = at + t - s.table_start, page = place / p.page_size;
       const bool there = place >= 0 && at + t <= last;
       const int64_t entry = there ? s.table[page] * p.page_size + place % p.page_size : 0;
-      key_rows[t] = there ? (const char*)(keys + entry * p.key_stride() + kv * p.key_dim) : nothing;
+      key_rows[t] = there ? (const char*)(keys + entry * p.key_step() + kv * p.key_stride) : nothing;
       value_rows[t] = there ? (const char*)(values + entry * p.value_step() + kv * p.value_stride) : nothing;
     }
     block.lay_keys(key_rows, p.key_dim, block.keys);
@@ -142,7 +144,8 @@ struct StretchTask {
       Number* to = soft;
       for (int64_t m = weights.blocks.start(b); m < weights.blocks.start(b) + weights.blocks.size(b); ++m, to += KEYS) {
         const int64_t own = position(row + m) - at;
-        const Seen keys_seen{std::max(firsts[token(row + m)] - at, int64_t(0)), std::min(own + 1, KEYS), own};
+        const uint64_t taken = chosen ? chosen[(token(row + m) - s.start) * words + at / KEYS] : ALL;
+        const Seen keys_seen{std::max(firsts[token(row + m)] - at, int64_t(0)), std::min(own + 1, KEYS), own, taken};
         Vec sum = load(parts(tops, row + m));
         shrink[m] = soften(p, head(row + m), keys_seen, logits + m * KEYS, tops[row + m], sum, [=](int64_t i, Vec w) { store(to + i, w); });
         store(parts(tops, row + m), sum);
