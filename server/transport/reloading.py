@@ -49,10 +49,10 @@ class Reloaded:
             log.warning("not reloaded: the old ones stay", what=self._what, why=why)
 
 
-async def keep_reloading(reloaded: Sequence[Reloaded], period: float = PERIOD) -> None:
+async def keep_reloading(reloaded: Sequence[Reloaded]) -> None:
     """Look at all of them until cancelled."""
     while True:
-        await asyncio.sleep(period)
+        await asyncio.sleep(PERIOD)
         for one in reloaded:
             one.look()
 

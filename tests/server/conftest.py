@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 
 import grpc
 import pytest
 import pytest_asyncio
 import structlog
+import uvicorn.server
 
 from tests.server.callers import Caller, ManyCaller, RestCaller, RpcCaller
 from tests.server.kit import Harness, fake_model, running
@@ -19,6 +22,18 @@ SCRIPT = "Hänsel und Gretel, 🐻 und der Wolf. END of it".encode()
 def plain_tracebacks() -> None:
     renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, renderer])
+
+
+@pytest.fixture(autouse=True, scope="package")
+def brief_ends() -> Iterator[None]:
+    """uvicorn looks every tenth of a second whether its connections have ended: here more often, for there are many."""
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.005))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uvicorn.server, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
+        yield
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

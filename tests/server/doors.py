@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from server.transport import reloading
 from tests.server.callers import Caller, RestCaller, RpcCaller
 from tests.server.kit import Harness
 
@@ -135,6 +136,12 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
     builder = builder.serial_number(x509.random_serial_number())
     return builder.not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=1))
+
+
+async def reread(server: Harness) -> None:
+    """Wait until its certificates and keys were looked at as they are now, whether or not they could be used."""
+    files = server.app.credentials.files
+    await until(lambda: all(reloading._stamp(one._paths) in (one._loaded, (one._told or ((),))[0]) for one in files))
 
 
 async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:

@@ -78,6 +78,7 @@ class TestModels:
             assert not stream.done()
             assert await caller.whole(model="new", prompt="abc", max_tokens=3)
             assert set(await operator.models()) == {"fake", "slow", "new"}
+            server.hurry()
             assert len((await stream)[0].tokens) == 100
             assert await server.total("dyno_requests_total", model="new", outcome="length") == 1
             await server.settled()
@@ -97,8 +98,11 @@ class TestModels:
                 while (await operator.models())["new"]["state"] != "ready":  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
 
-    @pytest.mark.parametrize("spec", ["new=bad", "new=failing", "new=dying"])
-    async def test_a_load_that_fails_says_why_and_changes_nothing(self, transport: str, spec: str) -> None:
+    @pytest.mark.parametrize(
+        ("spec", "why"),
+        [("new=bad", "ends too early"), ("new=failing", "model new fails: nan"), ("new=dying", "device is gone")],
+    )
+    async def test_a_load_that_fails_says_why_and_changes_nothing(self, transport: str, spec: str, why: str) -> None:
         async with administered(transport) as (server, operator, caller):
             engines = engines_built_by(server)
             stream = asyncio.create_task(caller.stream(**LONG))
@@ -106,16 +110,13 @@ class TestModels:
             refused = await refusal(operator.load(spec))
             assert [engine() for engine in engines] == [None] * (spec != "new=bad"), "its memory is free again"
             assert (refused.kind, refused.code, refused.param) == ("invalid", "load_failed", "model")
-            why = {"new=bad": "ends too early", "new=failing": "model new fails: nan", "new=dying": "device is gone"}[
-                spec
-            ]
             assert why in refused.message
             failed = (await operator.models())["new"]
             assert failed["state"] == "failed" and why in failed["error"]
             assert await operator.unload("new") == 0 and "new" not in await operator.models()
             assert (await refusal(operator.unload("new"))).kind == "not found"
-            assert set(server.app.service.models) == {"fake", "slow"}
-            assert set(server.app.premises.running._engines) == {"fake", "slow"}
+            assert set(server.app.service.models) == set(server.app.premises.running._engines) == {"fake", "slow"}
+            server.hurry()
             assert len((await stream)[0].tokens) == 100
             assert (await operator.load("new=fake"))["state"] == "ready", "it may be tried again"
 
@@ -195,10 +196,9 @@ class TestModels:
         async with administered(transport, fake_model("fake")) as (server, operator, caller):
             await operator.unload("fake")
             assert (await refusal(caller.whole(prompt="abc", max_tokens=1))).code == "no_model"
-            async with server.session.get(f"{server.url}/readyz") as response:
-                assert response.status == 503
-            async with server.session.get(f"{server.url}/livez") as response:
-                assert response.status == 200
+            for path, status in (("/readyz", 503), ("/livez", 200)):
+                async with server.session.get(server.url + path) as response:
+                    assert response.status == status
             await operator.load("fake")
             assert await caller.whole(prompt="abc", max_tokens=1)
 
@@ -220,6 +220,7 @@ class TestRequests:
             assert (running["phase"], waiting["phase"], young["choices"][0]["phase"]) == ("decode", "queued", "queued")
             assert running["prompt_tokens"] == len(SECRET) and 0 < running["completion_tokens"] < 100
             assert (running["max_tokens"], waiting["completion_tokens"]) == (100, 0)
+            server.hurry()
             await asyncio.gather(first, second)
             assert await operator.requests() == []
 
@@ -230,6 +231,7 @@ class TestRequests:
             await asyncio.sleep(0.1)
             oldest = (await operator.requests())[0]["id"]
             await operator.cancel(oldest)
+            server.hurry()
             ends = await asyncio.gather(*streams, return_exceptions=True)
             (refused,) = (end for end in ends if isinstance(end, Refused))
             assert refused.code == "cancelled" and "operator" in refused.message
@@ -254,8 +256,7 @@ class TestRequests:
                 return await server.total("dyno_cached_tokens_total", model="fake")
 
             assert await cached() == 0
-            found = await cached()
-            assert found > 0
+            assert (found := await cached()) > 0
             assert await operator.reset("fake") == ["fake"]
             assert await cached() == found, "nothing was found"
             assert sorted(await operator.reset()) == ["fake", "slow"]
@@ -269,6 +270,7 @@ class TestRequests:
             assert server.app.leaving.is_set() and server.app.service.phase is Phase.DRAINING
             assert (await refusal(caller.whole(**LONG))).code == "draining"
             assert (await refusal(operator.load("new=fake"))).code == "draining"
+            server.hurry()
             assert len((await stream)[0].tokens) == 100
 
 

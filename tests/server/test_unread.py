@@ -84,8 +84,11 @@ async def unread_many(server: Harness, n: int) -> AsyncIterator[Any]:
 
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("unread", [unread_rest, unread_rpc, unread_many])
-async def test_a_stream_that_nobody_reads_is_ended_before_its_end(unread: Any, n: int) -> None:
+async def test_a_stream_that_nobody_reads_is_ended_before_its_end(
+    unread: Any, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Long before a write has waited its time."""
+    monkeypatch.setattr(stall, "LOOK_SECONDS", 0.2)
     async with serving(Limits(stalled_write_seconds=1000)) as server, unread(server, n):
         await until(lambda: not server.app.service.active, 60)
         await server.settled()
@@ -93,15 +96,16 @@ async def test_a_stream_that_nobody_reads_is_ended_before_its_end(unread: Any, n
 
 
 @pytest.mark.parametrize("transport", ["rest", "grpc"])
-async def test_whole_answers_are_left_alone(transport: str) -> None:
+async def test_whole_answers_are_left_alone(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much is generated, and however little may wait."""
-    model = fake_model(script=b"x" * 3000, moe=False, context=1 << 13, blocks=1 << 12)
+    monkeypatch.setattr(stall, "LOOK_SECONDS", 0.02)
+    model = fake_model(script=b"x" * 1000, moe=False, context=1 << 13, blocks=1 << 12)
     limits = Limits(unsent_events=0)
     async with running(model, limits=limits) as server, grpc.aio.insecure_channel(server.target) as channel:
         caller: Caller = RestCaller(server) if transport == "rest" else RpcCaller(channel)
         for n in (1, 2):
-            told = await caller.whole(prompt="x", max_tokens=3000, logprobs=1, n=n)
-            assert [len(one.tokens) for one in told] == [3000] * n
+            told = await caller.whole(prompt="x", max_tokens=1000, logprobs=1, n=n)
+            assert [len(one.tokens) for one in told] == [1000] * n
 
 
 async def test_a_write_may_wait_until_something_piles_up(monkeypatch: pytest.MonkeyPatch) -> None:

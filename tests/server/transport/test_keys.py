@@ -17,7 +17,7 @@ from server.transport.auth.access import Authoriser, Standing
 from server.transport.auth.keys import ApiKey, KeysError, Role, digest_of, parse_keys, read_keys
 from tests.fakes import Clock
 from tests.server.callers import Refused
-from tests.server.doors import KEYS, caller_as, header, until, write_keys
+from tests.server.doors import KEYS, caller_as, header, reread, until, write_keys
 from tests.server.kit import Harness, fake_model, running
 
 KEY = "0123456789abcdef"
@@ -163,6 +163,7 @@ class TestCalls:
                 assert (refused.value.kind, refused.value.code) == ("exhausted", "too_many_requests")
                 assert refused.value.retry == 1 and "at most 2" in refused.value.message
             assert await bob.whole(prompt="abc", max_tokens=1), "others have places of their own"
+            server.hurry()
             await asyncio.gather(*held)
             assert await alice.whole(prompt="abc", max_tokens=1)
             assert server.app.service._places._taken == {}
@@ -188,6 +189,7 @@ class TestCalls:
                 await alice.whole(prompt="abc", max_tokens=1, n=2)
             assert refused.value.code == "too_many_requests"
             assert len(await alice.whole(prompt="abc", max_tokens=1)) == 1
+            server.hurry()
             await held
             assert len(await alice.whole(prompt="abc", max_tokens=1, n=3)) == 3
             assert server.app.service._places._taken == {}
@@ -219,7 +221,7 @@ class TestCalls:
                 await bob.whole(prompt="abc", max_tokens=1)
             assert refused.value.kind == "unauthenticated"
             write(path, "what is this?")  # it does not fall open
-            await asyncio.sleep(1.2)
+            await reread(server)
             async with caller_as(transport, server, None) as nobody:
                 with pytest.raises(Refused) as refused:
                     await nobody.whole(prompt="abc", max_tokens=1)
@@ -233,7 +235,7 @@ async def test_keys_are_in_no_log(tmp_path: Path, capfd: pytest.CaptureFixture[s
     async with running(fake_model(), api_keys_file=path) as server:
         await wrong_and_right(server)
         write_keys(path, "alice")
-        await asyncio.sleep(1.2)
+        await reread(server)
     told = capfd.readouterr()
     assert "reloaded" in told.out + told.err
     for key, _ in KEYS.values():

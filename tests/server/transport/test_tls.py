@@ -20,7 +20,7 @@ from cryptography import x509
 from server.limits import Limits
 from server.transport.tls import Identity, TlsError, TlsFiles
 from tests.server.callers import Caller, RestCaller, RpcCaller
-from tests.server.doors import Authority, Issued, channel_of
+from tests.server.doors import Authority, Issued, channel_of, reread
 from tests.server.kit import Harness, fake_model, running
 
 LONG = {"prompt": "abc", "max_tokens": 150, "ignore_eos": True}
@@ -64,7 +64,7 @@ async def becomes(server: Harness, transport: str, authority: Path, name: str) -
     """Within seconds, new connections get the certificate of this name."""
     async with asyncio.timeout(5):
         while await served_name(server, transport, authority) != name:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
 
 
 def files(own: Issued, client_ca: Path | None = None) -> dict[str, Any]:
@@ -101,13 +101,14 @@ class TestBoth:
             assert await served_name(server, transport, authority.cert) == "before"
             authority.issue("after", "server")
             await becomes(server, transport, authority.cert, "after")
+            server.hurry()
             assert len([piece async for piece in stream]) > 1, "what was under way goes on to its end"
 
     async def test_files_that_do_not_fit_change_nothing(self, transport: str, authority: Authority) -> None:
         own, other = authority.issue("good", "server"), authority.issue("other")
         async with running(fake_model(), **files(own)) as server:
             shutil.copy(other.cert, own.cert)  # the key is still the old one's
-            await asyncio.sleep(1.2)
+            await reread(server)
             assert await served_name(server, transport, authority.cert) == "good"
             shutil.copy(other.key, own.key)
             await becomes(server, transport, authority.cert, "other")
@@ -134,7 +135,7 @@ class TestBoth:
             async with calling(transport, server, authority.cert, old) as caller:
                 assert await caller.whole(prompt="abc", max_tokens=1)
             shutil.copy(after.cert, trusted)
-            await asyncio.sleep(1.5)
+            await reread(server)
             async with calling(transport, server, authority.cert, new) as caller:
                 assert await caller.whole(prompt="abc", max_tokens=1)
             async with calling(transport, server, authority.cert, old) as caller:
@@ -153,7 +154,7 @@ class TestBoth:
 
     async def test_half_a_handshake_is_cut_off(self, transport: str, authority: Authority) -> None:
         settings = files(authority.issue("server"))
-        async with running(fake_model(), limits=Limits(head_seconds=0.5), **settings) as server:
+        async with running(fake_model(), limits=Limits(head_seconds=0.2), **settings) as server:
             port = server.app.http_port if transport == "rest" else server.app.grpc_port
             began = time.monotonic()
             reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -75,7 +75,7 @@ async def statuses(server: Harness, authority: Authority | None, raw: bytes, lat
 async def test_what_is_refused_is_refused_once(
     what: str, authority: Authority | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(wire, "LINGER_SECONDS", 0.3)
+    monkeypatch.setattr(wire, "LINGER_SECONDS", 0.1)
     raw, wanted = REFUSED[what]
     async with served(authority) as server:
         assert await statuses(server, authority, raw) == wanted

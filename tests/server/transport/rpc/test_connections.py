@@ -98,7 +98,7 @@ def test_the_library_knows_every_option() -> None:
 
 
 async def test_an_old_connection_is_renewed_and_its_streams_end_well() -> None:
-    sampling = pb.SamplingParameters(max_tokens=150, ignore_eos=True)
+    sampling = pb.SamplingParameters(max_tokens=80, ignore_eos=True)
     request = pb.StreamGenerateRequest(request=pb.GenerateRequest(prompt="abc", sampling=sampling))
     async with (
         running(fake_model(sleep=0.01), grpc_connection_seconds=0.3) as server,
@@ -108,7 +108,7 @@ async def test_an_old_connection_is_renewed_and_its_streams_end_well() -> None:
         async with connected(server) as raw:
             assert await asyncio.wait_for(raw.until_goaway(), 5) == 0
         messages = [message async for message in stub.StreamGenerate(request)]
-        assert messages[-1].finished.usage.completion_tokens == 150, "it lasted longer than its connection may"
+        assert messages[-1].finished.usage.completion_tokens == 80, "it lasted longer than its connection may"
         assert await stub.Generate(pb.GenerateRequest(prompt="abc")), "over a new one"
 
 
@@ -216,6 +216,7 @@ async def test_errors_tell_what_they_are_about() -> None:
         server.app.service.drain()
         said = await said_of(stub.ListModels(pb.ListModelsRequest()))
         assert said["ErrorInfo"].reason == "DRAINING" and said["RetryInfo"].retry_delay.seconds == 1
+        server.hurry()
         await asyncio.gather(*held)
 
 
