@@ -108,15 +108,18 @@ class TestBoth:
             "--warmup",
             "0",
         ]
-        for arguments in (["generate", "abc", "--max-tokens", "3"], ["load", *load]):
-            code, told = await dyno(*arguments, *target, *flags, "--api-key", KEY, "--json")
-            assert code == 0, told
         variables = {"DYNO_API_KEY": KEY, "DYNO_CA": str(authority.cert)}
         variables |= {"DYNO_CERT": str(own.cert), "DYNO_KEY": str(own.key)}
-        code, told = await dyno("models", *target, **variables)
-        assert code == 0 and "fake" in told
-        code, told = await dyno("models", *target, *flags)
-        assert code == 1 and "an API key is needed" in told
+        generated, loaded, listed, refused = await asyncio.gather(
+            dyno("generate", "abc", "--max-tokens", "3", *target, *flags, "--api-key", KEY, "--json"),
+            dyno("load", *load, *target, *flags, "--api-key", KEY, "--json"),
+            dyno("models", *target, **variables),
+            dyno("models", *target, *flags),
+        )
+        assert generated[0] == 0, generated[1]
+        assert loaded[0] == 0, loaded[1]
+        assert listed[0] == 0 and "fake" in listed[1]
+        assert refused[0] == 1 and "an API key is needed" in refused[1]
 
 
 async def dyno(*arguments: str, **variables: str) -> tuple[int | None, str]:

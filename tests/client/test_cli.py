@@ -203,12 +203,12 @@ def test_their_help_is_the_one_that_lists_their_options(command: tuple[str, ...]
     assert became[3:] == [*command[1:], "--help"]
 
 
-@pytest.mark.parametrize("command", ["serve", "inspect"])
-def test_their_help_names_what_was_typed(command: str) -> None:
+@pytest.mark.parametrize(("command", "flag"), [("serve", "--scale"), ("train", "--threads"), ("inspect", "--scale")])
+def test_their_help_names_what_was_typed(command: str, flag: str) -> None:
     with start(command, "--help") as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert f"sage: dyno {command} [" in out and "--scale" in out
+    assert f"sage: dyno {command} [" in out and flag in out
 
 
 def test_a_client_alone_says_that_it_has_no_server(monkeypatch: pytest.MonkeyPatch) -> None:

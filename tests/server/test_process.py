@@ -188,6 +188,12 @@ async def test_without_its_engine_it_leaves_by_itself_and_says_so() -> None:
 
 
 async def test_it_answers_while_it_loads_and_ends_when_told_to() -> None:
+    async def told_to_end() -> int:
+        async with serving("--model", "late") as server:
+            server.signal()
+            return await server.exit_code()
+
+    ending = asyncio.create_task(told_to_end())
     async with serving("--model", "late") as server:
         assert await server.status("/livez") == 200
         async with server.session.get(f"{server.url}/readyz") as response:
@@ -195,9 +201,7 @@ async def test_it_answers_while_it_loads_and_ends_when_told_to() -> None:
         async with server.session.post(f"{server.url}/v1/completions", json={"prompt": "x"}) as response:
             assert response.status == 503 and "retry-after" in response.headers
         await server.ready()
-    async with serving("--model", "late") as server:
-        server.signal()
-        assert await server.exit_code() == 0
+    assert await ending == 0
 
 
 async def complaint(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
@@ -231,11 +235,11 @@ def nobody_reads(process: asyncio.subprocess.Process, stream: int) -> None:
 async def test_what_cannot_be_said_does_not_change_the_exit_code() -> None:
     process = await begin("--model", "x", "--port", "x")
     nobody_reads(process, 2)
-    assert await asyncio.wait_for(process.wait(), 20) == 2
-    await process.communicate()
     with Path("/dev/full").open("wb") as full:  # noqa: ASYNC230
         code, words = await complaint(await begin("--model", "x", "--port", "0", "--grpc-port", "0", stdout=full))
     assert code == 1 and words.startswith("dyno serve: model 'x': no folder") and words.count("\n") == 1, words
+    assert await asyncio.wait_for(process.wait(), 20) == 2
+    await process.communicate()
 
 
 async def test_a_port_in_use_is_one_clear_line() -> None:
@@ -252,11 +256,13 @@ async def test_a_port_in_use_is_one_clear_line() -> None:
 
 
 async def test_wrong_settings_are_one_clear_line() -> None:
-    assert await real("--model", "x", "--port", "x") == (
+    typed, (code, words) = await asyncio.gather(
+        real("--model", "x", "--port", "x"), real(DYNO_MODEL="x", DYNO_HOST="0.0.0.0")
+    )
+    assert typed == (
         2,
         "dyno serve: port: Input should be a valid integer, unable to parse string as an integer, got 'x'\n",
     )
-    code, words = await real(DYNO_MODEL="x", DYNO_HOST="0.0.0.0")
     assert code == 2 and words.count("\n") == 1 and "--allow-unauthenticated" in words
 
 
