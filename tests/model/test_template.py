@@ -26,7 +26,8 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_a_template_without_end_is_ended(name: str) -> None:
+def test_a_template_without_end_is_ended(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChatTemplate, "SECONDS", 0.2)
     template, began = ChatTemplate(ENDLESS[name], {}), time.monotonic()
     with pytest.raises(ValueError, match="messages: the chat template refused them"):
         template.render(ONE)
