@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import fastapi.dependencies.models
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.config import Architecture, Attention, Block, FeedForward, Full, Grouped, MoE
@@ -214,9 +215,9 @@ async def running(
 ) -> AsyncIterator[Harness]:
     """The application serving these models; with `loading` its listeners only. `more` are settings."""
     app = Application(settings(**more), build_fakes, limits)
-    await app.listen()
     harness: Harness | None = None
     try:
+        await app.listen()
         async with aiohttp.ClientSession() as session:
             harness = Harness(app, session)
             if not loading:
@@ -227,3 +228,11 @@ async def running(
     finally:
         if harness is None or not harness.left:
             await app.stop()
+        _forget()
+
+
+def _forget() -> None:
+    """FastAPI keeps the routes of every application, and so its listeners, which cannot end with the interpreter."""
+    for kept in vars(fastapi.dependencies.models).values():
+        if hasattr(kept, "cache_clear"):
+            kept.cache_clear()

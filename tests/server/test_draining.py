@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 
 import aiohttp
 import grpc
@@ -136,3 +138,13 @@ async def _answer(stub: InferenceServiceStub) -> pb.GenerateResponse:
 async def _streamed(session: aiohttp.ClientSession, url: str, **more: int) -> bytes:
     async with session.post(f"{url}/v1/completions", json=BODY | more) as response:
         return await response.read()
+
+
+async def test_nothing_holds_a_server_that_has_ended() -> None:
+    """Or its listener ends with the interpreter, when gRPC cannot do that any more and says so on stderr."""
+    async with running(fake_model()) as server:
+        ended = weakref.ref(server.app)
+    del server
+    await asyncio.sleep(0)
+    gc.collect()
+    assert ended() is None
