@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from client.load.arrivals import Closed
 from client.load.record import Run
 from client.load.statistics import Summary
 from client.load.steady import overloaded
-from client.units import percent
+from client.units import milliseconds, percent
 
 _LATE_SECONDS, _LATE_SHARE = 0.002, 0.01
 _HELD_UP = 0.01  # seconds
 _CACHED = 0.05  # of the prompt tokens: so much is chance, or a few words that tales begin with
 _SEEN = 0.99  # of the tokens: a few have no text yet, as half a character
 _BUSY = 0.9  # of one core: the client runs on one
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Why a run may not be believed: `what` in the same words for every run of which it is true, and by how many
+    seconds (a 99th percentile) where that was measured."""
+
+    what: str
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.what} ({milliseconds(self.seconds)} ms, 99th percentile)" if self.seconds else self.what
 
 
 def client_bound(run: Run) -> bool:
@@ -46,19 +60,24 @@ def in_pieces(run: Run) -> bool:
     return sum(len(r.arrivals) for r in answered) < _SEEN * least
 
 
-def warnings(run: Run) -> tuple[str, ...]:
+def flaws(run: Run) -> tuple[Flaw, ...]:
     """What a reader must know before believing the run; empty when all is well."""
     found = []
     if run.interrupted:
-        found.append("the run was stopped before every request was answered")
+        found.append(Flaw("the run was stopped before every request was answered"))
     found += of_the_client(run)
     if in_pieces(run):
-        found.append("the server sent several tokens at once and told no ids: times between tokens are between pieces")
+        told = "the server sent several tokens at once and told no ids: times between tokens are between pieces"
+        found.append(Flaw(told))
     if not isinstance(run.arrivals, Closed) and overloaded(run.records):
-        found.append(
-            "requests waited ever longer: the rate is above what the server holds, and latencies grow with time"
-        )
+        told = "requests waited ever longer: the rate is above what the server holds, and latencies grow with time"
+        found.append(Flaw(told))
     return tuple(found)
+
+
+def warnings(run: Run) -> tuple[str, ...]:
+    """The same in words."""
+    return tuple(map(str, flaws(run)))
 
 
 def of_the_prompts(summary: Summary) -> list[str]:
@@ -69,14 +88,14 @@ def of_the_prompts(summary: Summary) -> list[str]:
     return [f"{share} of the prompts were cached, from an earlier run perhaps; --seed N sends others"]
 
 
-def of_the_client(run: Run) -> list[str]:
-    """Warnings that the client earned, not the server."""
+def of_the_client(run: Run) -> list[Flaw]:
+    """Flaws that the client earned, not the server."""
     found = []
     if sent_late(run):
-        found.append("the client sent late (99th percentile of the lag above 2 ms and 1 % of the time to first token)")
+        told = "the client sent late (99th percentile of the lag above 2 ms and 1 % of the time to first token)"
+        found.append(Flaw(told))
     if held_up(run):
-        ms = run.held_up * 1e3
-        found.append(f"the client was held up itself ({ms:.0f} ms, 99th percentile): what came meanwhile seems late")
+        found.append(Flaw("the client was held up itself, so what came meanwhile seems late", run.held_up))
     if client_bound(run):
-        found.append("the client used a whole core: it, not the server, may have set the pace")
+        found.append(Flaw("the client used a whole core: it, not the server, may have set the pace"))
     return found

@@ -17,7 +17,8 @@ from client.units import plain
 @dataclass(frozen=True, slots=True)
 class Tried:
     """One rate on one architecture: which share of the requests met the objective, whether that is enough, and what
-    was measured. `warnings` are of the client: a rate that it could not send says nothing of the server."""
+    was measured. `warnings` are of the client, in the same words for every rate: a rate that it could not send says
+    nothing of the server."""
 
     architecture: int
     rate: float
@@ -48,7 +49,7 @@ def judged(search: Search, objective: Objective, architecture: int, rate: float,
         waited_longer=waited_longer,
         first_token_p95=summary.first_token.p95 if summary.first_token.count else None,
         total_p95=summary.total.p95 if summary.total.count else None,
-        warnings=tuple(of_the_client(run)),
+        warnings=tuple(flaw.what for flaw in of_the_client(run)),
     )
 
 

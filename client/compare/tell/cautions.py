@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from client.compare.judge import losses
 from client.compare.judge.bits import unknowing
@@ -12,9 +13,9 @@ from client.compare.measure.results import Results
 from client.compare.measure.searching import unsteady
 from client.compare.plan.schedule import SURE_ROUNDS
 from client.compare.tell.control import distrust
-from client.load.judgement import warnings
+from client.load.judgement import Flaw, flaws
 from client.load.workload import Prompts
-from client.units import percent, plain, several
+from client.units import milliseconds, percent, plain, several
 
 _CACHED_APART = 0.05  # of the prompt tokens, between architectures
 _CACHED_BY_CHANCE = 0.1
@@ -28,8 +29,7 @@ def cautions(findings: Findings) -> tuple[str, ...]:
     if results.gone:
         said.insert(0, f"ended early: {results.gone}; what was measured until then is here")
     said += distrust(findings)
-    said += [f"{names[m.cell.architecture]}: {w}" for m in results.measured for w in warnings(m.run)]
-    said += _searching(results)
+    said += _flawed(results) + _searching(results)
     said += _cached(findings) + _short(results) + _unsettled(results) + _judged(results)
     if results.interrupted:
         said.append("the comparison was stopped early: some cells are missing or shorter than planned")
@@ -46,6 +46,27 @@ def cautions(findings: Findings) -> tuple[str, ...]:
             f"explain, so the machine was not quiet: {'; '.join(worst)}"
         )
     return tuple(dict.fromkeys(said))
+
+
+def _flawed(results: Results) -> list[str]:
+    """What is wrong with single runs, each flaw once: of whom, at which load, in how many rounds, and how badly."""
+    places: dict[str, list[str]] = {}
+    for i, name in enumerate(results.names):
+        for level, load in enumerate(results.loads):
+            runs = [m.run for m in results.of(i, level)]
+            found: dict[str, list[Flaw]] = {}
+            for flaw in (one for run in runs for one in flaws(run)):
+                found.setdefault(flaw.what, []).append(flaw)
+            for what, some in found.items():
+                of = f"{name} at {load}, {len(some)} of {several(len(runs), 'round')}{_worst(some)}"
+                places.setdefault(what, []).append(of)
+    return [f"{what}: {'; '.join(some)}" for what, some in places.items()]
+
+
+def _worst(some: Sequence[Flaw]) -> str:
+    """The most seconds of the same flaw, if they were measured."""
+    most = max(one.seconds for one in some)
+    return f", {'at worst ' if len(some) > 1 else ''}{milliseconds(most)} ms (99th percentile)" if most else ""
 
 
 def _searching(results: Results) -> list[str]:

@@ -104,6 +104,20 @@ def late(made: Results, architectures: tuple[int, ...]) -> Results:
 
 def test_what_is_to_be_known_of_several_is_said_once() -> None:
     [said] = notes(conclude(late(results((0.1, 0.2, 0.3)), (0, 2))))
-    assert said.startswith("arch0, arch2: the client sent late")
-    [said] = notes(conclude(late(results(), (0, 1))))
-    assert said.startswith("every architecture: the client sent late")
+    assert said.startswith("the client sent late (")
+    assert said.endswith("): arch0 at 2/s, Poisson, 5 of 5 rounds; arch2 at 2/s, Poisson, 5 of 5 rounds")
+    blind = quiet(results())
+    blind.unscored = ("no scores there",) * 2
+    assert notes(conclude(blind)) == ("every architecture: not scored: no scores there",)
+
+
+def test_one_note_has_every_round_of_a_flaw_and_its_worst() -> None:
+    """Seconds differ from round to round, and would make a note of each."""
+    made = results()
+    for n, m in enumerate(made.measured):
+        held = 0.1 + n / 1000 if m.cell.architecture or not m.cell.repeat else 0.0
+        made.measured[n] = replace(m, run=replace(m.run, held_up=held))
+    assert notes(conclude(made)) == (
+        "the client was held up itself, so what came meanwhile seems late: arch0 at 2/s, Poisson, 1 of 5 rounds, "
+        "100 ms (99th percentile); arch1 at 2/s, Poisson, 5 of 5 rounds, at worst 109 ms (99th percentile)",
+    )

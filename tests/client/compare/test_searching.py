@@ -156,3 +156,11 @@ def test_what_was_found_is_told_in_words() -> None:
     assert "arch1, searching, 1 of 1 times: the client sent late" in cautions(conclude(whole))
     whole.tried += [replace(one, held=not one.held) for one in whole.tried]
     assert "arch0, searching: held at one time and failed at another: 8.00/s" in cautions(conclude(whole))
+
+
+def test_a_client_that_was_held_up_differently_has_one_caution() -> None:
+    whole = results()
+    runs = [replace(run([record(0, 0.1)]), held_up=held) for held in (0.1, 0.2)]
+    whole.tried = [judged(SEARCH, Objective(first_token=0.5), 0, 2.0, one) for one in runs]
+    said = [one for one in cautions(conclude(whole)) if "held up" in one]
+    assert said == ["arch0, searching, 2 of 2 times: the client was held up itself, so what came meanwhile seems late"]
