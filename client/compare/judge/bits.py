@@ -16,7 +16,7 @@ from client.compare.judge.bootstrap import Interval
 from client.compare.judge.paired import LEVEL
 from client.compare.judge.ranks import holm
 from client.compare.judge.student import Mean, mean
-from client.compare.judge.words import Verdict
+from client.compare.judge.words import Verdict, after_correction
 from client.compare.measure.quality import Band, Quality, Scored, bits_per_byte
 from client.compare.measure.results import Results
 
@@ -38,6 +38,12 @@ class Apart:
         if not (self.interval.without(0.0) and self.adjusted < 1 - LEVEL):
             return Verdict.NOT_SHOWN
         return Verdict.BETTER if self.difference < 0 else Verdict.WORSE
+
+    @property
+    def said(self) -> str:
+        """The verdict, and why it is for neither where the interval alone leaves out 0."""
+        uncorrected = self.verdict is Verdict.NOT_SHOWN and self.interval.without(0.0)
+        return after_correction(self.adjusted) if uncorrected else self.verdict
 
     def __str__(self) -> str:
         """ "+0.0071 [0.0042, 0.0100]" """

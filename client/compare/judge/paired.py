@@ -17,7 +17,7 @@ import numpy as np
 from client.compare.judge.bootstrap import DRAWS, Floats, Interval, interval
 from client.compare.judge.ranks import holm, signed_rank_p
 from client.compare.judge.student import mean, quantile
-from client.compare.judge.words import Verdict
+from client.compare.judge.words import Verdict, after_correction
 from client.compare.plan.schedule import SURE_ROUNDS
 from client.load.record import Record
 
@@ -83,6 +83,13 @@ class Difference:
         if self.rounds < SURE_ROUNDS:
             return Verdict(f"seems {word}") if abs(log(self.ratio)) > self.reach else Verdict.NOT_SHOWN
         return Verdict(word) if self.adjusted < 1 - LEVEL else Verdict.NOT_SHOWN
+
+    @property
+    def said(self) -> str:
+        """The verdict, and why it is for neither where the interval alone leaves out 1."""
+        if self.verdict is not Verdict.NOT_SHOWN or not self.shown:
+            return self.verdict
+        return after_correction(self.adjusted if self.rounds >= SURE_ROUNDS else None)
 
     @property
     def told_apart(self) -> bool:

@@ -55,3 +55,9 @@ class Verdict(StrEnum):
     def sure(self) -> bool:
         """Whether it is for one of the two, and no leaning."""
         return not self.leans and self not in (Verdict.NOT_SHOWN, Verdict.NONE)
+
+
+def after_correction(p: float | None) -> str:
+    """What is said where an interval for itself shows a difference, and correction leaves none: "no difference shown
+    (p 0.19 after correction)"; without p where a test has no say yet."""
+    return f"{Verdict.NOT_SHOWN} ({'' if p is None else f'p {p:.3g} '}after correction)"

@@ -59,7 +59,7 @@ def _qualities(findings: Findings) -> list[tuple[str, str]]:
 def _bits(results: Results, where: str, one: Stretch) -> list[tuple[str, str]]:
     """The numbers, and the differences where texts were kept apart."""
     values = [nan if judged is None else judged.bits_per_byte for judged in one.judged]
-    apart = [f"{name} {found}, {found.verdict}" for name, found in zip(results.names, one.apart, strict=False) if found]
+    apart = [f"{name} {found}, {found.said}" for name, found in zip(results.names, one.apart, strict=False) if found]
     return [
         (f"Bits per byte {where}, less is better", _told(results, values, "{:.4f}".format)),
         (f"Bits per byte {where} against {results.names[0]}", "; ".join(apart)),

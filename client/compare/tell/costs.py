@@ -127,7 +127,7 @@ def _judged(name: str, i: int, judged: Quality | Band, apart: Apart | None, base
     if apart is None:
         return Row(name, i, value, told=f"{value:.4f}", tip=tip)
     low, high = (value - apart.difference + end for end in (apart.interval.low, apart.interval.high))
-    tip += f"; against {baseline} {apart}, {apart.verdict}"
+    tip += f"; against {baseline} {apart}, {apart.said}"
     return Row(name, i, value, low, high, f"{value:.4f}", tip, apart.verdict.sure)
 
 

@@ -18,6 +18,7 @@ from client.compare.judge.words import PART_NAMES, SHORT_NAMES
 from client.compare.measure.accounts import Account
 from client.compare.measure.results import Results
 from client.compare.measure.searching import told
+from client.compare.plan.schedule import SURE_ROUNDS
 from client.compare.tell.makeup import differing
 from client.load.arrivals import Closed
 from client.load.statistics import Summary
@@ -93,7 +94,7 @@ def _quality_rows(one: Stretch, baseline: str) -> list[tuple[str, ...]]:
     rows = [(f"bits per byte, {one.name}", *(f"{q.bits_per_byte:.4f}" if q else "–" for q in one.judged))]
     if any(one.apart):
         rows.append((f"against {baseline}, on the same texts", *(str(apart or "–") for apart in one.apart)))
-        rows.append(("verdict", *(apart.verdict if apart else "–" for apart in one.apart)))
+        rows.append(("verdict", *(apart.said if apart else "–" for apart in one.apart)))
     return rows
 
 
@@ -190,7 +191,14 @@ def difference_row(name: str, one: Difference) -> tuple[str, ...]:
     """One difference, its name first and its verdict last."""
     ms = f"{milliseconds(one.difference)} {_interval(one.difference_interval, 1e3)}"
     ratio = f"{plain(one.ratio)} {_interval(one.ratio_interval, 1.0)}"
-    return (name, SHORT_NAMES[one.metric], ms, ratio, f"{one.adjusted:.3g}", _least(one), one.verdict)
+    return (name, SHORT_NAMES[one.metric], ms, ratio, f"{one.adjusted:.3g}", _least(one), _verdict(one))
+
+
+def _verdict(one: Difference) -> str:
+    """As it is said, in no more letters where correction took it away."""
+    if one.said == one.verdict:
+        return one.verdict
+    return f"not shown (p {one.adjusted:.3g})" if one.rounds >= SURE_ROUNDS else "not shown, corrected"
 
 
 def _least(one: Difference) -> str:

@@ -55,7 +55,7 @@ def _ratios_at(findings: Findings, level: int) -> list[Group]:
 def _ratio(findings: Findings, i: int, level: int, one: Difference) -> Row:
     name, load, ends = findings.results.names[i], findings.results.loads[level], one.ratio_interval
     tip = f"{name}, {METRIC_NAMES[one.metric]}, {load}: {plain(one.ratio)} times as long "
-    tip += f"({plain(ends.low)} to {plain(ends.high)}), {one.verdict}"
+    tip += f"({plain(ends.low)} to {plain(ends.high)}), {one.said}"
     return Row(name, i, one.ratio, ends.low, ends.high, plain(one.ratio), tip, one.told_apart)
 
 

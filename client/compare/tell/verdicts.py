@@ -122,7 +122,7 @@ def _sentence(name: str, base: str, load: str, one: Difference) -> str:
     evidence = f"ratio {plain(one.ratio)}, {interval}, {one.pairs} {'pairs' if one.of_requests else 'rounds'}"
     if one.verdict is Verdict.NOT_SHOWN:
         evidence += f"; {_seen(one.smallest)} would have shown"
-    return f"At {load}, {metric} of {name} against {base}: {one.verdict} ({evidence})."
+    return f"At {load}, {metric} of {name} against {base}: {one.said} ({evidence})."
 
 
 def _seen(smallest: float) -> str:

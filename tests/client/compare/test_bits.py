@@ -63,6 +63,8 @@ def test_how_hard_a_text_is_cancels_out() -> None:
     assert back is not None and back.verdict == "better"
     unsure = apart(texts(*HARD), texts(*ELSEWHERE))
     assert unsure is not None and unsure.difference > 0.02 and unsure.verdict == Verdict.NOT_SHOWN
+    assert unsure.said == "no difference shown"
+    assert replace(found, adjusted=0.2).said == "no difference shown (p 0.2 after correction)"
 
 
 def test_a_text_counts_by_its_bytes() -> None:

@@ -113,6 +113,18 @@ def test_many_questions_ask_for_more_proof() -> None:
     assert among.adjusted == pytest.approx(0.21)
     assert among.smallest > alone.smallest > 1.0
     assert among.verdict == "no difference shown"
+    assert among.said == "no difference shown (p 0.21 after correction)"
+
+
+def test_a_verdict_that_correction_took_away_says_so() -> None:
+    """Beside an interval that leaves out 1 it would look like a contradiction; beside one that does not, it needs no
+    reason."""
+    apart = replace(compare("total", rounds(1.1, 5, noise=0.05)), adjusted=0.19)
+    assert apart.shown and apart.said == "no difference shown (p 0.19 after correction)"
+    assert replace(apart, adjusted=0.01).said == "slower"
+    assert replace(apart, ratio_interval=Interval(0.9, 1.2)).said == "no difference shown"
+    few = replace(apart, rounds=3, reach=1.0)
+    assert few.shown and few.said == "no difference shown (after correction)"
 
 
 def test_what_could_have_been_seen_shrinks_with_rounds() -> None:

@@ -80,6 +80,20 @@ def test_findings_in_words() -> None:
     assert "end to end of arch1 against arch0: slower (ratio 1.84, 95 % interval 1.84 to 1.84, 5 rounds)." in said[5]
 
 
+def test_what_correction_took_away_is_told_wherever_the_verdict_is() -> None:
+    """The interval of this difference leaves out 1."""
+    findings = conclude(results())
+    first, *others = findings.differences[1, 0]
+    findings = replace(findings, differences={(1, 0): (replace(first, adjusted=0.19), *others)})
+    said = "no difference shown (p 0.19 after correction)"
+    assert f"of arch1 against arch0: {said} (ratio 2.00, 95 % interval 2.00 to 2.00" in sentences(findings)[0]
+    assert difference_grid(findings, 0).rows[0][-1] == "not shown (p 0.19)"
+    assert f"2.00 times as long (2.00 to 2.00), {said}" in page(findings)
+    assert orjson.loads(orjson.dumps(document(findings)))["differences"][0]["metrics"][0]["verdict"] == (
+        "no difference shown"
+    ), "programs read the verdict alone"
+
+
 def test_the_page_says_what_is_corrected_for_what() -> None:
     """Two families: it must not say that there is one."""
     told = page(conclude(results()))
