@@ -123,7 +123,7 @@ def _check_message(param: str, message: Message, limits: Limits) -> None:
 
 def _check_sampling(wishes: SamplingWishes, model: ServedModel, limits: Limits) -> None:
     _number("temperature", wishes.temperature, 0, limits.temperature)
-    _count("top_k", wishes.top_k, 0, 2**31 - 1)
+    _count("top_k", wishes.top_k, -1, 2**31 - 1)
     _number("top_p", wishes.top_p, 0, 1)
     if wishes.top_p == 0:
         raise InvalidValue("top_p must be above 0 and at most 1, got 0", param="top_p")
@@ -201,7 +201,7 @@ def fitting_sampling(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
         temperature=temperature if temperature >= GREEDY_BELOW else 0.0,
-        top_k=_given(wishes.top_k, 0),
+        top_k=max(0, _given(wishes.top_k, 0)),  # -1, which other servers have for all
         top_p=_given(wishes.top_p, 1.0),
         min_p=_given(wishes.min_p, 0.0),
         presence_penalty=_given(wishes.presence_penalty, 0.0),

@@ -35,7 +35,7 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "min_tokens above default": ({"min_tokens": 17, "max_tokens": None}, "min_tokens", ("16", "17")),
     "temperature high": ({"temperature": 2.1}, "temperature", ("2.1", "between 0 and 2")),
     "temperature negative": ({"temperature": -0.1}, "temperature", ("-0.1",)),
-    "top_k negative": ({"top_k": -1}, "top_k", ("-1",)),
+    "top_k negative": ({"top_k": -2}, "top_k", ("-2",)),
     "top_p zero": ({"top_p": 0.0}, "top_p", ("0",)),
     "top_p high": ({"top_p": 1.01}, "top_p", ("1.01",)),
     "min_p high": ({"min_p": 1.5}, "min_p", ("1.5",)),

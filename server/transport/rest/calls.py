@@ -121,6 +121,6 @@ def _chat_max_tokens(body: ChatBody) -> int | None:
 
 
 def _chat_logprobs(body: ChatBody) -> int | None:
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise InvalidValue("top_logprobs needs logprobs to be true", param="top_logprobs")
     return (body.top_logprobs or 0) if body.logprobs else None

@@ -8,12 +8,13 @@ unless they hold a value that asks for nothing.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from server.errors import shown
+from server.transport.rest import foreign
 from server.transport.rest.forms import GuidedBody
 
 IGNORED = (
@@ -57,7 +58,11 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "images": (None, []),
     "tool_calls": (None, []),
     "tool_call_id": (None,),
+    **foreign.NEUTRAL,
+    **foreign.NEUTRAL_IN_COMPLETIONS,
 }
+UNSUPPORTED_IN_CHAT = UNSUPPORTED | foreign.NEUTRAL_IN_CHAT
+"""Two of these are supported in completions."""
 
 
 def read_prompt(value: object) -> tuple[str | tuple[int, ...], ...]:
@@ -127,6 +132,11 @@ def _are(kind: type, values: list[Any]) -> bool:
     return all(type(value) is kind for value in values)
 
 
+def _same(value: object, other: object) -> bool:
+    """Whether both are the same in JSON: 1 is 1.0, but not true."""
+    return value == other and (type(value) is bool) == (type(other) is bool)
+
+
 def _is_id(key: str) -> bool:
     return len(key) <= 20 and key.removeprefix("-").isdecimal() and key.isascii()
 
@@ -148,15 +158,14 @@ Content: TypeAlias = Annotated[str, PlainValidator(read_content), WithJsonSchema
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED
+
     @model_validator(mode="before")
     @classmethod
     def refuse_unsupported(cls, data: Any) -> Any:
         """What this server does not do is named before what is wrong: a message that calls a tool has no content."""
-        for name, harmless in UNSUPPORTED.items() if isinstance(data, dict) else ():
-            if name not in cls.model_fields or name not in data:
-                continue
-            value = data[name]
-            if not any(type(value) is type(good) and value == good for good in harmless):
+        for name, harmless in cls.unsupported.items() if isinstance(data, dict) else ():
+            if name in cls.model_fields and name in data and not any(_same(data[name], good) for good in harmless):
                 raise PydanticCustomError("unsupported", "is not supported by this server", {"field": name})
         return data
 
@@ -183,7 +192,7 @@ class ReadingBody(Body):
     split_special_tokens: bool | None = None
 
 
-class GenerationBody(GuidedBody, Body):
+class GenerationBody(GuidedBody, foreign.ForeignBody, Body):
     """What both generating routes take."""
 
     model: str | None = None
@@ -232,7 +241,7 @@ class GenerationBody(GuidedBody, Body):
     web_search_options: Any = None
 
 
-class CompletionBody(GenerationBody, ReadingBody):
+class CompletionBody(GenerationBody, foreign.ForeignCompletionBody, ReadingBody):
     prompt: Prompts
     logprobs: int | None = None
     echo: bool | None = None
@@ -264,7 +273,9 @@ class MessageBody(Body):
     tool_call_id: Any = None
 
 
-class ChatBody(GenerationBody):
+class ChatBody(GenerationBody, foreign.ForeignChatBody):
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED_IN_CHAT
+
     messages: list[MessageBody]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None

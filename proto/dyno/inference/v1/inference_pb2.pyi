@@ -678,7 +678,7 @@ class SamplingParameters(_message.Message):
     temperature: _builtins.float
     """0 is greedy; 0 to 2, unset means 1."""
     top_k: _builtins.int
-    """Keep only this many best tokens; 0 or unset is off."""
+    """Keep only this many best tokens; 0, -1 or unset is off."""
     top_p: _builtins.float
     """Keep the smallest set of best tokens with this probability mass; (0, 1], unset means 1."""
     min_p: _builtins.float

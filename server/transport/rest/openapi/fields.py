@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from server.administration.host import MOST_CACHE_TOKENS, MOST_SEED, SPEC_CHARS
 from server.limits import Limits
+from server.transport.rest.foreign import NEUTRAL_IN_CHAT
 from server.transport.rest.schema import IGNORED, IGNORED_IN_MESSAGES, UNSUPPORTED
 
 Told: TypeAlias = dict[str, Any]
@@ -25,7 +27,7 @@ def told(text: str, default: Any = None, **keywords: Any) -> Told:
 def fields(limits: Limits) -> dict[str, dict[str, Told]]:
     """What is told of every field, by names of shape and field; those under "" mean the same in every shape."""
     return {
-        "": {**_generation(limits), **_reading(), **_sampling(limits), **_refused()},
+        "": {**_generation(limits), **_reading(), **_sampling(limits), **_refused(UNSUPPORTED)},
         "CompletionBody": _completion(limits),
         "ChatBody": _chat(limits),
         "MessageBody": _message(limits),
@@ -96,7 +98,7 @@ def _sampling(limits: Limits) -> dict[str, Told]:
         "max_tokens": told("Most tokens to generate; with the prompt within the model's context.", minimum=0),
         "min_tokens": told("No end before this many; at most `max_tokens`.", 0, minimum=0),
         "temperature": told("0 is greedy.", 1, minimum=0, maximum=limits.temperature),
-        "top_k": told("Keep only this many best tokens; 0 is off.", 0, minimum=0, maximum=INT32 - 1),
+        "top_k": told("Keep only this many best tokens; 0 and -1 are off.", 0, minimum=-1, maximum=INT32 - 1),
         "top_p": told("Keep the smallest set of best tokens of this mass.", 1, exclusiveMinimum=0, maximum=1),
         "min_p": told("Keep tokens of at least this part of the best one's probability.", 0, minimum=0, maximum=1),
         "presence_penalty": told("Subtracted from the logit of every token already generated.", 0, **penalty),
@@ -131,11 +133,11 @@ def _sampling(limits: Limits) -> dict[str, Told]:
     }
 
 
-def _refused() -> dict[str, Told]:
+def _refused(unsupported: Mapping[str, tuple[Any, ...]]) -> dict[str, Told]:
     """Known from other servers, and refused unless they ask for nothing."""
     return {
         name: told(NOT_OFFERED, enum=sorted(harmless, key=lambda value: value is None))
-        for name, harmless in UNSUPPORTED.items()
+        for name, harmless in unsupported.items()
     }
 
 
@@ -161,6 +163,7 @@ def _completion(limits: Limits) -> dict[str, Told]:
 
 def _chat(limits: Limits) -> dict[str, Told]:
     return {
+        **_refused(NEUTRAL_IN_CHAT),
         "messages": told(
             "The conversation, oldest message first; the last one may not be blank. All texts together have at most "
             f"{limits.content_chars} characters.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 
 from dyno.inference.v1 import inference_pb2 as pb
 from server.limits import Limits
+from server.transport.rest.foreign import NEUTRAL, NEUTRAL_IN_CHAT, NEUTRAL_IN_COMPLETIONS
 from server.transport.rest.forms import StructuredOutputs
 from server.transport.rest.schema import IGNORED, UNSUPPORTED, ChatBody, CompletionBody
 
-PAGE = " ".join((Path(__file__).parents[4] / "docs" / "requests.md").read_text().split())
+TEXT = (Path(__file__).parents[4] / "docs" / "requests.md").read_text()
+PAGE = " ".join(TEXT.split())
 WORDS = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]*)`", PAGE))))
 OF_MESSAGES = {"annotations", "name", "refusal", "tool_calls"}
 
@@ -34,6 +37,16 @@ def test_what_is_refused_is_named(name: str) -> None:
 )
 def test_every_field_of_grpc_is_named(name: str) -> None:
     assert name in WORDS
+
+
+def test_every_neutral_value_is_in_the_table() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", TEXT.partition("## Fields of vLLM and SGLang")[2], re.MULTILINE))
+    completions, chat = NEUTRAL | NEUTRAL_IN_COMPLETIONS, NEUTRAL | NEUTRAL_IN_CHAT
+    assert completions.keys() <= CompletionBody.model_fields.keys() and chat.keys() <= ChatBody.model_fields.keys()
+    assert rows.keys() == completions.keys() | chat.keys()
+    for name, values in (completions | chat).items():
+        told = [json.loads(value) for value in re.findall(r"`(.*?)`", rows[name])]
+        assert told == [value for value in values if value is not None], name
 
 
 def test_limits_are_as_the_page_says() -> None:
