@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from server.call import Conversation, GenerateCall, Prompt, Reading
 from server.engine.constraint import AllowedIds, Constraint
 from server.engine.request import Request
-from server.errors import InvalidValue
+from server.errors import InvalidValue, field_of
 from server.guidance.guides import Guides
 from server.limits import Limits
 from server.models import ServedModel
@@ -29,8 +29,9 @@ class Preparation:
         """One request a choice, by index. Raises InvalidRequest."""
         check_call(call, model, self.limits)
         requests: list[Request] = []
-        for prompt in call.prompts:
-            ids = await self._token_ids(model, prompt, call.reading)
+        for index, prompt in enumerate(call.prompts):
+            which = "prompt" if len(call.prompts) == 1 else f"prompt[{index}]"
+            ids = await self._token_ids(model, prompt, call.reading, which)
             requests += self._continuations(id, call, model, ids, arrived, first=len(requests))
         for request, constraint in zip(requests, await self._constraints(call, model, len(requests)), strict=True):
             request.constraint = constraint
@@ -72,7 +73,7 @@ class Preparation:
             for choice in range(call.n or 1)
         ]
 
-    async def _token_ids(self, model: ServedModel, prompt: Prompt, reading: Reading) -> tuple[int, ...]:
+    async def _token_ids(self, model: ServedModel, prompt: Prompt, reading: Reading, which: str) -> tuple[int, ...]:
         if isinstance(prompt, tuple):
             return prompt
         if isinstance(prompt, str):
@@ -80,8 +81,9 @@ class Preparation:
         else:
             ids = await self._render(model, prompt)
         if not ids:
-            param = "messages" if isinstance(prompt, Conversation) else "prompt"
-            raise InvalidValue(f"{param} must come to at least one token for this model, got none", param=param)
+            which = "messages" if isinstance(prompt, Conversation) else which
+            message = f"{which} must come to at least one token for this model, got none"
+            raise InvalidValue(message, param=field_of(which))
         if max(ids) >= model.vocab:  # a special token beyond the embedding, in a text or from a template
             text = f"the prompt has the token id {max(ids)}; token ids of this model run from 0 to {model.vocab - 1}"
             raise InvalidValue(text, param="prompt" if isinstance(prompt, str) else "messages")

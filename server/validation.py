@@ -86,7 +86,6 @@ def _check_prompts(prompts: Sequence[Prompt], model: ServedModel, limits: Limits
             _check_conversation(prompt, model, limits)
         elif isinstance(prompt, str):
             check_text(param, prompt, limits)
-            _not_blank(param, prompt)
         elif not prompt:
             raise InvalidValue(f"{param} must have at least one token id, got none", param="prompt")
         else:

@@ -20,8 +20,7 @@ USER = {"role": "user", "content": "hi"}
 
 # name: (what is changed about a good request, the field at fault, words that the message must have)
 CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
-    "prompt empty": ({"prompt": ""}, "prompt", ()),
-    "prompt blank": ({"prompt": " \n\t"}, "prompt", ()),
+    "prompt empty": ({"prompt": ""}, "prompt", ("token",)),
     "prompt of NUL": ({"prompt": "a\0b"}, "prompt", ("NUL",)),
     "prompt long": ({"prompt": "x" * (LIMITS.content_chars + 1)}, "prompt", (str(LIMITS.content_chars),)),
     "ids empty": ({"token_ids": []}, "prompt", ()),
@@ -172,7 +171,10 @@ async def test_no_sampling_number_may_be_infinite(
         {"temperature": 2},
         {"top_p": 1e-12},
         {"top_p": 1},
+        {"prompt": "\n"},
+        {"prompt": " \t"},
         {"top_k": 0},
+        {"top_k": -1},
         {"top_k": 2**31 - 1},
         {"min_p": 1},
         {"presence_penalty": -2, "frequency_penalty": 2},

@@ -47,6 +47,15 @@ async def test_what_is_not_asked_for_has_the_documented_default() -> None:
     assert (request.arrived, request.deadline) == (100.0, 100.0 + Limits().request_seconds)
 
 
+async def test_white_space_is_a_prompt_where_it_comes_to_tokens() -> None:
+    requests = await prepared(GenerateCall(None, ("\n", " ")))
+    assert [request.prompt for request in requests] == [(10,), (32,)]
+    with pytest.raises(InvalidValue, match=r"^prompt must come to at least one token"):
+        await prepared(GenerateCall(None, ("",)))
+    with pytest.raises(InvalidValue, match=r"^prompt\[1\] must come to at least one token"):
+        await prepared(GenerateCall(None, (" ", "")))
+
+
 async def test_what_is_asked_for_reaches_the_engine() -> None:
     wishes = SamplingWishes(
         max_tokens=9,

@@ -100,7 +100,7 @@ class GenerateRequest(_message.Message):
     model: _builtins.str
     """Name of a served model; may be empty when exactly one is served."""
     prompt: _builtins.str
-    """Text, tokenised by the server."""
+    """Text, tokenised by the server: at least one token, white space or not."""
     n: _builtins.int
     """How many independent continuations; unset means 1."""
     logprobs: _builtins.int

@@ -142,12 +142,15 @@ def _refused(unsupported: Mapping[str, tuple[Any, ...]]) -> dict[str, Told]:
 
 
 def _completion(limits: Limits) -> dict[str, Told]:
-    text = {"type": "string", "minLength": 1, "maxLength": limits.content_chars}
+    text = {"type": "string", "maxLength": limits.content_chars}
     ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
     several = {"minItems": 1, "maxItems": limits.prompts}
     lists = [{"type": "array", "items": one, **several} for one in (text, ids)]
     return {
-        "prompt": told("A text, a list of texts, token ids, or a list of such lists.", anyOf=[text, ids, *lists]),
+        "prompt": told(
+            "A text, a list of texts, token ids, or a list of such lists; each of at least one token.",
+            anyOf=[text, ids, *lists],
+        ),
         "max_tokens": told(
             "Most tokens to generate; with the prompt within the model's context. 0 where the prompt is returned "
             "(`echo`) or scored (`prompt_logprobs`).",
