@@ -6,9 +6,10 @@ answer.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
+from pydantic_core import PydanticCustomError
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (None, False),
@@ -70,6 +71,34 @@ NEUTRAL_IN_CHAT: dict[str, tuple[Any, ...]] = {
     "mm_processor_kwargs": (None, {}),
     "media_io_kwargs": (None, {}),
 }
+
+
+NEUTRAL_IN_STRUCTURED_OUTPUTS: dict[str, tuple[Any, ...]] = {
+    "disable_any_whitespace": (None, False),
+    "disable_additional_properties": (None, False),
+    "whitespace_pattern": (None,),
+    "structural_tag": (None,),
+}
+
+
+class Discerning(BaseModel):
+    """A shape that refuses what it knows and this server does not do, unless the value asks for nothing."""
+
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_unsupported(cls, data: Any) -> Any:
+        """What this server does not do is named before what is wrong: a message that calls a tool has no content."""
+        for name, harmless in cls.unsupported.items() if isinstance(data, dict) else ():
+            if name in cls.model_fields and name in data and not any(_same(data[name], good) for good in harmless):
+                raise PydanticCustomError("unsupported", "is not supported by this server", {"field": name})
+        return data
+
+
+def _same(value: object, other: object) -> bool:
+    """Whether both are the same in JSON: 1 is 1.0, but not true."""
+    return value == other and (type(value) is bool) == (type(other) is bool)
 
 
 class ForeignBody(BaseModel):

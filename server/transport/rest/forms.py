@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from server.call import Guidance, GuidanceKind
 from server.errors import InvalidValue, MissingValue
+from server.transport.rest.foreign import NEUTRAL_IN_STRUCTURED_OUTPUTS, Discerning
 
 
 def read_schema(value: object) -> str | None:
@@ -43,14 +44,21 @@ class ResponseFormat(Form):
     json_schema: NamedSchema | None = None
 
 
-class StructuredOutputs(Form):
+class StructuredOutputs(Discerning, Form):
     """vLLM's newer way: one of these."""
+
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL_IN_STRUCTURED_OUTPUTS
 
     json_: Annotated[Schema, Field(alias="json")] = None
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+
+    disable_any_whitespace: Any = None
+    disable_additional_properties: Any = None
+    whitespace_pattern: Any = None
+    structural_tag: Any = None
 
 
 class GuidedBody(BaseModel):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, PlainValidator, WithJsonSchema, model_validator
+from pydantic import ConfigDict, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from server.errors import shown
@@ -132,11 +132,6 @@ def _are(kind: type, values: list[Any]) -> bool:
     return all(type(value) is kind for value in values)
 
 
-def _same(value: object, other: object) -> bool:
-    """Whether both are the same in JSON: 1 is 1.0, but not true."""
-    return value == other and (type(value) is bool) == (type(other) is bool)
-
-
 def _is_id(key: str) -> bool:
     return len(key) <= 20 and key.removeprefix("-").isdecimal() and key.isascii()
 
@@ -155,19 +150,10 @@ Bias: TypeAlias = Annotated[
 Content: TypeAlias = Annotated[str, PlainValidator(read_content), WithJsonSchema({"type": ["string", "array"]})]
 
 
-class Body(BaseModel):
+class Body(foreign.Discerning):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED
-
-    @model_validator(mode="before")
-    @classmethod
-    def refuse_unsupported(cls, data: Any) -> Any:
-        """What this server does not do is named before what is wrong: a message that calls a tool has no content."""
-        for name, harmless in cls.unsupported.items() if isinstance(data, dict) else ():
-            if name in cls.model_fields and name in data and not any(_same(data[name], good) for good in harmless):
-                raise PydanticCustomError("unsupported", "is not supported by this server", {"field": name})
-        return data
 
 
 class StreamOptions(Body):

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from server.administration.host import MOST_CACHE_TOKENS, MOST_SEED, SPEC_CHARS
 from server.limits import Limits
-from server.transport.rest.foreign import NEUTRAL_IN_CHAT
+from server.transport.rest.foreign import NEUTRAL_IN_CHAT, NEUTRAL_IN_STRUCTURED_OUTPUTS
 from server.transport.rest.schema import IGNORED, IGNORED_IN_MESSAGES, UNSUPPORTED
 
 Told: TypeAlias = dict[str, Any]
@@ -238,6 +238,7 @@ def _structured(limits: Limits) -> dict[str, Told]:
         "choice": told("One of these texts.", minItems=1, maxItems=limits.guidance_choices),
         "grammar": told("A grammar in the Lark language, with a rule `start`.", maxLength=chars),
         "json_object": told("Any JSON object.", False),
+        **_refused(NEUTRAL_IN_STRUCTURED_OUTPUTS),
     }
 
 

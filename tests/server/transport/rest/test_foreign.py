@@ -67,3 +67,16 @@ async def test_a_top_k_of_minus_one_is_off(server: Harness) -> None:
         assert status == 200, answer
         texts.append(answer["choices"][0]["text"])
     assert texts[0] == texts[1]
+
+
+async def test_what_vllm_says_of_a_form_is_taken_where_it_asks_for_nothing(server: Harness) -> None:
+    """All that the dataclass of its own API holds."""
+    neutral = {"disable_any_whitespace": False, "disable_additional_properties": False}
+    form = {"choice": ["yes", "no"], "json": None, "whitespace_pattern": None, "structural_tag": None, **neutral}
+    status, answer = await post(
+        server, "/v1/completions", json.dumps(GOOD | {"max_tokens": 9, "structured_outputs": form}).encode()
+    )
+    assert status == 200 and answer["choices"][0]["text"] in ("yes", "no")
+    for name in (*neutral, "whitespace_pattern", "structural_tag"):
+        error = await refused(server, "/v1/completions", GOOD | {"structured_outputs": form | {name: True}})
+        assert (error["code"], error["param"]) == ("unsupported", f"structured_outputs.{name}")
