@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from client.compare.judge.settling import one_burst
 from client.compare.plan import experiment as experiments
 from client.compare.plan.experiment import Architecture, Experiment, parse, read
 from client.compare.plan.section import ExperimentError, Section
@@ -59,7 +60,11 @@ def test_quality_is_of_whole_passages_or_by_position() -> None:
 
 def test_the_examples_in_the_documentation_are_some() -> None:
     short, annotated, foreign = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert [one.model for one in parsed(short).architectures] == ["local.toml", "mine.toml"]
+    told = parsed(short)
+    assert [one.model for one in told.architectures] == ["local.toml", "mine.toml"]
+    assert not any(map(one_burst, told.levels, told.requests)), "nothing that a report would warn of"
+    tokens = [count * told.workload.output_tokens for count in told.requests]
+    assert tokens[0] >= 10_000 and tokens[1] >= 30_000, "5 s at 2,000 and 6,000 tokens/s"
     told = parsed(annotated)
     assert told.workload == Workload(40, 64, Prompts.TALES, 64, 0.7, tenants=2, cancelled=0.1, cancel_after=0.5)
     assert told.levels == (Poisson(2.0), Poisson(4.0))
