@@ -47,14 +47,17 @@ struct Running {
   }
 };
 
-// The keys of a block that a query sees are those of [from, to) that are chosen; its first one lies `ahead` before the query.
+// The keys of a block that a query sees: of [from, to), which are none where that is empty, those that are chosen. The first of the
+// block lies `ahead` before the query.
 struct Seen {
   int64_t from, to, ahead;
-  uint64_t chosen = ALL;
+  uint64_t keys;  // a bit each
 
-  bool none() const { return to <= from || !chosen; }
-  bool has(int64_t t) const { return chosen >> t & 1; }  // of those from `from` to `to`
-  bool has_of(int64_t j) const { return 16 * j + 16 > from && 16 * j < to && uint16_t(chosen >> 16 * j); }  // any of 16
+  Seen(int64_t from, int64_t to, int64_t ahead, uint64_t chosen = ALL)
+      : from(from), to(to), ahead(ahead), keys(to > from ? chosen & ALL << from & ALL >> (KEYS - to) : 0) {}
+
+  bool has(int64_t t) const { return keys >> t & 1; }
+  uint32_t sixteen(int64_t j) const { return uint16_t(keys >> 16 * j); }
 };
 
 // Where the keys and values of a block are: of every `size` tokens that lie beside each other.
@@ -155,8 +158,7 @@ inline float soften_as(const Paged& p, int64_t head, const Seen& seen, const flo
   for (int64_t j = 0; j < VECTORS; ++j) {
     l[j] = load(logits + 16 * j) * all(p.scale);
     if constexpr (!plain) {
-      const auto below = [&](int64_t n) { return (1u << std::clamp(n - 16 * j, int64_t(0), int64_t(16))) - 1; };
-      real[j] = lanes(below(seen.to) & ~below(seen.from) & uint32_t(seen.chosen >> 16 * j));
+      real[j] = lanes(seen.sixteen(j));
       l[j] = keep(real[j], l[j]);
       if (p.softcap > 0) l[j] = all(p.softcap) * tangent(l[j] / all(p.softcap));
       if (p.slopes) l[j] = fnma(all(p.slopes[head]), all(static_cast<float>(seen.ahead - 16 * j)) - places(), l[j]);
@@ -179,11 +181,11 @@ inline float soften_as(const Paged& p, int64_t head, const Seen& seen, const flo
 
 template <typename Sum, typename Put>
 inline float soften(const Paged& p, int64_t head, const Seen& seen, const float* logits, float& top, Sum& sum, const Put& put) {
-  if (seen.none()) {
+  if (!seen.keys) {
     for (int64_t at = 0; at < KEYS; at += 16) put(at, zero());
     return 1.0f;
   }
-  const bool plain = seen.from == 0 && seen.to == KEYS && seen.chosen == ALL && p.softcap <= 0 && !p.slopes;
+  const bool plain = seen.keys == ALL && p.softcap <= 0 && !p.slopes;
   return plain ? soften_as<true>(p, head, seen, logits, top, sum, put) : soften_as<false>(p, head, seen, logits, top, sum, put);
 }
 
@@ -219,7 +221,7 @@ struct WideBlock {
                        const Then& then) {
     for (int64_t j = 0; j < PIECES; ++j) {
       then(j);
-      if (!seen.has_of(j)) continue;
+      if (!seen.sixteen(j)) continue;
       const T* keys = block.keys[j] + kv * p.key_stride;
       by_four(p.group(), [&](auto G, int64_t g) { dots<G>(p, query + g * p.key_dim, keys, products + g * KEYS + 16 * j); });
     }
@@ -280,7 +282,7 @@ struct WideBlock {
         sums[g][v] = load(run.values + (head + g) * p.value_dim + at + 16 * v) * all(shrink[head + g]);
     for (int64_t j = 0; j < PIECES; ++j) {
       then(j);
-      if (!seen.has_of(j)) continue;
+      if (!seen.sixteen(j)) continue;
       const T* values = block.values[j] + kv * p.value_stride + at;
       const float* weights = run.logits + head * KEYS + 16 * j;
       const int64_t from = std::max(seen.from - 16 * j, int64_t(0)), to = std::min(seen.to - 16 * j, int64_t(16));
@@ -305,9 +307,9 @@ struct WideBlock {
   template <typename Then>
   static void add(const Paged& p, int64_t kv, const Block& block, const Seen& seen, const float* shrink, Running& run,
                   const Then& then) {
-    if (seen.none())
+    if (!seen.keys)
       for (int64_t j = 0; j < PIECES; ++j) then(j);
-    for (int64_t at = 0; at < p.value_dim && !seen.none();) {
+    for (int64_t at = 0; at < p.value_dim && seen.keys;) {
       const bool wide = at + 16 * MOST_VALUES <= p.value_dim;
       by_four(p.group(), [&](auto G, int64_t g) {
         const auto once = [&](int64_t j) { g == 0 && at == 0 ? then(j) : void(); };
@@ -384,7 +386,7 @@ void attend(const Task<T>& task, const Claim& claim, const T* query, T* out, flo
       if (const auto claimed = claim()) then.emplace(*claimed);
     const Task<T>* owner = more ? &task : then ? &*then : nullptr;
     const int64_t next_at = more ? at + KEYS : owner ? owner->begin() : 0;
-    const Seen next_seen = owner ? owner->seen(next_at) : Seen{};
+    const Seen next_seen = owner ? owner->seen(next_at) : Seen{0, 0, 0};
     const auto next = owner ? owner->template places<size>(next_at) : block;
     for (int64_t h = 0; h < heads; ++h) {
       const auto keys = [&](int64_t j) {
