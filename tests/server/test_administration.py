@@ -48,10 +48,6 @@ async def refusal(work: Any) -> Refused:
     return caught.value
 
 
-async def text_of(caller: Caller, model: str) -> str:
-    return (await caller.whole(model=model, prompt="abc", max_tokens=40))[0].text
-
-
 def engines_built_by(server: Harness) -> list[weakref.ref[Engine]]:
     """Those of the models that it loads from now on."""
     engines: list[weakref.ref[Engine]] = []
@@ -87,7 +83,8 @@ class TestModels:
         async with administered(transport, seed=3, scale="tiny", cache_tokens=64) as (_, operator, caller):
             await operator.load("a=seeded")
             await operator.load("b=seeded", seed=9, scale="small", cache_tokens=128)
-            assert (await text_of(caller, "a"), await text_of(caller, "b")) == ("3 tiny 64", "9 small 128")
+            texts = [(await caller.whole(model=model, prompt="abc", max_tokens=40))[0].text for model in "ab"]
+            assert texts == ["3 tiny 64", "9 small 128"]
 
     async def test_detached_it_is_told_of_later(self, transport: str) -> None:
         async with administered(transport) as (_, operator, _):
