@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import structlog
@@ -16,14 +16,11 @@ from server.app import run
 from server.config import PREFIX, Settings, SettingsError, load, unknown_variables
 from server.engine.stats import Observer
 from server.models import ServedModel
-from server.premises import StartupError
+from server.premises import Build, StartupError
 from server.transport.listening import AddressInUse
 from server.transport.tls import TlsError
 
 log = structlog.get_logger()
-
-
-Build = Callable[[Settings, Observer], list[ServedModel]]
 
 
 def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> int:
@@ -52,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
         return _complain(f"{type(error).__name__}: {error}", 1)
 
 
-def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
+def build_models(settings: Settings, observer: Observer, *, measures: bool = True) -> list[ServedModel]:
     """The models of the settings. What needs torch is imported here, once the listeners are up."""
     import model.environment  # noqa: F401  # before torch
 
@@ -63,7 +60,8 @@ def build_models(settings: Settings, observer: Observer) -> list[ServedModel]:
     models = []
     for built, spec in enumerate(settings.model):  # those still to come shall find as much of a GPU as this one
         share = settings.cache_share / (len(settings.model) - built)
-        models.append(build_model(spec, settings.model_copy(update={"cache_share": share}), observer))
+        its_own = settings.model_copy(update={"cache_share": share})
+        models.append(build_model(spec, its_own, observer, measures=measures))
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:

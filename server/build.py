@@ -66,10 +66,10 @@ class Found:
     scale: str | None = None
 
 
-def build_model(spec: str, settings: Settings, observer: Observer) -> ServedModel:
+def build_model(spec: str, settings: Settings, observer: Observer, *, measures: bool = True) -> ServedModel:
     """Build what SPEC names: a zoo model, a checkpoint folder (ours or Hugging Face's), org/name on the hub, an
     architecture file or a preset; each also as ID=… and with @DEVICE behind. The settings say how, whatever models they
-    name.
+    name. measures: whether the machine may be measured now; else what is known of it has to do.
 
     Raises BadModelId, UnknownModel, TooLarge, NoInt8, NoDevice, ConfigError or CheckpointError, with a message for the
     operator.
@@ -88,7 +88,8 @@ def build_model(spec: str, settings: Settings, observer: Observer) -> ServedMode
     passes.apply(model, form=form)
     if left := passes.left(model):
         log.info("blocks outside the compiled kernels", model=name, blocks=left, of=len(architecture.blocks))
-    roofs = _roofs(name, architecture, settings) if settings.measure_machine and device.type == "cpu" else None
+    measured = settings.measure_machine and device.type == "cpu"
+    roofs = _roofs(name, architecture, settings, measures) if measured else None
     engine = Engine(
         name,
         _runner(model, name, tokenizer.vocab_size, roofs, settings),
@@ -218,11 +219,11 @@ def _send(model: Transformer, name: str, device: torch.device) -> None:
     model.to(device)
 
 
-def _roofs(name: str, architecture: Architecture, settings: Settings) -> Machine | None:
+def _roofs(name: str, architecture: Architecture, settings: Settings, measures: bool) -> Machine | None:
     """What this machine can do for a model of this size; not knowing it costs the metrics and nothing else."""
     size = parameters(architecture).total * panels.weight_bytes(settings.weights, getattr(torch, settings.dtype))
     try:
-        roofs = Limits(brief=True, measures=not settings.busy).machine(size, settings.dtype, settings.weights)
+        roofs = Limits(brief=True, measures=measures).machine(size, settings.dtype, settings.weights)
     except Unmeasured:
         log.info("the machine is not measured while it is busy", model=name)
         return None

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -39,7 +39,6 @@ class Settings(BaseSettings):
     field_name of the file."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
-    _busy: bool = PrivateAttr(False)
 
     model: Annotated[tuple[str, ...], NoDecode] = Field((), description="what to serve: NAME, PATH or ID=NAME; repeat")
     host: str = Field("127.0.0.1", description="address of both listeners")
@@ -161,17 +160,6 @@ class Settings(BaseSettings):
     @property
     def reflects(self) -> bool:
         return self.loopback if self.reflection is None else self.reflection
-
-    @property
-    def busy(self) -> bool:
-        """Whether other models are served already, so that measurements would be of them too."""
-        return self._busy
-
-    def beside_others(self, **changes: Any) -> Settings:
-        """These settings with changes, for a model that comes later than the others."""
-        made = self.model_copy(update=changes)
-        made._busy = True
-        return made
 
     @property
     def limits(self) -> Limits:

@@ -161,7 +161,13 @@ class Unauthenticated(ServiceError):
 
 
 class PermissionDenied(ServiceError):
+    """`tenant`: whose key it is; "" without one."""
+
     code = "permission_denied"
+
+    def __init__(self, message: str, tenant: str = "") -> None:
+        super().__init__(message)
+        self.tenant = tenant
 
 
 class ForNow(ServiceError):

@@ -77,8 +77,9 @@ class Generation:
         return sum(choice.ended for choice in self.choices)
 
     @property
-    def unended(self) -> int:
-        return len(self.choices) - self.ended
+    def running(self) -> int:
+        """How many choices the engine has not ended yet, whatever was read of the others."""
+        return sum(not (choice.ended or choice.stream.ended) for choice in self.choices)
 
     @property
     def started(self) -> bool:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from server.administration.host import LoadWish
 from server.config import Settings
@@ -24,8 +24,14 @@ T = TypeVar("T")
 WARM_UP_TEXT = "Once upon a time"
 WARM_UP_TOKENS = 4
 
-Build: TypeAlias = Callable[[Settings, PrometheusObserver], Sequence[ServedModel]]
-"""The models of some settings; called on a thread of its own."""
+
+class Build(Protocol):
+    """The models of some settings; called on a thread of its own. measures: whether nothing else runs, so that the
+    machine may be measured."""
+
+    def __call__(
+        self, settings: Settings, observer: PrometheusObserver, *, measures: bool = True
+    ) -> Sequence[ServedModel]: ...
 
 
 class StartupError(Exception):
@@ -75,8 +81,9 @@ class Premises:
         """Build one more model as the settings have it, but for the wish."""
         named = {"scale": wish.scale, "seed": wish.seed, "cache_tokens": wish.cache_tokens}
         given = {name: value for name, value in named.items() if value is not None}
-        changed = self._settings.beside_others(model=(wish.model,), **given)
-        (model,) = await beside("load", lambda: self._build(changed, self._observer))
+        changed = self._settings.model_copy(update={"model": (wish.model,), **given})
+        alone = self.running.empty
+        (model,) = await beside("load", lambda: self._build(changed, self._observer, measures=alone))
         return model
 
     async def bring_up(self, model: ServedModel) -> None:

@@ -130,7 +130,7 @@ class GenerationService:
 
     def abort_all(self, error: ServiceError) -> int:
         """End every call in flight as failed; their readers get `error`. Returns how many answers that cut off."""
-        cut = sum(generation.unended for generation in self.active)
+        cut = sum(generation.running for generation in self.active)
         for generation in list(self.active):
             generation.fail(error, Outcome.ERROR)
         return cut

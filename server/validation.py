@@ -44,12 +44,12 @@ def check_call(call: GenerateCall, model: ServedModel, limits: Limits) -> None:
 
 def most_generations(call: GenerateCall, limits: Limits) -> int:
     """How many a call that was not checked yet comes to, should it be found good."""
-    return max(1, min(len(call.prompts), limits.prompts)) * most_choices(call.n, limits)
+    return most_answers(len(call.prompts), call.n, limits)
 
 
-def most_choices(n: int | None, limits: Limits) -> int:
-    """How many answers to each prompt an `n` that was not checked yet comes to, should it be found good."""
-    return max(1, min(n or 1, limits.choices))
+def most_answers(prompts: int, n: int | None, limits: Limits) -> int:
+    """How many so many prompts and this `n`, not checked yet, come to, should they be found good."""
+    return max(1, min(prompts, limits.prompts)) * max(1, min(n or 1, limits.choices))
 
 
 def check_text(param: str, text: str, limits: Limits) -> None:

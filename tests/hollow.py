@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     phases = Phases()
     signal.signal(signal.SIGUSR1, lambda number, frame: phases.tell())
 
-    def built(settings: Settings, observer: Observer) -> list[ServedModel]:
+    def built(settings: Settings, observer: Observer, *, measures: bool = True) -> list[ServedModel]:
         if options.switch_ms is not None:
             sys.setswitchinterval(options.switch_ms / 1e3)
         return build(settings, observer, options)

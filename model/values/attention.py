@@ -192,6 +192,9 @@ class Attention(_Scaled):
                 0 < turned <= dim,
                 f"fraction={self.position.fraction} of dim={dim} rotates {turned} dimensions; it must be 2 to {dim}",
             )
+            if self.indexer is not None:
+                wide = self.indexer.dim
+                check(turned <= wide, f"indexer.dim={wide} must be at least {turned}, as many dimensions as rotate")
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Administration:
         if seconds is not None and not 0 <= seconds <= self._service.limits.request_seconds:
             raise InvalidValue.between("drain_seconds", seconds, 0, self._service.limits.request_seconds)
         if name not in self._service.models:
-            self._forget_failure(name)
+            self._forget_failure(name, by)
             return 0
         log.info("unloading", model=name, by=by)
         self._service.remove(name)  # now, so that whoever comes next finds it gone; its name is free when it is down
@@ -147,10 +147,11 @@ class Administration:
             del self._others[name]
         return failed
 
-    def _forget_failure(self, name: str) -> None:
+    def _forget_failure(self, name: str, by: str) -> None:
         other = self._others.get(name)
         if other is None or other.state is not ModelState.FAILED:
             raise ModelNotFound(name, self._service.models)
+        log.info("forgetting a failed load", model=name, by=by)
         del self._others[name]
 
     async def _unload(self, name: str, seconds: float) -> int:

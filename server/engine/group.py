@@ -41,15 +41,19 @@ class Group:
         """How many blocks from the first on are here without a gap."""
         return next((i for i, link in enumerate(links) if self.pool.find(link) is None), len(links))
 
-    def covered(self, links: list[Link], count: int) -> int:
-        """The most blocks, up to `count`, after which every block that the next token sees is here, and the last one:
-        where the next token sees nothing before it, a prefix is still cached only if somebody computed it."""
+    def covered(self, links: list[Link], count: int, known: bool) -> int:
+        """The most blocks, up to `count`, after which every block that the next token sees is here. Unless it is known
+        that somebody computed so many, the last of them is, too: the next token may see nothing before it."""
         at = count
-        while at > min(self.first_needed(count * self._block_size), max(0, count - 1)):
+        while at > self._first_wanted(count, known):
             at -= 1
             if self.pool.find(links[at]) is None:
                 count = at
         return count
+
+    def _first_wanted(self, count: int, known: bool) -> int:
+        needed = self.first_needed(count * self._block_size)
+        return needed if known else min(needed, max(0, count - 1))
 
     def found(self, links: list[Link], count: int) -> list[Block]:
         """The blocks that a request which starts after `count` cached ones must hold."""

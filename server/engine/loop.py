@@ -111,6 +111,11 @@ class EngineLoop:
         """End what this engine still has as cancelled, and step it no more. Nobody may submit to it meanwhile."""
         await self.call(lambda: self._let_go(engine))
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no engine."""
+        return not self._engines
+
     def waiting(self, engine: str) -> int:
         """Requests that were submitted and have no place in a batch yet."""
         return self._engines[engine].num_waiting + self._unseen[engine]

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Standstill:
-    """Told by the engine thread what it does; asked from any, and for `news` from one."""
+    """Told by the engine thread what it does; asked from any, and to `tell` from one."""
 
     def __init__(self) -> None:
         self.limit = 0.0  # seconds, of what is done now
@@ -28,8 +28,8 @@ class Standstill:
             yield
         finally:
             self._began = None
-            if (seconds := time.monotonic() - began) > limit:
-                log.warning("the engine moves again: %s took %.1f s", what, seconds)
+            if self._told == began:
+                log.warning("the engine moves again: %s took %.1f s", what, time.monotonic() - began)
 
     def __bool__(self) -> bool:
         began = self._began

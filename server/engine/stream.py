@@ -33,6 +33,11 @@ class Stream:
         """Deltas that were not read yet."""
         return len(self._deltas)
 
+    @property
+    def ended(self) -> bool:
+        """Whether its last delta has come, read or not, or none will."""
+        return self._ended
+
     def cancel(self, outcome: Outcome = Outcome.CANCELLED) -> None:
         """Ask the engine to end the request; its last delta still comes. From any thread, any number of times."""
         if not (self._cancelled or self._ended):

@@ -198,7 +198,7 @@ class Cache:
         while count != before:  # one group's shorter prefix may lack blocks of another, so until all agree
             before = count
             for _, group in self._windows:
-                count = group.covered(links, count)
+                count = group.covered(links, count, known=bool(self._whole))
         return count
 
     def _useful(self, request: Request) -> int:

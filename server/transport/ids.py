@@ -19,16 +19,11 @@ def new_id() -> str:
     return secrets.token_hex(12)
 
 
-def told_id(given: str | None, id: str) -> str:
-    """What a call is told as its id: the one its caller gave it, when that is a plain one, else ours.
+def given_id(given: str | None) -> str | None:
+    """The id that a caller gave its call, when it is a plain one; the call is told it as its own, else ours.
 
     Inside only ours counts: callers may give one id to several calls, or somebody else's.
     """
-    return given_id(given) or id
-
-
-def given_id(given: str | None) -> str | None:
-    """The id that a caller gave its call, when it is a plain one."""
     return given if given is not None and GIVEN_ID.fullmatch(given) else None
 
 

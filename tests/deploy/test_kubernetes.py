@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from server import config
+from server.app import LAST_SCRAPE_SECONDS
 from tests.deploy import artifacts, queries
 from tests.deploy.artifacts import ROOT, SERVERS
 from tests.server.kit import Harness, fake_model, running
@@ -80,12 +81,13 @@ def test_the_schema_of_kubernetes_accepts_every_object(folder: str) -> None:
 
 @built_with_kubectl
 def test_objects_of_operators_have_what_these_need() -> None:
-    (monitor,) = of("full", "ServiceMonitor")
-    (endpoint,) = monitor["spec"]["endpoints"]
-    for service in of("full", "Service"):
-        assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-        assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
-        assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "dyno", "the job of rules and dashboards"
+    (monitor,) = of("full", "PodMonitor")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    for pod in (one["spec"]["template"] for one in of("full", "Deployment")):
+        labels, (container,) = pod["metadata"]["labels"], pod["spec"]["containers"]
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        assert endpoint["port"] in {port["name"] for port in container["ports"]}
+        assert labels[monitor["spec"]["jobLabel"]] == "dyno", "the job of rules and dashboards"
     assert endpoint["authorization"]["credentials"]["name"] == "dyno-keys"
     deployments = {one["metadata"]["name"] for one in of("full", "Deployment")}
     assert {one["spec"]["scaleTargetRef"]["name"] for one in of("full", "ScaledObject")} == deployments
@@ -185,7 +187,7 @@ def test_every_variable_is_one_that_the_server_knows() -> None:
     ports = {one["name"]: one["containerPort"] for one in server()["ports"]}
     assert (settings.port, settings.grpc_port) == (ports["http"], ports["grpc"])
     hook = server()["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod()["terminationGracePeriodSeconds"] >= hook + settings.drain_seconds + 5
+    assert pod()["terminationGracePeriodSeconds"] >= hook + settings.drain_seconds + LAST_SCRAPE_SECONDS + 10
 
 
 def test_what_the_image_writes_to_is_a_volume() -> None:

@@ -79,6 +79,10 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: Attention(Latent(2, 8, 4, 0, 4), Rotary()), "fraction=1.0 of dim=0 rotates 0 dimensions"),
     (lambda: Attention(HEADS, softcap=0.0), "softcap must be positive, got 0.0"),
     (lambda: Attention(HEADS, indexer=Indexer(1, 4, 4)), "indexer needs latent heads with a query_rank"),
+    (
+        lambda: Attention(Latent(2, 8, 4, 8, 4, query_rank=4), Rotary(), indexer=Indexer(1, 4, 4)),
+        "indexer.dim=4 must be at least 8, as many dimensions as rotate",
+    ),
     (lambda: CrossAttention(Grouped(4, 2, 10, clip=1.0)), "neither clip nor value_norm nor shared_value"),
     (lambda: CrossAttention(Grouped(4, 2, 10, qk_norm=QKNorm(over="width"))), "norms its heads one by one"),
     (lambda: ClampedGate(limit=0), "limit must be positive, got 0"),

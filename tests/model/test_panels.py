@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,7 +20,7 @@ from model.feedforward import FeedForward
 from model.initialise import random_model
 from model.kernels import experts, feeding, fused, native, packed, panels, passes
 from model.kernels.layers import Layers
-from model.moe import Experts, Routing
+from model.moe import Experts, Router, Routing
 from model.transformer import Transformer
 from tests.server.engine import test_attending as attending
 
@@ -224,6 +225,17 @@ def logits(model: Transformer, tokens: Tensor) -> Tensor:
 
 
 OUTSIDE = ("switch-", "transformer-")  # the presets that PyTorch has a part in
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_a_router_scores_what_its_norm_gives_in_the_type_of_the_model(dtype: torch.dtype) -> None:
+    """Rounded, as in a layer by itself: else near ties would go to other experts."""
+    value = config.MoE(12, 2, config.FeedForward(32), config.Router(norm=config.Norm()))
+    plain = Router(value, 64).requires_grad_(False).to(dtype)
+    x = 3 * drawn(40, 64, seed=0, dtype=dtype)
+    expected = F.linear(plain.norm(x).float(), plain.weight.float())
+    equal = (experts.PanelRouter(plain)(x).logits - expected).abs().amax(-1) < 1e-5
+    assert equal.float().mean() > 0.9  # the norm's own last bit may fall on either side
 
 
 @pytest.mark.parametrize("name", presets.names())

@@ -9,7 +9,7 @@ import time
 from server import logs, process
 from server.__main__ import leave
 from server.app import run
-from server.config import load
+from server.config import Settings, load
 from server.engine.stats import Observer
 from server.engine.step import DeviceLost, Step
 from server.models import ServedModel
@@ -30,8 +30,9 @@ MODELS: dict[str, ModelOf] = {
 }
 
 
-def build(names: tuple[str, ...], observer: Observer) -> list[ServedModel]:
+def build(settings: Settings, observer: Observer, *, measures: bool = True) -> list[ServedModel]:
     """`late` takes a second to load, `bad` cannot be loaded."""
+    names = settings.model
     if "bad" in names:
         raise StartupError("model bad: the file ends too early")
     if "late" in names:
@@ -44,7 +45,7 @@ def main() -> int:
     logs.configure(settings.log_level)
     try:
         with asyncio.Runner(loop_factory=process.loop_factory()) as runner:
-            return runner.run(run(settings, lambda settings, observer: build(settings.model, observer)))
+            return runner.run(run(settings, build))
     except StartupError as error:
         print(f"dyno serve: {error}", file=sys.stderr)
         return 1

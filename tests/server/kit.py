@@ -169,7 +169,7 @@ def settings(**more: Any) -> Settings:
     return Settings(**{"model": ("fake",), "port": 0, "grpc_port": 0, "measure_machine": False, "debug": True, **more})
 
 
-def build_fakes(settings: Settings, observer: Observer) -> list[ServedModel]:
+def build_fakes(settings: Settings, observer: Observer, *, measures: bool = True) -> list[ServedModel]:
     """What can be loaded into an application that runs: ID=KIND, of these kinds."""
     return [_build_fake(*split_spec(spec), settings, observer) for spec in settings.model]
 

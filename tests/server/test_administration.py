@@ -54,8 +54,8 @@ def engines_built_by(server: Harness) -> list[weakref.ref[Engine]]:
     premises = server.app.premises
     build = premises._build
 
-    def watched(settings: Settings, observer: PrometheusObserver) -> Sequence[ServedModel]:
-        models = build(settings, observer)
+    def watched(settings: Settings, observer: PrometheusObserver, *, measures: bool = True) -> Sequence[ServedModel]:
+        models = build(settings, observer, measures=measures)
         engines.extend(weakref.ref(model.engine) for model in models)
         return models
 

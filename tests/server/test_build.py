@@ -74,14 +74,13 @@ def test_the_machine_is_not_measured_beside_other_models_but_what_is_known_is_us
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(limits, "read_rate", lambda size, budget: 1e10)
     monkeypatch.setattr(limits, "matrix_rate", lambda dtype, shapes, budget: 1e12)
-    start = settings(scale="tiny", cache_tokens=512, measure_machine=True)
-    later = start.beside_others(model=("gpt2",))
-    assert build_model("gpt2", later, PrometheusObserver()).roofs is None
-    known = build_model("gpt2", start, PrometheusObserver()).roofs
+    wanted = settings(scale="tiny", cache_tokens=512, measure_machine=True)
+    assert build_model("gpt2", wanted, PrometheusObserver(), measures=False).roofs is None
+    known = build_model("gpt2", wanted, PrometheusObserver()).roofs
     assert known is not None and known.bandwidth == 1e10
-    assert build_model("gpt2", later, PrometheusObserver()).roofs == known
-    unwanted = settings(scale="tiny", cache_tokens=512).beside_others()
-    assert build_model("gpt2", unwanted, PrometheusObserver()).roofs is None
+    assert build_model("gpt2", wanted, PrometheusObserver(), measures=False).roofs == known
+    unwanted = settings(scale="tiny", cache_tokens=512)
+    assert build_model("gpt2", unwanted, PrometheusObserver(), measures=False).roofs is None
 
 
 def test_a_model_without_attention_is_refused(tmp_path: Path) -> None:

@@ -130,7 +130,14 @@ void route(const Router& r, int64_t rows, const X* x, const Routing& out, int th
   const auto taken = Operand<float>::in_room(0, width, rows);
   std::atomic<int64_t> turn{0};
   together(threads, [&](const Member& me) {
-    write_normed(r.before, x, taken, me);
+    write_rows(taken, me, [&](int64_t row, int64_t from, int64_t to) {
+      const auto pen = taken.pen(row);
+      normalise(r.before, x + row * width, width, from, to, [&](int64_t at, Vec y) {
+        X normed[16];  // as wide as what the experts see, so that near ties end as in a layer by itself
+        store(normed, y);
+        pen.put(at, load(normed));
+      });
+    });
     share(r.weight, taken, turn, me, Place<float>{out.logits, r.weight.columns});
     std::vector<float> scratch(2 * r.experts + r.groups);
     float* const room = scratch.data();

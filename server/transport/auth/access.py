@@ -63,14 +63,14 @@ class Authoriser:
             self._check(self._everybody, needed, "everybody who has no API key, and this server knows none")
             return EVERYBODY
         key = self._authenticate(credentials)
-        self._check(key.roles, needed, "this API key")
+        self._check(key.roles, needed, "this API key", key.name)
         return Tenant(key.name, key.max_concurrent)
 
-    def _check(self, roles: frozenset[Role], needed: Access | None, who: str) -> None:
+    def _check(self, roles: frozenset[Role], needed: Access | None, who: str, tenant: str = "") -> None:
         if needed is None:
-            raise PermissionDenied("nobody may do this")
+            raise PermissionDenied("nobody may do this", tenant)
         if needed is not Standing.KEY and needed not in roles:
-            raise PermissionDenied(f"this needs the role {needed.value}, which is not given to {who}")
+            raise PermissionDenied(f"this needs the role {needed.value}, which is not given to {who}", tenant)
 
     def _authenticate(self, credentials: Sequence[bytes]) -> ApiKey:
         key = self._find(credentials[0][len(SCHEME) :]) if _well_formed(credentials) else None

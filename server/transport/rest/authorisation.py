@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import PermissionDenied, ServiceError, shown
+from server.tenancy import Tenant
 from server.transport.auth.access import Access, Authoriser, Standing
 from server.transport.auth.table import ACCESS
 from server.transport.rest.errors import error_response
@@ -37,6 +38,8 @@ class Authorisation:
                 _check_host(scope)
             scope["state"]["tenant"] = self._authoriser.admit(_headers(scope, b"authorization"), needed)
         except ServiceError as error:
+            if isinstance(error, PermissionDenied):
+                scope["state"]["tenant"] = Tenant(error.tenant)  # for the log
             await error_response(error)(scope, receive, send)
             return
         await self._app(scope, receive, send)

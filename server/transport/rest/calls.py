@@ -31,6 +31,11 @@ def completion_call(body: CompletionBody) -> GenerateCall:
     return replace(call, echo=True, prompt_logprobs=max(asked, default=None)) if body.echo else call
 
 
+def prompts_in(body: GenerationBody) -> int:
+    """How many prompts it has: a conversation is one."""
+    return len(body.prompt) if isinstance(body, CompletionBody) else 1
+
+
 def reading_of(body: ReadingBody) -> Reading:
     return Reading(framed=body.add_special_tokens is not False, markup=not body.split_special_tokens)
 

@@ -90,8 +90,9 @@ class Discerning(BaseModel):
     @classmethod
     def refuse_unsupported(cls, data: Any) -> Any:
         """What this server does not do is named before what is wrong: a message that calls a tool has no content."""
-        for name, harmless in cls.unsupported.items() if isinstance(data, dict) else ():
-            if name in cls.model_fields and name in data and not any(_same(data[name], good) for good in harmless):
+        for name, value in data.items() if isinstance(data, dict) else ():
+            harmless = cls.unsupported.get(name, (value,))
+            if not any(_same(value, good) for good in harmless) and name in cls.model_fields:
                 raise PydanticCustomError("unsupported", "is not supported by this server", {"field": name})
         return data
 

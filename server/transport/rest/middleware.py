@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.calllog import Who
 from server.tally import UNKNOWN, Door
 from server.tenancy import EVERYBODY
-from server.transport.ids import new_id, peer_of, told_id
+from server.transport.ids import given_id, new_id, peer_of
 from server.transport.stall import StallGuard
 
 log = structlog.get_logger()
@@ -42,9 +42,9 @@ class Outermost:
             return
         request_id = new_id()
         scope["state"] = {"request_id": request_id, "arrived": self._clock()}
-        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)
-        told = told_id(given, request_id)
-        header = (b"x-request-id", told.encode())
+        said_id = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)
+        given = given_id(said_id)
+        header = (b"x-request-id", (given or request_id).encode())
         code, complete = CLIENT_GONE, False
 
         async def said(message: Message) -> None:
@@ -83,7 +83,7 @@ class Outermost:
             code = code if complete else CLIENT_GONE  # nobody else ends an answer early
         finally:
             self._door.closed()
-            self._door.answered(_template(scope), str(code), _who(scope, None if told == request_id else told))
+            self._door.answered(_template(scope), str(code), _who(scope, given))
 
 
 def _template(scope: Scope) -> str:
@@ -91,9 +91,9 @@ def _template(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", UNKNOWN)
 
 
-def _who(scope: Scope, given_id: str | None) -> Who:
+def _who(scope: Scope, given: str | None) -> Who:
     tenant, client = scope["state"].get("tenant", EVERYBODY), scope.get("client")
-    return Who(scope["state"]["request_id"], given_id, tenant.name, client and peer_of(*client))
+    return Who(scope["state"]["request_id"], given, tenant.name, client and peer_of(*client))
 
 
 def _nothing() -> None:

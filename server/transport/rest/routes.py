@@ -6,7 +6,7 @@ import importlib.metadata
 import ipaddress
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -19,13 +19,16 @@ from server.service import GenerationService
 from server.transport.ids import given_id, trace_of
 from server.transport.rest.answer import GenerationAnswer
 from server.transport.rest.body import read_body
-from server.transport.rest.calls import AnswerWishes, answer_wishes, chat_call, completion_call, reading_of
+from server.transport.rest.calls import answer_wishes, chat_call, completion_call, prompts_in, reading_of
 from server.transport.rest.errors import RouteNotFound
 from server.transport.rest.plain import PlainRoute, add_route, json_response
-from server.transport.rest.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from server.transport.rest.schema import ChatBody, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
 from server.transport.rest.scrapes import Scrape, Scrapes
 from server.transport.rest.watching import routing_stream
 from server.transport.rest.writers import ChatWriter, CompletionWriter, Writer
+from server.validation import most_answers
+
+Shape = TypeVar("Shape", bound=GenerationBody)
 
 NO_FACTS = FactWishes(RoutingDetail.NONE, latency=False, compute=False)
 
@@ -62,26 +65,26 @@ class Routes:
     # ------------------------------------------------------------------------------------------ generation
 
     async def completions(self, request: Request) -> Response:
-        with self.service.counting_refusals(tenant=request.state.tenant):
-            body = await read_body(request, CompletionBody, self.service.limits)
-            call, wishes = completion_call(body), answer_wishes(body)
-        return self._answer(request, call, CompletionWriter, wishes)
+        return await self._answer(request, CompletionBody, completion_call, CompletionWriter)
 
     async def chat(self, request: Request) -> Response:
-        with self.service.counting_refusals(tenant=request.state.tenant):
-            body = await read_body(request, ChatBody, self.service.limits)
-            call, wishes = chat_call(body), answer_wishes(body)
-        return self._answer(request, call, ChatWriter, wishes)
+        return await self._answer(request, ChatBody, chat_call, ChatWriter)
 
-    def _answer(
-        self, request: Request, call: GenerateCall, writer: type[Writer], wishes: AnswerWishes
+    async def _answer(
+        self, request: Request, shape: type[Shape], call_of: Callable[[Shape], GenerateCall], writer: type[Writer]
     ) -> GenerationAnswer:
+        service, tenant = self.service, request.state.tenant
+        with service.counting_refusals(tenant=tenant):
+            body = await read_body(request, shape, service.limits)
+        count = most_answers(prompts_in(body), body.n, service.limits)
+        with service.counting_refusals(body.model, count, tenant):
+            call, wishes = call_of(body), answer_wishes(body)
         given, trace = (request.headers.get(name) for name in ("x-request-id", "traceparent"))
         call = replace(
             call,
             facts=NO_FACTS if wishes.facts is None else wishes.facts,
             arrived=request.state.arrived,
-            tenant=request.state.tenant,
+            tenant=tenant,
             trace=trace_of(trace),
             given_id=given_id(given),
         )

@@ -15,7 +15,7 @@ from server.errors import ServiceError
 from server.tally import Door
 from server.tenancy import EVERYBODY
 from server.transport.faults import internal_error
-from server.transport.ids import new_id, told_id
+from server.transport.ids import given_id, new_id
 from server.transport.rpc.caller import caller
 from server.transport.rpc.errors import SlowReader, abort, status_of
 from server.transport.stall import WriteStalled
@@ -30,14 +30,14 @@ class Answer:
 
     def __init__(self, context: Context) -> None:
         self.id = new_id()
-        self.told_id = told_id(metadata(context, "x-request-id"), self.id)
+        self._given_id = given_id(metadata(context, "x-request-id"))
+        self.told_id = self._given_id or self.id
         self._context = context
         self._begun = False
 
     @property
     def who(self) -> Who:
-        given = None if self.told_id == self.id else self.told_id
-        return Who(self.id, given, caller.get(EVERYBODY).name, peer(self._context))
+        return Who(self.id, self._given_id, caller.get(EVERYBODY).name, peer(self._context))
 
     async def begin(self) -> None:
         """Send the initial metadata, unless that is done."""

@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from server.errors import ServiceError
+from server.errors import PermissionDenied, ServiceError
 from server.tally import UNKNOWN, Door
+from server.tenancy import Tenant
 from server.transport.auth.access import Authoriser, Standing
 from server.transport.auth.table import ACCESS
 from server.transport.rpc.answering import Answer, Context, Details, label
@@ -40,6 +41,8 @@ class Authorisation(grpc.aio.ServerInterceptor):
             if handler is not None and method not in ACCESS:
                 self._authoriser.admit(credentials, None)
         except ServiceError as error:
+            if isinstance(error, PermissionDenied):
+                caller.set(Tenant(error.tenant))  # for the log
             return self._refusing(error, label(method) if method in ACCESS else UNKNOWN)
         return handler
 

@@ -16,6 +16,7 @@ from server.transport.ids import given_id, trace_of
 from server.transport.rpc import convert
 from server.transport.rpc.asking import names_of
 from server.transport.rpc.caller import caller
+from server.validation import most_answers
 
 Asked = TypeVar("Asked", pb.GenerateRequest, pb.ScoreRequest)
 
@@ -40,7 +41,9 @@ async def generating(
     """The request, running; leaving the context takes it out of the engine. Raises ServiceError."""
     arrived = service.clock()
     try:
-        with service.counting_refusals(convert.model_name(request.model), tenant=caller.get()):
+        n = request.n if isinstance(request, pb.GenerateRequest) else 1
+        count = most_answers(1, n, service.limits)
+        with service.counting_refusals(convert.model_name(request.model), count, caller.get()):
             call = read(request)
         call = replace(
             call,

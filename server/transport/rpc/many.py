@@ -18,12 +18,12 @@ from server.service import GenerationService
 from server.tally import Door
 from server.tenancy import EVERYBODY
 from server.transport.faults import internal_error
-from server.transport.ids import new_id
+from server.transport.ids import given_id, new_id
 from server.transport.rpc import convert
 from server.transport.rpc.caller import admission, caller
 from server.transport.rpc.errors import CallOver, status_message, status_of
 from server.transport.rpc.generating import Envelope, generating
-from server.validation import most_choices
+from server.validation import most_answers
 
 METHOD = "GenerateMany/request"
 """What each request counts as, beside the call that carries it."""
@@ -127,7 +127,7 @@ class ManyGenerations:
         id = new_id()
         self._door.opened()
         task = self._tasks[tag] = asyncio.create_task(self._run(tag, id, start))
-        task.add_done_callback(partial(self._end_unbegun, tag, id, start.request))
+        task.add_done_callback(partial(self._end_unbegun, tag, id, start))
 
     async def _run(self, tag: int, id: str, start: pb.GenerateStart) -> None:
         error: ServiceError | None = None
@@ -139,7 +139,7 @@ class ManyGenerations:
             error = self._cancelled()
         except Exception as failure:
             error = internal_error(id, failure)
-        self._end(tag, id, error)
+        self._end(tag, id, start, error)
 
     async def _answer(self, tag: int, id: str, start: pb.GenerateStart) -> None:
         caller.set(admission.get()())  # its key may have been taken back since the call began
@@ -181,17 +181,17 @@ class ManyGenerations:
 
     def _counting_refusals(self, request: pb.GenerateRequest) -> AbstractContextManager[None]:
         name = convert.model_name(request.model)
-        return self._service.counting_refusals(name, most_choices(request.n, self._limits), caller.get())
+        return self._service.counting_refusals(name, most_answers(1, request.n, self._limits), caller.get())
 
-    def _end_unbegun(self, tag: int, id: str, request: pb.GenerateRequest, task: asyncio.Task[None]) -> None:
+    def _end_unbegun(self, tag: int, id: str, start: pb.GenerateStart, task: asyncio.Task[None]) -> None:
         """The end of a task that was cancelled before its first turn."""
         if self._tasks.get(tag) is task:
             error = self._cancelled()
-            with contextlib.suppress(ServiceError), self._counting_refusals(request):
+            with contextlib.suppress(ServiceError), self._counting_refusals(start.request):
                 raise error
-            self._end(tag, id, error)
+            self._end(tag, id, start, error)
 
-    def _end(self, tag: int, id: str, error: ServiceError | None) -> None:
+    def _end(self, tag: int, id: str, start: pb.GenerateStart, error: ServiceError | None) -> None:
         """Add the last event of a request, and count how it ended."""
         del self._tasks[tag]
         code, end = grpc.StatusCode.OK, self._add(tag).end
@@ -201,7 +201,8 @@ class ManyGenerations:
             code, status = status_of(error), status_message(error, id)
             end.CopyFrom(pb.GenerateEnd(code=status.code, message=status.message, details=status.details))
         self._door.closed()
-        self._door.answered(METHOD, code.name, Who(id, None, caller.get(EVERYBODY).name, self._peer))
+        who = Who(id, given_id(start.request_id), caller.get(EVERYBODY).name, self._peer)
+        self._door.answered(METHOD, code.name, who)
 
     def _add(self, tag: int) -> pb.GenerateEvent:
         event: pb.GenerateEvent = self._events.events.add(tag=tag)

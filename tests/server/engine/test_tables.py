@@ -165,6 +165,15 @@ class TestPrefixes:
         leave_behind(cache, range(12))
         assert cache.admit(make_request(range(17), 1), cache.holding()) == 12
 
+    def test_a_chunk_boundary_needs_nothing_before_it_where_another_group_has_it_all(self) -> None:
+        cache = cache_of(Full(), Chunk(8))
+        leave_behind(cache, range(16))
+        probe = cache.holding()
+        cache.admit(make_request(range(17), 1), probe)
+        cache.release(probe)
+        cache._groups[1].pool.forget(probe.links[3].key)
+        assert cache.admit(make_request(range(17), 1), cache.holding()) == 16
+
     def test_the_longest_prefix_satisfies_every_group(self) -> None:
         cache = cache_of(Full(), Window(6))
         leave_behind(cache, range(16))

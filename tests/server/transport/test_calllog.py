@@ -41,6 +41,7 @@ async def test_who_was_refused_and_why_is_told(transport: str, tmp_path: Path) -
                 await caller.whole(prompt=SECRET, max_tokens=1)
     codes = [entry["code"] for entry in told(logs, "not answered")]
     assert codes == (["401", "403"] if transport == "rest" else ["UNAUTHENTICATED", "PERMISSION_DENIED"])
+    assert [entry.get("tenant") for entry in told(logs, "not answered")] == [None, "prom"]
     for entry in [*told(logs, "not answered"), *told(logs, "answered")]:
         assert entry["transport"] == transport and len(entry["id"]) == 24
         assert entry["peer"].startswith(("127.0.0.1:", "[::1]:"))
@@ -88,6 +89,15 @@ async def test_a_flood_has_few_lines_and_what_is_left_out_is_counted() -> None:
         for _ in range(10):
             lines.tell("rest", "/v1/models", "500", Who("b"))
     assert [entry.get("left_out") for entry in logs[int(BURST) :]] == [1000 - BURST, None]
+
+
+async def test_a_flood_of_strangers_hides_nobody_who_has_a_key() -> None:
+    lines = CallLog(Clock())
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(1000):
+            lines.tell("rest", "/v1/models", "401", Who("a"))
+        lines.tell("rest", "/v1/completions", "429", Who("b", tenant="alice"))
+    assert logs[-1]["tenant"] == "alice"
 
 
 async def test_a_probe_that_is_told_no_is_nothing_to_tell() -> None:

@@ -250,7 +250,7 @@ class UnloadModelRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     DRAIN_SECONDS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The name it is served under."""
+    """The name it is served under; also of one that could not be loaded, which is listed no more then."""
     drain_seconds: _builtins.float
     """Seconds its requests have to finish; unset means those of the server's own drain."""
     def __init__(

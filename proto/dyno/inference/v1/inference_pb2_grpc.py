@@ -28,8 +28,8 @@ if _version_not_supported:
 class InferenceServiceStub:
     """Generates text with any of the served models and reports what each request cost.
 
-    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
-    to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request;
+    BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
     NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help. What the gRPC library
     refuses itself has a status alone: a method that does not exist, a message or metadata above the limits.
     """
@@ -90,8 +90,8 @@ class InferenceServiceStub:
 class InferenceServiceServicer:
     """Generates text with any of the served models and reports what each request cost.
 
-    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
-    to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request;
+    BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
     NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help. What the gRPC library
     refuses itself has a status alone: a method that does not exist, a message or metadata above the limits.
     """
@@ -219,8 +219,8 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 class InferenceService:
     """Generates text with any of the served models and reports what each request cost.
 
-    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
-    to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request;
+    BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
     NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help. What the gRPC library
     refuses itself has a status alone: a method that does not exist, a message or metadata above the limits.
     """

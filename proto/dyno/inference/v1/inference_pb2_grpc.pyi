@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class InferenceServiceStub:
     """Generates text with any of the served models and reports what each request cost.
 
-    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
-    to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request;
+    BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
     NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help. What the gRPC library
     refuses itself has a status alone: a method that does not exist, a message or metadata above the limits.
     """
@@ -64,8 +64,8 @@ class InferenceServiceStub:
 class InferenceServiceAsyncStub(InferenceServiceStub):
     """Generates text with any of the served models and reports what each request cost.
 
-    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
-    to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request;
+    BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
     NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help. What the gRPC library
     refuses itself has a status alone: a method that does not exist, a message or metadata above the limits.
     """
@@ -95,8 +95,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates text with any of the served models and reports what each request cost.
 
-    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request (except
-    to callers without access); BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
+    Errors carry google.rpc details: always ErrorInfo with a stable reason and RequestInfo with the id of the request;
+    BadRequest with the offending field for INVALID_ARGUMENT; ResourceInfo for
     NOT_FOUND; QuotaFailure for RESOURCE_EXHAUSTED; RetryInfo where trying again later may help. What the gRPC library
     refuses itself has a status alone: a method that does not exist, a message or metadata above the limits.
     """

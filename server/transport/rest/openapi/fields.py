@@ -262,7 +262,7 @@ def _admin(limits: Limits) -> dict[str, dict[str, Told]]:
             "detached": told("Answer at once, while the model loads.", False),
         },
         "UnloadBody": {
-            "model": told("Its name."),
+            "model": told("Its name; also of one that could not be loaded, which is listed no more then."),
             "drain_seconds": told(
                 "Seconds its requests have to finish; left out, the server's `--drain-seconds`.",
                 minimum=0,
