@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).with_name("native")
 # Nothing that a compiler may do differently where the same lines are inlined twice, as a row alone and one among others
-# go through different copies: sums and products keep their order, and only what says so is one operation (fma).
+# go through different copies: sums and products keep their order but where a pragma says otherwise, and only what says
+# so is one operation (fma).
 FLAGS = (
     *("-O3", "-march=native", "-pthread", "-fPIC", "-fopenmp-simd"),
     *("-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno"),

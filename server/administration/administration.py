@@ -123,9 +123,7 @@ class Administration:
         """Build a model and serve it; returns None when it is served, else how it failed."""
         try:
             model = await self._host.build(wish)
-            if (
-                self._service.phase is Phase.DRAINING
-            ):  # a step that stands still, as a build may make one, is waited for
+            if self._service.phase is Phase.DRAINING:  # only then: a build may make a step stand still for a while
                 self._require_open()
             await self._host.bring_up(model)
         except Exception as error:

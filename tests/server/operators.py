@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import grpc
+import pytest
 from google.protobuf.json_format import MessageToDict
 
 from dyno.admin.v1 import admin_pb2 as pb
 from dyno.admin.v1.admin_pb2_grpc import AdminServiceStub
-from tests.server.callers import refused, rpc_refused
-from tests.server.kit import Harness
+from tests.server.callers import Caller, Refused, RestCaller, RpcCaller, refused, rpc_refused
+from tests.server.kit import Harness, fake_model, running
+
+LONG = {"model": "slow", "prompt": "abc", "max_tokens": 100, "ignore_eos": True}
 
 
 class Operator(Protocol):
@@ -119,3 +124,20 @@ def _request(request: pb.Request) -> dict[str, Any]:
     for choice in told["choices"]:
         choice["phase"] = choice["phase"].removeprefix("PHASE_").lower()
     return told
+
+
+@contextlib.asynccontextmanager
+async def administered(transport: str, *models: Any, **more: Any) -> AsyncIterator[tuple[Harness, Operator, Caller]]:
+    """A server with `fake` and `slow`, its operator and a caller, both over this transport."""
+    models = models or (fake_model("fake"), fake_model("slow", sleep=0.01))
+    async with running(*models, **more) as server, grpc.aio.insecure_channel(server.target) as channel:
+        if transport == "rest":
+            yield server, RestOperator(server), RestCaller(server)
+        else:
+            yield server, RpcOperator(channel), RpcCaller(channel)
+
+
+async def refusal(work: Any) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await work
+    return caught.value

@@ -133,7 +133,7 @@ void route(const Router& r, int64_t rows, const X* x, const Routing& out, int th
     write_rows(taken, me, [&](int64_t row, int64_t from, int64_t to) {
       const auto pen = taken.pen(row);
       normalise(r.before, x + row * width, width, from, to, [&](int64_t at, Vec y) {
-        X normed[16];  // as wide as what the experts see, so that near ties end as in a layer by itself
+        X normed[16];  // rounded to the type of x, as a norm by itself does: near ties end the same
         store(normed, y);
         pen.put(at, load(normed));
       });

@@ -91,8 +91,10 @@ class Discerning(BaseModel):
     def refuse_unsupported(cls, data: Any) -> Any:
         """What this server does not do is named before what is wrong: a message that calls a tool has no content."""
         for name, value in data.items() if isinstance(data, dict) else ():
-            harmless = cls.unsupported.get(name, (value,))
-            if not any(_same(value, good) for good in harmless) and name in cls.model_fields:
+            harmless = cls.unsupported.get(name)
+            if harmless is None or name not in cls.model_fields:
+                continue
+            if not any(_same(value, good) for good in harmless):
                 raise PydanticCustomError("unsupported", "is not supported by this server", {"field": name})
         return data
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -30,6 +30,15 @@ class Envelope:
     traceparent: str | None
 
 
+def counting_refusals(
+    service: GenerationService, request: pb.GenerateRequest | pb.ScoreRequest
+) -> AbstractContextManager[None]:
+    """As the service's, for a message that was not made a call yet."""
+    n = request.n if isinstance(request, pb.GenerateRequest) else 1
+    count = most_answers(1, n, service.limits)
+    return service.counting_refusals(convert.model_name(request.model), count, caller.get())
+
+
 @asynccontextmanager
 async def generating(
     service: GenerationService,
@@ -41,9 +50,7 @@ async def generating(
     """The request, running; leaving the context takes it out of the engine. Raises ServiceError."""
     arrived = service.clock()
     try:
-        n = request.n if isinstance(request, pb.GenerateRequest) else 1
-        count = most_answers(1, n, service.limits)
-        with service.counting_refusals(convert.model_name(request.model), count, caller.get()):
+        with counting_refusals(service, request):
             call = read(request)
         call = replace(
             call,

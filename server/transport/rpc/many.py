@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager
 from functools import partial
 
 import grpc
@@ -22,8 +21,7 @@ from server.transport.ids import given_id, new_id
 from server.transport.rpc import convert
 from server.transport.rpc.caller import admission, caller
 from server.transport.rpc.errors import CallOver, status_message, status_of
-from server.transport.rpc.generating import Envelope, generating
-from server.validation import most_answers
+from server.transport.rpc.generating import Envelope, counting_refusals, generating
 
 METHOD = "GenerateMany/request"
 """What each request counts as, beside the call that carries it."""
@@ -143,7 +141,7 @@ class ManyGenerations:
 
     async def _answer(self, tag: int, id: str, start: pb.GenerateStart) -> None:
         caller.set(admission.get()())  # its key may have been taken back since the call began
-        with self._counting_refusals(start.request):
+        with counting_refusals(self._service, start.request):
             if self._over:
                 self._service.require_ready()
                 raise self._too_old()
@@ -179,15 +177,11 @@ class ManyGenerations:
             return DeadlineExceeded("the time for this call ran out before the request was complete")
         return Cancelled("the request was cancelled")
 
-    def _counting_refusals(self, request: pb.GenerateRequest) -> AbstractContextManager[None]:
-        name = convert.model_name(request.model)
-        return self._service.counting_refusals(name, most_answers(1, request.n, self._limits), caller.get())
-
     def _end_unbegun(self, tag: int, id: str, start: pb.GenerateStart, task: asyncio.Task[None]) -> None:
         """The end of a task that was cancelled before its first turn."""
         if self._tasks.get(tag) is task:
             error = self._cancelled()
-            with contextlib.suppress(ServiceError), self._counting_refusals(start.request):
+            with contextlib.suppress(ServiceError), counting_refusals(self._service, start.request):
                 raise error
             self._end(tag, id, start, error)
 
