@@ -1,6 +1,6 @@
-"""What one token stores in each attention layer, and the one method attention calls to use it: of the cache for what
-came before, of the memory for what an encoder read. Kernels for several layers ask an open view once for the same. No
-torch at run time."""
+"""What one token stores in each attention layer, and the one method that a branch calls to use it: attention of the
+cache for what came before, cross-attention of the memory for what an encoder read, a recurrent mixer of what it
+carries. Kernels for several layers ask an open view once for the same. No torch at run time."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from model.kernels.attention import Scores
     from model.kernels.inplace import Call, Pools
+    from model.kernels.recurrence import Fed, Mixing
 
 Projection: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor]]"
 
@@ -87,6 +88,14 @@ class CacheView(Protocol):
         layer: index into `cache_entries`. query (tokens, query heads, key_dim); key (tokens, heads, key_dim); value
         (tokens, heads, value_dim), or None where the entry keeps it in the key. Returns (tokens, query heads,
         value_dim).
+        """
+        ...
+
+    def carry(self, layer: int, mixing: Mixing, fed: Fed) -> Tensor:
+        """Carry the states of a recurrent mixer through this step's tokens, and return what is read from them.
+
+        layer: index among the recurrent branches. fed: (tokens, n) each. Returns (tokens, heads * value_dim), normed
+        and gated.
         """
         ...
 

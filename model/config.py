@@ -1,8 +1,8 @@
 """What an architecture is, as frozen values. No torch here.
 
-A model is a tuple of blocks; a block is a tuple of residual branches (attention, feed-forward, mixture of experts), in
-series or in parallel. Layers differ by holding different values. Every value checks itself when it is built and raises
-`ConfigError` with the names and the numbers that disagree.
+A model is a tuple of blocks; a block is a tuple of residual branches (attention, recurrent mixer, feed-forward, mixture
+of experts), in series or in parallel. Layers differ by holding different values. Every value checks itself when it is
+built and raises `ConfigError` with the names and the numbers that disagree.
 """
 
 from __future__ import annotations
@@ -49,6 +49,15 @@ from model.values.position import (
     Sinusoidal,
     YarnScaling,
 )
+from model.values.recurrent import (
+    Carried,
+    Convolution,
+    Decay,
+    FixedDecay,
+    LearnedDecay,
+    Recurrent,
+    StateGate,
+)
 
 __all__ = [
     "Activation",
@@ -60,13 +69,17 @@ __all__ = [
     "Branch",
     "Buckets",
     "Capacity",
+    "Carried",
     "Chunk",
     "ClampedGate",
     "ConfigError",
+    "Convolution",
     "CrossAttention",
+    "Decay",
     "Embedding",
     "Encoder",
     "FeedForward",
+    "FixedDecay",
     "Full",
     "Grouped",
     "Groups",
@@ -74,6 +87,7 @@ __all__ = [
     "Indexer",
     "Latent",
     "Learned",
+    "LearnedDecay",
     "LinearScaling",
     "Llama3Scaling",
     "MoE",
@@ -81,6 +95,7 @@ __all__ = [
     "OutputGate",
     "ProportionalScaling",
     "QKNorm",
+    "Recurrent",
     "Rotary",
     "Router",
     "RouterLoss",
@@ -88,12 +103,13 @@ __all__ = [
     "Sinusoidal",
     "Span",
     "SparseMixer",
+    "StateGate",
     "Temperature",
     "Window",
     "YarnScaling",
 ]
 
-Branch: TypeAlias = Attention | CrossAttention | FeedForward | MoE | Beside
+Branch: TypeAlias = Attention | CrossAttention | Recurrent | FeedForward | MoE | Beside
 
 
 @dataclass(frozen=True)
@@ -127,7 +143,7 @@ class Block:
     def needs_memory(self) -> bool:
         """Whether the block stands for a look at the memory, and is left out of a pass that has none."""
         kinds = {type(branch) for branch in self.branches}
-        return CrossAttention in kinds and Attention not in kinds
+        return CrossAttention in kinds and not kinds & {Attention, Recurrent}
 
 
 @dataclass(frozen=True)
@@ -171,6 +187,11 @@ class _Stack:
         return tuple(b for block in self.blocks for b in block.branches if isinstance(b, Attention))
 
     @property
+    def recurrents(self) -> tuple[Recurrent, ...]:
+        """Every recurrent mixer."""
+        return tuple(b for block in self.blocks for b in block.branches if isinstance(b, Recurrent))
+
+    @property
     def crossings(self) -> tuple[CrossAttention, ...]:
         """Every cross-attention branch."""
         return tuple(b for block in self.blocks for b in block.branches if isinstance(b, CrossAttention))
@@ -196,6 +217,7 @@ class Encoder(_Stack):
             check(isinstance(attention.span, Full), f"an encoder sees everything, its span cannot be {attention.span}")
             check(attention.indexer is None, "an encoder sees everything, it cannot have an indexer")
         check(not self.crossings, "an encoder has no memory for a cross_attention")
+        check(not self.recurrents, "an encoder sees both ways, it cannot have a recurrent mixer")
 
 
 @dataclass(frozen=True)

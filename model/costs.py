@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from model.config import Architecture, Chunk, MoE, Span, Window
-from model.footprint import BYTES, looked_at, memory_bytes, positions_seen
-from model.operations import Operations, encoding_flops, flops_per_token, score_costs
+from model.config import Architecture, Carried, Chunk, Full, MoE, Span, Window
+from model.footprint import BYTES, looked_at, memory_bytes, positions_seen, state_bytes
+from model.operations import Operations, encoding_flops, flops_per_token, recurrence_flops, score_costs
 from model.parameters import feed_forward_parameters, parameters, without_memory
 from model.roofline import Machine, memory_weights, weights_read
 
-Price = tuple[Span, int | None, int]
+Price = tuple[Span | Carried, int | None, int]
 """(span, most positions, what each position costs)"""
 
 
@@ -36,7 +36,7 @@ class Costs:
     """Operations of looking at one position."""
     reads: tuple[Price, ...] = ()
     """Cache bytes of one position that is looked back on; the most hold for rows of one token: those of several
-    tokens choose together as good as all."""
+    tokens choose together as good as all. The state of recurrent mixers, which is read and written, is one of them."""
     entry: int = 0
     """Cache bytes that a token writes."""
     weights: int = 0
@@ -79,12 +79,14 @@ class Costs:
         for attention in architecture.attentions:
             for most, numbers in looked_at(attention):
                 held[attention.span, most] += numbers * cache_bytes
+        entry, state = sum(held.values()), state_bytes(architecture)
+        carried: tuple[Price, ...] = ((Carried(), 2, 2 * state),) if state else ()
         return cls(
             token=replace(alone, scores=0, head=0),
             head=alone.head,
             scores=_score_prices(architecture),
-            reads=tuple((span, most, size) for (span, most), size in held.items()),
-            entry=sum(held.values()),
+            reads=tuple((span, most, size) for (span, most), size in held.items()) + carried,
+            entry=entry,
             weights=round(always * weight_bytes),
             row=round(each * weight_bytes),
             experts=tuple(round(size * weight_bytes) for _, size in sizes),
@@ -176,8 +178,11 @@ def _limited(prices: tuple[Price, ...]) -> Iterator[tuple[int, int]]:
 
 
 def _score_prices(architecture: Architecture) -> tuple[Price, ...]:
-    """One price for all attention branches that look equally far: the sum of their operations a position."""
+    """One price for all branches that look equally far, recurrent mixers at one state: the sum of their operations a
+    position."""
     prices = Counter[tuple[Span, int | None]]()
+    for mixer in architecture.recurrents:
+        prices[Full(), 1] += recurrence_flops(mixer)
     for attention in architecture.attentions:
         for most, each in score_costs(attention):
             prices[attention.span, most] += each

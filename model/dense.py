@@ -7,7 +7,9 @@ from torch import Tensor
 
 from model.cache import CacheEntry, MemoryView, Projection, cache_entries, cache_entry
 from model.config import Architecture, MoE, Span
+from model.kernels import recurrence
 from model.kernels.attention import Scores, Sight, attend, make_open_sight, make_sight
+from model.kernels.recurrence import Fed, Mixing, State
 from model.moe import Loads, Routing
 from model.transformer import StepInput, Transformer
 
@@ -33,6 +35,11 @@ class DenseView:
         query, key, value = (x.unflatten(0, (self.batch, self.length)).transpose(1, 2) for x in (query, key, value))
         sight = self.sight(entry.span, query.dtype, query.device)
         return attend(query, key, value, sight, scores).transpose(1, 2).flatten(0, 1)
+
+    def carry(self, layer: int, mixing: Mixing, fed: Fed) -> Tensor:
+        nothing = State.none(mixing.value, self.batch, fed.mixed.device)
+        out, _ = recurrence.carry(mixing, fed.of(slice(None), self.batch, self.length), nothing)
+        return out.flatten(0, 1)
 
 
 class DenseMemory:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from model import config, pattern
 from model.cache import cache_entry
-from model.config import Architecture, Attention, Beside, Block, FeedForward, MoE
+from model.config import Architecture, Attention, Beside, Block, FeedForward, MoE, Recurrent
 from model.naming import Names, block_names
 
 Value = TypeVar("Value")
@@ -20,6 +20,7 @@ PLACEMENTS = {
     "sandwich": "before and after each branch",
 }
 ACTIVATIONS = {"relu2": "relu²", "gelu_tanh": "gelu"}
+A_STATE = "a state of all before"
 NORMED = {"head": "per head", "each": "per head with weights of its own", "width": "over the width"}
 
 
@@ -30,12 +31,12 @@ def describe(architecture: Architecture, names: Names | None = None) -> dict[str
     "embedding" where it is nothing but a table. `names` of the blocks are found where they have none.
     """
     branches = [branch for block in architecture.blocks for branch in block.branches]
-    attentions = architecture.attentions
+    mixers = [branch for branch in branches if isinstance(branch, Attention | Recurrent)]
     words = {
         "layers": layers(architecture, names),
         "embedding": embedding_words(architecture.embedding),
-        "attention": _several(attentions, attention_words),
-        "sees": _several(attentions, lambda value: span_words(value.span)),
+        "attention": _several(mixers, mixer_words),
+        "sees": _several(mixers, lambda value: span_words(value.span) if isinstance(value, Attention) else A_STATE),
         "position": _positions(architecture),
         "block": _several(architecture.blocks, block_words),
         "feed_forward": _several(filter(None, map(_dense, branches)), feed_forward_words),
@@ -55,7 +56,7 @@ def kinds(architecture: Architecture) -> dict[str, str]:
     embedded = architecture.embedding.position
     positions = [embedded] if embedded is not None else [value.position for value in architecture.attentions]
     return {
-        "attention": _joined(heads_kind(value.heads) for value in architecture.attentions),
+        "attention": _joined(mixer_kind(branch) for branch in branches if isinstance(branch, Attention | Recurrent)),
         "position": _joined("none" if value is None else type(value).__name__.lower() for value in positions),
         "feed_forward": _joined(kind for branch in branches for kind in _feed_forward_kinds(branch)),
     }
@@ -73,9 +74,27 @@ def layers(architecture: Architecture, names: Names | None = None) -> str:
     return f"encoder {stack(architecture.encoder.blocks)}; decoder {stack(architecture.blocks)}"
 
 
-def attention_words(value: Attention) -> str:
-    """The kind of heads, how many, and what is unusual about their scores."""
+def mixer_kind(value: Attention | Recurrent) -> str:
+    """The kind of its heads, or of a recurrent mixer by its rule and what it forgets."""
+    if isinstance(value, Attention):
+        return heads_kind(value.heads)
+    if isinstance(value.decay, config.FixedDecay):
+        return "linear" if value.rule == "add" else "delta"
+    if value.rule == "delta":
+        return "gated delta" if value.decay.over == "head" else "delta gated per key"
+    return "state space" if value.decay.discrete else "gated linear"
+
+
+def mixer_words(value: Attention | Recurrent) -> str:
+    """The kind of heads, how many, and what is unusual about their scores; of a recurrent mixer, its states."""
+    if isinstance(value, Recurrent):
+        return f"{mixer_kind(value)}, {states_words(value)}"
     return ", ".join([f"{heads_kind(value.heads)}, {heads_words(value.heads)}", *score_words(value)])
+
+
+def states_words(value: Recurrent) -> str:
+    shared = "" if value.keys == value.heads else f" share {value.keys} keys"
+    return f"{value.heads} states of {value.key_dim}x{value.value_dim}{shared}"
 
 
 def heads_kind(heads: config.Grouped | config.Latent) -> str:

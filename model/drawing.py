@@ -16,7 +16,7 @@ import textwrap
 from collections import Counter
 
 from model import describe as words
-from model.config import Architecture, Attention, Beside, Block, Branch, CrossAttention, Embedding, Full, MoE
+from model.config import Architecture, Attention, Beside, Block, Branch, CrossAttention, Embedding, Full, MoE, Recurrent
 from model.naming import Names, block_names
 
 INNER = 26  # columns of text in a box
@@ -57,6 +57,9 @@ def contents(branch: Branch, both_ways: bool = False) -> list[str]:
             return _attention(branch, both_ways)
         case CrossAttention(heads):
             return ["cross-attention", words.heads_words(heads), "looks at the memory"]
+        case Recurrent():
+            kind = words.mixer_kind(branch)
+            return [f"{kind} mixer", words.states_words(branch), f"carries {branch.state_numbers:,} numbers"]
         case MoE():
             return _mixture(branch)
         case Beside(dense, mixture):

@@ -15,14 +15,22 @@ def cache_bytes_per_token(architecture: Architecture, dtype: str = "bfloat16") -
 
 
 def cache_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16") -> int:
-    """Bytes of cache of one request at a length: layers with a window or chunk hold no more than that."""
+    """Bytes of cache of one request at a length: layers with a window or chunk hold no more than that, recurrent ones
+    hold a state."""
     entries = cache_entries(architecture)
-    return sum(entry.numbers * entry.span.reach(length) for entry in entries) * BYTES[dtype]
+    paged = sum(entry.numbers * entry.span.reach(length) for entry in entries) * BYTES[dtype]
+    return paged + state_bytes(architecture)
+
+
+def state_bytes(architecture: Architecture) -> int:
+    """Bytes of what recurrent mixers carry for one request, whatever its length; float32 in every type of model."""
+    return sum(value.state_numbers for value in architecture.recurrents) * BYTES["float32"]
 
 
 def read_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16") -> int:
-    """Bytes of cache one token reads and writes; an indexer reads all of its keys, attention only the chosen ones."""
-    return (
+    """Bytes of cache one token reads and writes; an indexer reads all of its keys, attention only the chosen ones, a
+    recurrent mixer the state before and writes the one after."""
+    paged = (
         sum(
             numbers * positions_seen(attention.span, length - 1, length, most)
             for attention in architecture.attentions
@@ -30,6 +38,7 @@ def read_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16")
         )
         * BYTES[dtype]
     )
+    return paged + 2 * state_bytes(architecture)
 
 
 def looked_at(attention: Attention) -> tuple[tuple[int | None, int], ...]:
@@ -45,7 +54,7 @@ def memory_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16
     return sum(2 * branch.heads.kv * branch.heads.dim for branch in architecture.crossings) * length * BYTES[dtype]
 
 
-def positions_seen(span: config.Span, start: int, stop: int, most: int | None = None) -> int:
+def positions_seen(span: config.Span | config.Carried, start: int, stop: int, most: int | None = None) -> int:
     """How many positions the queries at positions start to stop see together, each at most `most`."""
     if isinstance(span, config.Window):
         most = span.size if most is None else min(most, span.size)

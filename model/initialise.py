@@ -7,6 +7,7 @@ from torch import nn
 
 from model.config import Architecture
 from model.norm import Norm
+from model.recurrent import RecurrentMixer
 from model.skeleton import materialise, skeleton
 from model.transformer import Transformer
 
@@ -23,7 +24,7 @@ def random_model(architecture: Architecture, seed: int, dtype: torch.dtype = tor
 
 def initialise(model: Transformer, seed: int, std: float = 0.02) -> None:
     """Normal weights of deviation `std`, projections back into the residual stream smaller by sqrt(2 * layers); norms
-    act as identities, biases, sinks and gates are 0."""
+    act as identities, biases, sinks and gates are 0, and the heads of recurrent mixers forget at different speeds."""
     generator = torch.Generator().manual_seed(seed)
     into_residual = std / (2 * len(model.blocks)) ** 0.5
     norms = {id(module.weight): 1.0 - module.value.offset for module in model.modules() if isinstance(module, Norm)}
@@ -36,3 +37,6 @@ def initialise(model: Transformer, seed: int, std: float = 0.02) -> None:
             else:
                 deviation = into_residual if name.endswith(INTO_RESIDUAL) else std
                 nn.init.normal_(parameter, std=deviation, generator=generator)
+        for module in model.modules():
+            if isinstance(module, RecurrentMixer):
+                module.spread()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from model.config import Architecture, Attention, Beside, Block, Chunk, MoE, Window
+from model.config import Architecture, Attention, Beside, Block, Chunk, MoE, Recurrent, Window
 
 Trait = Callable[[Block], str]
 Names = Mapping[Block, str]
@@ -47,7 +47,9 @@ def looking(block: Block) -> str:
 
 
 def reaching(block: Block) -> str:
-    """How far the block's attention sees."""
+    """How far the block's attention sees, or that it is recurrent."""
+    if any(isinstance(branch, Recurrent) for branch in block.branches):
+        return "recurrent"
     spans = {type(branch.span) for branch in block.branches if isinstance(branch, Attention)}
     if not spans:
         return ""

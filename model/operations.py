@@ -10,15 +10,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 from model import config
-from model.config import Architecture, Attention, Beside, Branch, CrossAttention, FeedForward, MoE
+from model.config import Architecture, Attention, Beside, Branch, CrossAttention, FeedForward, MoE, Recurrent
 from model.footprint import BYTES, memory_bytes, positions_seen
-from model.parameters import Parts, indexer_parameters
+from model.parameters import Parts, indexer_parameters, recurrent_projections
 
 
 @dataclass(frozen=True, slots=True)
 class Operations(Parts):
-    """Floating-point operations of one token by part: `projections` are attention's weights, `scores` its products with
-    what it looks at."""
+    """Floating-point operations of one token by part: `projections` are the weights of attention and recurrent mixers,
+    `scores` their products with what they look at."""
 
     projections: int = 0
     scores: int = 0
@@ -46,6 +46,8 @@ def flops(architecture: Architecture, start: int, stop: int, memory: int | None 
             operations += _linear(branch, architecture.width) * (count * times)
             if isinstance(branch, Attention):
                 operations += Operations(scores=_scores(branch, start, stop)) * times
+            elif isinstance(branch, Recurrent):
+                operations += Operations(scores=recurrence_flops(branch)) * (count * times)
             elif isinstance(branch, CrossAttention):
                 states = stop if memory is None else memory
                 operations += Operations(scores=4 * branch.heads.query * branch.heads.dim * states) * (count * times)
@@ -70,6 +72,8 @@ def _linear(branch: Branch, width: int) -> Operations:
             return Operations(projections=2 * _multiplied(branch, width))
         case CrossAttention(heads):
             return Operations(projections=4 * width * heads.query * heads.dim)
+        case Recurrent():
+            return Operations(projections=2 * recurrent_projections(branch, width))
         case FeedForward():
             return Operations(feed_forward=2 * _matrices(branch, width))
         case MoE():
@@ -96,6 +100,14 @@ def _multiplied(value: Attention, width: int) -> int:
     if value.indexer is not None:
         own += indexer_parameters(value, width) - 2 * value.indexer.dim
     return own + inner * width
+
+
+def recurrence_flops(value: Recurrent) -> int:
+    """Operations of one token with the states of a recurrent mixer: what is kept, what enters, what is read (by the
+    delta rule also what the key had stored), and the convolution before."""
+    state = value.heads * value.key_dim * value.value_dim
+    mixed = 0 if value.convolution is None else 2 * value.convolution.width * value.mixed
+    return (7 if value.rule == "delta" else 5) * state + mixed
 
 
 def score_costs(value: Attention) -> tuple[tuple[int | None, int], ...]:

@@ -15,6 +15,8 @@ from model.cache import CacheEntry, groups_of
 from model.kernels import inplace
 from model.kernels.attention import Scores, attend
 from model.kernels.paged import Entries, Pages, Scratch, Stretch, decode
+from model.kernels.recurrence import Fed, Mixing
+from model.states import StateView
 
 
 class PagedCache:
@@ -88,10 +90,10 @@ class GroupView:
 
 
 class PagedView:
-    """CacheView of one step."""
+    """CacheView of one step; states: of a model with recurrent mixers."""
 
-    def __init__(self, cache: PagedCache, groups: tuple[GroupView, ...]) -> None:
-        self.cache, self.groups, self.pools = cache, groups, cache.pools
+    def __init__(self, cache: PagedCache, groups: tuple[GroupView, ...], states: StateView | None = None) -> None:
+        self.cache, self.groups, self.states, self.pools = cache, groups, states, cache.pools
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor | None, scores: Scores) -> Tensor:
         group, cache, dim = self.groups[self.pools.groups[layer]], self.cache, self.cache.entries[layer].value_dim
@@ -108,6 +110,10 @@ class PagedView:
         for part in group.stretches:
             out[part.start : part.stop] = self._attend(layer, query, key, value, part, scores)
         return out
+
+    def carry(self, layer: int, mixing: Mixing, fed: Fed) -> Tensor:
+        assert self.states is not None, "a model with recurrent mixers is served with states"
+        return self.states.carry(layer, mixing, fed)
 
     def calls(self) -> list[inplace.Call]:
         """As an OpenCacheView."""

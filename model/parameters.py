@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from model import config
-from model.config import Architecture, Attention, Beside, Block, Branch, CrossAttention, FeedForward, MoE
+from model.config import Architecture, Attention, Beside, Block, Branch, CrossAttention, FeedForward, MoE, Recurrent
 
 Numbers = TypeVar("Numbers", bound="Parts")
 
@@ -34,7 +34,8 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Weights(Parts):
-    """Parameters by where they live. `experts` are the routed ones, `shared` those every token passes beside them."""
+    """Parameters by where they live. `attention` includes what stands in its place, recurrent mixers; `experts` are the
+    routed ones, `shared` those every token passes beside them."""
 
     embedding: int = 0
     positions: int = 0
@@ -133,6 +134,8 @@ def _branch(branch: Branch, width: int, idle: bool) -> Weights:
             return Weights(attention=_attention(branch, width))
         case CrossAttention(heads):
             return Weights(attention=_grouped(heads, width, branch.out_bias))
+        case Recurrent():
+            return Weights(attention=_recurrent(branch, width))
         case FeedForward():
             return Weights(feed_forward=feed_forward_parameters(branch, width))
         case MoE():
@@ -180,6 +183,25 @@ def indexer_parameters(value: Attention, width: int) -> int:
     assert isinstance(value.heads, config.Latent)
     query = (value.heads.query_rank or width) * indexer.heads * indexer.dim
     return query + width * (indexer.dim + indexer.heads) + 2 * indexer.dim
+
+
+def _recurrent(value: Recurrent, width: int) -> int:
+    own = recurrent_projections(value, width) + value.heads * value.skip
+    if isinstance(value.decay, config.LearnedDecay):
+        own += value.heads + value.steps
+    if value.convolution is not None:
+        own += value.mixed * (value.convolution.width + value.convolution.bias)
+    return own + _norm(value.norm, value.value_dim if value.norm_over == "head" else value.inner)
+
+
+def recurrent_projections(value: Recurrent, width: int) -> int:
+    """Parameters of a recurrent mixer's linear layers."""
+    gate, decay = value.gate, value.decay
+    own = width * (value.mixed + value.inner + (value.heads if value.rule == "delta" else 0))
+    if gate is not None:
+        own += width * value.inner if gate.rank is None else gate.rank * (width + value.inner)
+    rank = decay.rank if isinstance(decay, config.LearnedDecay) else None
+    return own + (width * value.steps if rank is None else rank * (width + value.steps))
 
 
 def feed_forward_parameters(value: FeedForward, width: int) -> int:

@@ -15,8 +15,9 @@ from model.feedforward import FeedForward
 from model.moe import Beside, Loads, MoE, Routing
 from model.norm import build_norm
 from model.position import BucketTable, RotaryTable
+from model.recurrent import RecurrentMixer
 
-ATTENDING = (*attention.MODULES.values(), CrossAttention)  # branches that look around them
+AROUND = (*attention.MODULES.values(), CrossAttention, RecurrentMixer)  # branches that look around them
 
 
 class Stage(nn.Module):
@@ -51,7 +52,7 @@ class Block(Stage):
                 y, routing = branch(seen, loads)
                 routings.append(routing)
             else:
-                y = branch(seen, around) if isinstance(branch, ATTENDING) else branch(seen)
+                y = branch(seen, around) if isinstance(branch, AROUND) else branch(seen)
             x = self.norms_after[i](self._add(x, y, i)) if post else self._add(x, self.norms_after[i](y), i)
         return x, routings
 
@@ -92,13 +93,15 @@ def run_blocks(
 
 
 def _branch(value: config.Branch, width: int, tables: Tables, count: Counter[str]) -> nn.Module:
-    """The module of a branch; attention, cross-attention and mixtures are told how many came before them."""
+    """The module of a branch; all but feed-forwards are told how many of their kind came before them."""
     match value:
         case config.Attention():
             built = attention.MODULES[type(value.heads)]
             return built(value, width, _next(count, "attention"), _table_index(value, tables))
         case config.CrossAttention():
             return CrossAttention(value, width, _next(count, "cross"))
+        case config.Recurrent():
+            return RecurrentMixer(value, width, _next(count, "recurrent"))
         case config.MoE():
             return MoE(value, width, _next(count, "mixture"))
         case config.Beside():

@@ -80,7 +80,7 @@ def build_model(spec: str, settings: Settings, observer: Observer, *, measures: 
     found = _find(said, settings)
     model, tokenizer, architecture = found.model, found.tokenizer, found.model.architecture
     _tell(name, architecture)
-    if not architecture.attentions:
+    if not architecture.attentions and not architecture.recurrents:
         raise ConfigError(f"model {name!r}: none of its blocks has an attention, so no token would see another")
     form = _form(name, settings, device)
     if device.type != "cpu":

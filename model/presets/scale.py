@@ -118,6 +118,8 @@ class _Shrink:
             case config.CrossAttention():
                 grouped = self._grouped(value.heads)
                 return replace(value, heads=grouped, scale=_score_scale(value.scale, value.heads.dim, grouped.dim))
+            case config.Recurrent():
+                return self._recurrent(value)
             case config.FeedForward():
                 return self._feed_forward(value)
             case config.MoE():
@@ -153,6 +155,24 @@ class _Shrink:
             rotary_dim=self._dim(value.rotary_dim) if value.rotary_dim else 0,
             value_dim=self._dim(value.value_dim),
             query_rank=None if value.query_rank is None else self._of_width(value.query_rank),
+        )
+
+    def _recurrent(self, value: config.Recurrent) -> config.Recurrent:
+        sharing = value.heads // value.keys
+        keys = min(value.keys, max(2, self.scale.heads // sharing))
+        gate, decay = value.gate, value.decay
+        if gate is not None and gate.rank is not None:
+            gate = replace(gate, rank=self._dim(gate.rank))
+        if isinstance(decay, config.LearnedDecay) and decay.rank is not None:
+            decay = replace(decay, rank=self._dim(decay.rank))
+        return replace(
+            value,
+            heads=keys * sharing,
+            key_heads=None if value.key_heads is None else keys,
+            key_dim=self._dim(value.key_dim),
+            value_dim=self._dim(value.value_dim),
+            gate=gate,
+            decay=decay,
         )
 
     def _indexer(self, value: config.Indexer) -> config.Indexer:

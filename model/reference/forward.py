@@ -12,6 +12,7 @@ from model.reference.arithmetic import Weights, capped, norm
 from model.reference.attention import attention
 from model.reference.experts import Routed, feed_forward, mixture
 from model.reference.position import sinusoid
+from model.reference.recurrent import recurrent
 from model.transformer import Transformer
 
 
@@ -71,6 +72,8 @@ def run_branch(x: Tensor, value: config.Branch, w: Weights, routed: list[Routed]
     match value:
         case config.Attention():
             return attention(x, value, w)
+        case config.Recurrent():
+            return recurrent(x, value, w)
         case config.FeedForward():
             return feed_forward(x, value, w)
         case config.MoE():

@@ -14,6 +14,7 @@ from model.kernels.paged import Pages, Stretch
 from model.moe import Loads
 from model.paged import Decode, GroupView
 from model.sampling import Draw, uniform
+from model.states import Moves
 from server.engine.constraint import members
 from server.engine.step import Pick, Row, Step
 
@@ -166,6 +167,21 @@ def group_view(layout: Layout, group: int, paging: Paging) -> GroupView:
     places = Places.of(layout, group, paging)
     stretches = tuple(map(places.stretch, np.flatnonzero(~layout.alone).tolist()))
     return GroupView(paging.size, places.slots, places.decode, stretches, torch.from_numpy(places.visible))
+
+
+def moves(layout: Layout, group: int, size: int) -> Moves:
+    """How rows carry their states on, in pages of `size` positions: from that of the position before to that of every
+    position which ends a page or the row."""
+    starts, firsts = layout.ends - layout.counts, layout.first(layout.positions)
+    ends = (layout.positions + 1) % size == 0
+    ends[layout.ends - 1] = True
+    before = np.zeros(len(layout.rows), np.int64)
+    for index in np.flatnonzero(firsts).tolist():
+        before[index] = layout.rows[index].tables[group][(firsts[index] - 1) // size]
+    after = np.zeros(len(layout.row), np.int64)
+    for token in np.flatnonzero(ends).tolist():
+        after[token] = layout.rows[layout.row[token]].tables[group][layout.positions[token] // size]
+    return Moves(np.append(starts, layout.ends[-1]), before, after)
 
 
 def _table(layout: Layout, group: int, lowest: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -63,10 +63,11 @@ class Continued:
 
 def _looks_back_alone(inputs: StepInput) -> bool:
     """Whether each token by itself, none of a prompt, sees all that came before: then there is one group, which gives
-    nothing back as a row goes on (but for blocks of wrong guesses, and the row has new tables then)."""
+    nothing back as a row goes on (but for blocks of wrong guesses, and the row has new tables then); and no state is
+    carried on."""
     view = inputs.cache
     assert isinstance(view, PagedView)
-    if len(view.groups) != 1 or view.groups[0].stretches:
+    if len(view.groups) != 1 or view.groups[0].stretches or view.states is not None:
         return False
     return isinstance(_places(inputs)[1].span, Full)
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 
 from model.cache import cache_entries
-from model.config import Architecture
+from model.config import Architecture, Carried
+from model.footprint import state_bytes
 from server.engine.memory import memory_entries
 from server.engine.runner import Room
 
@@ -41,9 +42,10 @@ def free_bytes(device: torch.device) -> int:
 
 
 def pool_bytes(architecture: Architecture, room: Room, itemsize: int) -> int:
-    """What the pools of this room take, those of an encoder's memory included."""
+    """What the pools of this room take, those of an encoder's memory and of states included."""
     entries = (*cache_entries(architecture), *(() if architecture.encoder is None else memory_entries(architecture)))
-    return sum(entry.numbers * room.pages(entry.span) * room.page_size * itemsize for entry in entries)
+    paged = sum(entry.numbers * room.pages(entry.span) * room.page_size * itemsize for entry in entries)
+    return paged + state_bytes(architecture) * (room.pages(Carried()) + room.rows)
 
 
 def largest_room(architecture: Architecture, room: Room, itemsize: int, budget: int) -> Room:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any
 
+from model.config import Carried
 from server.engine import isolation, pace
 from server.engine.account import Account, Shortage, Tally, summary
 from server.engine.drafting import Drafting, MakeDrafter, PromptLookup
@@ -44,7 +45,9 @@ class Engine:
         drafter: MakeDrafter = PromptLookup,
     ) -> None:
         self.name, self.block_tokens = name, runner.block_size
-        self._speculate, self._drafter = speculate, drafter
+        # A state that wrong guesses went into cannot be had back.
+        carried = any(isinstance(group.span, Carried) for group in runner.groups)
+        self._speculate, self._drafter = 0 if carried else speculate, drafter
         self._guard = isolation.Guard()
         self._runner = runner
         self._observer = observer

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from model.cache import CacheEntry, cache_entries
-from model.config import Attention, Buckets
+from model.config import Attention, Buckets, Full
 from model.kernels import flex
 from model.kernels.gpu import FEW
 from model.kernels.paged import Pages
@@ -45,8 +45,11 @@ class GpuRunner(ModelRunner):
     def __init__(self, model: Transformer, room: Room, vocab: int | None = None) -> None:
         super().__init__(model, room, vocab)
         longest = self._longest = min(model.architecture.context, room.tokens)
-        self._spans = tuple(group.span for group in self.groups)
-        self._shapes = tuple(Shape.of(g.span, longest, room.page_size, spare=g.num_blocks) for g in self.groups)
+        self._spans = tuple(paging.span for paging in self._pagings)
+        blocks = (group.num_blocks for group in self.groups)
+        self._shapes = tuple(
+            Shape.of(span, longest, room.page_size, spare) for span, spare in zip(self._spans, blocks, strict=False)
+        )
         self._sizes = sizes(room.rows)
         self._graphs = Graphs(
             self._captured,
@@ -99,7 +102,7 @@ class GpuRunner(ModelRunner):
     def _compute(self, inputs: StepInput) -> tuple[Computed, Any]:
         view = inputs.cache
         assert isinstance(view, PagedView)
-        alone = inputs.loads is None and inputs.memory is None
+        alone = inputs.loads is None and inputs.memory is None and view.states is None
         done = None
         if alone and not any(group.stretches for group in view.groups):
             done = self._graphs.run(Tokens(inputs.tokens, inputs.positions, view.groups))
@@ -124,7 +127,9 @@ class GpuRunner(ModelRunner):
         tree = (inputs.tokens, inputs.positions, padded, inputs.select, inputs.loads, sources)
         tokens, positions, views, select, loads, there = place(tree, self.device)
         placed = None if memory is None or there is None else StepMemory(memory.cache, *there)
-        return StepInput(tokens, positions, PagedView(self.cache, views), select, loads, placed)
+        view = inputs.cache
+        states = view.states if isinstance(view, PagedView) else None
+        return StepInput(tokens, positions, PagedView(self.cache, views, states), select, loads, placed)
 
     def _filled(self, view: GroupView, shape: Shape) -> GroupView:
         if view.decode is None:
@@ -136,7 +141,7 @@ class GpuRunner(ModelRunner):
     def _filled_sources(self, pages: Pages) -> Pages:
         """Every token looks at a source of its own; those that fill up look at the empty page 0."""
         assert self.memory is not None
-        shape = Shape.of(self.memory.span, self.room.tokens, self.room.page_size, spare=0)
+        shape = Shape.of(Full(), self.room.tokens, self.room.page_size, spare=0)
         return padded_pages(pages, size_of(len(pages.table), self._sizes), shape)
 
     def _uncapturable(self) -> str:
@@ -145,6 +150,8 @@ class GpuRunner(ModelRunner):
             return "what an encoder read has no fixed size"
         if any(mixture.limited for mixture in self.mixtures):
             return "experts with a capacity count what each sequence chose before"
+        if self.states is not None:
+            return "a layer carries states from slots that change"
         if not all(map(self._in_place, self.model.architecture.attentions, cache_entries(self.model.architecture))):
             return "a layer's attention copies its pages together"
         return ""

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from model import sampling
 from model.cache import CacheEntry, cache_entries, spans
-from model.config import Full, Span
+from model.config import Carried, Full, Span
 from model.costs import Costs
 from model.kernels import native, passes
 from model.paged import PagedCache, PagedView
 from model.roofline import Machine
+from model.states import StateCache, StateView
 from model.transformer import StepInput, StepOutput, Transformer
 from server.engine import batch
 from server.engine.continued import Continued
@@ -36,7 +37,7 @@ class Room:
     batch_tokens: int
     page_size: int = 16
 
-    def pages(self, span: Span) -> int:
+    def pages(self, span: Span | Carried) -> int:
         """Pages of the pool of one span, page 0 included."""
         full = -(-self.tokens // self.page_size)
         each = -(-span.reach(self.tokens) // self.page_size) + 2  # a window may begin and end inside a page
@@ -67,8 +68,9 @@ class ModelRunner:
         pages = tuple(room.pages(entry.span) for entry in entries)
         pools = tuple(count + self.SPARE_PAGES for count in pages)
         self.cache = PagedCache(entries, pools, room.page_size, self.dtype, self.device)
-        self.groups = tuple(self._group(span, entries) for span in spans(entries))
-        self._pagings = tuple(batch.Paging(g.span, room.page_size, self.dtype, self.device) for g in self.groups)
+        self._pagings = tuple(batch.Paging(s, room.page_size, self.dtype, self.device) for s in spans(entries))
+        self.states, carried = self._make_states()
+        self.groups = tuple(self._group(paging.span, entries) for paging in self._pagings) + carried
         self.mixtures = tuple(
             MixtureShape(layer, moe.experts, moe.active, moe.router.capacity is not None)
             for layer, moe in model.architecture.mixtures
@@ -107,6 +109,8 @@ class ModelRunner:
             tokens, logprobs = drawn.told(asked)
             routes = None if routed is None else routed.told()
             read = () if experts is None else tuple(map(tuple, experts.tolist()))
+            if self.states is not None:
+                self.states.done()
             return StepResult(tokens, logprobs, routes, failed, self._seconds(began, ended), read)
 
     def _compute(self, inputs: StepInput) -> tuple[Computed, Any]:
@@ -131,6 +135,16 @@ class ModelRunner:
         cache = PagedCache(entries, (pages,) * len(entries), size, self.dtype, self.device)
         return CacheGroup(Full(), pages, page_bytes), cache
 
+    def _make_states(self) -> tuple[StateCache | None, tuple[CacheGroup, ...]]:
+        """Memory of what recurrent mixers carry, and its group."""
+        values = self.model.architecture.recurrents
+        if not values:
+            return None, ()
+        pages = self.room.pages(Carried())
+        page_bytes = sum(value.state_numbers for value in values) * torch.float32.itemsize
+        group = CacheGroup(Carried(), pages, page_bytes)
+        return StateCache(values, pages, self.room.rows, self.device), (group,)
+
     def _group(self, span: Span, entries: tuple[CacheEntry, ...]) -> CacheGroup:
         numbers = sum(entry.numbers for entry in entries if entry.span == span)
         page_bytes = numbers * self.room.page_size * self.dtype.itemsize
@@ -148,10 +162,16 @@ class ModelRunner:
         loads = None
         if any(mixture.limited for mixture in self.mixtures):
             loads = batch.loads_of(step, max(m.experts for m in self.mixtures), len(self.mixtures))
-        view = PagedView(self.cache, views)
+        view = PagedView(self.cache, views, self._states_of(layout))
         sources = None if self._sources is None else step_memory(self._sources, step)
         positions = torch.from_numpy(layout.positions)
         return StepInput(batch.tokens_of(step), positions, view, batch.select(layout), loads, sources)
+
+    def _states_of(self, layout: batch.Layout) -> StateView | None:
+        """The states that a step starts from, and where it keeps those that it comes to."""
+        if self.states is None:
+            return None
+        return self.states.view(batch.moves(layout, len(self._pagings), self.room.page_size))
 
     def _memory_of(self, step: Step, inputs: StepInput) -> StepMemory | None:
         """The memory of a step, with the sources read that are new in it."""

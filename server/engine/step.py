@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from model.config import Span
+from model.config import Carried, Span
 from model.costs import Costs
 from server.engine.request import Request, Routes, TokenLogprobs
 
@@ -133,9 +133,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class CacheGroup:
-    """Layers of one span share block tables. Block 0 of every pool is never handed out: it stands for "no block"."""
+    """Layers of one span share block tables, and so do all that carry a state, whose blocks hold it as it is after the
+    last position in them. Block 0 of every pool is never handed out: it stands for "no block"."""
 
-    span: Span
+    span: Span | Carried
     num_blocks: int
     bytes_per_block: int
 

@@ -18,23 +18,28 @@ from model.config import (
     Capacity,
     Chunk,
     ClampedGate,
+    Convolution,
     Embedding,
     FeedForward,
+    FixedDecay,
     Full,
     Grouped,
     Groups,
     Head,
     Latent,
     Learned,
+    LearnedDecay,
     LinearScaling,
     Llama3Scaling,
     MoE,
     Norm,
     OutputGate,
     QKNorm,
+    Recurrent,
     Rotary,
     Router,
     Sinusoidal,
+    StateGate,
     Temperature,
     Window,
     YarnScaling,
@@ -49,6 +54,17 @@ DENSE = FeedForward(44)
 EXPERT = FeedForward(18)
 MIXTURE = MoE(experts=6, active=2, expert=EXPERT)
 LAYER_NORM = Norm("layer", eps=1e-5, bias=True)
+DELTA = Recurrent(heads=6, key_dim=5, value_dim=7, key_heads=3)
+STATE_SPACE = replace(
+    DELTA,
+    rule="add",
+    decay=LearnedDecay(discrete=True),
+    convolution=Convolution(3, bias=True),
+    gate=StateGate(before_norm=True),
+    norm_over="key_head",
+    skip=True,
+)
+LINEAR = Recurrent(4, 6, 9, None, "add", FixedDecay(0.8), None, StateGate("sigmoid"), norm_over="all")
 
 
 def model(*blocks: Block, **parts: Any) -> Architecture:
@@ -63,6 +79,12 @@ def attending(heads: Grouped | Latent = HEADS, **rest: Any) -> Architecture:
     """Two layers that attend so: a cache error of the first is seen by the second."""
     attention = Attention(heads, **({"position": Rotary()} | rest))
     return model(block(attention, DENSE), block(attention, DENSE))
+
+
+def carrying(value: Recurrent = DELTA, **rest: Any) -> Architecture:
+    """Two such layers around one that attends."""
+    mixer = block(replace(value, **rest), DENSE)
+    return model(mixer, block(), mixer)
 
 
 def turning(**rotary: Any) -> Architecture:
@@ -108,6 +130,25 @@ HEAD_CASES = {
     "latent, nothing turns": attending(replace(LATENT, rotary_dim=0), position=None),
     "latent, rotary part without rotation": attending(LATENT, position=None),
     "latent, value wider than key": attending(replace(LATENT, value_dim=40)),
+}
+RECURRENT_CASES = {
+    "gated delta": carrying(),
+    "delta gated per key, ranks": carrying(decay=LearnedDecay("key", 3), gate=StateGate("sigmoid", 4)),
+    "delta, a key for each state, wide convolution": carrying(key_heads=None, convolution=Convolution(6)),
+    "delta, fixed decay, norm over all": carrying(
+        decay=FixedDecay(2.0), norm=Norm(eps=1e-3, offset=1.0), norm_over="all"
+    ),
+    "delta, gate before the norm": carrying(gate=StateGate("sigmoid", before_norm=True)),
+    "state space": carrying(STATE_SPACE),
+    "state space, one group, no gate": carrying(STATE_SPACE, key_heads=1, gate=None),
+    "linear": carrying(LINEAR),
+    "linear, neither norm nor gate": carrying(LINEAR, gate=None, norm=None),
+    "gated linear": carrying(LINEAR, decay=LearnedDecay("key"), skip=True),
+    "alone in a block, no last norm": model(block(DELTA), block(MIXTURE), block(STATE_SPACE), norm=None),
+    "no attention": model(block(DELTA, DENSE), block(STATE_SPACE, MIXTURE)),
+    "beside a feed-forward, post norm": model(
+        block(DELTA, DENSE, parallel=True), block(LINEAR, DENSE, placement="post")
+    ),
 }
 SPAN_CASES = {
     "window": attending(span=Window(5)),
@@ -306,6 +347,18 @@ MIXED_CASES = {
         embedding=Embedding(Sinusoidal(), scale=28**0.5),
         norm=None,
     ),
+    # Three layers that carry a state to each that attends, experts in all of them.
+    "gated delta, gated attention, experts": model(
+        *(block(DELTA, replace(MIXTURE, shared=FeedForward(23), shared_gate=True), norm=Norm(offset=1.0)),) * 3,
+        block(
+            Attention(replace(HEADS, qk_norm=QKNorm()), Rotary(fraction=0.6), gate=OutputGate("element")),
+            MIXTURE,
+            norm=Norm(offset=1.0),
+        ),
+    ),
+    "state spaces, experts and attention in blocks of their own": model(
+        block(STATE_SPACE), block(MIXTURE), block(Attention(HEADS)), block(STATE_SPACE), block(DENSE)
+    ),
     "latent and grouped layers, gates, capacity": model(
         block(Attention(LATENT, Rotary(), Window(9), gate=OutputGate("head")), MIXTURE, gated=True),
         block(
@@ -320,6 +373,7 @@ CASES: dict[str, Architecture] = {
     f"{group}: {name}": architecture
     for group, cases in {
         "heads": HEAD_CASES,
+        "recurrent": RECURRENT_CASES,
         "span": SPAN_CASES,
         "position": POSITION_CASES,
         "scores": SCORE_CASES,

@@ -126,6 +126,9 @@ class HandEngine:
     def _page(self, group: int) -> int:
         page = self.free[group].pop(self.random.randrange(len(self.free[group])))
         self.holders[group, page] = 1
+        if (states := self.runner.states) is not None and group == len(self.free) - 1:
+            for slots in states.slots:
+                slots[states.slot[page]] = self.leftover
         for layer, owner in enumerate(self.runner.cache.pools.groups):
             for pool in (self.runner.cache.keys[layer], self.runner.cache.values[layer]):
                 if owner == group and pool is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from model.feedforward import FeedForward
 from model.initialise import random_model
 from model.moe import Experts
 from model.norm import Norm
+from model.recurrent import RecurrentMixer
 from tests.model.cases import CASES, MIXED_CASES
 
 MIXED = pytest.mark.parametrize("architecture", MIXED_CASES.values(), ids=MIXED_CASES.keys())
@@ -21,7 +24,7 @@ MIXED = pytest.mark.parametrize("architecture", MIXED_CASES.values(), ids=MIXED_
 def into_residual(module: nn.Module) -> list[object]:
     """The weights of a branch, or of a part of one, whose products are added to the residual stream."""
     match module:
-        case GroupedAttention() | LatentAttention():
+        case GroupedAttention() | LatentAttention() | RecurrentMixer():
             return [module.out.weight]
         case FeedForward():
             return [module.down.weight]
@@ -45,12 +48,27 @@ def test_norms_begin_as_identities_and_everything_else_small(architecture: Archi
     for module in model.modules():
         if isinstance(module, Norm) and module.weight is not None:
             assert torch.all(module.weight + module.value.offset == 1)
+    spread = {id(p) for m in model.modules() if isinstance(m, RecurrentMixer) for p in m.parameters(recurse=False)}
     for name, parameter in model.named_parameters():
+        if id(parameter) in spread:
+            continue  # below
         if parameter.dim() > 1 and "norm" not in name:
             expected = 0.02 / (2 * len(model.blocks)) ** 0.5 if id(parameter) in last else 0.02
             assert parameter.std().item() == pytest.approx(expected, rel=0.25), name
         elif "norm" not in name:
             assert not parameter.any(), name
+
+
+def test_fresh_states_are_kept_for_a_few_and_for_many_tokens() -> None:
+    mixer = random_model(CASES["recurrent: state space"], 0).blocks[0].branches[0]  # type: ignore[index]
+    assert isinstance(mixer, RecurrentMixer) and mixer.rate is not None and mixer.step_bias is not None
+    kept = torch.exp(-mixer.rate.exp() * torch.nn.functional.softplus(mixer.step_bias))
+    assert kept.max().item() == pytest.approx(0.999, abs=1e-4)
+    assert kept.min().item() == pytest.approx(math.exp(-1.6), abs=1e-4)
+    assert mixer.taps is not None and mixer.taps[0].tolist() == [0.0, 0.0, 1.0]
+    assert (
+        mixer.norm is not None and mixer.skip is not None and bool((mixer.norm == 1).all() and (mixer.skip == 1).all())
+    )
 
 
 def test_fresh_logits_are_nearly_even() -> None:

@@ -1,0 +1,168 @@
+"""What a recurrent mixer does between its projections: convolution, states, norm and gate, in PyTorch and one token
+after another. The compiled kernel (native/recur.h) does the same for all rows of a step in one call.
+
+Shape letters: B sequences of L tokens each, C numbers of a token's queries, keys and values, H heads, K and V
+dimensions of keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.config import FixedDecay, Recurrent
+
+UNIT_EPS = 1e-6  # under the root of a length, of keys and queries that are made as long as 1
+
+
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """One mixer's values and weights: taps (C, width) and tap_bias (C,) of the convolution, rate (H,) the logarithm of
+    the decay's rate, step_bias (steps,), skip (H,), norm (V,) or (H * V,); None where it has none."""
+
+    value: Recurrent
+    taps: Tensor | None
+    tap_bias: Tensor | None
+    rate: Tensor | None
+    step_bias: Tensor | None
+    skip: Tensor | None
+    norm: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What tokens bring, (..., n) each: queries, keys and values side by side (C), what the gate is made of (H * V, or
+    nothing), the steps of the decay (H, H * K or nothing), the strength of the delta rule (H, or nothing)."""
+
+    mixed: Tensor
+    gate: Tensor
+    decay: Tensor
+    strength: Tensor
+
+    def of(self, part: slice | Tensor, *shape: int) -> Fed:
+        """Of some of the tokens, as (*shape, n)."""
+        return Fed(*(x[part].reshape(*shape, x.shape[-1]) for x in (self.mixed, self.gate, self.decay, self.strength)))
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What sequences carry: states (B, H, K, V), and the mixed numbers of the last width - 1 tokens (B, width - 1, C),
+    float32 both."""
+
+    heads: Tensor
+    past: Tensor
+
+    @classmethod
+    def of(cls, value: Recurrent, numbers: Tensor) -> State:
+        """From numbers (B, state_numbers), as they are kept."""
+        size = value.heads * value.key_dim * value.value_dim
+        heads, past = numbers.split((size, value.state_numbers - size), dim=-1)
+        return cls(
+            heads.unflatten(-1, (value.heads, value.key_dim, value.value_dim)),
+            past.reshape(len(past), -1, value.mixed),
+        )
+
+    @classmethod
+    def none(cls, value: Recurrent, batch: int, device: torch.device) -> State:
+        """Before the first token."""
+        return cls.of(value, torch.zeros(batch, value.state_numbers, device=device))
+
+    @property
+    def numbers(self) -> Tensor:
+        return torch.cat((self.heads.flatten(1), self.past.flatten(1)), dim=-1)
+
+
+def carry(mixing: Mixing, fed: Fed, state: State, wanted: Sequence[int] = ()) -> tuple[Tensor, list[State]]:
+    """Run sequences on from their states, fed (B, L, n).
+
+    Returns (B, L, H * V) in the type of what was fed, normed and gated, and the states after the tokens `wanted`
+    (indices along L, rising). Everything in between is float32, and a token's numbers do not depend on L.
+    """
+    value, dtype = mixing.value, fed.mixed.dtype
+    whole = torch.cat((state.past, fed.mixed.float()), dim=1)
+    query, key, values = _heads(mixing, _convolved(mixing, whole, fed.mixed.shape[1]))
+    steps = None if mixing.step_bias is None else F.softplus(fed.decay.float() + mixing.step_bias.float())
+    kept = _kept(mixing, steps, fed.mixed)
+    entering = values * steps[..., None] if steps is not None and _discrete(value) else values
+    strength = torch.sigmoid(fed.strength.float())[..., None]
+    heads, read, after = state.heads, [], []
+    for t in range(fed.mixed.shape[1]):
+        heads = heads * kept[:, t]
+        new = entering[:, t]
+        if value.rule == "delta":
+            new = strength[:, t] * (new - (heads * key[:, t, :, :, None]).sum(-2))
+        heads = heads + key[:, t, :, :, None] * new[:, :, None]
+        read.append((heads * query[:, t, :, :, None]).sum(-2))
+        if t in wanted:
+            after.append(State(heads, whole[:, t + 1 : t + 1 + state.past.shape[1]]))
+    out = torch.stack(read, dim=1)
+    if mixing.skip is not None:
+        out = out + values * mixing.skip.float()[:, None]
+    return _closed(mixing, out, fed.gate.float()).to(dtype), after
+
+
+def _convolved(mixing: Mixing, whole: Tensor, length: int) -> Tensor:
+    """whole (B, width - 1 + L, C), what came before in front → (B, L, C)."""
+    if mixing.taps is None:
+        return F.silu(whole)
+    taps, bias = mixing.taps.float(), mixing.tap_bias
+    sums = [whole[:, i : i + length] * tap for i, tap in enumerate(taps.unbind(-1))]
+    mixed = torch.stack(sums).sum(0)
+    return F.silu(mixed if bias is None else mixed + bias.float())
+
+
+def _heads(mixing: Mixing, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, L, C) → queries and keys (B, L, H, K), each key head for all that it serves, and values (B, L, H, V)."""
+    value = mixing.value
+    size = value.keys * value.key_dim
+    query, key, values = mixed.split((size, size, value.inner), dim=-1)
+    query, key = (x.unflatten(-1, (value.keys, value.key_dim)) for x in (query, key))
+    if value.rule == "delta":
+        query, key = (x * torch.rsqrt((x * x).sum(-1, keepdim=True) + UNIT_EPS) for x in (query, key))
+        query = query * value.key_dim**-0.5
+    query, key = (x.repeat_interleave(value.heads // value.keys, dim=2) for x in (query, key))
+    return query, key, values.unflatten(-1, (value.heads, value.value_dim))
+
+
+def _kept(mixing: Mixing, steps: Tensor | None, mixed: Tensor) -> Tensor:
+    """What share of the states is kept at each token of mixed (B, L, C): (B, L, H, K or 1, 1)."""
+    value = mixing.value
+    if steps is None or mixing.rate is None:
+        return torch.exp(-fixed_rates(value)).to(mixed.device).expand(*mixed.shape[:2], -1)[..., None, None]
+    rate = mixing.rate.float().exp()[:, None]
+    return torch.exp(-rate * steps.unflatten(-1, (value.heads, -1)))[..., None]
+
+
+def _closed(mixing: Mixing, read: Tensor, gate: Tensor) -> Tensor:
+    """read (B, L, H, V) and gate (B, L, H * V or 0) → (B, L, H * V), normed and gated."""
+    how, out = mixing.value.gate, read.flatten(2)
+    if how is None:
+        return _normed(mixing, out)
+    opened = F.silu(gate) if how.activation == "silu" else torch.sigmoid(gate)
+    return _normed(mixing, out * opened) if how.before_norm else _normed(mixing, out) * opened
+
+
+def _normed(mixing: Mixing, x: Tensor) -> Tensor:
+    value = mixing.value
+    if value.norm is None or mixing.norm is None:
+        return x
+    parts = {"head": value.heads, "key_head": value.keys, "all": 1}[value.norm_over]
+    weight = mixing.norm.float() + value.norm.offset
+    if value.norm_over == "head":
+        weight = weight.repeat(value.heads)
+    grouped = x.unflatten(-1, (parts, -1))
+    return F.rms_norm(grouped, grouped.shape[-1:], None, value.norm.eps).flatten(-2) * weight
+
+
+def fixed_rates(value: Recurrent) -> Tensor:
+    """The rates (H,) of a decay that is not learned."""
+    assert isinstance(value.decay, FixedDecay)
+    return value.decay.scale * torch.exp2(-8 * torch.arange(1, value.heads + 1) / value.heads)
+
+
+def _discrete(value: Recurrent) -> bool:
+    return not isinstance(value.decay, FixedDecay) and value.decay.discrete
