@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, cast
 
 from model.config import Architecture, Attention, Latent, Span
 
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from model.kernels.recurrence import Fed, Mixing
 
 Projection: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor]]"
+
+
+@dataclass(frozen=True)
+class Carried:
+    """How far a recurrent mixer looks back: at the state that the token before left, which tells of all before it."""
+
+    size: ClassVar[int] = 2  # positions, its own included, as a window counts them
+
+    def first_visible(self, position: int) -> int:
+        return max(0, position - 1)
+
+    def reach(self, length: int) -> int:
+        return 0  # positions: none is looked back on
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,6 @@ from model.values.position import (
     YarnScaling,
 )
 from model.values.recurrent import (
-    Carried,
     Convolution,
     Decay,
     FixedDecay,
@@ -69,7 +68,6 @@ __all__ = [
     "Branch",
     "Buckets",
     "Capacity",
-    "Carried",
     "Chunk",
     "ClampedGate",
     "ConfigError",

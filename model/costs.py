@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from model.config import Architecture, Carried, Chunk, Full, MoE, Span, Window
+from model.cache import Carried
+from model.config import Architecture, Chunk, Full, MoE, Span, Window
 from model.footprint import BYTES, looked_at, memory_bytes, positions_seen, state_bytes
 from model.operations import Operations, encoding_flops, flops_per_token, recurrence_flops, score_costs
 from model.parameters import feed_forward_parameters, parameters, without_memory

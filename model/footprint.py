@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from model import config
-from model.cache import cache_entries, cache_entry
+from model.cache import Carried, cache_entries, cache_entry
 from model.config import Architecture, Attention
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
@@ -54,7 +54,7 @@ def memory_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16
     return sum(2 * branch.heads.kv * branch.heads.dim for branch in architecture.crossings) * length * BYTES[dtype]
 
 
-def positions_seen(span: config.Span | config.Carried, start: int, stop: int, most: int | None = None) -> int:
+def positions_seen(span: config.Span | Carried, start: int, stop: int, most: int | None = None) -> int:
     """How many positions the queries at positions start to stop see together, each at most `most`."""
     if isinstance(span, config.Window):
         most = span.size if most is None else min(most, span.size)

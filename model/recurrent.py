@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model import config
 from model.kernels.recurrence import Fed, Mixing
+from model.kernels.recurring import CompiledMixing
 
 if TYPE_CHECKING:
     from model.attention import Surroundings
@@ -44,6 +45,8 @@ class RecurrentMixer(nn.Module):
         offset = 0.0 if value.norm is None else value.norm.offset
         self.norm = None if value.norm is None else nn.Parameter(torch.full((weights,), 1.0 - offset))
         self.out = nn.Linear(value.inner, width, bias=False)
+        self.compiled: CompiledMixing | None = None
+        """Given by a pass (model/kernels/recurring.py), for views that serve."""
 
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:
         """x (tokens, width) → the same shape."""
@@ -69,4 +72,5 @@ class RecurrentMixer(nn.Module):
 
     def mixing(self) -> Mixing:
         """What the states are mixed with, whatever the step."""
-        return Mixing(self.value, self.taps, self.tap_bias, self.rate, self.step_bias, self.skip, self.norm)
+        weights = self.taps, self.tap_bias, self.rate, self.step_bias, self.skip, self.norm
+        return Mixing(self.value, *weights, self.compiled)

@@ -79,6 +79,8 @@ class StateView:
     def carry(self, layer: int, mixing: Mixing, fed: Fed) -> Tensor:
         """As a CacheView."""
         slots, moves = self.cache.slots[layer], self.moves
+        if mixing.compiled is not None:
+            return mixing.compiled(slots, moves, fed)
         out = fed.mixed.new_empty(len(fed.mixed), mixing.value.inner)
         for rows, length in moves.alike():
             tokens = moves.starts[rows][:, None] + np.arange(length)

@@ -60,6 +60,7 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "dyno_look": (_int64, _int64, _int64, _pointer, _pointer, _pointer, _int),
     "dyno_route": (_int, _pointer, _int64, _pointer, _pointer, _int),
     "dyno_mix": (_int, _pointer, _int64, _pointer, _pointer, _pointer, _pointer, _int),
+    "dyno_recur": (_int, *(_pointer,) * 5, _int),
 }
 
 

@@ -10,9 +10,10 @@ from typing import cast
 
 from torch import nn
 
-from model.kernels import ends, feeding, fused, gpu, grouped, layers, native, packed
+from model.kernels import ends, feeding, fused, gpu, grouped, layers, native, packed, recurring
 from model.kernels.experts import PanelExperts
 from model.kernels.panels import PANEL, Form, PanelWeight
+from model.recurrent import RecurrentMixer
 from model.stack import Stage
 from model.transformer import Transformer
 
@@ -25,6 +26,9 @@ def apply(model: Transformer, *, form: Form = "lossless") -> Transformer:
     """
     fused.fuse(model, form=form)
     ends.fuse(model, form=form)
+    for module in model.modules():
+        if isinstance(module, RecurrentMixer) and recurring.fits(module.value, module.out.weight):
+            module.compiled = recurring.CompiledMixing(module.mixing())
     packed.pack(model, form=form)
     layers.join(model)
     if gpu.usable(model.embedding.weight):

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import FixedDecay, Recurrent
+
+if TYPE_CHECKING:
+    from model.kernels.recurring import CompiledMixing
 
 UNIT_EPS = 1e-6  # under the root of a length, of keys and queries that are made as long as 1
 
@@ -31,6 +35,8 @@ class Mixing:
     step_bias: Tensor | None
     skip: Tensor | None
     norm: Tensor | None
+    compiled: CompiledMixing | None = None
+    """The same for the compiled kernel, where it takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +154,25 @@ def _closed(mixing: Mixing, read: Tensor, gate: Tensor) -> Tensor:
 
 def _normed(mixing: Mixing, x: Tensor) -> Tensor:
     value = mixing.value
-    if value.norm is None or mixing.norm is None:
+    weight = norm_weight(mixing)
+    if value.norm is None or weight is None:
         return x
-    parts = {"head": value.heads, "key_head": value.keys, "all": 1}[value.norm_over]
-    weight = mixing.norm.float() + value.norm.offset
-    if value.norm_over == "head":
-        weight = weight.repeat(value.heads)
-    grouped = x.unflatten(-1, (parts, -1))
+    grouped = x.unflatten(-1, (norm_parts(value), -1))
     return F.rms_norm(grouped, grouped.shape[-1:], None, value.norm.eps).flatten(-2) * weight
+
+
+def norm_parts(value: Recurrent) -> int:
+    """How many parts of what is read are normed by themselves."""
+    return {"head": value.heads, "key_head": value.keys, "all": 1}[value.norm_over]
+
+
+def norm_weight(mixing: Mixing) -> Tensor | None:
+    """What each number that is read is multiplied by (H * V,), float32; None without a norm."""
+    value = mixing.value
+    if value.norm is None or mixing.norm is None:
+        return None
+    weight = mixing.norm.float() + value.norm.offset
+    return weight.repeat(value.heads) if value.norm_over == "head" else weight
 
 
 def fixed_rates(value: Recurrent) -> Tensor:

@@ -4,22 +4,9 @@ token."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from model.values.base import Norm, check, positive
-
-
-@dataclass(frozen=True)
-class Carried:
-    """How far a recurrent mixer looks: at the state that the token before left, which tells of all before it."""
-
-    size: ClassVar[int] = 2  # positions, its own included, as a window counts them
-
-    def first_visible(self, position: int) -> int:
-        return max(0, position - 1)
-
-    def reach(self, length: int) -> int:
-        return 0  # positions: none is looked back on
 
 
 @dataclass(frozen=True)

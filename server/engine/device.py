@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from model.cache import cache_entries
-from model.config import Architecture, Carried
+from model.cache import Carried, cache_entries
+from model.config import Architecture
 from model.footprint import state_bytes
 from server.engine.memory import memory_entries
 from server.engine.runner import Room

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any
 
-from model.config import Carried
+from model.cache import Carried
 from server.engine import isolation, pace
 from server.engine.account import Account, Shortage, Tally, summary
 from server.engine.drafting import Drafting, MakeDrafter, PromptLookup

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from model import sampling
-from model.cache import CacheEntry, cache_entries, spans
-from model.config import Carried, Full, Span
+from model.cache import CacheEntry, Carried, cache_entries, spans
+from model.config import Full, Span
 from model.costs import Costs
 from model.kernels import native, passes
 from model.paged import PagedCache, PagedView

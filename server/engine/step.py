@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from model.config import Carried, Span
+from model.cache import Carried
+from model.config import Span
 from model.costs import Costs
 from server.engine.request import Request, Routes, TokenLogprobs
 

@@ -8,6 +8,7 @@
 #include "ends.h"
 #include "experts.h"
 #include "layers.h"
+#include "recur.h"
 #endif
 
 namespace dyno {
@@ -30,6 +31,7 @@ struct Doors {
   static void route(const Router& router, int64_t rows, const void* x, const Routing& routing, int threads);
   static void turn(const Angles& angles, int64_t rows, const int64_t* positions, void* cos, void* sin, int threads);
   static void finish(const Norm& norm, const Weight& head, int64_t rows, const void* x, float* logits, int threads);
+  static void recur(const Mixing& m, const Fed& fed, const Moves& moves, float* room, void* out, int threads);
   static void mix(const Experts& experts, int64_t tokens, const void* x, const int64_t* chosen, const float* gates, void* out, int threads);
 #endif
 };
@@ -103,6 +105,11 @@ void Doors<X>::finish(const Norm& norm, const Weight& head, int64_t rows, const 
 template <typename X>
 void Doors<X>::route(const Router& router, int64_t rows, const void* x, const Routing& routing, int threads) {
   dyno::route(router, rows, (const X*)x, routing, threads);
+}
+
+template <typename X>
+void Doors<X>::recur(const Mixing& m, const Fed& fed, const Moves& moves, float* room, void* out, int threads) {
+  dyno::recur(m, fed, moves, room, (X*)out, threads);
 }
 
 template <typename X>

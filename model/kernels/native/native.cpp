@@ -83,5 +83,9 @@ void dyno_mix(int narrow, const Experts* experts, int64_t tokens, const void* x,
               void* out, int threads) {
   EITHER(mix(*experts, tokens, x, chosen, gates, out, threads));
 }
+
+void dyno_recur(int narrow, const Mixing* mixing, const Fed* fed, const Moves* moves, float* room, void* out, int threads) {
+  EITHER(recur(*mixing, *fed, *moves, room, out, threads));
+}
 #endif
 }

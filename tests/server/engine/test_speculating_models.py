@@ -149,6 +149,9 @@ def test_any_architecture(architecture: Architecture, wrong_every: int | None) -
     if wrong_every:
         drafted = sum(told.stats.drafted_tokens for told in found.values())
         accepted = sum(told.stats.accepted_tokens for told in found.values())
+        if architecture.recurrents:  # a state cannot be had back: nobody guesses
+            assert drafted == accepted == 0
+            return
         assert 0 < accepted <= drafted
         assert max(told.stats.steps for told in found.values()) < SAID if wrong_every == 99 else accepted < drafted
 
