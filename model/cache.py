@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from model.kernels.attention import Scores
     from model.kernels.inplace import Call, Pools
     from model.kernels.recurrence import Fed, Mixing
+    from model.states import StateView
 
 Projection: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor]]"
 
@@ -119,6 +120,9 @@ class OpenCacheView(CacheView, Protocol):
 
     pools: Pools
     """Where entries lie: the same object for every view of the same memory."""
+
+    states: StateView | None
+    """What recurrent mixers carry; None without them."""
 
     def calls(self) -> Sequence[Call]:
         """How all tokens of the step are stored and attended to, for each group of layers that `pools` tells of."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from model import config
 from model.kernels.recurrence import Fed, Mixing
-from model.kernels.recurring import CompiledMixing
 
 if TYPE_CHECKING:
     from model.attention import Surroundings
+    from model.kernels.recurring import CompiledMixing
 
 
 class RecurrentMixer(nn.Module):

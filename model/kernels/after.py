@@ -1,5 +1,5 @@
-"""What comes after attention in a fused block, in one call (native/after.h): projection, residual, norm, and the
-feed-forward where there is one."""
+"""What comes after attention, or a recurrent mixer, in a fused block, in one call (native/after.h): projection,
+residual, norm, and the feed-forward where there is one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from model.kernels.before import Before, GateStruct, LaidNorm, NormStruct, point
 from model.kernels.latent import LatentBefore
 from model.kernels.native import address
 from model.kernels.panels import Form, PanelWeight, WeightStruct
+from model.recurrent import RecurrentMixer
 from model.stack import Block
 
 
@@ -46,7 +47,7 @@ class After:
     def __init__(self, block: Block, before: Before, form: Form) -> None:
         """before: what gives attention its queries."""
         attention, branch = block.branches
-        assert isinstance(attention, GroupedAttention | LatentAttention)
+        assert isinstance(attention, GroupedAttention | LatentAttention | RecurrentMixer)
         self.out = panels.lay_out(attention.out.weight, attention.out.bias, form=form)
         self.weights: tuple[PanelWeight, ...] = (self.out,)
         feed = None

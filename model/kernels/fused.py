@@ -1,8 +1,8 @@
 """Whole halves of a block in one call each, what comes before attention (before.py) and what comes after it (after.py):
 with few rows a step costs what its calls cost, and these are three a layer.
 
-A pass over a built model: `fuse(model)` replaces the blocks of attention and a feed-forward or a mixture, and leaves
-the others as they are.
+A pass over a built model: `fuse(model)` replaces the blocks of attention, or of a recurrent mixer in its place, and a
+feed-forward or a mixture, and leaves the others as they are.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from model import config
 from model.attention import GroupedAttention, LatentAttention, Surroundings
-from model.kernels import feeding, panels
+from model.kernels import feeding, panels, recurring
 from model.kernels.after import After
 from model.kernels.attention import Scores
 from model.kernels.before import Before, GroupedBefore
 from model.kernels.latent import LatentBefore
 from model.kernels.panels import Form
+from model.kernels.recurring import RecurrentBefore
 from model.moe import Beside, Loads, MoE, Routing
 from model.norm import Norm
+from model.recurrent import RecurrentMixer
 from model.stack import Block, Stage
 from model.transformer import Transformer
 
@@ -31,31 +33,46 @@ class FusedBlock(Stage):
 
     def __init__(self, plain: Block, form: Form) -> None:
         super().__init__()
-        attention, branch = plain.branches
-        assert isinstance(attention, GroupedAttention | LatentAttention)
+        mixer, branch = plain.branches
+        assert isinstance(mixer, GroupedAttention | LatentAttention | RecurrentMixer)
         norm = plain.norms_before[0] if isinstance(plain.norms_before[0], Norm) else None
-        value = attention.value
-        sinks = None if attention.sinks is None else attention.sinks.detach().float()
-        self.layer = attention.layer
-        self.scores = Scores(value.softmax_scale, value.softcap, attention.slopes, sinks)
+        self.layer = mixer.layer
+        self.scores = None if isinstance(mixer, RecurrentMixer) else _scores(mixer)
         self.before: Before
-        if isinstance(attention, LatentAttention):
-            self.before = LatentBefore(norm, attention, form)
-        else:
-            self.before = GroupedBefore(norm, attention, form)
+        match mixer:
+            case RecurrentMixer():
+                self.before = RecurrentBefore(norm, mixer, form)
+            case LatentAttention():
+                self.before = LatentBefore(norm, mixer, form)
+            case GroupedAttention():
+                self.before = GroupedBefore(norm, mixer, form)
         self.after = After(plain, self.before, form)
         self.mixture = branch if isinstance(branch, MoE | Beside) else None
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
         x = x.contiguous()
-        query, key, value, selection, gates = self.before(x, around)
-        scores = self.scores if selection is None else replace(self.scores, selection=selection)
-        attended = around.cache.attend(self.layer, query, key, value, scores)
+        if self.scores is None:
+            attended, gates = self._carry(x, around), None
+        else:
+            query, key, value, selection, gates = self.before(x, around)
+            scores = self.scores if selection is None else replace(self.scores, selection=selection)
+            attended = around.cache.attend(self.layer, query, key, value, scores)
         out, normed = self.after(x, attended, gates)
         if self.mixture is None:
             return out, []
         y, routing = self.mixture(normed, loads)
         return self.after.join(out, y), [routing]
+
+    def _carry(self, x: Tensor, around: Surroundings) -> Tensor:
+        """What a recurrent mixer has in the place of what is attended to."""
+        assert isinstance(self.before, RecurrentBefore)
+        return around.cache.carry(self.layer, self.before.mixing, self.before.fed(x))
+
+
+def _scores(attention: GroupedAttention | LatentAttention) -> Scores:
+    value = attention.value
+    sinks = None if attention.sinks is None else attention.sinks.detach().float()
+    return Scores(value.softmax_scale, value.softcap, attention.slopes, sinks)
 
 
 def fuse(model: Transformer, *, form: Form = "lossless") -> int:
@@ -69,12 +86,21 @@ def fuse(model: Transformer, *, form: Form = "lossless") -> int:
 
 
 def fits(block: nn.Module) -> TypeGuard[Block]:
-    """Whether a block is attention and then, or beside it, a feed-forward or a mixture, the kernels have all of it, and
-    its weights can be laid out in panels."""
+    """Whether a block is attention or a recurrent mixer and then, or beside it, a feed-forward or a mixture, the
+    kernels have all of it, and its weights can be laid out in panels."""
     if not isinstance(block, Block) or block.value.gated or len(block.branches) != 2:
         return False
-    attention, branch = block.branches
-    return _fits_attention(attention) and (isinstance(branch, MoE | Beside) or feeding.fits(branch))
+    mixer, branch = block.branches
+    return (_fits_recurrent(mixer) or _fits_attention(mixer)) and (
+        isinstance(branch, MoE | Beside) or feeding.fits(branch)
+    )
+
+
+def _fits_recurrent(mixer: nn.Module) -> bool:
+    if not isinstance(mixer, RecurrentMixer) or not recurring.fits(mixer.value, mixer.out.weight):
+        return False
+    layers = [layer for layer in mixer.children() if isinstance(layer, nn.Linear)]
+    return all(panels.supported(layer.weight) for layer in layers) and mixer.out.out_features % 16 == 0
 
 
 def _fits_attention(attention: nn.Module) -> bool:

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from model.attention import Surroundings
 from model.cache import opened
 from model.kernels import inplace, native
+from model.kernels.before import GroupedBefore
 from model.kernels.experts import LoadsStruct, PanelExperts, PanelRouter, RoutingStruct, empty_routing, pointers
 from model.kernels.feeding import PanelFeedForward
 from model.kernels.fused import FusedBlock
 from model.kernels.inplace import Pools
-from model.kernels.latent import LatentBefore
 from model.kernels.native import address
+from model.kernels.recurring import MovesStruct, RecurrentBefore, moves_struct
 from model.moe import Beside, Loads, MoE, Routing
 from model.stack import Stage
+from model.states import StateView
 from model.transformer import Transformer
 
 
@@ -32,7 +34,7 @@ class _LayerStruct(ctypes.Structure):
     """native/layers.h: Layer."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("attention", "after", "router", "experts", "shared")),
+        *((name, ctypes.c_void_p) for name in ("attention", "recurrent", "after", "router", "experts", "shared")),
         *((name, ctypes.c_void_p) for name in ("slopes", "sinks")),
         *((name, ctypes.c_float) for name in ("scale", "softcap")),
     )
@@ -44,6 +46,7 @@ class _PlaceStruct(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("call", "turn")),
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
+        ("numbers", ctypes.c_int64),
         ("routing", RoutingStruct),
         ("loads", LoadsStruct),
     )
@@ -55,6 +58,7 @@ class _AroundStruct(ctypes.Structure):
     _fields_ = (
         ("positions", ctypes.c_void_p),
         *((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("calls", "turns")),
+        ("moves", ctypes.POINTER(MovesStruct)),
     )
 
 
@@ -94,7 +98,7 @@ class Layers(Stage):
                 routings += routed
             return x, routings
         if self._pools is None or self._pools() is not view.pools:
-            self._settle(view.pools)
+            self._settle(view.pools, view.states)
         rows = x.shape[0]
         routings = [empty_routing(rows, mixture.value) for _, mixture in self._mixtures]
         for (place, mixture), routing in zip(self._mixtures, routings, strict=True):
@@ -104,14 +108,20 @@ class Layers(Stage):
         turns = [part.data_ptr() for table in self._tables for part in around.turn(table)]
         calls = [ctypes.addressof(call) for call in view.calls()]
         lists = ((ctypes.c_void_p * len(part))(*part) for part in (calls, turns))
-        step = _AroundStruct(around.positions.data_ptr(), *lists)
+        moves = None if view.states is None else ctypes.pointer(moves_struct(view.states.moves))
+        step = _AroundStruct(around.positions.data_ptr(), *lists, moves)
         return self._run(x.clone(memory_format=torch.contiguous_format), rows, step), routings
 
-    def _settle(self, pools: Pools) -> None:
-        """Write down where each layer's pools are; they stay there as long as the cache's memory does."""
+    def _settle(self, pools: Pools, states: StateView | None) -> None:
+        """Write down where each layer's pools or slots are; they stay there as long as the cache's memory does."""
         self._pools = ref(pools)
         for block, place in zip(self._blocks, self._places, strict=True):
             layer = block.layer
+            if block.scores is None:
+                assert states is not None, "a model with recurrent mixers is served with states"
+                slots = states.cache.slots[layer]
+                place.keys, place.numbers = address(slots), slots.shape[1]
+                continue
             place.call = pools.groups[layer]
             place.keys, place.values = address(pools.keys[layer]), address(pools.values[layer])
 
@@ -135,18 +145,21 @@ class Layers(Stage):
 
 def _layer(block: FusedBlock) -> _LayerStruct:
     """The struct of one block; its pointers stay good as long as the block does."""
-    scores = block.scores
-    attention = None if isinstance(block.before, LatentBefore) else block.before.struct
-    parts: list[ctypes.Structure | None] = [attention, block.after.struct, None, None, None]
+    scores, before = block.scores, block.before
+    attention = before.struct if isinstance(before, GroupedBefore) else None
+    recurrent = before.struct if isinstance(before, RecurrentBefore) else None
+    parts: list[ctypes.Structure | None] = [attention, recurrent, block.after.struct, None, None, None]
     if block.mixture is not None:
         mixture, beside = _parts(block.mixture)
         router, stack = mixture.router, mixture.experts
         assert isinstance(router, PanelRouter) and isinstance(stack, PanelExperts)
-        parts[2:4] = router.struct, stack.choosing(mixture.value.active, mixture.value.weigh)
+        parts[3:5] = router.struct, stack.choosing(mixture.value.active, mixture.value.weigh)
         for shared in beside:
             assert isinstance(shared, PanelFeedForward)
-            parts[4] = shared.struct
+            parts[5] = shared.struct
     structs = (None if part is None else ctypes.addressof(part) for part in parts)
+    if scores is None:
+        return _LayerStruct(*structs)
     return _LayerStruct(*structs, address(scores.slopes), address(scores.sinks), scores.scale, scores.softcap or 0.0)
 
 

@@ -51,6 +51,8 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "dyno_pack": (_int64, _pointer, _pointer, _pointer, _pointer, _int),
     "dyno_enter": (_int, _pointer, _int64, *(_pointer,) * 6, _int),
     "dyno_enter_latent": (_int, _pointer, _int64, *(_pointer,) * 5, _int),
+    "dyno_enter_recurrent": (_int, _pointer, _int64, _pointer, _pointer, _int),
+    "dyno_recur": (_int, *(_pointer,) * 4, _int),
     "dyno_leave": (_int, _pointer, _int64, *(_pointer,) * 5, _int),
     "dyno_join": (_int, _pointer, _int64, _int64, *(_pointer,) * 3, _int),
     "dyno_feed": (_int, _pointer, _int64, _pointer, _pointer, _int),
@@ -60,7 +62,6 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "dyno_look": (_int64, _int64, _int64, _pointer, _pointer, _pointer, _int),
     "dyno_route": (_int, _pointer, _int64, _pointer, _pointer, _int),
     "dyno_mix": (_int, _pointer, _int64, _pointer, _pointer, _pointer, _pointer, _int),
-    "dyno_recur": (_int, *(_pointer,) * 5, _int),
 }
 
 

@@ -8,7 +8,6 @@
 #include "ends.h"
 #include "experts.h"
 #include "layers.h"
-#include "recur.h"
 #endif
 
 namespace dyno {
@@ -31,7 +30,8 @@ struct Doors {
   static void route(const Router& router, int64_t rows, const void* x, const Routing& routing, int threads);
   static void turn(const Angles& angles, int64_t rows, const int64_t* positions, void* cos, void* sin, int threads);
   static void finish(const Norm& norm, const Weight& head, int64_t rows, const void* x, float* logits, int threads);
-  static void recur(const Mixing& m, const Fed& fed, const Moves& moves, float* room, void* out, int threads);
+  static void enter_recurrent(const Recurrent& r, int64_t rows, const void* x, void* placed, int threads);
+  static void recur(const Mixing& m, const Fed& fed, const Moves& moves, void* out, int threads);
   static void mix(const Experts& experts, int64_t tokens, const void* x, const int64_t* chosen, const float* gates, void* out, int threads);
 #endif
 };
@@ -108,8 +108,13 @@ void Doors<X>::route(const Router& router, int64_t rows, const void* x, const Ro
 }
 
 template <typename X>
-void Doors<X>::recur(const Mixing& m, const Fed& fed, const Moves& moves, float* room, void* out, int threads) {
-  dyno::recur(m, fed, moves, room, (X*)out, threads);
+void Doors<X>::enter_recurrent(const Recurrent& r, int64_t rows, const void* x, void* placed, int threads) {
+  dyno::enter(r, rows, (const X*)x, (X*)placed, threads);
+}
+
+template <typename X>
+void Doors<X>::recur(const Mixing& m, const Fed& fed, const Moves& moves, void* out, int threads) {
+  dyno::recur(m, fed, moves, (X*)out, threads);
 }
 
 template <typename X>

@@ -1,15 +1,17 @@
-// Blocks one after another: what comes before attention, attention over the layer's pages, what comes after it, and a
-// mixture where there is one.
+// Blocks one after another: what comes before attention, attention over the layer's pages or a recurrent mixer over its slots, what
+// comes after it, and a mixture where there is one.
 #pragma once
 
 #include "attend.h"
 #include "experts.h"
+#include "recur.h"
 #include "router.h"
 
 namespace dyno {
 
 struct Layer {  // what never changes
-  const Attention* attention;  // null: latent
+  const Attention* attention;  // null: latent, or
+  const Recurrent* recurrent;  // none of both
   const After* after;
   const Router* router;  // a mixture's
   const Experts* experts;
@@ -20,7 +22,8 @@ struct Layer {  // what never changes
 
 struct LayerPlace {  // what a cache has for a layer, and a step for its mixture
   int64_t call, turn;  // which of the step's are its own; no turn: -1
-  void *keys, *values;
+  void *keys, *values;  // of a recurrent mixer, its slots
+  int64_t numbers;      // of a slot
   Routing routing;
   Loads loads;
 };
@@ -33,6 +36,7 @@ struct Surroundings {  // what layers of a step share
   const int64_t* positions;
   const AttendCall* const* calls;  // of every cache group
   const Turn* turns;
+  const Moves* moves;  // of rows whose states are carried on, but for the slots
 };
 
 // Room to work in, for the widest layer: queries, keys and values; gates; heads; three times the width where there are mixtures.
@@ -78,6 +82,34 @@ void place(const Latent& l, const Standing<X>& at, int64_t rows, const X* x, con
   if (l.indexer) c.selection = {small, weights, l.indexer->heads, l.indexer->dim, l.indexer->most};
 }
 
+// Attention of a layer, x → rooms.attended and rooms.gates.
+template <typename X>
+void attend(const Layer& layer, const LayerPlace& own, const Surroundings& around, int64_t rows, const X* x, const Rooms<X>& rooms,
+            int threads) {
+  const Turn turn = own.turn < 0 ? Turn{} : around.turns[own.turn];
+  const Standing<X> at{around.positions, (const X*)turn.cos, (const X*)turn.sin};
+  AttendCall c = *around.calls[own.call];
+  c.selection = {};
+  c.paged.slopes = layer.slopes, c.paged.sinks = layer.sinks;
+  c.paged.scale = layer.scale, c.paged.softcap = layer.softcap;
+  c.keys = own.keys, c.values = own.values ? own.values : own.keys, c.out = rooms.attended;
+  if (layer.attention)
+    place(*layer.attention, at, rows, x, rooms, c, threads);
+  else
+    place(*layer.after->latent, at, rows, x, rooms, c, threads);
+  attend_as<X>(c, threads);
+}
+
+// A recurrent mixer in its place.
+template <typename X>
+void carry(const Recurrent& r, const LayerPlace& own, const Surroundings& around, int64_t rows, const X* x, const Rooms<X>& rooms,
+           int threads) {
+  Moves moves = *around.moves;
+  moves.slots = (float*)own.keys, moves.numbers = own.numbers;
+  enter(r, rows, x, rooms.placed, threads);
+  recur(r.mixing, r.fed(rooms.placed), moves, rooms.attended, threads);
+}
+
 // A layer's mixture, of what leave() left in rooms.normed.
 template <typename X>
 void mix_in(const Layer& layer, const LayerPlace& place, int64_t rows, X* x, const Rooms<X>& rooms, int threads) {
@@ -95,18 +127,10 @@ template <typename X>
 void run(int64_t count, const Layer* layers, const LayerPlace* places, const Surroundings& around, int64_t rows, X* x,
          const Rooms<X>& rooms, int threads) {
   for (; count > 0; --count, ++layers, ++places) {
-    const Turn turn = places->turn < 0 ? Turn{} : around.turns[places->turn];
-    const Standing<X> at{around.positions, (const X*)turn.cos, (const X*)turn.sin};
-    AttendCall c = *around.calls[places->call];
-    c.selection = {};
-    c.paged.slopes = layers->slopes, c.paged.sinks = layers->sinks;
-    c.paged.scale = layers->scale, c.paged.softcap = layers->softcap;
-    c.keys = places->keys, c.values = places->values ? places->values : places->keys, c.out = rooms.attended;
-    if (layers->attention)
-      place(*layers->attention, at, rows, x, rooms, c, threads);
+    if (layers->recurrent)
+      carry(*layers->recurrent, *places, around, rows, x, rooms, threads);
     else
-      place(*layers->after->latent, at, rows, x, rooms, c, threads);
-    attend_as<X>(c, threads);
+      attend(*layers, *places, around, rows, x, rooms, threads);
     leave<X>(*layers->after, rows, x, rooms.attended, rooms.gates, x, rooms.normed, threads);
     if (layers->experts) mix_in(*layers, *places, rows, x, rooms, threads);
   }

@@ -45,6 +45,14 @@ void dyno_enter_latent(int narrow, const Latent* l, int64_t rows, const void* x,
   EITHER(enter_latent(*l, rows, x, positions, cos, sin, to, threads));
 }
 
+void dyno_enter_recurrent(int narrow, const Recurrent* r, int64_t rows, const void* x, void* placed, int threads) {
+  EITHER(enter_recurrent(*r, rows, x, placed, threads));
+}
+
+void dyno_recur(int narrow, const Mixing* mixing, const Fed* fed, const Moves* moves, void* out, int threads) {
+  EITHER(recur(*mixing, *fed, *moves, out, threads));
+}
+
 void dyno_leave(int narrow, const After* a, int64_t rows, const void* x, const void* attended, const void* gates, void* out,
                 void* normed, int threads) {
   EITHER(leave(*a, rows, x, attended, gates, out, normed, threads));
@@ -84,8 +92,5 @@ void dyno_mix(int narrow, const Experts* experts, int64_t tokens, const void* x,
   EITHER(mix(*experts, tokens, x, chosen, gates, out, threads));
 }
 
-void dyno_recur(int narrow, const Mixing* mixing, const Fed* fed, const Moves* moves, float* room, void* out, int threads) {
-  EITHER(recur(*mixing, *fed, *moves, room, out, threads));
-}
 #endif
 }

@@ -1,13 +1,12 @@
-// Recurrent mixers between their projections: convolution, states, norm and gate (model/kernels/recurrence.py). A token's
-// numbers come out the same whatever else is in the step.
+// Recurrent mixers: the projection into one, and what is between that and the one that leads back, convolution, states, norm and
+// gate (model/kernels/recurrence.py). A token's numbers come out the same whatever else is in the step.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "team.h"
-#include "vector.h"
+#include "before.h"
 
 namespace dyno {
 
@@ -41,6 +40,52 @@ struct Fed {
   const void *mixed, *gate, *decay, *strength;
   int64_t mixed_stride, gate_stride, decay_stride, strength_stride;
 };
+
+// What comes before: a norm, one projection for all that tokens bring, and where gate or decay have a rank, one more for each.
+struct Recurrent {
+  const Norm* before;  // null: none
+  Weight into;
+  const Weight *gate_up, *decay_up;             // null: none
+  int64_t gate_at, decay_at, strength_at;       // columns of `into`; queries, keys and values are the first
+  Mixing mixing;
+
+  int64_t gate_up_at() const { return Mixing::padded(into.columns); }
+  int64_t decay_up_at() const { return gate_up_at() + (gate_up ? gate_up->columns : 0); }
+  int64_t placed() const { return decay_up_at() + (decay_up ? Mixing::padded(decay_up->columns) : 0); }  // numbers of a row
+
+  template <typename X>
+  Fed fed(const X* rows) const {
+    const int64_t pitch = placed();
+    return {rows, rows + (gate_up ? gate_up_at() : gate_at), rows + (decay_up ? decay_up_at() : decay_at), rows + strength_at,
+            pitch, pitch, pitch, pitch};
+  }
+};
+
+// A thread's share of a projection of the columns `at` of rows that are `pitch` apart, to columns `to`. All threads of a team come.
+template <typename X>
+void share_up(const Weight& up, const Operand<X>& low, X* rows, int64_t at, int64_t to, int64_t pitch, std::atomic<int64_t>& turn,
+              const Member& me) {
+  write_rows(low, me, [&](int64_t row, int64_t from, int64_t stop) { take(rows + row * pitch + at, from, stop, low.pen(row)); });
+  share(up, low, turn, me, Place<X>{rows + to, up.columns, pitch});
+}
+
+// x (rows, width) → placed (rows, Recurrent::placed)
+template <typename X>
+void enter(const Recurrent& r, int64_t rows, const X* x, X* placed, int threads) {
+  const int64_t pitch = r.placed();
+  const auto normed = Operand<X>::in_room(0, r.into.depth, rows, r.into.rounds);
+  const auto low_gate = Operand<X>::in_room(1, r.gate_up ? r.gate_up->depth : 0, rows, r.gate_up && r.gate_up->rounds);
+  const auto low_decay = Operand<X>::in_room(2, r.decay_up ? r.decay_up->depth : 0, rows, r.decay_up && r.decay_up->rounds);
+  std::atomic<int64_t> turns[3] = {};
+  together(threads, [&](const Member& me) {
+    write_normed(r.before, x, normed, me);
+    share(r.into, normed, turns[0], me, Place<X>{placed, r.into.columns, pitch});
+    if (!r.gate_up && !r.decay_up) return;
+    me.meet();
+    if (r.gate_up) share_up(*r.gate_up, low_gate, placed, r.gate_at, r.gate_up_at(), pitch, turns[1], me);
+    if (r.decay_up) share_up(*r.decay_up, low_decay, placed, r.decay_at, r.decay_up_at(), pitch, turns[2], me);
+  });
+}
 
 // How rows move on (model/states.py): row r has tokens [starts[r], starts[r + 1]), begins with the state in slot before[r], and
 // that after a token goes to slot after[token], if that is not 0. Slots of `numbers`: states, then what the convolution
@@ -228,11 +273,11 @@ struct Recurring {
   }
 };
 
-// Tokens of a step → out (tokens, inner). room: (tokens, Mixing::room) numbers.
+// Tokens of a step → out (tokens, inner).
 template <typename X>
-void recur(const Mixing& m, const Fed& fed, const Moves& moves, float* room, X* out, int threads) {
-  const Recurring<X> work{m, fed, moves, room, out};
+void recur(const Mixing& m, const Fed& fed, const Moves& moves, X* out, int threads) {
   const int64_t tokens = moves.starts[moves.rows];
+  const Recurring<X> work{m, fed, moves, room<float>(tokens * m.room(), 0), out};
   together(threads, [&](const Member& me) {
     me.part(tokens, [&](int64_t token) { work.prepare(token); });
     me.meet();
