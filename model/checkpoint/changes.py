@@ -79,14 +79,19 @@ class Unstacked(_OfFloats):
 
 
 @dataclass(frozen=True)
-class OnlyRow(_OfFloats):
-    """Drops the first dimension of a stored (1, …) tensor."""
+class Squeezed(_OfFloats):
+    """Drops dimensions of 1: those of the stored tensor with these indices, which rise."""
+
+    at: tuple[int, ...]
 
     def shapes(self, region: Shape) -> tuple[Shape, ...]:
-        return ((1, *region),)
+        stored = list(region)
+        for index in self.at:
+            stored.insert(index, 1)
+        return (tuple(stored),)
 
     def __call__(self, *sources: Tensor) -> Tensor:
-        return sources[0][0]
+        return sources[0].squeeze(self.at)
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,23 @@ class OfHeads(_OfFloats):
     def __call__(self, *sources: Tensor) -> Tensor:
         heads: Tensor = sources[0].unflatten(0, (-1, self.rows))
         return heads[:, self.first : self.first + self.size]
+
+
+@dataclass(frozen=True)
+class OfRows(_OfFloats):
+    """Takes `size` rows, from `first` on, out of every `rows` that are stored one after another: stored
+    (groups * rows, …) → (groups * size, …)."""
+
+    first: int
+    size: int
+    rows: int
+
+    def shapes(self, region: Shape) -> tuple[Shape, ...]:
+        return ((region[0] // self.size * self.rows, *region[1:]),)
+
+    def __call__(self, *sources: Tensor) -> Tensor:
+        groups: Tensor = sources[0].unflatten(0, (-1, self.rows))
+        return groups[:, self.first : self.first + self.size].flatten(0, 1)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from model import config
 from model.checkpoint.piece import Piece
@@ -19,7 +19,8 @@ ExpertPieces: TypeAlias = Callable[[config.MoE, str, str], Iterator[Piece]]
 @dataclass(frozen=True)
 class GroupedNames:
     """Attention with grouped heads. `qkv` has three names, or one of a fused projection, whose rows are queries, keys,
-    values, or, `by_group`, sorted by key head. A norm with a weight for each head has {head} in its name."""
+    values, or, `by_group`, sorted by key head. A norm with a weight for each head has {head} in its name. Where there
+    is a gate on the output, the layer of the queries has it too: of each head its query, then its gate."""
 
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     out: str = "self_attn.o_proj"
@@ -41,6 +42,34 @@ class LatentNames:
     latent_norm: str = "self_attn.kv_a_layernorm"
     latent_up: str = "self_attn.kv_b_proj"
     out: str = "self_attn.o_proj"
+    gate: str = "self_attn.g_proj"
+
+
+RecurrentPart: TypeAlias = Literal["query", "key", "value", "gate", "decay", "strength"]
+"""What rows of a recurrent mixer's projection, or of its convolution, are for."""
+Fused: TypeAlias = tuple[str, tuple[RecurrentPart, ...]]
+"""A stored tensor, and the parts that its rows are of, one after another."""
+
+
+@dataclass(frozen=True)
+class RecurrentNames:
+    """A recurrent mixer. `into`: its projections, together with all rows that the value has; `by_key_head`: their rows
+    are sorted by key head, and of each head the parts follow one another. `taps`: its convolutions, never sorted.
+
+    `rate_ones`: dimensions of 1 that the stored rates have beside that of the heads.
+    """
+
+    into: tuple[Fused, ...]
+    taps: tuple[Fused, ...] = ()
+    gate_up: str = ""
+    decay_up: str = ""
+    rate: str = ""
+    step_bias: str = ""
+    skip: str = ""
+    norm: str = ""
+    out: str = "self_attn.o_proj"
+    by_key_head: bool = False
+    rate_ones: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +112,7 @@ class Layout:
     before: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     after: tuple[str, ...] = ()
     attention: GroupedNames | LatentNames = GroupedNames()
+    recurrent: RecurrentNames | None = None
     feed_forward: FeedForwardNames = FeedForwardNames()
     mixture: MixtureNames | None = None
     folded: Folded | None = None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from model import config
-from model.checkpoint.changes import OfGroups, OfHeads, OnlyRow, Projected
+from model.checkpoint.changes import Change, OfGroups, OfHeads, OfRows, Projected, Squeezed
 from model.checkpoint.layout import FeedForwardNames, GroupedNames, LatentNames, Layout, MixtureNames
 from model.checkpoint.piece import Piece, linear, piece
+from model.checkpoint.recurrent import recurrent
 
 
 def pieces(architecture: config.Architecture, layout: Layout) -> Iterator[Piece]:
@@ -57,6 +58,9 @@ def _branch(ours: str, theirs: str, value: config.Branch, layout: Layout) -> Ite
     match value:
         case config.Attention():
             yield from _attention(ours, theirs, value, layout)
+        case config.Recurrent():
+            assert layout.recurrent is not None, "a layout of a family with recurrent mixers names their parts"
+            yield from recurrent(ours, theirs, value, layout.recurrent)
         case config.FeedForward():
             yield from _feed_forward(ours, theirs, value, layout.feed_forward, layout.transposed)
         case config.MoE():
@@ -77,32 +81,48 @@ def _attention(ours: str, theirs: str, value: config.Attention, layout: Layout) 
     names = layout.attention
     match value.heads, names:
         case config.Grouped() as heads, GroupedNames():
-            yield from _grouped(ours, theirs, heads, names, layout.transposed)
+            yield from _grouped(ours, theirs, heads, names, layout.transposed, value.gate is not None)
             if value.sinks:
                 yield piece(f"{ours}.sinks", f"{theirs}.{names.sinks}")
         case config.Latent() as heads, LatentNames():
             yield from _latent(ours, theirs, heads, names)
+            if value.gate is not None:
+                yield from linear(f"{ours}.gate", f"{theirs}.{names.gate}", bias=False)
     yield from linear(f"{ours}.out", f"{theirs}.{names.out}", bias=value.out_bias, transposed=layout.transposed)
 
 
-def _grouped(ours: str, theirs: str, heads: config.Grouped, names: GroupedNames, transposed: bool) -> Iterator[Piece]:
+def _grouped(
+    ours: str, theirs: str, heads: config.Grouped, names: GroupedNames, transposed: bool, gated: bool
+) -> Iterator[Piece]:
     if len(names.qkv) == 1 and not names.by_group:
         yield from linear(f"{ours}.qkv", f"{theirs}.{names.qkv[0]}", bias=heads.bias, transposed=transposed)
     else:
-        yield from _projections(f"{ours}.qkv", theirs, heads, names)
+        yield from _projections(f"{ours}.qkv", theirs, heads, names, gated)
+    if gated:
+        assert len(names.qkv) == 3, "a gate is read beside queries that have a layer of their own"
+        yield piece(f"{ours}.gate.weight", f"{theirs}.{names.qkv[0]}.weight", (), _beside(heads, 1))
     yield from _head_norms(f"{ours}.query_norm", f"{theirs}.{names.query_norm}", heads.qk_norm, heads.query)
     yield from _head_norms(f"{ours}.key_norm", f"{theirs}.{names.key_norm}", heads.qk_norm, heads.kv)
 
 
-def _projections(ours: str, theirs: str, heads: config.Grouped, names: GroupedNames) -> Iterator[Piece]:
+def _projections(ours: str, theirs: str, heads: config.Grouped, names: GroupedNames, gated: bool) -> Iterator[Piece]:
     """Queries, keys and values of ours, one after another, from three layers or one sorted by key head."""
     start = 0
     for i, (part, count) in enumerate((("query", heads.query), ("key", heads.kv), ("value", heads.kv))):
         rows = slice(start, start + count * heads.dim)
-        change = OfGroups(part, heads.query, heads.kv, heads.dim) if names.by_group else None  # type: ignore[arg-type]
+        change: Change | None = None
+        if names.by_group:
+            change = OfGroups(part, heads.query, heads.kv, heads.dim)  # type: ignore[arg-type]
+        elif gated and part == "query":
+            change = _beside(heads, 0)
         name = names.qkv[0 if names.by_group else i]
         yield from linear(ours, f"{theirs}.{name}", bias=heads.bias, place=(rows,), change=change)
         start = rows.stop
+
+
+def _beside(heads: config.Grouped, place: int) -> OfRows:
+    """Of a layer that has each head's query and then its gate: the queries (0) or the gates (1)."""
+    return OfRows(place * heads.dim, heads.dim, 2 * heads.dim)
 
 
 def _head_norms(ours: str, theirs: str, value: config.QKNorm | None, heads: int) -> Iterator[Piece]:
@@ -142,7 +162,7 @@ def _feed_forward(
 def _mixture(ours: str, theirs: str, value: config.MoE, names: MixtureNames) -> Iterator[Piece]:
     yield from linear(f"{ours}.router", f"{theirs}.{names.router}", bias=value.router.bias)
     if value.router.correction:
-        change = None if names.flat_correction else OnlyRow()
+        change = None if names.flat_correction else Squeezed((0,))
         yield piece(f"{ours}.router.correction", f"{theirs}.{names.correction}", (), change)
     yield from names.experts(value, f"{ours}.experts", theirs)
     if value.shared is not None:

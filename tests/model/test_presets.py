@@ -23,7 +23,7 @@ WELL_KNOWN = """
     deepseek-v2 deepseek-v2-lite deepseek-v3 switch-base-8 switch-c-2048 llama-3.2-11b-vision qwen2-7b qwen2.5-7b
     qwen2-57b-a14b qwen3-8b qwen3-30b-a3b qwen3-235b-a22b gemma-2b gemma-2-9b gemma-3-27b gpt-oss-20b gpt-oss-120b
     llama-4-scout llama-4-maverick olmo-7b olmo-2-7b olmoe-1b-7b glm-4.5 glm-4.5-air kimi-k2 granite-3.0-1b-a400m
-    granite-3.0-3b-a800m minimax-m2
+    granite-3.0-3b-a800m minimax-m2 qwen3-next qwen3.5
 """
 
 
@@ -128,6 +128,8 @@ def branch_shape(branch: config.Branch) -> object:
             return (kind, position, type(branch.span), branch.softcap, branch.sinks)
         case config.CrossAttention(heads):
             return heads.query // heads.kv
+        case config.Recurrent():
+            return (branch.heads // branch.keys, branch.rule, type(branch.decay), branch.gate is None)
         case MoE():
             router = branch.router
             return (branch.active, router.score, router.groups, router.correction, branch.shared is None)

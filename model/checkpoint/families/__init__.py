@@ -16,6 +16,7 @@ from model.checkpoint.families import (
     neox,
     olmo,
     qwen_moe,
+    qwen_next,
 )
 from model.checkpoint.families.family import Family
 
@@ -33,5 +34,6 @@ _UNSORTED: dict[str, Family] = {
     **neox.FAMILIES,
     **olmo.FAMILIES,
     **qwen_moe.FAMILIES,
+    **qwen_next.FAMILIES,
 }
 FAMILIES = {name: _UNSORTED[name] for name in sorted(_UNSORTED)}

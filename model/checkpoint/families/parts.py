@@ -26,6 +26,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "swish": "silu",
 }
 FULL_OR_SLIDING = ("full_attention", "sliding_attention")
+FULL_OR_LINEAR = ("full_attention", "linear_attention")
 
 
 def width(settings: Settings) -> int:
@@ -38,7 +39,8 @@ def layers(settings: Settings) -> int:
 
 def context(settings: Settings) -> int:
     """The longest sequence in tokens; 2,048 where the file does not say, as the oldest do not."""
-    return settings.size("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", default=2048)
+    keys = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length")
+    return settings.size(*keys, default=2048)
 
 
 def experts(settings: Settings, *keys: str) -> int:
@@ -115,9 +117,9 @@ def blocks(
     return tuple(Block(branches(i), *form) for i in range(layers(settings)))
 
 
-def every(period: int) -> Callable[[int], str]:
-    """The default for `kinds`: every `period`-th layer sees everything, the others a window."""
-    return lambda i: "sliding_attention" if (i + 1) % period else "full_attention"
+def every(period: int, others: str = "sliding_attention") -> Callable[[int], str]:
+    """The default for `kinds`: every `period`-th layer sees everything, the others a window or what is said."""
+    return lambda i: others if (i + 1) % period else "full_attention"
 
 
 def rms(settings: Settings, default: float, offset: float = 0.0) -> config.Norm:

@@ -55,7 +55,7 @@ def qwen2_moe(s: Settings) -> Architecture:
     spans = switched_windows(s, lambda i, first: i % 2 == 0 and i < first)
     turn, heads = rotary(s), grouped(s, bias=s.flag("qkv_bias", default=True))
     shared = FeedForward(s.size("shared_expert_intermediate_size"), activation(s))
-    feeds = _qwen_feeds(s, replace(_qwen_experts(s), shared=shared, shared_gate=True))
+    feeds = qwen_feeds(s, replace(qwen_experts(s), shared=shared, shared_gate=True))
     norm = rms(s, 1e-6)
     stack = blocks(s, lambda i: (Attention(heads, turn, spans[i]), feeds(i)), norm)
     return decoder(s, stack, norm, head(s, tied=False))
@@ -66,17 +66,18 @@ def qwen3_moe(s: Settings) -> Architecture:
     size = s.optional_whole("sliding_window") if s.flag("use_sliding_window", default=False) else None
     heads = grouped(s, bias=bias, qk_norm=QKNorm(norm))
     attention = Attention(heads, rotary(s), window(size), out_bias=bias)
-    feeds = _qwen_feeds(s, _qwen_experts(s))
+    feeds = qwen_feeds(s, qwen_experts(s))
     return decoder(s, blocks(s, lambda i: (attention, feeds(i)), norm), norm, head(s, tied=False))
 
 
-def _qwen_experts(s: Settings) -> MoE:
+def qwen_experts(s: Settings, normalise: bool = False) -> MoE:
+    """The routed experts; normalise: the default of `norm_topk_prob`."""
     expert = FeedForward(s.size("moe_intermediate_size"), activation(s))
-    router = Router(normalise=s.flag("norm_topk_prob", default=False))
+    router = Router(normalise=s.flag("norm_topk_prob", default=normalise))
     return MoE(experts(s, "num_experts", "num_local_experts"), s.size("num_experts_per_tok"), expert, router)
 
 
-def _qwen_feeds(s: Settings, moe: MoE) -> Callable[[int], FeedForward | MoE]:
+def qwen_feeds(s: Settings, moe: MoE) -> Callable[[int], FeedForward | MoE]:
     """Experts in every `decoder_sparse_step`-th layer but those in `mlp_only_layers`."""
     dense, step = feed_forward(s), max(s.whole("decoder_sparse_step", default=1), 1)
     only_dense = s.indices("mlp_only_layers") or frozenset()

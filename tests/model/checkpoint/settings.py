@@ -40,6 +40,12 @@ FALCON = {
     "ffn_hidden_size": 50,
 }
 SPARSE = {"num_experts": 5, "num_experts_per_tok": 2}
+DELTA = {
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 9,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+}
 MULTIPLIED = {
     "embedding_multiplier": 3.0,
     "logits_scaling": 2.0,

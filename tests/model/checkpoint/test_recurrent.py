@@ -1,0 +1,41 @@
+"""config.json files of recurrent mixers: what is refused, what is left out."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from model.checkpoint.error import CheckpointError
+from model.checkpoint.families import FAMILIES
+from model.checkpoint.settings import Settings
+from tests.model.checkpoint.recurrent import QWEN
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a bias of queries and gates": (
+        "qwen3_next",
+        QWEN | {"attention_bias": True},
+        "attention_bias=True: not supported",
+    ),
+    "another activation": ("qwen3_next", QWEN | {"hidden_act": "gelu"}, "hidden_act='gelu': not supported"),
+    "a window": (
+        "qwen3_5_moe_text",
+        QWEN | {"layer_types": ["sliding_attention"] * 4},
+        "layer_types has 'sliding_attention', which is not supported; known are 'full_attention', 'linear_attention'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name: str) -> None:
+    kind, settings, message = REFUSED[name]
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        FAMILIES[kind].architecture(Settings(settings))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("qwen3_next", "mtp.layers.0.mlp.gate.weight"), ("qwen3_5_moe_text", "mtp.fc.weight")]
+)
+def test_layers_that_predict_further_tokens_are_left_out(kind: str, name: str) -> None:
+    assert any(re.fullmatch(pattern, name) for pattern in FAMILIES[kind].ignored(Settings(QWEN)))
