@@ -46,20 +46,20 @@ def deepseek_v3(s: Settings) -> Architecture:
     s.only("scoring_func", "sigmoid")
     s.only("topk_method", "noaux_tc")
     attention = _latent(s, s.flag("rope_interleave", default=True))
-    return _sparse(s, attention, _sigmoid_router(s, 2.5, groups=8, kept=4), first_dense=3, shared=1)
+    return _sparse(s, attention, sigmoid_router(s, 2.5, groups=8, kept=4), first_dense=3, shared=1)
 
 
 def glm4_moe(s: Settings) -> Architecture:
     norm = QKNorm(rms(s, 1e-5)) if s.flag("use_qk_norm", default=False) else None
     heads = grouped(s, bias=s.flag("attention_bias", default=False), qk_norm=norm)
     attention = Attention(heads, rotary(s, fraction=0.5))
-    return _sparse(s, attention, _sigmoid_router(s, 1.0, groups=1, kept=1), first_dense=1, shared=1, eps=1e-5)
+    return _sparse(s, attention, sigmoid_router(s, 1.0, groups=1, kept=1), first_dense=1, shared=1, eps=1e-5)
 
 
-def _sigmoid_router(s: Settings, scale: float, groups: int, kept: int) -> Router:
+def sigmoid_router(s: Settings, scale: float, groups: int, kept: int) -> Router:
     return Router(
         "sigmoid",
-        normalise=s.flag("norm_topk_prob", default=True),
+        normalise=s.flag("norm_topk_prob", "moe_renormalize", default=True),
         scale=s.positive("routed_scaling_factor", default=scale),
         correction=True,
         groups=_groups(s, groups, "top2", kept),
@@ -67,28 +67,32 @@ def _sigmoid_router(s: Settings, scale: float, groups: int, kept: int) -> Router
 
 
 def _groups(s: Settings, count: int, score: Literal["max", "top2"], kept: int = 1) -> Groups | None:
-    count, kept = s.whole("n_group", default=count), s.whole("topk_group", default=kept)
+    count, kept = s.whole("n_group", "num_expert_group", default=count), s.whole("topk_group", default=kept)
     return Groups(count, kept, score) if count > 1 else None
 
 
 def _latent(s: Settings, interleaved: bool) -> Attention:
-    """The inner norms have an eps of their own; YaRN sharpens the scores besides turning slower."""
-    bias = s.flag("attention_bias", default=False)
-    heads = Latent(
+    """YaRN sharpens the scores besides turning slower."""
+    heads = latent_heads(s)
+    turn = rotary(s, layout="interleaved" if interleaved else "half")
+    scale = None
+    if isinstance(turn.scaling, YarnScaling):
+        rope = s.table("rope_scaling") if s.has("rope_scaling") else s.table("rope_parameters")
+        scale = heads.dim**-0.5 * yarn_scale(turn.scaling.factor, rope.real("mscale_all_dim", default=0.0)) ** 2
+    return Attention(heads, turn, scale=scale, out_bias=heads.bias)
+
+
+def latent_heads(s: Settings) -> Latent:
+    """The inner norms have an eps of their own."""
+    return Latent(
         query_heads(s),
         s.size("kv_lora_rank"),
         s.size("qk_nope_head_dim"),
         s.whole("qk_rope_head_dim"),
         s.size("v_head_dim"),
         query_rank=s.optional_whole("q_lora_rank"),
-        bias=bias,
+        bias=s.flag("attention_bias", default=False),
     )
-    turn = rotary(s, layout="interleaved" if interleaved else "half")
-    scale = None
-    if isinstance(turn.scaling, YarnScaling):
-        rope = s.table("rope_scaling") if s.has("rope_scaling") else s.table("rope_parameters")
-        scale = heads.dim**-0.5 * yarn_scale(turn.scaling.factor, rope.real("mscale_all_dim", default=0.0)) ** 2
-    return Attention(heads, turn, scale=scale, out_bias=bias)
 
 
 def _sparse(
@@ -102,15 +106,21 @@ def _sparse(
     bias: bool = False,
 ) -> Architecture:
     """Dense layers, then mixtures; `first_dense`, `shared`: default numbers of dense layers and of shared experts."""
-    s.only("moe_layer_freq", 1)
-    hidden, kind = s.size("moe_intermediate_size"), activation(s)
-    count = s.whole("n_shared_experts", default=shared)
-    beside = FeedForward(hidden * count, kind, bias=bias) if count else None
-    routed = experts(s, "n_routed_experts", "num_local_experts", "num_experts")
-    moe = MoE(routed, s.size("num_experts_per_tok"), FeedForward(hidden, kind), router, beside)
+    moe = mixture(s, router, shared, bias)
     first, dense, norm = s.whole("first_k_dense_replace", default=first_dense), feed_forward(s, bias), rms(s, eps)
     stack = blocks(s, lambda i: (attention, moe if i >= first else dense), norm)
     return decoder(s, stack, norm, head(s, tied=False))
+
+
+def mixture(s: Settings, router: Router, shared: int, bias: bool = False) -> MoE:
+    """Routed experts, and shared ones as one of their size together; `shared`: the default of how many."""
+    s.only("moe_layer_freq", 1)
+    hidden, kind = s.size("moe_intermediate_size"), activation(s)
+    count = s.whole("n_shared_experts", "num_shared_experts", default=shared)
+    beside = FeedForward(hidden * count, kind, bias=bias) if count else None
+    routed = experts(s, "n_routed_experts", "num_local_experts", "num_experts")
+    chosen = s.size("num_experts_per_tok", "num_experts_per_token")
+    return MoE(routed, chosen, FeedForward(hidden, kind), router, beside)
 
 
 def predictors(default: int) -> Callable[[Settings], tuple[str, ...]]:

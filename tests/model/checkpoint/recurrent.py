@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from tests.model.checkpoint.settings import DELTA, SPARSE, WIDE, Case, plain, variants, yarn
+from tests.model.checkpoint.settings import DELTA, LATENT, SPARSE, WIDE, Case, plain, variants, yarn
 
 QWEN = (
     WIDE | SPARSE | DELTA | {"moe_intermediate_size": 20, "shared_expert_intermediate_size": 28, "rms_norm_eps": 0.01}
 )
+KIMI = {key: value for key, value in LATENT.items() if key not in ("first_k_dense_replace", "n_routed_experts")} | {
+    "num_hidden_layers": 5,
+    "num_local_experts": 8,
+    "linear_head_dim": 9,
+    "linear_num_heads": 5,
+    "q_lora_rank": None,
+    "rms_norm_eps": 0.01,
+}
 LINEAR_LAST = ["full_attention", "linear_attention"] * 2
 
 RECURRENT: dict[str, dict[str, Case]] = {
@@ -28,5 +36,26 @@ RECURRENT: dict[str, dict[str, Case]] = {
         {key: value for key, value in QWEN.items() if key != "intermediate_size"},
         plain={"rope_parameters": plain(partial_rotary_factor=0.4, mrope_section=[1, 1, 0], mrope_interleaved=True)},
         linear_last={"layer_types": LINEAR_LAST, "linear_num_key_heads": 3, "linear_conv_kernel_dim": 2},
+    ),
+    "kimi_linear": variants(
+        "KimiLinear",
+        KIMI,
+        plain={},
+        by_lists={
+            "linear_attn_config": {
+                "full_attn_layers": [1, 3],
+                "kda_layers": [2, 4, 5],
+                "head_dim": 7,
+                "num_heads": 6,
+                "short_conv_kernel_size": 3,
+            },
+            "mlp_layer_types": ["sparse", "dense", "sparse", "sparse", "dense"],
+            "q_lora_rank": 22,
+            "attention_bias": True,
+            "norm_topk_prob": False,
+            "routed_scaling_factor": 1.3,
+            "n_group": 1,
+            "topk_group": 1,
+        },
     ),
 }

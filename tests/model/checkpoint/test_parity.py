@@ -15,7 +15,7 @@ from model.dense import dense_input
 from model.transformer import Transformer
 from tests.model.checkpoint.cases import CASES
 from tests.model.checkpoint.cases import FAMILIES as TRIED
-from tests.model.checkpoint.tiny import draw_tokens, logits_of, tiny_model
+from tests.model.checkpoint.tiny import draw_tokens, logits_of, save, tiny_model
 from tests.model.served import HandEngine
 
 TOLERANCE = 1e-5  # of the largest logit
@@ -35,7 +35,7 @@ def test_the_page_names_every_type_that_loads() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_logits_equal_the_reference(case: str, tmp_path: Path) -> None:
     reference = tiny_model(case)
-    reference.save_pretrained(tmp_path)
+    save(reference, tmp_path)
     tokens = draw_tokens(reference.config.vocab_size)
     expected = logits_of(reference, tokens)
     ours = huggingface.load(tmp_path, torch.float32)

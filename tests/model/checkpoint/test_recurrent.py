@@ -10,7 +10,7 @@ import pytest
 from model.checkpoint.error import CheckpointError
 from model.checkpoint.families import FAMILIES
 from model.checkpoint.settings import Settings
-from tests.model.checkpoint.recurrent import QWEN
+from tests.model.checkpoint.recurrent import KIMI, QWEN
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a bias of queries and gates": (
@@ -24,6 +24,17 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         QWEN | {"layer_types": ["sliding_attention"] * 4},
         "layer_types has 'sliding_attention', which is not supported; known are 'full_attention', 'linear_attention'",
     ),
+    "layers of no kind": (
+        "kimi_linear",
+        KIMI | {"linear_attn_config": {"full_attn_layers": [4], "kda_layers": [1, 2, 3]}},
+        "linear_attn_config.full_attn_layers=[4]: it and kda_layers must have each of 1 to 5 once",
+    ),
+    "a bound of decays": (
+        "kimi_linear",
+        KIMI | {"linear_attn_config": {"gate_lower_bound": -5.0}},
+        "linear_attn_config.gate_lower_bound=-5.0: not supported; only null",
+    ),
+    "positions in full layers": ("kimi_linear", KIMI | {"mla_use_nope": False}, "mla_use_nope=False: not supported"),
 }
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.model.checkpoint.cases import CASES
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+
+RENAMED = {"kimi_linear": (r"block_sparse_moe\.(gate|up|down)_proj", r"mlp.\1_proj")}  # of dense layers, which have mlp
 
 
 def tiny_model(case: str, seed: int = 0, **changes: Any) -> Any:
@@ -43,6 +47,16 @@ def randomised(model: Any, seed: int) -> Any:
             scale, shift = 0.7, -1.5
         tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale + shift)
     return model
+
+
+def save(model: Any, folder: Path) -> None:
+    """As the reference saves it, but for names that it gives other tensors than the published files do."""
+    model.save_pretrained(folder)
+    renamed = RENAMED.get(model.config.model_type)
+    if renamed is not None:
+        stored = load_file(folder / "model.safetensors")
+        named = {re.sub(*renamed, name): tensor for name, tensor in stored.items()}
+        save_file(named, folder / "model.safetensors", {"format": "pt"})
 
 
 def logits_of(model: Any, tokens: Tensor) -> Tensor:
