@@ -7,7 +7,7 @@ built and raises `ConfigError` with the names and the numbers that disagree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from model.values.attention import (
@@ -138,10 +138,21 @@ class Block:
         check(not (mixture and self.needs_memory), "a block that is left out without a memory cannot hold a mixture")
 
     @property
+    def kind(self) -> Block:
+        """The block as it stands first: the fixed decays of blocks that differ by their depth alone are made one."""
+        return replace(self, branches=tuple(map(_first, self.branches)))
+
+    @property
     def needs_memory(self) -> bool:
         """Whether the block stands for a look at the memory, and is left out of a pass that has none."""
         kinds = {type(branch) for branch in self.branches}
         return CrossAttention in kinds and not kinds & {Attention, Recurrent}
+
+
+def _first(branch: Branch) -> Branch:
+    if isinstance(branch, Recurrent) and isinstance(branch.decay, FixedDecay):
+        return replace(branch, decay=FixedDecay())
+    return branch
 
 
 @dataclass(frozen=True)

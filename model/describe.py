@@ -9,7 +9,7 @@ from typing import TypeVar
 from model import config, pattern
 from model.cache import cache_entry
 from model.config import Architecture, Attention, Beside, Block, FeedForward, MoE, Recurrent
-from model.naming import Names, block_names
+from model.naming import Names, block_names, of_kinds
 
 Value = TypeVar("Value")
 
@@ -64,6 +64,8 @@ def kinds(architecture: Architecture) -> dict[str, str]:
 
 def layers(architecture: Architecture, names: Names | None = None) -> str:
     """ "61: dense*3 sparse*58", and an encoder's before it."""
+    if names is None:
+        architecture = of_kinds(architecture)
     called = names or block_names(architecture)
 
     def stack(blocks: tuple[Block, ...]) -> str:

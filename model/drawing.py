@@ -17,7 +17,7 @@ from collections import Counter
 
 from model import describe as words
 from model.config import Architecture, Attention, Beside, Block, Branch, CrossAttention, Embedding, Full, MoE, Recurrent
-from model.naming import Names, block_names
+from model.naming import Names, block_names, of_kinds
 
 INNER = 26  # columns of text in a box
 WIDTH = INNER + 12
@@ -26,6 +26,8 @@ STRIP = 24  # squares that stand for the experts
 
 def draw(architecture: Architecture, names: Names | None = None) -> list[str]:
     """The whole model from tokens to logits, each distinct block once, lines of at most WIDTH columns."""
+    if names is None:
+        architecture = of_kinds(architecture)
     names = names or block_names(architecture)
     lines = ["tokens", *_down(f"embedding, {architecture.vocab:,} × {architecture.width:,}")]
     lines += _entry(architecture.embedding)

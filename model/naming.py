@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
-from model.config import Architecture, Attention, Beside, Block, Chunk, MoE, Recurrent, Window
+from model.config import Architecture, Attention, Beside, Block, Chunk, FeedForward, MoE, Recurrent, Window
 
 Trait = Callable[[Block], str]
 Names = Mapping[Block, str]
@@ -19,12 +20,17 @@ def block_names(architecture: Architecture) -> dict[Block, str]:
     return names
 
 
+def of_kinds(architecture: Architecture) -> Architecture:
+    """The architecture with one block for all that differ by their depth alone, for pages that show each block once."""
+    return replace(architecture, blocks=tuple(block.kind for block in architecture.blocks))
+
+
 def _name(stack: Iterable[Block], prefix: str, names: dict[Block, str]) -> None:
     blocks = [block for block in dict.fromkeys(stack) if block not in names]
     traits = _telling(blocks)
     for block in blocks:
         words = [word for word in (prefix, *(trait(block) for trait in traits)) if word]
-        name = "-".join(words) or feeding(block)
+        name = "-".join(words) or feeding(block) or "block"
         taken = sum(other == name or other.startswith(f"{name}.") for other in names.values())
         names[block] = f"{name}.{taken + 1}" if taken else name
 
@@ -57,10 +63,13 @@ def reaching(block: Block) -> str:
 
 
 def feeding(block: Block) -> str:
-    return "sparse" if any(isinstance(branch, MoE | Beside) for branch in block.branches) else "dense"
+    """Whether the block has experts or a feed-forward, if it has one of them."""
+    if any(isinstance(branch, MoE | Beside) for branch in block.branches):
+        return "sparse"
+    return "dense" if any(isinstance(branch, FeedForward) for branch in block.branches) else ""
 
 
 def placing(block: Block) -> str:
     """Whether the block's attention has a position of its own."""
     attentions = [branch for branch in block.branches if isinstance(branch, Attention)]
-    return "" if any(branch.position for branch in attentions) else "nope"
+    return "" if not attentions or any(branch.position for branch in attentions) else "nope"

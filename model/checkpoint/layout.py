@@ -101,7 +101,11 @@ class Folded:
 
 @dataclass(frozen=True)
 class Layout:
-    """All names of a family. {i} in `block` is the block's index; `transposed` weights are stored as (in, out)."""
+    """All names of a family. {i} in `block` is the block's index; `transposed` weights are stored as (in, out).
+
+    following: the norm after a block's last branch is kept with the next block, by this name, and the last one as
+    `norm`.
+    """
 
     embedding: str = "model.embed_tokens"
     position: str = ""
@@ -111,6 +115,7 @@ class Layout:
     head: str = "lm_head"
     before: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     after: tuple[str, ...] = ()
+    following: str = ""
     attention: GroupedNames | LatentNames = GroupedNames()
     recurrent: RecurrentNames | None = None
     feed_forward: FeedForwardNames = FeedForwardNames()

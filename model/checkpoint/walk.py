@@ -15,7 +15,8 @@ def pieces(architecture: config.Architecture, layout: Layout) -> Iterator[Piece]
     """Every piece of the model, in the order of the forward pass."""
     yield from _embedding(architecture.embedding, layout)
     for i, block in enumerate(architecture.blocks):
-        yield from _block(f"blocks.{i}", layout.block.format(i=i), block, layout)
+        after = _names_after(i, len(architecture.blocks), layout)
+        yield from _block(f"blocks.{i}", layout.block.format(i=i), after, block, layout)
     yield from _norm("norm", layout.norm, architecture.norm)
     yield from _head(architecture.head, layout)
 
@@ -42,7 +43,16 @@ def _head(value: config.Head, layout: Layout) -> Iterator[Piece]:
         yield piece("head_bias" if value.tied else "head.bias", f"{layout.head}.bias")
 
 
-def _block(ours: str, theirs: str, value: config.Block, layout: Layout) -> Iterator[Piece]:
+def _names_after(i: int, blocks: int, layout: Layout) -> tuple[str, ...]:
+    """The norms after the branches of block i, or on their sums."""
+    own = tuple(f"{layout.block.format(i=i)}.{name}" for name in layout.after)
+    if not layout.following:
+        return own
+    last = layout.norm if i + 1 == blocks else f"{layout.block.format(i=i + 1)}.{layout.following}"
+    return (*own, last)
+
+
+def _block(ours: str, theirs: str, after: tuple[str, ...], value: config.Block, layout: Layout) -> Iterator[Piece]:
     if value.placement in ("pre", "sandwich"):
         count = 1 if value.shared_norm else len(value.branches)
         for i, name in zip(range(count), layout.before, strict=False):
@@ -50,8 +60,8 @@ def _block(ours: str, theirs: str, value: config.Block, layout: Layout) -> Itera
     for i, branch in enumerate(value.branches):
         yield from _branch(f"{ours}.branches.{i}", theirs, branch, layout)
     if value.placement != "pre":
-        for i, name in zip(range(len(value.branches)), layout.after, strict=True):
-            yield from _norm(f"{ours}.norms_after.{i}", f"{theirs}.{name}", value.norm)
+        for i, name in zip(range(len(value.branches)), after, strict=True):
+            yield from _norm(f"{ours}.norms_after.{i}", name, value.norm)
 
 
 def _branch(ours: str, theirs: str, value: config.Branch, layout: Layout) -> Iterator[Piece]:

@@ -20,7 +20,8 @@ Those are to be read from the card of the architecture as published.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TypeAlias, TypeVar
@@ -97,7 +98,8 @@ class _Shrink:
 
     def _stack(self, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
         stacks = 1 if self.whole.encoder is None else 2
-        return tuple(map(self.block, shortened(blocks, self.scale.layers // stacks)))
+        kinds = shortened(tuple(block.kind for block in blocks), self.scale.layers // stacks)
+        return tuple(map(self.block, _spread(blocks, kinds)))
 
     def _embedding(self, value: config.Embedding) -> config.Embedding:
         """A scale that is the root of the width stays the root of the width."""
@@ -232,6 +234,17 @@ def shortened(items: tuple[Value, ...], most: int) -> tuple[Value, ...]:
     while growing := [part for part in range(len(parts)) if room(part)]:
         kept[max(growing, key=lambda part: parts[part][1] / kept[part])] += 1
     return tuple(item for (group, _), count in zip(parts, kept, strict=True) for item in group * count)
+
+
+def _spread(blocks: tuple[Block, ...], kinds: tuple[Block, ...]) -> Iterator[Block]:
+    """Blocks of these kinds, each from as far up the stack as it will stand: depths stay those of a whole stack."""
+    of_kind: dict[Block, list[Block]] = {}
+    for block in blocks:
+        of_kind.setdefault(block.kind, []).append(block)
+    taken, count = Counter[Block](), Counter(kinds)
+    for kind in kinds:
+        yield of_kind[kind][taken[kind] * len(of_kind[kind]) // count[kind]]
+        taken[kind] += 1
 
 
 def _score_scale(scale: float | None, dim: int, smaller: int) -> float | None:

@@ -132,6 +132,21 @@ def test_what_tells_variants_apart_is_said(name: str, part: str, said: str) -> N
     assert said.split(", ")[0] in drawn
 
 
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("minimax-text-01", "80: (recurrent*7 global)*10"),
+    ],
+)
+def test_layers_are_called_what_they_do(name: str, layers: str) -> None:
+    """Those that differ by their depth alone have one name and one drawing."""
+    architecture = presets.load(name)
+    assert describe.layers(architecture) == layers
+    assert len([line for line in drawing.draw(architecture) if line.startswith("─┼─ ")]) == len(
+        {block.kind for block in architecture.blocks}
+    )
+
+
 def test_a_type_changes_bytes_only() -> None:
     (half,), (single,) = cards("llama-7b"), cards("llama-7b", "--dtype", "float32")
     assert single["cache_bytes_per_token"] == 2 * half["cache_bytes_per_token"]
@@ -261,7 +276,7 @@ def test_every_model_can_be_drawn(name: str) -> None:
     lines = drawing.draw(architecture)
     assert max(map(len, lines)) <= drawing.WIDTH
     stacks = [architecture.blocks, architecture.encoder.blocks if architecture.encoder else ()]
-    distinct = [block for stack in stacks for block in dict.fromkeys(stack)]
+    distinct = [block for stack in stacks for block in dict.fromkeys(block.kind for block in stack)]
     assert sum(line.startswith("─┼─ ") for line in lines) == len(distinct)
     additions = sum(1 if block.parallel else len(block.branches) for block in distinct)
     assert sum("⊕" in line for line in lines) == additions

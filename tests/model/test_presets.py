@@ -23,7 +23,7 @@ WELL_KNOWN = """
     deepseek-v2 deepseek-v2-lite deepseek-v3 switch-base-8 switch-c-2048 llama-3.2-11b-vision qwen2-7b qwen2.5-7b
     qwen2-57b-a14b qwen3-8b qwen3-30b-a3b qwen3-235b-a22b gemma-2b gemma-2-9b gemma-3-27b gpt-oss-20b gpt-oss-120b
     llama-4-scout llama-4-maverick olmo-7b olmo-2-7b olmoe-1b-7b glm-4.5 glm-4.5-air kimi-k2 granite-3.0-1b-a400m
-    granite-3.0-3b-a800m minimax-m2 qwen3-next qwen3.5 kimi-linear
+    granite-3.0-3b-a800m minimax-m2 qwen3-next qwen3.5 kimi-linear minimax-text-01
 """
 
 
@@ -109,7 +109,11 @@ def test_tiny_runs_and_keeps_its_shape(name: str) -> None:
     assert model(dense_input(tiny, tokens, memory)).logits.isfinite().all()
     counted = parameters(tiny)
     assert counted.total == sum(parameter.numel() for parameter in model.parameters()) < 10_000_000
-    assert [shape(b) for b in dict.fromkeys(tiny.blocks)] == [shape(b) for b in dict.fromkeys(whole.blocks)]
+    assert [*map(shape, kinds(tiny))] == [*map(shape, kinds(whole))]
+
+
+def kinds(architecture: Architecture) -> dict[Block, None]:
+    return dict.fromkeys(block.kind for block in architecture.blocks)
 
 
 def shape(block: Block) -> list[object]:
@@ -198,6 +202,12 @@ def test_a_stack_is_shortened_by_its_repeats() -> None:
     assert "".join(shortened(tuple("lllllg" * 8), 4)) == "lllllg"
     assert "".join(shortened(tuple("lllllg" * 8), 13)) == "lllllg" * 2
     assert "".join(shortened(tuple("abac" * 12), 9)) == "abac" * 2
+
+
+def test_decays_of_a_small_model_are_spread_over_the_depth() -> None:
+    small = scaled(presets.load("minimax-text-01"), "tiny")
+    decays = [mixer.decay.scale for mixer in small.recurrents if isinstance(mixer.decay, config.FixedDecay)]
+    assert decays == sorted(decays, reverse=True) and decays[0] > 1 > 0.2 > decays[-1]
 
 
 def test_learned_positions_keep_their_spare_rows() -> None:

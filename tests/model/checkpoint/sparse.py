@@ -17,6 +17,7 @@ from tests.model.checkpoint.settings import (
     yarn,
 )
 
+BRANCHES, WEIGHTS = ("full_attn", "linear_attn", "mlp"), {"alpha": 3.5, "beta": 0.8}
 EXPERTS: dict[str, dict[str, Case]] = {
     "mixtral": variants(
         "Mixtral",
@@ -158,6 +159,17 @@ EXPERTS: dict[str, dict[str, Case]] = {
         plain={},
         partial={"rope_parameters": plain(partial_rotary_factor=0.6)},
         rotary_dim={"rotary_dim": 4},
+    ),
+    "minimax": variants(
+        "MiniMax",
+        WIDE | {"num_local_experts": 5, "num_experts_per_tok": 2, "block_size": 7},
+        plain={"num_hidden_layers": 3},
+        weighed={
+            **{f"{branch}_{kind}_factor": size for branch in BRANCHES for kind, size in WEIGHTS.items()},
+            "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+            "sliding_window": 5,
+        },
+        one_layer={"num_hidden_layers": 1, "layer_types": ["linear_attention"], "tie_word_embeddings": True},
     ),
     "hunyuan_v1_moe": variants(
         "HunYuanMoEV1",

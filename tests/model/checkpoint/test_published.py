@@ -54,6 +54,10 @@ def test_scalings_of_older_files() -> None:
     assert rotary(read("gpt-oss 120B")).scaling == YarnScaling(32.0, 4096, 32.0, 1.0, None, truncate=False)
 
 
+def test_minimax_is_its_preset() -> None:
+    assert read("MiniMax-Text-01") == presets.load("minimax-text-01")
+
+
 def test_llama_4_scout_is_the_preset() -> None:
     """The release that follows instructions: its temperature is switched on by a 4, its rotation scaled by a step."""
     found, preset = read("Llama 4 Scout"), presets.load("llama-4-scout")

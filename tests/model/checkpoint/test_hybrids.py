@@ -1,0 +1,50 @@
+"""config.json files of MiniMax-Text-01: what is refused, what is left out."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from model.checkpoint.error import CheckpointError
+from model.checkpoint.families import FAMILIES
+from model.checkpoint.settings import Settings
+from model.config import Architecture, Rotary, Window
+from tests.model.checkpoint.cases import CASES
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "streams of their own weights": (
+        "minimax",
+        {"mlp_alpha_factor": 2.0},
+        "mlp_alpha_factor=2.0: not supported where full_attn_alpha_factor is 1.0",
+    ),
+    "branches of their own weights": ("minimax", {"full_attn_beta_factor": 0.5}, "linear_attn_beta_factor=None"),
+    "a stream that is left out": ("minimax", {"full_attn_alpha_factor": 0}, "it must be positive"),
+    "another activation": ("minimax", {"hidden_act": "gelu"}, "hidden_act='gelu': not supported"),
+}
+
+
+def read(kind: str, **changes: Any) -> Architecture:
+    return FAMILIES[kind].architecture(Settings(CASES[kind][1] | changes))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name: str) -> None:
+    kind, changes, message = REFUSED[name]
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        read(kind, **changes)
+
+
+def test_a_part_of_each_head_turns() -> None:
+    [attention, _] = read("minimax", rotary_dim=4, sliding_window=5).attentions
+    assert isinstance(attention.position, Rotary) and attention.position.rotated(10) == 4
+    assert attention.span == Window(5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("minimax", "model.layers.3.self_attn.slope_rate")],
+)
+def test_what_no_forward_pass_reads_is_left_out(kind: str, name: str) -> None:
+    assert any(re.fullmatch(pattern, name) for pattern in FAMILIES[kind].ignored(Settings(CASES[kind][1])))
