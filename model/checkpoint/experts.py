@@ -25,6 +25,17 @@ def _apart(names: tuple[str, str, str], value: config.MoE, ours: str, theirs: st
         yield piece(f"{ours}.down", stored[2], (e,))
 
 
+def plain(up: str, down: str) -> ExpertPieces:
+    """Two matrices an expert, which has no gate; {e} in a name is the expert."""
+    return partial(_plain, (up, down))
+
+
+def _plain(names: tuple[str, str], value: config.MoE, ours: str, theirs: str) -> Iterator[Piece]:
+    for e in range(value.experts):
+        for part, name in zip(("up", "down"), names, strict=True):
+            yield piece(f"{ours}.{part}", f"{theirs}.{name.format(e=e)}.weight", (e,))
+
+
 def stacked(up: str, down: str, transposed: bool = False) -> ExpertPieces:
     """One tensor of all gates and ups, one of all downs: (experts, out, in), or (experts, in, out)."""
     return partial(_stacked, up, down, transposed)

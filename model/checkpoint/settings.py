@@ -108,13 +108,13 @@ class Settings:
             raise self.refusal(key, "a list of whole numbers is needed")
         return frozenset(values)
 
-    def words(self, key: str, count: int, allowed: Collection[str]) -> list[str] | None:
-        """A list of `count` of the allowed words; None when absent."""
+    def words(self, key: str, count: int | None, allowed: Collection[str]) -> list[str] | None:
+        """A list of `count` of the allowed words, or of any number of them; None when absent."""
         values = self._data.get(key)
         if values is None:
             return None
-        if not isinstance(values, list) or len(values) != count:
-            raise self.refusal(key, f"a list of {count} is needed")
+        if not isinstance(values, list) or len(values) != (len(values) if count is None else count):
+            raise self.refusal(key, "a list is needed" if count is None else f"a list of {count} is needed")
         unknown = [value for value in values if not isinstance(value, str) or value not in allowed]
         if unknown:
             raise CheckpointError(
@@ -122,6 +122,15 @@ class Settings:
                 f"known are {', '.join(map(repr, sorted(allowed)))}"
             )
         return list(values)
+
+    def letters(self, key: str, among: Mapping[str, Choice]) -> list[Choice] | None:
+        """What each letter of a string stands for; None when absent."""
+        value = self._data.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, str) or not set(value) <= set(among):
+            raise self.refusal(key, f"a string of the letters {', '.join(map(repr, among))} is needed")
+        return [among[letter] for letter in value]
 
     def table(self, key: str) -> Settings:
         """A nested object; an empty one when absent."""

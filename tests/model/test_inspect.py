@@ -136,6 +136,11 @@ def test_what_tells_variants_apart_is_said(name: str, part: str, said: str) -> N
     ("name", "layers"),
     [
         ("minimax-text-01", "80: (recurrent*7 global)*10"),
+        (
+            "nemotron-3-nano-30b-a3b",
+            "52: (recurrent sparse recurrent sparse recurrent global sparse)*5 "
+            "(recurrent sparse)*3 recurrent global (sparse recurrent)*4 sparse",
+        ),
     ],
 )
 def test_layers_are_called_what_they_do(name: str, layers: str) -> None:

@@ -24,6 +24,7 @@ WELL_KNOWN = """
     qwen2-57b-a14b qwen3-8b qwen3-30b-a3b qwen3-235b-a22b gemma-2b gemma-2-9b gemma-3-27b gpt-oss-20b gpt-oss-120b
     llama-4-scout llama-4-maverick olmo-7b olmo-2-7b olmoe-1b-7b glm-4.5 glm-4.5-air kimi-k2 granite-3.0-1b-a400m
     granite-3.0-3b-a800m minimax-m2 qwen3-next qwen3.5 kimi-linear minimax-text-01
+    nemotron-3-nano
 """
 
 

@@ -68,6 +68,27 @@ LATENT = BASE | {
     "n_group": 4,
     "topk_group": 2,
 }
+NEMOTRON = {
+    "vocab_size": 97,
+    "hidden_size": 42,
+    "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp", "linear_attention"],
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 10,
+    "intermediate_size": 50,
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 8,
+    "ssm_state_size": 14,
+    "n_groups": 3,
+    "conv_kernel": 4,
+    "chunk_size": 7,
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 5,
+    "moe_intermediate_size": 20,
+    "moe_shared_expert_intermediate_size": 28,
+    "max_position_embeddings": 64,
+    "time_step_min": 1e-9,  # in prompts, but not in decoding, the reference takes no smaller step
+}
 DBRX_ROPE = {"rope_type": "default", "rope_theta": 2e4}
 DBRX = {
     "vocab_size": 97,

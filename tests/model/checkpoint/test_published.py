@@ -54,8 +54,11 @@ def test_scalings_of_older_files() -> None:
     assert rotary(read("gpt-oss 120B")).scaling == YarnScaling(32.0, 4096, 32.0, 1.0, None, truncate=False)
 
 
-def test_minimax_is_its_preset() -> None:
-    assert read("MiniMax-Text-01") == presets.load("minimax-text-01")
+@pytest.mark.parametrize(
+    ("name", "preset"), [("MiniMax-Text-01", "minimax-text-01"), ("Nemotron 3 Nano", "nemotron-3-nano-30b-a3b")]
+)
+def test_hybrids_are_their_presets(name: str, preset: str) -> None:
+    assert read(name) == presets.load(preset)
 
 
 def test_llama_4_scout_is_the_preset() -> None:
