@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-import torch
 
 from model.cache import Carried
+from model.config import Architecture
 from model.footprint import cache_bytes, state_bytes
 from model.transformer import Transformer
 from server.engine.engine import Engine
 from server.engine.request import Outcome, Request, Sampling
 from server.engine.runner import ModelRunner, Room
-from server.engine.step import Step, StepResult
+from server.engine.step import Step
 from tests.fakes import Recorder
 from tests.model.cases import MIXED_CASES, RECURRENT_CASES
 from tests.model.randomise import random_model, random_tokens
@@ -45,8 +44,8 @@ def request(name: str, prompt: tuple[int, ...], outputs: int = 6) -> Request:
 
 
 @EVERY
-def test_a_prefix_goes_on_from_the_state_behind_it(architecture) -> None:  # type: ignore[no-untyped-def]
-    """At any block: a text that shares ten tokens of 4 a block takes eight, one that goes on from an answer all of it."""
+def test_a_prefix_goes_on_from_the_state_behind_it(architecture: Architecture) -> None:
+    """At any block of four: a text that shares ten tokens takes eight, one that goes on from an answer all of it."""
     model = random_model(architecture)
     prompt = random_tokens(architecture, 14, 1)
     branch = (*prompt[:10], *random_tokens(architecture, 5, 2))
@@ -62,7 +61,7 @@ def test_a_prefix_goes_on_from_the_state_behind_it(architecture) -> None:  # typ
 
 
 @EVERY
-def test_preempted_again_and_again(architecture) -> None:  # type: ignore[no-untyped-def]
+def test_preempted_again_and_again(architecture: Architecture) -> None:
     model, expected = plain(architecture)
     found, _ = serve(model, room=80 if architecture is HYBRID else 60)
     assert sum(told.stats.preemptions for told in found.values()) > 0 or architecture is ALONE
@@ -131,7 +130,6 @@ def test_a_state_that_is_no_number_stays_its_own() -> None:
     calm.add(request("good", prompt))
     expected = run(calm)["good"][0]
     engine = engine_of(model)
-    results: list[StepResult] = []
     for name, text in (("good", prompt), ("bad", (*prompt, bad)), ("later", prompt)):
         engine.add(request(name, text))
     outputs = {}
@@ -139,6 +137,5 @@ def test_a_state_that_is_no_number_stays_its_own() -> None:
         for delta in engine.step():
             if delta.stats is not None:
                 outputs[delta.request.id] = delta.request.outputs, delta.stats.outcome
-    assert not results and outputs["bad"][1] is Outcome.ERROR
+    assert outputs["bad"][1] is Outcome.ERROR
     assert outputs["good"][0] == outputs["later"][0] == expected
-    assert torch.isfinite(model.head.weight).all() and np.isfinite(expected).all()  # type: ignore[union-attr]
