@@ -36,40 +36,46 @@ class _AfterStruct(ctypes.Structure):
         *((name, _JoiningStruct) for name in ("attended", "fed")),
         ("before", ctypes.POINTER(NormStruct)),
         ("feed", ctypes.POINTER(feeding.FeedForwardStruct)),
-        ("parallel", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("parallel", "ends")),
     )
 
 
 class After:
-    """The output of attention and x → what a block of two branches gives; where the second is a mixture, the first sum
-    and what the mixture sees."""
+    """The output of attention and x → what a block gives; where it has a mixture, what that joins and what it sees."""
 
-    def __init__(self, block: Block, before: Before, form: Form) -> None:
-        """before: what gives attention its queries."""
-        attention, branch = block.branches
-        assert isinstance(attention, GroupedAttention | LatentAttention | RecurrentMixer)
-        self.out = panels.lay_out(attention.out.weight, attention.out.bias, form=form)
-        self.weights: tuple[PanelWeight, ...] = (self.out,)
-        feed = None
+    def __init__(self, block: Block, width: int, before: Before | None, form: Form) -> None:
+        """before: what gives attention its queries, or stands in its place; None in a block without."""
+        mixer, branch = block.branches[0], block.branches[-1]
+        self.weights: tuple[PanelWeight, ...] = ()
+        self.width, projection, feed = width, WeightStruct(columns=width), None
+        if before is not None:
+            assert isinstance(mixer, GroupedAttention | LatentAttention | RecurrentMixer)
+            out = panels.lay_out(mixer.out.weight, mixer.out.bias, form=form)
+            self.weights, projection = (out,), out.struct
         if isinstance(branch, FeedForward):
             self.feed = feeding.LaidFeedForward(branch, form)
             self.weights += self.feed.weights
             feed = ctypes.pointer(self.feed.struct)
         self._before = before  # the memory of its latent and its gate
-        self._norms = [LaidNorm.of(norm) for norm in (block.norms_before[-1], *block.norms_after)]
-        self.mixes = feed is None
+        ends = branch is mixer and before is not None
+        attended = block.norms_after[0] if before is not None else None
+        seen, fed = (None, None) if ends else (block.norms_before[-1], block.norms_after[-1])
+        self._norms = [LaidNorm.of(norm) for norm in (attended, fed, seen)]
+        self.mixes = feed is None and not ends
         self.struct = _AfterStruct(
-            self.out.struct,
+            projection,
             ctypes.addressof(before.struct) if isinstance(before, LatentBefore) else None,
-            before.gate,
-            *(_joining(norm, block.value) for norm in self._norms[1:]),
-            pointer(self._norms[0]),
+            None if before is None else before.gate,
+            *(_joining(norm, block.value) for norm in self._norms[:2]),
+            pointer(self._norms[2]),
             feed,
-            int(block.value.parallel),
+            int(block.value.parallel and len(block.branches) > 1),
+            int(ends),
         )
 
-    def __call__(self, x: Tensor, attended: Tensor, gates: Tensor | None) -> tuple[Tensor, Tensor]:
-        out, attended = torch.empty_like(x), attended.contiguous()
+    def __call__(self, x: Tensor, attended: Tensor | None, gates: Tensor | None) -> tuple[Tensor, Tensor]:
+        out = x if self.mixes and self._before is None else torch.empty_like(x)
+        attended = None if attended is None else attended.contiguous()
         normed = torch.empty_like(x) if self.mixes else out
         native.call(
             "dyno_leave",

@@ -2,7 +2,7 @@
 with few rows a step costs what its calls cost, and these are three a layer.
 
 A pass over a built model: `fuse(model)` replaces the blocks of attention, or of a recurrent mixer in its place, and a
-feed-forward or a mixture, and leaves the others as they are.
+feed-forward or a mixture, or of one of them alone, and leaves the others as they are.
 """
 
 from __future__ import annotations
@@ -31,42 +31,41 @@ from model.transformer import Transformer
 class FusedBlock(Stage):
     """Stands in for a block that `fits`."""
 
-    def __init__(self, plain: Block, form: Form) -> None:
+    def __init__(self, plain: Block, width: int, form: Form) -> None:
         super().__init__()
-        mixer, branch = plain.branches
-        assert isinstance(mixer, GroupedAttention | LatentAttention | RecurrentMixer)
+        mixer, branch = plain.branches[0], plain.branches[-1]
         norm = plain.norms_before[0] if isinstance(plain.norms_before[0], Norm) else None
-        self.layer = mixer.layer
-        self.scores = None if isinstance(mixer, RecurrentMixer) else _scores(mixer)
-        self.before: Before
+        self.layer: int | None = None
+        self.scores: Scores | None = None
+        self.before: Before | None = None
         match mixer:
             case RecurrentMixer():
-                self.before = RecurrentBefore(norm, mixer, form)
+                self.layer, self.before = mixer.layer, RecurrentBefore(norm, mixer, form)
             case LatentAttention():
-                self.before = LatentBefore(norm, mixer, form)
+                self.layer, self.before, self.scores = mixer.layer, LatentBefore(norm, mixer, form), _scores(mixer)
             case GroupedAttention():
-                self.before = GroupedBefore(norm, mixer, form)
-        self.after = After(plain, self.before, form)
+                self.layer, self.before, self.scores = mixer.layer, GroupedBefore(norm, mixer, form), _scores(mixer)
+        self.after = After(plain, width, self.before, form)
         self.mixture = branch if isinstance(branch, MoE | Beside) else None
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
         x = x.contiguous()
-        if self.scores is None:
-            attended, gates = self._carry(x, around), None
-        else:
-            query, key, value, selection, gates = self.before(x, around)
-            scores = self.scores if selection is None else replace(self.scores, selection=selection)
-            attended = around.cache.attend(self.layer, query, key, value, scores)
-        out, normed = self.after(x, attended, gates)
+        out, normed = self.after(x, *self._look_around(x, around))
         if self.mixture is None:
             return out, []
         y, routing = self.mixture(normed, loads)
         return self.after.join(out, y), [routing]
 
-    def _carry(self, x: Tensor, around: Surroundings) -> Tensor:
-        """What a recurrent mixer has in the place of what is attended to."""
-        assert isinstance(self.before, RecurrentBefore)
-        return around.cache.carry(self.layer, self.before.mixing, self.before.fed(x))
+    def _look_around(self, x: Tensor, around: Surroundings) -> tuple[Tensor | None, Tensor | None]:
+        """What is attended to, or what a recurrent mixer has in its place; and the gates of it."""
+        if self.before is None or self.layer is None:
+            return None, None
+        if isinstance(self.before, RecurrentBefore):
+            return around.cache.carry(self.layer, self.before.mixing, self.before.fed(x)), None
+        query, key, value, selection, gates = self.before(x, around)
+        assert self.scores is not None
+        scores = self.scores if selection is None else replace(self.scores, selection=selection)
+        return around.cache.attend(self.layer, query, key, value, scores), gates
 
 
 def _scores(attention: GroupedAttention | LatentAttention) -> Scores:
@@ -80,20 +79,30 @@ def fuse(model: Transformer, *, form: Form = "lossless") -> int:
     count = 0
     for i, block in enumerate(model.blocks):
         if fits(block):
-            model.blocks[i] = FusedBlock(block, form)
+            model.blocks[i] = FusedBlock(block, model.architecture.width, form)
             count += 1
     return count
 
 
 def fits(block: nn.Module) -> TypeGuard[Block]:
-    """Whether a block is attention or a recurrent mixer and then, or beside it, a feed-forward or a mixture, the
-    kernels have all of it, and its weights can be laid out in panels."""
-    if not isinstance(block, Block) or block.value.gated or len(block.branches) != 2:
+    """Whether a block is attention or a recurrent mixer and then, or beside it, a feed-forward or a mixture, or has one
+    of these branches alone; the kernels have all of it, and its weights can be laid out in panels."""
+    if not isinstance(block, Block) or block.value.gated:
         return False
-    mixer, branch = block.branches
-    return (_fits_recurrent(mixer) or _fits_attention(mixer)) and (
-        isinstance(branch, MoE | Beside) or feeding.fits(branch)
-    )
+    match list(block.branches):
+        case [mixer, branch]:
+            return _fits_mixer(mixer) and _fits_feeding(branch)
+        case [branch]:
+            return _fits_mixer(branch) or _fits_feeding(branch)
+    return False
+
+
+def _fits_feeding(branch: nn.Module) -> bool:
+    return isinstance(branch, MoE | Beside) or feeding.fits(branch)
+
+
+def _fits_mixer(branch: nn.Module) -> bool:
+    return _fits_recurrent(branch) or _fits_attention(branch)
 
 
 def _fits_recurrent(mixer: nn.Module) -> bool:

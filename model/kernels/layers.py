@@ -79,14 +79,16 @@ class Layers(Stage):
         self._places = (_PlaceStruct * len(blocks))()
         mixing = [(p, b.mixture) for p, b in zip(self._places, blocks, strict=True) if b.mixture]
         self._mixtures = [(place, _parts(branch)[0]) for place, branch in mixing]
-        self._tables = sorted({block.before.table for block in blocks if block.before.table is not None})
+        befores = [block.before for block in blocks if block.before is not None]
+        self._tables = sorted({before.table for before in befores if before.table is not None})
         for block, place in zip(blocks, self._places, strict=True):
-            place.turn = -1 if block.before.table is None else self._tables.index(block.before.table)
+            table = None if block.before is None else block.before.table
+            place.turn = -1 if table is None else self._tables.index(table)
         self._pools: ref[Pools] | None = None  # a model does not keep a cache
-        placed = max(block.before.placed for block in blocks)
-        gated = max(block.before.gated for block in blocks)
-        attended = max(block.before.attended for block in blocks)
-        mixed = max(block.after.out.columns if block.mixture else 0 for block in blocks)
+        placed = max((before.placed for before in befores), default=0)
+        gated = max((before.gated for before in befores), default=0)
+        attended = max((before.attended for before in befores), default=0)
+        mixed = max(block.after.width if block.mixture else 0 for block in blocks)
         *self._starts, self._width = accumulate((placed, gated, attended, mixed, mixed, mixed), initial=0)
 
     def forward(self, x: Tensor, around: Surroundings, loads: Loads | None) -> tuple[Tensor, list[Routing]]:
@@ -117,6 +119,8 @@ class Layers(Stage):
         self._pools = ref(pools)
         for block, place in zip(self._blocks, self._places, strict=True):
             layer = block.layer
+            if layer is None:
+                continue
             if block.scores is None:
                 assert states is not None, "a model with recurrent mixers is served with states"
                 slots = states.cache.slots[layer]
@@ -188,7 +192,7 @@ def join(model: Transformer) -> int:
 def fits(block: nn.Module) -> bool:
     """Whether a block is fused, its heads are no wider than the kernels for attention take, and its mixture, if any, is
     one that those for routing and mixing take."""
-    if not isinstance(block, FusedBlock) or block.before.widest > inplace.WIDEST:
+    if not isinstance(block, FusedBlock) or (block.before is not None and block.before.widest > inplace.WIDEST):
         return False
     return block.mixture is None or _fits_mixture(block.mixture)
 

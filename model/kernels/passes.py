@@ -64,7 +64,8 @@ def _laid_out(model: Transformer) -> Iterator[PanelWeight]:
     for module in model.modules():
         match module:
             case fused.FusedBlock():
-                yield from (*module.before.weights, *module.after.weights)
+                yield from (() if module.before is None else module.before.weights)
+                yield from module.after.weights
             case packed.PanelLinear():
                 yield module.weight
             case feeding.PanelFeedForward():

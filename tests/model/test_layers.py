@@ -21,16 +21,20 @@ from model.config import (
     Chunk,
     ClampedGate,
     FeedForward,
+    FixedDecay,
     Grouped,
     Groups,
     Latent,
+    LearnedDecay,
     MoE,
     Norm,
     OutputGate,
     QKNorm,
+    Recurrent,
     Rotary,
     Router,
     SparseMixer,
+    StateGate,
     Temperature,
     Window,
 )
@@ -50,6 +54,15 @@ MIXTURE = MoE(4, 2, FeedForward(48))
 FORMS = ("relu", "relu2", "gelu", "gelu_tanh", "silu")
 CLAMPED = ClampedGate(0.8, 1.7)
 LAYER = Norm("layer", bias=True)
+DELTA = Recurrent(heads=4, key_dim=16, value_dim=32, key_heads=2)
+STATES = replace(
+    DELTA,
+    rule="add",
+    decay=LearnedDecay(discrete=True),
+    gate=StateGate(before_norm=True),
+    norm_over="key_head",
+    skip=True,
+)
 LATENT = Latent(query=3, kv_rank=48, plain_dim=32, rotary_dim=16, value_dim=16)
 
 
@@ -166,6 +179,25 @@ CASES = {
         mixing(experts=3, active=1, router=Router(normalise=False, capacity=Capacity(1.0, 9)), weigh="input"),
         mixing(router=Router("sigmoid", capacity=Capacity(0.5, 8)), shared=FeedForward(32)),
     ),
+    "states": stack(
+        block(DELTA, FEED),
+        block(replace(DELTA, decay=LearnedDecay("key", 16), gate=StateGate("sigmoid", 16)), MIXTURE),
+        PLAIN,
+        block(STATES, FEED, placement="sandwich"),
+        block(replace(DELTA, rule="add", decay=FixedDecay(), convolution=None), MIXTURE, parallel=True),
+    ),
+    "branches alone": stack(
+        block(DELTA),
+        block(MIXTURE),
+        block(ATTENTION),
+        block(FEED),
+        block(STATES, placement="post"),
+        block(MIXTURE),
+        block(replace(ATTENTION, heads=LATENT), placement="sandwich"),
+        block(FEED, placement="post", norm=LAYER),
+        block(replace(MIXTURE, shared=FeedForward(32)), placement="output", residual_scale=0.5),
+        block(FEED, parallel=True),
+    ),
     "some that stay alone": stack(
         PLAIN,
         PLAIN,
@@ -182,6 +214,7 @@ BEYOND = {  # what the reference does not have
         block(ATTENTION, Beside(FEED, MIXTURE), placement="sandwich"),
         block(ATTENTION, Beside(FEED, replace(MIXTURE, router=Router(norm=LAYER), weigh="input"), LAYER)),
         block(ATTENTION, Beside(FEED, MIXTURE), parallel=True, shared_norm=True),
+        block(Beside(FEED, MIXTURE)),
     ),
 }
 ARCHITECTURES = pytest.mark.parametrize("architecture", CASES.values(), ids=CASES.keys())

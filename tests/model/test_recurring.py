@@ -59,9 +59,10 @@ compiled = pytest.mark.skipif(not native.linear_types(), reason="no compiler or 
 
 
 def architecture(value: Recurrent) -> Architecture:
-    """A mixer before a feed-forward, before a mixture, and by itself."""
+    """A mixer before a feed-forward, before a mixture, by itself, and in a block that is not fused."""
     dense, mixture = FeedForward(64), MoE(5, 2, FeedForward(32))
-    whole = model(block(value, dense), block(value, mixture, placement="sandwich"), block(), block(value))
+    fused = block(value, dense), block(value, mixture, placement="sandwich"), block(value)
+    whole = model(*fused, block(), block(value, dense, dense))
     return replace(whole, width=48)
 
 

@@ -35,13 +35,14 @@ struct Joining {
 };
 
 struct After {
-  Weight projection;
+  Weight projection;       // without panels: of a block that attends to nothing
   const Latent* latent;    // what is attended are latents; null: values
   const OutputGate* gate;  // null: none
   Joining attended, fed;
   const Norm* before;       // of the second branch; null: none
-  const FeedForward* feed;  // null: a mixture
+  const FeedForward* feed;  // null: a mixture, or none
   int64_t parallel;         // the second branch sees what the block began with
+  int64_t ends;             // there is no second branch
 };
 
 template <typename X>
@@ -92,13 +93,14 @@ void share_joining(const Weight& weight, const Operand<X>& rows, std::atomic<int
   me.part(rows.blocks.rows, [&](int64_t row) { how.apply(x + row * width, aside + row * width, out + row * width, width); });
 }
 
-// attended (rows, heads * dim), gates of rows if any, x (rows, width) → out = x, joined by the projection and then by the feed-forward. Without a
-// feed-forward `normed` (rows, width) gets what the mixture sees. `out` may be x.
+// attended (rows, heads * dim), gates of rows if any, x (rows, width) → out = x, joined by the projection and then by the
+// feed-forward, as far as there are these. Before a mixture `normed` (rows, width) gets what it sees. `out` may be x.
 template <typename X>
 void leave(const After& a, int64_t rows, const X* x, const X* attended, const X* gates, X* out, X* normed, int threads) {
   const Weight& projection = a.projection;
   const FeedForward* ff = a.feed;
   const int64_t inner = projection.depth, width = projection.columns;
+  const bool attends = projection.panels;
   const auto taken = Operand<X>::in_room(0, inner, rows, projection.rounds);
   const auto seen = Operand<X>::in_room(1, width, rows, ff && ff->up.rounds);
   const auto hidden = Operand<X>::in_room(2, ff ? ff->hidden : 0, rows, ff && ff->down.rounds);
@@ -117,7 +119,8 @@ void leave(const After& a, int64_t rows, const X* x, const X* attended, const X*
     const auto put = [&](int64_t row, int64_t at, Vec y) {
       taken.pen(row).put(at, a.gate ? y * a.gate->open(gates + row * a.gate->weight.columns, at) : y);
     };
-    if (a.latent) {
+    if (!attends) {
+    } else if (a.latent) {
       raise(*a.latent, latents, attended, turns[3], me, put);
       complete(taken, me);
     } else if (a.gate) {
@@ -128,12 +131,13 @@ void leave(const After& a, int64_t rows, const X* x, const X* attended, const X*
       write_normed<X>(nullptr, attended, taken, me);
     }
     if (a.parallel) see(x);
-    share_joining(projection, taken, turns[0], me, a.attended, x, out, aside);
-    me.meet();
-    if (!a.parallel) see(out);
+    if (attends) share_joining(projection, taken, turns[0], me, a.attended, x, out, aside), me.meet();
+    if (a.ends) return;
+    const X* joined = attends ? out : x;
+    if (!a.parallel) see(joined);
     if (!ff) return;
     share_up(*ff, seen, hidden, turns[1], me);
-    share_joining(ff->down, hidden, turns[2], me, a.fed, out, out, aside);
+    share_joining(ff->down, hidden, turns[2], me, a.fed, joined, out, aside);
   });
 }
 

@@ -10,8 +10,8 @@
 namespace dyno {
 
 struct Layer {  // what never changes
-  const Attention* attention;  // null: latent, or
-  const Recurrent* recurrent;  // none of both
+  const Attention* attention;  // null: latent (of `after`),
+  const Recurrent* recurrent;  // or this, or nothing of the kind
   const After* after;
   const Router* router;  // a mixture's
   const Experts* experts;
@@ -129,7 +129,7 @@ void run(int64_t count, const Layer* layers, const LayerPlace* places, const Sur
   for (; count > 0; --count, ++layers, ++places) {
     if (layers->recurrent)
       carry(*layers->recurrent, *places, around, rows, x, rooms, threads);
-    else
+    else if (layers->attention || layers->after->latent)
       attend(*layers, *places, around, rows, x, rooms, threads);
     leave<X>(*layers->after, rows, x, rooms.attended, rooms.gates, x, rooms.normed, threads);
     if (layers->experts) mix_in(*layers, *places, rows, x, rooms, threads);
