@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import FixedDecay, Recurrent
+from model.config import FixedDecay, LearnedDecay, Recurrent
 
 if TYPE_CHECKING:
     from model.kernels.recurring import CompiledMixing
@@ -91,9 +91,9 @@ def carry(mixing: Mixing, fed: Fed, state: State, wanted: Sequence[int] = ()) ->
     value, dtype = mixing.value, fed.mixed.dtype
     whole = torch.cat((state.past, fed.mixed.float()), dim=1)
     query, key, values = _heads(mixing, _convolved(mixing, whole, fed.mixed.shape[1]))
-    steps = None if mixing.step_bias is None else F.softplus(fed.decay.float() + mixing.step_bias.float())
-    kept = _kept(mixing, steps, fed.mixed)
-    entering = values * steps[..., None] if steps is not None and _discrete(value) else values
+    drive = None if mixing.step_bias is None else fed.decay.float() + mixing.step_bias.float()
+    kept = _kept(mixing, drive, fed.mixed)
+    entering = values * F.softplus(drive)[..., None] if drive is not None and _discrete(value) else values
     strength = torch.sigmoid(fed.strength.float())[..., None]
     heads, read, after = state.heads, [], []
     for t in range(fed.mixed.shape[1]):
@@ -134,13 +134,16 @@ def _heads(mixing: Mixing, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, values.unflatten(-1, (value.heads, value.value_dim))
 
 
-def _kept(mixing: Mixing, steps: Tensor | None, mixed: Tensor) -> Tensor:
-    """What share of the states is kept at each token of mixed (B, L, C): (B, L, H, K or 1, 1)."""
+def _kept(mixing: Mixing, drive: Tensor | None, mixed: Tensor) -> Tensor:
+    """What share of the states is kept at each token of mixed (B, L, C): (B, L, H, K or 1, 1). drive: what the steps
+    of a learned decay are the softplus of."""
     value = mixing.value
-    if steps is None or mixing.rate is None:
+    if drive is None or mixing.rate is None:
         return torch.exp(-fixed_rates(value)).to(mixed.device).expand(*mixed.shape[:2], -1)[..., None, None]
-    rate = mixing.rate.float().exp()[:, None]
-    return torch.exp(-rate * steps.unflatten(-1, (value.heads, -1)))[..., None]
+    rate, drive = mixing.rate.float().exp()[:, None], drive.unflatten(-1, (value.heads, -1))
+    bound = value.decay.bound if isinstance(value.decay, LearnedDecay) else None
+    lost = rate * F.softplus(drive) if bound is None else bound * torch.sigmoid(rate * drive)
+    return torch.exp(-lost)[..., None]
 
 
 def _closed(mixing: Mixing, read: Tensor, gate: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from model.config import FixedDecay, Recurrent
+from model.config import FixedDecay, LearnedDecay, Recurrent
 from model.kernels import native, panels
 from model.kernels.before import Before, LaidNorm, NormStruct, pointer
 from model.kernels.native import address
@@ -34,7 +34,7 @@ class MixingStruct(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("heads", "keys", "key_dim", "value_dim", "width", "delta", "discrete")),
         *((name, ctypes.c_int64) for name in ("steps", "gate", "gate_first", "parts")),
-        *((name, ctypes.c_float) for name in ("eps", "unit_eps")),
+        *((name, ctypes.c_float) for name in ("eps", "unit_eps", "bound")),
         *((name, ctypes.c_void_p) for name in ("taps", "tap_bias", "rates", "step_bias", "skip", "norm")),
     )
 
@@ -95,6 +95,7 @@ class CompiledMixing:
             0 if value.norm is None else norm_parts(value),
             0.0 if value.norm is None else value.norm.eps,
             UNIT_EPS,
+            (decay.bound or 0.0) if isinstance(decay, LearnedDecay) else 0.0,
             *map(address, self._kept),
         )
 

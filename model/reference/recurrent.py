@@ -53,10 +53,12 @@ def head_of(h: int, mixed: Tensor, decay: Tensor, strength: Tensor, value: confi
         match value.decay:
             case config.FixedDecay(scale):
                 kept = mixed.new_tensor(-scale * 2 ** (-8 * (h + 1) / value.heads)).exp()
-            case config.LearnedDecay(over, _, discrete):
+            case config.LearnedDecay(over, _, discrete, bound):
                 own = slice(h * dim, (h + 1) * dim) if over == "key" else slice(h, h + 1)
-                step = (1 + (decay[t, own] + w["step_bias"][own]).exp()).log()
-                kept = (-w["rate"][h].exp() * step).exp()[:, None]
+                drive, rate = decay[t, own] + w["step_bias"][own], w["rate"][h].exp()
+                step = (1 + drive.exp()).log()
+                lost = rate * step if bound is None else bound * sigmoid(rate * drive)
+                kept = (-lost).exp()[:, None]
                 entering = v * step if discrete else v
         state = kept * state
         if value.rule == "delta":

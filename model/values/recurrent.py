@@ -26,15 +26,18 @@ class LearnedDecay:
     the head (Gated DeltaNet, Mamba-2) or one for each dimension of its keys (Kimi Delta Attention).
 
     rank: W is a product of two matrices that meet in so many numbers. `discrete` multiplies values by the step, as when
-    the equation of a state space is made discrete (Mamba-2).
+    the equation of a state space is made discrete (Mamba-2). `bound`: exp(-bound * sigmoid(rate * (W x + b))) is kept
+    instead, never less than exp(-bound) (Ling 3.0).
     """
 
     over: Literal["head", "key"] = "head"
     rank: int | None = None
     discrete: bool = False
+    bound: float | None = None
 
     def __post_init__(self) -> None:
-        positive(rank=self.rank)
+        positive(rank=self.rank, bound=self.bound)
+        check(self.bound is None or not self.discrete, "discrete=true needs steps, which a decay with a bound has not")
         check(self.over == "head" or not self.discrete, "discrete=true needs over='head': values have one step a head")
 
 

@@ -135,6 +135,7 @@ RECURRENT_CASES = {
     "gated delta": carrying(),
     "delta gated per key, ranks": carrying(decay=LearnedDecay("key", 3), gate=StateGate("sigmoid", 4)),
     "delta, a key for each state, wide convolution": carrying(key_heads=None, convolution=Convolution(6)),
+    "delta gated per key, bounded": carrying(decay=LearnedDecay("key", bound=2.5)),
     "delta, fixed decay, norm over all": carrying(
         decay=FixedDecay(2.0), norm=Norm(eps=1e-3, offset=1.0), norm_over="all"
     ),

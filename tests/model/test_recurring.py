@@ -42,6 +42,7 @@ LINEAR = Recurrent(3, 32, 80, None, "add", FixedDecay(0.8), None, StateGate("sig
 FORMS = {
     "gated delta": DELTA,
     "delta gated per key, ranks": replace(DELTA, decay=LearnedDecay("key", 16), gate=StateGate("sigmoid", 32)),
+    "delta gated per key, bounded": replace(DELTA, decay=LearnedDecay("key", bound=2.5)),
     "state space": replace(
         DELTA,
         rule="add",

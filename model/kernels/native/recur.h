@@ -18,6 +18,7 @@ struct Mixing {
   int64_t gate, gate_first;            // 0: none, 1: SiLU, 2: logistic; before the norm
   int64_t parts;                       // of what is read that are normed by themselves; 0: nothing is
   float eps, unit_eps;                 // of the norm; under the root of a key's length
+  float bound;                         // of what a decay takes, as a logarithm; 0: none
   const float *taps, *tap_bias;        // (width, mixed); null: none
   const float *rates, *step_bias;      // of each step; where the decay is fixed, the share that each head keeps
   const float *skip, *norm;            // of each head, of all that is read; null: none
@@ -147,9 +148,10 @@ struct Recurring {
     }
     const X *decay = (const X*)fed.decay + token * fed.decay_stride, *strength = (const X*)fed.strength + token * fed.strength_stride;
     by_sixteen(decay, m.steps, [&](int64_t at, Vec x) {
-      const Vec step = softplus(x + load(m.step_bias + at));
+      const Vec drive = x + load(m.step_bias + at), rate = load(m.rates + at), step = softplus(drive);
       store(to + m.steps_at() + at, step);
-      store(to + m.kept_at() + at, exponential(zero() - load(m.rates + at) * step));
+      const Vec lost = m.bound > 0 ? all(m.bound) * logistic(rate * drive) : rate * step;
+      store(to + m.kept_at() + at, exponential(zero() - lost));
     });
     by_sixteen(strength, m.delta ? m.heads : 0, [&](int64_t at, Vec x) { store(to + m.strength_at() + at, logistic(x)); });
   }
