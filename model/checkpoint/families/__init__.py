@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from model.checkpoint.families import (
+    bailing,
     bloom,
     cohere,
     deepseek,
@@ -24,6 +25,7 @@ from model.checkpoint.families import (
 from model.checkpoint.families.family import Family
 
 _UNSORTED: dict[str, Family] = {
+    **bailing.FAMILIES,
     **bloom.FAMILIES,
     **cohere.FAMILIES,
     **deepseek.FAMILIES,

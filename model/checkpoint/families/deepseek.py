@@ -23,7 +23,7 @@ from model.checkpoint.families.qwen_moe import APART, shared_names
 from model.checkpoint.families.rotation import rotary, yarn_scale
 from model.checkpoint.layout import LatentNames, Layout, MixtureNames
 from model.checkpoint.settings import Settings
-from model.config import Architecture, Attention, FeedForward, Groups, Latent, MoE, QKNorm, Router, YarnScaling
+from model.config import Architecture, Attention, FeedForward, Groups, Latent, MoE, QKNorm, Rotary, Router, YarnScaling
 
 MIXTURE = MixtureNames(APART, shared=shared_names("shared_experts"))
 DEEPSEEK = Layout(attention=LatentNames(), mixture=MIXTURE)
@@ -38,14 +38,14 @@ def deepseek_v2(s: Settings) -> Architecture:
     groups = _groups(s, 1, "max") if limited else None
     router = Router(normalise=False, scale=s.positive("routed_scaling_factor", default=1.0), groups=groups)
     bias = s.flag("mlp_bias", default=False)
-    return _sparse(s, _latent(s, interleaved=True), router, first_dense=0, shared=2, bias=bias)
+    return _sparse(s, latent(s, _turn(s, interleaved=True)), router, first_dense=0, shared=2, bias=bias)
 
 
 def deepseek_v3(s: Settings) -> Architecture:
     """A sigmoid router whose bias selects but does not weigh; a group is as good as its two best experts."""
     s.only("scoring_func", "sigmoid")
     s.only("topk_method", "noaux_tc")
-    attention = _latent(s, s.flag("rope_interleave", default=True))
+    attention = latent(s, _turn(s, s.flag("rope_interleave", default=True)))
     return _sparse(s, attention, sigmoid_router(s, 2.5, groups=8, kept=4), first_dense=3, shared=1)
 
 
@@ -71,10 +71,13 @@ def _groups(s: Settings, count: int, score: Literal["max", "top2"], kept: int = 
     return Groups(count, kept, score) if count > 1 else None
 
 
-def _latent(s: Settings, interleaved: bool) -> Attention:
+def _turn(s: Settings, interleaved: bool) -> Rotary:
+    return rotary(s, layout="interleaved" if interleaved else "half")
+
+
+def latent(s: Settings, turn: Rotary) -> Attention:
     """YaRN sharpens the scores besides turning slower."""
     heads = latent_heads(s)
-    turn = rotary(s, layout="interleaved" if interleaved else "half")
     scale = None
     if isinstance(turn.scaling, YarnScaling):
         rope = s.table("rope_scaling") if s.has("rope_scaling") else s.table("rope_parameters")

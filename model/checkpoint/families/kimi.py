@@ -74,8 +74,9 @@ def kimi_linear(s: Settings) -> Architecture:
     s.only("moe_router_activation_func", "sigmoid")
     norm, heads, delta = rms(s, 1e-5), latent_heads(s), _delta(s)
     attention = Attention(heads, out_bias=heads.bias)
-    of_layer, feeds = kinds(s, _of_layer(s), FULL_OR_LINEAR), _feeds(s)
-    stack = blocks(s, lambda i: (attention if of_layer[i] == "full_attention" else delta, feeds(i)), norm)
+    of_layer = kinds(s, _of_layer(s), FULL_OR_LINEAR)
+    feed = feeds(s, mixture(s, sigmoid_router(s, 2.446, groups=1, kept=1), shared=1), first=1)
+    stack = blocks(s, lambda i: (attention if of_layer[i] == "full_attention" else delta, feed(i)), norm)
     return decoder(s, stack, norm, head(s, tied=False))
 
 
@@ -109,9 +110,9 @@ def _of_layer(s: Settings) -> Callable[[int], str]:
     return lambda i: "full_attention" if i + 1 in full else "linear_attention"
 
 
-def _feeds(s: Settings) -> Callable[[int], FeedForward | MoE]:
-    dense, moe = feed_forward(s), mixture(s, sigmoid_router(s, 2.446, groups=1, kept=1), shared=1)
-    first = s.whole("first_k_dense_replace", default=1)
+def feeds(s: Settings, moe: MoE, first: int) -> Callable[[int], FeedForward | MoE]:
+    """Dense layers, then experts, or as `mlp_layer_types` says; `first`: the default number of dense layers."""
+    dense, first = feed_forward(s), s.whole("first_k_dense_replace", default=first)
     said = s.words("mlp_layer_types", layers(s), ("dense", "sparse"))
     return lambda i: dense if (i < first if said is None else said[i] == "dense") else moe
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.model.checkpoint.settings import DELTA, LATENT, SPARSE, WIDE, Case, plain, variants, yarn
 
-# A large eps, and of norms of 1 + weight above all: else a state that tells little is made as long as any other, and its
+# A large eps, above all of norms of 1 + weight: else a state that tells little is made as long as any other, and its
 # rounding errors with it.
 QWEN = WIDE | SPARSE | DELTA | {"moe_intermediate_size": 20, "shared_expert_intermediate_size": 28, "rms_norm_eps": 0.1}
 KIMI = {key: value for key, value in LATENT.items() if key not in ("first_k_dense_replace", "n_routed_experts")} | {
@@ -14,6 +14,12 @@ KIMI = {key: value for key, value in LATENT.items() if key not in ("first_k_dens
     "linear_num_heads": 5,
     "q_lora_rank": None,
     "rms_norm_eps": 0.01,
+}
+LING = {key: value for key, value in KIMI.items() if not key.startswith(("linear", "q_lora"))} | {
+    "num_hidden_layers": 4,
+    "eos_token_id": 1,
+    "head_dim": 9,
+    "layer_group_size": 3,
 }
 LINEAR_LAST = ["full_attention", "linear_attention"] * 2
 
@@ -58,6 +64,21 @@ RECURRENT: dict[str, dict[str, Case]] = {
             "routed_scaling_factor": 1.3,
             "n_group": 1,
             "topk_group": 1,
+        },
+    ),
+    "bailing_hybrid": variants(
+        "BailingHybrid",
+        LING,
+        plain={},
+        sixteens={"head_dim": 16, "kda_lower_bound": -2.0, "short_conv_kernel_size": 3},
+        no_bound={
+            "head_dim": 16,
+            "kda_safe_gate": False,
+            "layer_types": LINEAR_LAST,
+            "mlp_layer_types": ["sparse", "dense", "sparse", "dense"],
+            "rope_parameters": yarn(mscale=1.0, mscale_all_dim=0.8),
+            "attention_bias": True,
+            "norm_topk_prob": False,
         },
     ),
 }

@@ -149,7 +149,7 @@ ONE_FILE: dict[str, tuple[Damage, str]] = {
     "no model type": (config(model_type=None), "config.json: model_type is missing"),
     "unknown model type": (
         config(model_type="mamba", auto_map={"AutoModelForCausalLM": "modeling.Model"}),
-        "config.json: model_type='mamba': not supported; known are 'bloom', 'cohere', 'cohere2', 'dbrx'",
+        "config.json: model_type='mamba': not supported; known are 'bailing_hybrid', 'bloom', 'cohere'",
     ),
     "model type not a word": (config(model_type=["llama"]), "config.json: model_type=['llama']: not supported"),
     "a real number that is none": (

@@ -10,7 +10,8 @@ import pytest
 from model.checkpoint.error import CheckpointError
 from model.checkpoint.families import FAMILIES
 from model.checkpoint.settings import Settings
-from tests.model.checkpoint.recurrent import KIMI, QWEN
+from model.config import Rotary
+from tests.model.checkpoint.recurrent import KIMI, LING, QWEN
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a bias of queries and gates": (
@@ -34,6 +35,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         KIMI | {"linear_attn_config": {"gate_lower_bound": -5.0}},
         "linear_attn_config.gate_lower_bound=-5.0: not supported; only null",
     ),
+    "a bound that is none": (
+        "bailing_hybrid",
+        LING | {"kda_lower_bound": 0.0},
+        "kda_lower_bound=0.0: it must be negative",
+    ),
     "positions in full layers": ("kimi_linear", KIMI | {"mla_use_nope": False}, "mla_use_nope=False: not supported"),
 }
 
@@ -45,8 +51,19 @@ def test_what_is_refused(name: str) -> None:
         FAMILIES[kind].architecture(Settings(settings))
 
 
+def test_a_share_of_the_head_that_turns_is_not_taken_of_the_part_that_does() -> None:
+    rotated = LING | {"partial_rotary_factor": 0.5, "rope_theta": 3e6}
+    architecture = FAMILIES["bailing_hybrid"].architecture(Settings(rotated))
+    assert architecture.attentions[0].position == Rotary(3e6, layout="interleaved")
+
+
 @pytest.mark.parametrize(
-    ("kind", "name"), [("qwen3_next", "mtp.layers.0.mlp.gate.weight"), ("qwen3_5_moe_text", "mtp.fc.weight")]
+    ("kind", "name"),
+    [
+        ("qwen3_next", "mtp.layers.0.mlp.gate.weight"),
+        ("qwen3_5_moe_text", "mtp.fc.weight"),
+        ("bailing_hybrid", "model.layers.4.eh_proj.weight"),
+    ],
 )
 def test_layers_that_predict_further_tokens_are_left_out(kind: str, name: str) -> None:
-    assert any(re.fullmatch(pattern, name) for pattern in FAMILIES[kind].ignored(Settings(QWEN)))
+    assert any(re.fullmatch(pattern, name) for pattern in FAMILIES[kind].ignored(Settings(LING)))

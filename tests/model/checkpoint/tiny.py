@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,6 @@ CONSTANT = ("slope_rate", "_decay")  # buffers that the configuration tells
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-
-RENAMED = {"kimi_linear": (r"block_sparse_moe\.(gate|up|down)_proj", r"mlp.\1_proj")}  # of dense layers, which have mlp
 
 
 def tiny_model(case: str, seed: int = 0, **changes: Any) -> Any:
@@ -59,8 +58,22 @@ def save(model: Any, folder: Path) -> None:
     renamed = RENAMED.get(model.config.model_type)
     if renamed is not None:
         stored = load_file(folder / "model.safetensors")
-        named = {re.sub(*renamed, name): tensor for name, tensor in stored.items()}
+        named = {renamed(name, stored): tensor for name, tensor in stored.items()}
         save_file(named, folder / "model.safetensors", {"format": "pt"})
+
+
+def of_dense_layers(name: str, stored: Mapping[str, Tensor]) -> str:
+    """Where experts are in block_sparse_moe, dense layers still have mlp."""
+    return re.sub(r"block_sparse_moe\.(gate|up|down)_proj", r"mlp.\1_proj", name)
+
+
+def of_recurrent_layers(name: str, stored: Mapping[str, Tensor]) -> str:
+    """The last projection of a layer with a state is o_proj, of one that attends dense."""
+    recurrent = f"{name.partition('.attention.')[0]}.attention.A_log" in stored
+    return name.replace("attention.dense.", "attention.o_proj.") if recurrent else name
+
+
+RENAMED = {"kimi_linear": of_dense_layers, "bailing_hybrid": of_recurrent_layers}
 
 
 def logits_of(model: Any, tokens: Tensor) -> Tensor:
