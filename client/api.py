@@ -148,6 +148,7 @@ class ModelCard:
     total_parameters: int = 0
     active_parameters: int = 0
     cache_bytes_per_token: int = 0
+    state_bytes: int = 0
     chat: bool = False
     attention: str = ""
     position: str = ""

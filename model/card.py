@@ -8,7 +8,7 @@ from typing import Any
 from model.codec import architecture_to_dict
 from model.config import Architecture
 from model.describe import describe
-from model.footprint import cache_bytes, cache_bytes_per_token, memory_bytes
+from model.footprint import cache_bytes, cache_bytes_per_token, memory_bytes, state_bytes
 from model.naming import Names
 from model.operations import flops_per_token
 from model.parameters import parameters, without_memory
@@ -31,9 +31,10 @@ def card(
 
     Bytes in `dtype`; operations of one decode step at each of LENGTHS and the cache of one request at each of
     CACHE_LENGTHS, also where they are beyond the context; `memory_bytes_per_token` is what cross-attention keeps of one
-    token of the source. Active parameters and operations are those of a text alone, without the `left_out_layers` that
-    only look at a memory. `published` are its makers' figures, where the architecture is a preset as published. `names`
-    are what the blocks are called already, for instance in a file.
+    token of the source, `state_bytes` what recurrent mixers carry of a request. Active parameters and operations are
+    those of a text alone, without the `left_out_layers` that only look at a memory. `published` are its makers'
+    figures, where the architecture is a preset as published. `names` are what the blocks are called already, for
+    instance in a file.
     """
     counted, running = parameters(architecture), without_memory(architecture)
     used = parameters(running)
@@ -48,6 +49,7 @@ def card(
         "parameters_by_part": asdict(counted.all),
         "left_out_layers": len(architecture.blocks) - len(running.blocks),
         "cache_bytes_per_token": cache_bytes_per_token(architecture, dtype),
+        "state_bytes": state_bytes(architecture),
         "cache_bytes": {str(length): cache_bytes(architecture, length, dtype) for length in CACHE_LENGTHS},
         "memory_bytes_per_token": memory_bytes(running, 1, dtype),
         "flops_per_token": {length: parts.total for length, parts in operations.items()},

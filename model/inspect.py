@@ -18,7 +18,7 @@ from model.checkpoint import loading
 from model.codec import architecture_to_dict, load_named
 from model.config import Architecture, ConfigError
 from model.describe import describe
-from model.footprint import BYTES, cache_bytes, cache_bytes_per_token, memory_bytes
+from model.footprint import BYTES, cache_bytes, cache_bytes_per_token, memory_bytes, state_bytes
 from model.naming import Names
 from model.operations import Operations, flops_per_token
 from model.parameters import Parameters, Weights, parameters, without_memory
@@ -221,6 +221,12 @@ def _left_out(subject: Subject) -> str:
     return f"{layers} layers, {count(idle)} parameters: they look at a memory, a text has none" if layers else ""
 
 
+def _state(subject: Subject) -> str:
+    """What recurrent mixers carry of a request; empty without them."""
+    carried = state_bytes(subject.architecture)
+    return f"{size(carried)} a request, whatever its length" if carried else ""
+
+
 def _memory(subject: Subject) -> str:
     """How much cross-attention keeps of a token of the source, in words; empty when nothing."""
     size_of_one = memory_bytes(subject.running, 1, subject.dtype)
@@ -273,6 +279,7 @@ ROWS: tuple[dict[str, Callable[[Subject], str]], ...] = (
     },
     {
         "cache a token": lambda subject: size(cache_bytes_per_token(subject.architecture, subject.dtype)),
+        "  and a state": _state,
         **{f"  at {length:,}": _cached(length) for length in CACHE_LENGTHS},
         "a source token": _memory,
         "fits": _fits,

@@ -35,6 +35,7 @@ class ModelCard:
     total_parameters: int
     active_parameters: int
     cache_bytes_per_token: int
+    state_bytes: int
     chat: bool
     attention: str
     position: str
@@ -95,6 +96,7 @@ class ServedModel:
             total_parameters=self.parameters[0],
             active_parameters=self.parameters[1],
             cache_bytes_per_token=told["cache_bytes_per_token"],
+            state_bytes=told["state_bytes"],
             chat=self.tokenizer.chat,
             **kinds(self.architecture),
             dtype=self.dtype,

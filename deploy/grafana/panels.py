@@ -27,6 +27,7 @@ def architecture(where: str) -> tuple[tuple[str, str], ...]:
         (f'max(dyno_model_parameters{{{where}, kind="total"}})', "parameters"),
         (f'max(dyno_model_parameters{{{where}, kind="active"}})', "active of a token"),
         (f"max(dyno_model_cache_bytes_per_token{{{where}}})", "cache bytes of a token"),
+        (f"max(dyno_model_state_bytes{{{where}}})", "state bytes of a request"),
     )
 
 

@@ -68,6 +68,7 @@ LABELLED: tuple[tuple[str, str, str, Callable[[EngineTally], Mapping[str, float]
 )
 CONSTANTS: tuple[tuple[str, str, Callable[[Watched], float | None]], ...] = (
     ("dyno_model_cache_bytes_per_token", "Cache of one token.", lambda w: w.card.cache_bytes_per_token),
+    ("dyno_model_state_bytes", "What recurrent mixers carry of a request.", lambda w: w.card.state_bytes),
     ("dyno_model_context_tokens", "Longest prompt plus output.", lambda w: w.card.context),
     ("dyno_machine_read_bytes_per_second", "Best, over its size.", lambda w: w.roofs.bandwidth if w.roofs else None),
     ("dyno_machine_matrix_flops_per_second", "Best, in its type.", lambda w: w.roofs.flops if w.roofs else None),

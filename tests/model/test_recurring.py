@@ -55,6 +55,7 @@ FORMS = {
     "linear": LINEAR,
     "linear, neither norm nor gate": replace(LINEAR, norm=None, gate=None),
 }
+LENGTHS = (17, 9, 12)
 EVERY = pytest.mark.parametrize("value", FORMS.values(), ids=FORMS)
 compiled = pytest.mark.skipif(not native.linear_types(), reason="no compiler or no vector units here")
 
@@ -70,26 +71,37 @@ def architecture(value: Recurrent) -> Architecture:
 def logits_of(transformer: Transformer, seed: int, page_size: int = 4) -> list[dict[int, Tensor]]:
     """By text and position, each text cut and mixed with the others as the seed says."""
     engine = HandEngine(transformer, seed=seed, page_size=page_size)
-    for length in (17, 9, 12):
+    for length in LENGTHS:
         engine.add(random_tokens(transformer.architecture, length, length), prompt=length - 3)
     engine.finish()
     return [{position: rows[0] for position, rows in text.logits.items()} for text in engine.texts]
 
 
+def errors(found: list[dict[int, Tensor]], expected: list[Tensor]) -> list[float]:
+    """Mean error of each row, of the largest logit of its text."""
+    pairs = zip(found, expected, strict=True)
+    return [
+        float((row - whole[position]).abs().mean() / whole.abs().max())
+        for rows, whole in pairs
+        for position, row in rows.items()
+    ]
+
+
 @compiled
 @EVERY
-@pytest.mark.parametrize(("dtype", "mean"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)], ids=str)
-def test_compiled_as_plain(value: Recurrent, dtype: torch.dtype, mean: float) -> None:
-    transformer = rounded(random_model(architecture(value)), dtype)
-    texts = [random_tokens(transformer.architecture, length, length) for length in (17, 9, 12)]
-    expected = [transformer(dense_input(transformer.architecture, torch.tensor([text]))).logits for text in texts]
-    passes.apply(transformer, form="whole")
-    joined, *_, alone = transformer.blocks
-    assert isinstance(joined, Layers | FusedBlock)
-    assert isinstance(alone.branches[0], RecurrentMixer) and alone.branches[0].compiled is not None  # type: ignore[index]
-    for found, whole in zip(logits_of(transformer, seed=4), expected, strict=True):
-        for position, row in found.items():
-            assert float((row - whole[position]).abs().mean() / whole.abs().max()) < mean
+def test_compiled_as_plain(value: Recurrent) -> None:
+    """In bfloat16, compiled is no further from float32 than plain."""
+    of = architecture(value)
+    texts = [torch.tensor([random_tokens(of, length, length)]) for length in LENGTHS]
+    exact = rounded(rounded(random_model(of), torch.bfloat16), torch.float32)
+    expected = [exact(dense_input(of, text)).logits for text in texts]
+    plain = errors(logits_of(rounded(random_model(of), torch.bfloat16), seed=4), expected)
+    for dtype, most in ((torch.float32, 1e-5), (torch.bfloat16, 1.5 * float(np.mean(plain)))):
+        fast = passes.apply(rounded(rounded(random_model(of), torch.bfloat16), dtype), form="whole")
+        joined, *_, alone = fast.blocks
+        assert isinstance(joined, Layers | FusedBlock)
+        assert isinstance(alone.branches[0], RecurrentMixer) and alone.branches[0].compiled is not None  # type: ignore[index]
+        assert np.mean(errors(logits_of(fast, seed=4), expected)) < most
 
 
 @compiled

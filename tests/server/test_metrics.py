@@ -27,7 +27,7 @@ from tests.server.kit import ACTIVE, LAYERS, Harness
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CARD = ModelCard("m", 64, 257, 20, 10, 8, False, "latent", "rotary", "1 of 2 experts", "float32", "whole", {}, {})
+CARD = ModelCard("m", 64, 257, 20, 10, 8, 32, False, "latent", "rotary", "1 of 2 experts", "float32", "whole", {}, {})
 NO_GAPS = Spread(0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
@@ -155,6 +155,7 @@ async def test_what_an_architecture_is_can_be_joined_with_its_load() -> None:
     assert registry.get_sample_value("dyno_model_info", {"model": "m", "weights": "whole", **words}) == 1
     assert registry.get_sample_value("dyno_model_parameters", {"model": "m", "kind": "active"}) == 10
     assert registry.get_sample_value("dyno_model_cache_bytes_per_token", {"model": "m"}) == 8
+    assert registry.get_sample_value("dyno_model_state_bytes", {"model": "m"}) == 32
 
 
 async def test_what_runs_and_on_what_is_told() -> None:

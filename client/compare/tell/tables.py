@@ -28,6 +28,7 @@ _CARD_ROWS: tuple[tuple[str, Callable[[ModelCard], str]], ...] = (
     ("parameters", lambda card: counted(card.total_parameters)),
     ("active parameters", lambda card: counted(card.active_parameters)),
     ("cache bytes per token", lambda card: str(card.cache_bytes_per_token or "–")),
+    ("state bytes per request", lambda card: str(card.state_bytes or "–")),
     ("attention", lambda card: card.attention or "–"),
     ("position", lambda card: card.position or "–"),
     ("feed-forward", lambda card: card.feed_forward or "–"),

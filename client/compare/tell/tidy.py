@@ -41,6 +41,7 @@ _CARD: tuple[tuple[str, str, str, Callable[[ModelCard], float]], ...] = (
     ("parameters", "total", "parameters", lambda c: c.total_parameters or nan),
     ("parameters", "active", "parameters", lambda c: c.active_parameters or nan),
     ("cache", "per token", "bytes", lambda c: c.cache_bytes_per_token or nan),
+    ("state", "per request", "bytes", lambda c: c.state_bytes or nan),
 )
 
 _SUMMARY: tuple[tuple[str, str, str, Callable[[Summary], float]], ...] = (

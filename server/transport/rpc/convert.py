@@ -170,6 +170,7 @@ def model_message(card: ModelCard) -> pb.Model:
         total_parameters=card.total_parameters,
         active_parameters=card.active_parameters,
         cache_bytes_per_token=card.cache_bytes_per_token,
+        state_bytes=card.state_bytes,
         chat=card.chat,
         attention=card.attention,
         position=card.position,

@@ -1982,6 +1982,7 @@ class Model(_message.Message):
     TOTAL_PARAMETERS_FIELD_NUMBER: _builtins.int
     ACTIVE_PARAMETERS_FIELD_NUMBER: _builtins.int
     CACHE_BYTES_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    STATE_BYTES_FIELD_NUMBER: _builtins.int
     CHAT_FIELD_NUMBER: _builtins.int
     ATTENTION_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
@@ -2002,10 +2003,12 @@ class Model(_message.Message):
     """Parameters one token uses."""
     cache_bytes_per_token: _builtins.int
     """Cache bytes one token holds, windows left out of account."""
+    state_bytes: _builtins.int
+    """Bytes of the state that one request carries, whatever its length: of recurrent mixers."""
     chat: _builtins.bool
     """Whether it has a chat template."""
     attention: _builtins.str
-    """In words: multi-head, grouped-query, multi-query, latent."""
+    """In words: multi-head, grouped-query, multi-query, latent, gated delta, state space, linear."""
     position: _builtins.str
     """In words: rotary, alibi, learned, sinusoidal, none."""
     feed_forward: _builtins.str
@@ -2029,6 +2032,7 @@ class Model(_message.Message):
         total_parameters: _builtins.int = ...,
         active_parameters: _builtins.int = ...,
         cache_bytes_per_token: _builtins.int = ...,
+        state_bytes: _builtins.int = ...,
         chat: _builtins.bool = ...,
         attention: _builtins.str = ...,
         position: _builtins.str = ...,
@@ -2040,7 +2044,7 @@ class Model(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_parameters", b"active_parameters", "architecture_json", b"architecture_json", "attention", b"attention", "cache_bytes_per_token", b"cache_bytes_per_token", "card_json", b"card_json", "chat", b"chat", "context", b"context", "dtype", b"dtype", "feed_forward", b"feed_forward", "id", b"id", "position", b"position", "total_parameters", b"total_parameters", "vocab", b"vocab", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_parameters", b"active_parameters", "architecture_json", b"architecture_json", "attention", b"attention", "cache_bytes_per_token", b"cache_bytes_per_token", "card_json", b"card_json", "chat", b"chat", "context", b"context", "dtype", b"dtype", "feed_forward", b"feed_forward", "id", b"id", "position", b"position", "state_bytes", b"state_bytes", "total_parameters", b"total_parameters", "vocab", b"vocab", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

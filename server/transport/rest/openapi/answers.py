@@ -228,6 +228,7 @@ class Card(Answer):
     total_parameters: int = Field(description="All parameters.")
     active_parameters: int = Field(description="Parameters that one token uses.")
     cache_bytes_per_token: int = Field(description="Cache bytes that one token holds, windows left out of account.")
+    state_bytes: int = Field(description="Bytes of the state that a request carries, whatever its length.")
     chat: bool = Field(description="Whether it has a chat template.")
     attention: str = Field(description="In words.")
     position: str = Field(description="In words.")
