@@ -14,7 +14,7 @@ from dyno.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from server.calllog import BURST, CallLog, Who
 from tests.fakes import Clock
 from tests.server.callers import Refused
-from tests.server.doors import KEYS, caller_as, channel_of, header, write_keys
+from tests.server.doors import KEYS, caller_as, channel_of, header, until, write_keys
 from tests.server.kit import running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -71,8 +71,10 @@ async def test_the_id_that_a_caller_is_told_is_in_the_log(tmp_path: Path) -> Non
 
 async def test_a_message_that_cannot_be_read_has_a_line() -> None:
     async with running() as server, channel_of(server, None) as channel:
-        with structlog.testing.capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as refused:
-            await channel.unary_unary("/dyno.inference.v1.InferenceService/Generate")(b"\xff\xff")
+        with structlog.testing.capture_logs() as logs:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await channel.unary_unary("/dyno.inference.v1.InferenceService/Generate")(b"\xff\xff")
+            await until(lambda: told(logs, "answered"))  # the caller may have its answer before
         (line,) = told(logs, "answered")
         assert line["id"] == dict(refused.value.trailing_metadata())["x-request-id"]
         assert line["code"] == "INVALID_ARGUMENT"
