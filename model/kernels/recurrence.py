@@ -1,5 +1,5 @@
-"""What a recurrent mixer does between its projections: convolution, states, norm and gate, in PyTorch and one token
-after another. The compiled kernel (native/recur.h) does the same for all rows of a step in one call.
+"""What a recurrent mixer does between its projections: convolution, states, norm and gate, in PyTorch, some tokens at a
+time. The compiled kernel (native/recur.h) does the same token by token, for all rows of a step in one call.
 
 Shape letters: B sequences of L tokens each, C numbers of a token's queries, keys and values, H heads, K and V
 dimensions of keys and values.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,7 @@ from model.config import FixedDecay, LearnedDecay, Recurrent
 if TYPE_CHECKING:
     from model.kernels.recurring import CompiledMixing
 
+CHUNK = 16  # tokens that are computed at once
 UNIT_EPS = 1e-6  # under the root of a length, of keys and queries that are made as long as 1
 
 
@@ -86,29 +88,54 @@ def carry(mixing: Mixing, fed: Fed, state: State, wanted: Sequence[int] = ()) ->
     """Run sequences on from their states, fed (B, L, n).
 
     Returns (B, L, H * V) in the type of what was fed, normed and gated, and the states after the tokens `wanted`
-    (indices along L, rising). Everything in between is float32, and a token's numbers do not depend on L.
+    (indices along L, rising). Everything in between is float32.
     """
-    value, dtype = mixing.value, fed.mixed.dtype
+    value, dtype, length = mixing.value, fed.mixed.dtype, fed.mixed.shape[1]
     whole = torch.cat((state.past, fed.mixed.float()), dim=1)
-    query, key, values = _heads(mixing, _convolved(mixing, whole, fed.mixed.shape[1]))
+    query, key, values = _heads(mixing, _convolved(mixing, whole, length))
     drive = None if mixing.step_bias is None else fed.decay.float() + mixing.step_bias.float()
-    kept = _kept(mixing, drive, fed.mixed)
     entering = values * F.softplus(drive)[..., None] if drive is not None and _discrete(value) else values
-    strength = torch.sigmoid(fed.strength.float())[..., None]
+    strength = torch.sigmoid(fed.strength.float())[..., None] if value.rule == "delta" else None
+    lost = _lost(mixing, drive, fed.mixed)
     heads, read, after = state.heads, [], []
-    for t in range(fed.mixed.shape[1]):
-        heads = heads * kept[:, t]
-        new = entering[:, t]
-        if value.rule == "delta":
-            new = strength[:, t] * (new - (heads * key[:, t, :, :, None]).sum(-2))
-        heads = heads + key[:, t, :, :, None] * new[:, :, None]
-        read.append((heads * query[:, t, :, :, None]).sum(-2))
-        if t in wanted:
-            after.append(State(heads, whole[:, t + 1 : t + 1 + state.past.shape[1]]))
-    out = torch.stack(read, dim=1)
+    for start, stop in pairwise(sorted({*range(0, length, CHUNK), *(t + 1 for t in wanted), length})):
+        parts = (query, key, entering, lost, strength)
+        own = (None if x is None else x[:, start:stop].transpose(1, 2) for x in parts)
+        out, heads = _chunk(heads, *own)  # type: ignore[arg-type]
+        read.append(out.transpose(1, 2))
+        if stop - 1 in wanted:
+            after.append(State(heads, whole[:, stop : stop + state.past.shape[1]]))
+    out = torch.cat(read, dim=1)
     if mixing.skip is not None:
         out = out + values * mixing.skip.float()[:, None]
     return _closed(mixing, out, fed.gate.float()).to(dtype), after
+
+
+def _chunk(
+    state: Tensor, query: Tensor, key: Tensor, entering: Tensor, lost: Tensor, strength: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Some tokens at once (arXiv:2412.06464 §3.3): what each reads (B, H, C, V), and the state after them.
+
+    state (B, H, K, V), queries and keys (B, H, C, K), what enters (B, H, C, V), lost (B, H, C, K or 1), strength
+    (B, H, C, 1) of the delta rule. What token s brought has shrunk by exp(-lost) of every token after it when t reads
+    it; no exponent is positive, so that nothing overflows.
+    """
+    since = -lost.cumsum(-2)
+    ahead = torch.ones(key.shape[-2], key.shape[-2], dtype=torch.bool, device=key.device).triu(1)
+    shares = (since[..., :, None, :] - since[..., None, :, :]).masked_fill(ahead[..., None], -torch.inf).exp()
+
+    def products(rows: Tensor) -> Tensor:
+        """Of each row with the keys at its place and before it, as far as these are still kept (B, H, C, C)."""
+        if shares.shape[-1] == 1:
+            return rows @ key.mT * shares[..., 0]
+        return torch.einsum("bhtk,bhsk,bhtsk->bhts", rows, key, shares)
+
+    if strength is not None:  # what a key had stored is taken out, which all before it have a part in
+        entering = strength * (entering - (key * since.exp()) @ state)
+        entering = torch.linalg.solve_triangular(strength * products(key), entering, upper=False, unitriangular=True)
+    out = (query * since.exp()) @ state + products(query) @ entering
+    last = since[..., -1:, :]
+    return out, last.exp().mT * state + (key * (last - since).exp()).mT @ entering
 
 
 def _convolved(mixing: Mixing, whole: Tensor, length: int) -> Tensor:
@@ -134,16 +161,15 @@ def _heads(mixing: Mixing, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, values.unflatten(-1, (value.heads, value.value_dim))
 
 
-def _kept(mixing: Mixing, drive: Tensor | None, mixed: Tensor) -> Tensor:
-    """What share of the states is kept at each token of mixed (B, L, C): (B, L, H, K or 1, 1). drive: what the steps
-    of a learned decay are the softplus of."""
+def _lost(mixing: Mixing, drive: Tensor | None, mixed: Tensor) -> Tensor:
+    """How much of the states is lost at each token of mixed (B, L, C), as a logarithm: (B, L, H, K or 1). drive: what
+    the steps of a learned decay are the softplus of."""
     value = mixing.value
     if drive is None or mixing.rate is None:
-        return torch.exp(-fixed_rates(value)).to(mixed.device).expand(*mixed.shape[:2], -1)[..., None, None]
+        return fixed_rates(value).to(mixed.device).expand(*mixed.shape[:2], -1)[..., None]
     rate, drive = mixing.rate.float().exp()[:, None], drive.unflatten(-1, (value.heads, -1))
     bound = value.decay.bound if isinstance(value.decay, LearnedDecay) else None
-    lost = rate * F.softplus(drive) if bound is None else bound * torch.sigmoid(rate * drive)
-    return torch.exp(-lost)[..., None]
+    return rate * F.softplus(drive) if bound is None else bound * torch.sigmoid(rate * drive)
 
 
 def _closed(mixing: Mixing, read: Tensor, gate: Tensor) -> Tensor:
