@@ -55,12 +55,11 @@ class StateCache:
     def view(self, pages: Moves) -> StateView:
         """The view of one step, given in pages. That of a step before which was not done is undone."""
         self._spare += self._moving.values()
-        both = np.intersect1d(pages.before, pages.after)
-        self._moving = {page: self._spare.pop() for page in both[both > 0].tolist()}
-        after = self.slot[pages.after]
-        for page, slot in self._moving.items():
-            after[pages.after == page] = slot
-        return StateView(self, Moves(pages.starts, self.slot[pages.before], after))
+        within = set(pages.before.tolist()).intersection(pages.after.tolist()) - {0}
+        self._moving = {page: self._spare.pop() for page in within}
+        written = self.slot.copy()
+        written[list(self._moving)] = list(self._moving.values())
+        return StateView(self, pages, Moves(pages.starts, self.slot[pages.before], written[pages.after]))
 
     def done(self) -> None:
         """The step is done: what it wrote is what the next one starts from."""
@@ -71,10 +70,10 @@ class StateCache:
 
 
 class StateView:
-    """What the recurrent mixers see in one step; moves: in slots."""
+    """What the recurrent mixers see in one step: how its rows move on, in pages and in slots."""
 
-    def __init__(self, cache: StateCache, moves: Moves) -> None:
-        self.cache, self.moves = cache, moves
+    def __init__(self, cache: StateCache, pages: Moves, moves: Moves) -> None:
+        self.cache, self.pages, self.moves = cache, pages, moves
 
     def carry(self, layer: int, mixing: Mixing, fed: Fed) -> Tensor:
         """As a CacheView."""

@@ -8,6 +8,7 @@ import numpy as np
 from model.config import Full
 from model.kernels.paged import Pages
 from model.paged import Decode, GroupView, PagedView
+from model.states import Moves, StateView
 from model.transformer import StepInput
 from server.engine.batch import ids_of
 from server.engine.step import Row, Step
@@ -54,20 +55,20 @@ class Continued:
         for positions in self._positions:
             positions += 1
         for index in turned:
-            (own,), (page, offset) = rows[index].tables, divmod(rows[index].start, size)
+            own, (page, offset) = rows[index].tables[0], divmod(rows[index].start, size)
             table[index, : page + 1] = own[: page + 1]
             slots[index] = table[index, page] * size + offset
-        self._rows, self._inputs = rows, _anew(inputs)
+        self._rows, self._inputs = rows, _anew(inputs, _states(inputs, rows, turned, size))
         return self._inputs
 
 
 def _looks_back_alone(inputs: StepInput) -> bool:
     """Whether each token by itself, none of a prompt, sees all that came before: then there is one group, which gives
-    nothing back as a row goes on (but for blocks of wrong guesses, and the row has new tables then); and no state is
-    carried on."""
+    nothing back as a row goes on (but for blocks of wrong guesses, and the row has new tables then). States may be
+    carried beside it."""
     view = inputs.cache
     assert isinstance(view, PagedView)
-    if len(view.groups) != 1 or view.groups[0].stretches or view.states is not None:
+    if len(view.groups) != 1 or view.groups[0].stretches:
         return False
     return isinstance(_places(inputs)[1].span, Full)
 
@@ -81,11 +82,25 @@ def _places(inputs: StepInput) -> tuple[GroupView, Pages]:
     return group, group.decode.pages
 
 
-def _anew(inputs: StepInput) -> StepInput:
+def _states(inputs: StepInput, rows: tuple[Row, ...], turned: list[int], size: int) -> StateView | None:
+    """Where the states of the last step go on: from where they were left, to the same page but where a row turns to
+    the next."""
+    view = inputs.cache
+    assert isinstance(view, PagedView)
+    if view.states is None:
+        return None
+    left = view.states.pages
+    after = left.after.copy()
+    for index in turned:
+        after[index] = rows[index].tables[1][rows[index].start // size]
+    return view.states.cache.view(Moves(left.starts, left.after, after))
+
+
+def _anew(inputs: StepInput, states: StateView | None) -> StepInput:
     """The same arrays, of which nothing is known yet that follows from their numbers."""
     assert isinstance(inputs.cache, PagedView)
     group, own = _places(inputs)
     assert group.decode is not None
     pages = Pages(own.span, own.size, own.table, own.starts, own.first, own.last, own.new)
     view = GroupView(group.page_size, group.slots, Decode(group.decode.tokens, pages), (), group.firsts)
-    return StepInput(inputs.tokens, inputs.positions, PagedView(inputs.cache.cache, (view,)))
+    return StepInput(inputs.tokens, inputs.positions, PagedView(inputs.cache.cache, (view,), states))
