@@ -144,8 +144,15 @@ def models_table(cards: tuple[ModelCard, ...]) -> Table:
     table.add_column("architecture", overflow="fold")
     for card in cards:
         sizes = (counted(card.total_parameters), counted(card.active_parameters))
-        table.add_row(card.id, *sizes, str(card.context or "–"), str(card.cache_bytes_per_token or "–"), _words(card))
+        table.add_row(card.id, *sizes, str(card.context or "–"), _kept(card), _words(card))
     return table
+
+
+def _kept(card: ModelCard) -> str:
+    """Cache bytes of a token, and of a request's state where it carries one."""
+    if card.state_bytes:
+        return f"{card.cache_bytes_per_token} + {counted(card.state_bytes)}"
+    return str(card.cache_bytes_per_token or "–")
 
 
 def _words(card: ModelCard) -> str:

@@ -37,7 +37,7 @@ class Costs:
     """Operations of looking at one position."""
     reads: tuple[Price, ...] = ()
     """Cache bytes of one position that is looked back on; the most hold for rows of one token: those of several
-    tokens choose together as good as all. The state of recurrent mixers, which is read and written, is one of them."""
+    tokens choose together as good as all. Recurrent mixers look back on one state."""
     entry: int = 0
     """Cache bytes that a token writes."""
     weights: int = 0
@@ -54,6 +54,10 @@ class Costs:
     """Bytes of the weights that reading a source takes; routed experts are extra."""
     encoder_experts: tuple[int, ...] = ()
     """Bytes of one expert of each of the encoder's mixture layers."""
+    carried: int = 0
+    """Bytes of the states that recurrent mixers carry of a request."""
+    page: int = 16
+    """Positions of a cache block: at the end of each a state is kept."""
     parameters: int = 0
     """All of them."""
     expert_parameters: tuple[tuple[int, int], ...] = ()
@@ -66,9 +70,15 @@ class Costs:
 
     @classmethod
     def of(
-        cls, architecture: Architecture, weight_bytes: float, cache_bytes: int, machine: Machine | None = None
+        cls,
+        architecture: Architecture,
+        weight_bytes: float,
+        cache_bytes: int,
+        machine: Machine | None = None,
+        page: int = 16,
     ) -> Costs:
-        """Costs of an architecture; `weight_bytes`, `cache_bytes`: of one number of the weights and of the cache."""
+        """Costs of an architecture; `weight_bytes`, `cache_bytes`: of one number of the weights and of the cache;
+        `page`: positions of a cache block."""
         architecture = without_memory(architecture)
         width, alone = architecture.width, flops_per_token(architecture, 1, memory=0)
         counted = parameters(architecture)
@@ -81,7 +91,7 @@ class Costs:
             for most, numbers in looked_at(attention):
                 held[attention.span, most] += numbers * cache_bytes
         entry, state = sum(held.values()), state_bytes(architecture)
-        carried: tuple[Price, ...] = ((Carried(), 2, 2 * state),) if state else ()
+        carried: tuple[Price, ...] = ((Carried(), 2, state),) if state else ()
         return cls(
             token=replace(alone, scores=0, head=0),
             head=alone.head,
@@ -95,6 +105,8 @@ class Costs:
             crossing=flops_per_token(architecture, 1, memory=1).scores - alone.scores,
             encoder=round(reading * weight_bytes),
             encoder_experts=tuple(round(size * weight_bytes) for _, size in encoder),
+            carried=state,
+            page=page,
             parameters=counted.total,
             expert_parameters=sizes,
             encoder_expert_parameters=encoder,
@@ -110,6 +122,11 @@ class Costs:
         else:
             read = sum(each * (start - span.first_visible(start)) for span, _, each in self.reads)
         return scores, read
+
+    def kept(self, start: int, stop: int) -> int:
+        """Bytes of the states that a row of positions [start, stop) writes: after each that ends a block, and its
+        last."""
+        return self.carried * (stop // self.page - start // self.page + (stop % self.page > 0))
 
     def looked_once(self) -> Callable[[int], tuple[int, int]]:
         """A function that gives `looked(position, position + 1)` faster, as most rows are single tokens."""

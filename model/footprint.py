@@ -38,7 +38,7 @@ def read_bytes(architecture: Architecture, length: int, dtype: str = "bfloat16")
         )
         * BYTES[dtype]
     )
-    return paged + 2 * state_bytes(architecture)
+    return paged + state_bytes(architecture) * min(2, length)
 
 
 def looked_at(attention: Attention) -> tuple[tuple[int | None, int], ...]:

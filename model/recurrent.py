@@ -61,8 +61,13 @@ class RecurrentMixer(nn.Module):
         value = self.value
         if self.rate is not None and self.step_bias is not None:
             self.rate.copy_(torch.linspace(1, 16, value.heads).log())
-            steps = torch.logspace(-3, -1, value.heads).repeat_interleave(value.steps // value.heads)
-            self.step_bias.copy_(torch.log(torch.expm1(steps)))  # softplus of which they are
+            each, steps = value.steps // value.heads, torch.logspace(-3, -1, value.heads)
+            bias = torch.log(torch.expm1(steps))  # softplus of which they are
+            bound = value.decay.bound if isinstance(value.decay, config.LearnedDecay) else None
+            if bound is not None:  # bound * sigmoid(rate * bias) is to be rate * step
+                rate = self.rate.float().exp()
+                bias = torch.logit((rate * steps / bound).clamp(max=0.9)) / rate
+            self.step_bias.copy_(bias.repeat_interleave(each))
         if self.taps is not None:
             self.taps.zero_()[:, -1] = 1
         if self.skip is not None:

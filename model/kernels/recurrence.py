@@ -101,7 +101,8 @@ def carry(mixing: Mixing, fed: Fed, state: State, wanted: Sequence[int] = ()) ->
     for start, stop in pairwise(sorted({*range(0, length, CHUNK), *(t + 1 for t in wanted), length})):
         parts = (query, key, entering, lost, strength)
         own = (None if x is None else x[:, start:stop].transpose(1, 2) for x in parts)
-        out, heads = _chunk(heads, *own)  # type: ignore[arg-type]
+        with torch.autocast(fed.mixed.device.type, enabled=False):
+            out, heads = _chunk(heads, *own)  # type: ignore[arg-type]
         read.append(out.transpose(1, 2))
         if stop - 1 in wanted:
             after.append(State(heads, whole[:, stop : stop + state.past.shape[1]]))
@@ -120,9 +121,11 @@ def _chunk(
     (B, H, C, 1) of the delta rule. What token s brought has shrunk by exp(-lost) of every token after it when t reads
     it; no exponent is positive, so that nothing overflows.
     """
-    since = -lost.cumsum(-2)
-    ahead = torch.ones(key.shape[-2], key.shape[-2], dtype=torch.bool, device=key.device).triu(1)
-    shares = (since[..., :, None, :] - since[..., None, :, :]).masked_fill(ahead[..., None], -torch.inf).exp()
+    count = key.shape[-2]
+    behind = torch.ones(count, count, dtype=torch.bool, device=key.device).tril(-1)[..., None]
+    between = torch.where(behind, lost[..., :, None, :], 0).cumsum(-3)  # of tokens after s, up to t
+    shares = torch.where(behind.transpose(0, 1), 0, (-between).exp())
+    since = (-lost.cumsum(-2)).exp()
 
     def products(rows: Tensor) -> Tensor:
         """Of each row with the keys at its place and before it, as far as these are still kept (B, H, C, C)."""
@@ -131,11 +134,10 @@ def _chunk(
         return torch.einsum("bhtk,bhsk,bhtsk->bhts", rows, key, shares)
 
     if strength is not None:  # what a key had stored is taken out, which all before it have a part in
-        entering = strength * (entering - (key * since.exp()) @ state)
+        entering = strength * (entering - (key * since) @ state)
         entering = torch.linalg.solve_triangular(strength * products(key), entering, upper=False, unitriangular=True)
-    out = (query * since.exp()) @ state + products(query) @ entering
-    last = since[..., -1:, :]
-    return out, last.exp().mT * state + (key * (last - since).exp()).mT @ entering
+    out = (query * since) @ state + products(query) @ entering
+    return out, since[..., -1:, :].mT * state + (key * shares[..., -1, :, :]).mT @ entering
 
 
 def _convolved(mixing: Mixing, whole: Tensor, length: int) -> Tensor:

@@ -76,10 +76,9 @@ class _Shrink:
         self.width = min(whole.width, scale.width)
         self.context = min(whole.context, scale.context)
         heads = [attention.heads for attention in whole.attentions]
-        smallest = (
-            min(h.plain_dim if isinstance(h, config.Latent) else h.dim for h in heads) if heads else scale.head_dim
-        )
-        self.dim_ratio = min(1.0, scale.head_dim / smallest)
+        dims = [h.plain_dim if isinstance(h, config.Latent) else h.dim for h in heads]
+        dims = dims or [min(value.key_dim, value.value_dim) for value in whole.recurrents] or [scale.head_dim]
+        self.dim_ratio = min(1.0, scale.head_dim / min(dims))
         self.block: Callable[[Block], Block] = cache(self._block)
 
     def architecture(self) -> Architecture:

@@ -57,6 +57,10 @@ class Ledger:
                     account.encoder_experts = next(encoder, ())
                     self._encoded(row, account, passed)
                 seen, found = self._remembered(row, seen, found)
+            if self._costs.carried:
+                kept = self._costs.kept(start, start + count)
+                account.work.kept += kept
+                passed.kept += kept
             if delay and not _prompt_tokens(row):
                 account.delayed_seconds += delay
             account.work.add(count, wanted, seen, found, weights * share, share, seconds * share)

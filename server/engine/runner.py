@@ -76,7 +76,7 @@ class ModelRunner:
             for layer, moe in model.architecture.mixtures
         )
         size = self.dtype.itemsize
-        self.costs = Costs.of(model.architecture, weight_bytes or size, size, machine)
+        self.costs = Costs.of(model.architecture, weight_bytes or size, size, machine, room.page_size)
         self._continued = Continued(room.page_size)
         self._lean = passes.lean(model)
         self.memory: CacheGroup | None = None

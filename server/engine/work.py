@@ -22,6 +22,7 @@ class Work:
     logits: int = 0  # positions whose logits were computed
     scores: int = 0  # operations
     read: int = 0  # cache bytes
+    kept: int = 0  # bytes of states that were written
     states: int = 0  # of sources that an encoder read
     encoding: Operations = Operations()  # its operations
     weights: float = 0.0  # bytes
@@ -44,6 +45,7 @@ class Work:
     def join(self, other: Work) -> None:
         """Add all of another's."""
         self.add(other.tokens, other.logits, other.scores, other.read, other.weights, other.passes, other.seconds)
+        self.kept += other.kept
         self.encoded(other.states, other.encoding, 0)
         self.memory_bound += other.memory_bound
         self.compute_bound += other.compute_bound
@@ -61,7 +63,7 @@ class Work:
             operations=operations + self.encoding if self.states else operations,
             weight_bytes=self.weights,
             cache_read_bytes=self.read,
-            cache_written_bytes=self.tokens * costs.entry + self.states * costs.state,
+            cache_written_bytes=self.tokens * costs.entry + self.kept + self.states * costs.state,
             tokens=self.tokens,
             passes=self.passes,
             seconds=self.seconds,

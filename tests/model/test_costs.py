@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from model import presets
-from model.config import Architecture, Attention, Block, Chunk, FeedForward, Grouped, Window
+from model.config import Architecture, Attention, Block, Chunk, FeedForward, Grouped, Recurrent, Window
 from model.costs import Costs
 from model.footprint import BYTES, cache_bytes, cache_bytes_per_token, read_bytes
 from model.operations import Operations, encoding_flops, flops
@@ -17,7 +17,7 @@ from model.roofline import Machine, roofline, weight_bytes_per_step
 
 NAMES = [
     *("gpt2", "mistral-7b", "mixtral-8x7b", "deepseek-v3", "deepseek-v3.2", "gemma-3-4b", "llama-4-scout"),
-    *("gpt-oss-120b", "gemma-4-26b-a4b", "palm-540b"),
+    *("gpt-oss-120b", "gemma-4-26b-a4b", "palm-540b", "qwen3-next-80b-a3b", "nemotron-3-nano-30b-a3b"),
 ]
 
 
@@ -52,9 +52,22 @@ def test_a_decoding_row_reads_and_writes_the_cache_of_its_length(name: str) -> N
     assert costs.entry == cache_bytes_per_token(architecture)
     chunked = any(isinstance(attention.span, Chunk) for attention in architecture.attentions)
     for length in (1, 2, 9, 33):
-        read = costs.looked(length - 1, length)[1] + costs.entry
-        assert read <= cache_bytes(architecture, length)
+        read = costs.looked(length - 1, length)[1] + costs.entry + costs.kept(length - 1, length)
+        assert read <= cache_bytes(architecture, length) + costs.carried, "a state is read and written"
         assert chunked or read == read_bytes(architecture, length)
+
+
+def test_states_are_written_at_every_block_and_at_the_end_of_a_row() -> None:
+    """Of 6 layers with 8 states of 32 x 32 and what a convolution of 4 looks back on, 252 kB of float32."""
+    mixer = Recurrent(8, 32, 32)
+    blocks = (Block((mixer, FeedForward(64))),) * 6
+    costs = Costs.of(Architecture(64, 256, 4096, blocks), 2, 2, page=16)
+    state = 6 * 4 * (8 * 32 * 32 + 3 * 3 * 256)
+    assert costs.carried == state == 251_904 and costs.entry == 0
+    assert costs.kept(0, 3072) == 192 * state and costs.kept(0, 3073) == 193 * state
+    assert costs.kept(5, 6) == costs.kept(15, 16) == costs.kept(16, 17) == state
+    assert costs.kept(10, 40) == 3 * state, "at 16, at 32, and the last"
+    assert (costs.looked(0, 1)[1], costs.looked(1, 2)[1], costs.looked(16, 512)[1]) == (0, state, state)
 
 
 def test_behind_an_indexer_a_token_reads_what_was_chosen() -> None:

@@ -25,7 +25,7 @@ from model.initialise import random_model as fresh_model
 from model.kernels import native, passes
 from model.kernels.fused import FusedBlock
 from model.kernels.layers import Layers
-from model.kernels.recurrence import Fed, Mixing
+from model.kernels.recurrence import Fed, Mixing, State, carry
 from model.kernels.recurring import CompiledMixing
 from model.recurrent import RecurrentMixer
 from model.states import Moves, StateCache
@@ -134,6 +134,33 @@ def test_states_are_those_of_the_plain_way(value: Recurrent) -> None:
     torch.testing.assert_close(kept[2], kept[0], rtol=2e-5, atol=2e-5)
     torch.testing.assert_close(kept[3], kept[1], rtol=2e-5, atol=2e-5)
     assert not kept[3][0].any(), "the state before any token"
+
+
+def test_states_stay_float32_in_training() -> None:
+    """Which runs under autocast."""
+    mixer = random_model(architecture(DELTA)).blocks[0].branches[0]  # type: ignore[index]
+    assert isinstance(mixer, RecurrentMixer)
+    generator = torch.Generator().manual_seed(0)
+    fed = Fed(*(torch.randn(1, 20, n, generator=generator) for n in (DELTA.mixed, DELTA.inner, DELTA.steps, 4)))
+    nothing = State.none(DELTA, 1, torch.device("cpu"))
+    expected, _ = carry(mixer.mixing(), fed, nothing)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = carry(mixer.mixing(), fed, nothing)
+    assert torch.equal(found, expected)
+
+
+def test_what_is_forgotten_at_once_is_forgotten() -> None:
+    """A decay beyond what float32 can hold leaves no state, and no number that is none."""
+    value = replace(DELTA, decay=LearnedDecay("key"), convolution=None)
+    mixer = random_model(architecture(value)).blocks[0].branches[0]  # type: ignore[index]
+    assert isinstance(mixer, RecurrentMixer) and mixer.rate is not None
+    mixer.rate.fill_(200.0)
+    generator = torch.Generator().manual_seed(0)
+    fed = Fed(*(torch.randn(1, 20, n, generator=generator) for n in (value.mixed, value.inner, value.steps, 4)))
+    out, (state,) = carry(mixer.mixing(), fed, State.none(value, 1, torch.device("cpu")), wanted=[19])
+    assert out.isfinite().all() and state.heads.isfinite().all()
+    alone, _ = carry(mixer.mixing(), fed.of(slice(None), 20, 1), State.none(value, 20, torch.device("cpu")))
+    torch.testing.assert_close(out[0], alone[:, 0])
 
 
 def counting(size: int) -> tuple[Recurrent, Mixing]:

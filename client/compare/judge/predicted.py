@@ -26,7 +26,9 @@ def costs(results: Results, architecture: int, level: int) -> Costs:
     """All requests of one place together."""
     records = [r for m in results.of(architecture, level) for r in m.run.records if r.ok]
     card = results.cards[architecture]
-    return Costs(_predicted(card, records), _flops(records), float(card.cache_bytes_per_token), _cache(records))
+    lengths = [r.prompt_tokens + r.completion_tokens for r in records if r.prompt_tokens]
+    state = card.state_bytes / float(np.median(lengths)) if lengths else 0.0
+    return Costs(_predicted(card, records), _flops(records), card.cache_bytes_per_token + state, _cache(records))
 
 
 def peak_bytes(results: Results, architecture: int) -> float:

@@ -49,6 +49,8 @@ def _sized(value: float) -> str:
 
 def _cache(results: Results) -> Figure:
     said = "What one token keeps in memory as long as every layer sees it; behind a window it is let go of."
+    if any(card.state_bytes for card in results.cards):
+        said += " States of a fixed size, which a request carries whatever its length, are not in it."
     return _each(results, "Cache", "bytes a token", said, [float(card.cache_bytes_per_token) for card in results.cards])
 
 

@@ -61,7 +61,8 @@ def _kinds(s: Settings) -> list[str]:
 
 def _mixer(s: Settings, norm: Norm) -> Recurrent:
     """Keys and queries are what Mamba-2 calls B and C, values its x; the limits of its steps are never reached."""
-    s.only("time_step_limit", *([0.0, most] for most in ENDLESS))
+    for name in ("time_step_limit", "mamba_dt_limit"):
+        s.only(name, *([0.0, most] for most in ENDLESS))
     s.only("mamba_hidden_act", "silu", "swish")
     return Recurrent(
         s.size("mamba_num_heads", most=MOST_HEADS),

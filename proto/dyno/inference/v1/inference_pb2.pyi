@@ -2008,7 +2008,9 @@ class Model(_message.Message):
     chat: _builtins.bool
     """Whether it has a chat template."""
     attention: _builtins.str
-    """In words: multi-head, grouped-query, multi-query, latent, gated delta, state space, linear."""
+    """In words: multi-head, grouped-query, multi-query, latent; of recurrent mixers gated delta, delta gated per key,
+    state space, gated linear, linear.
+    """
     position: _builtins.str
     """In words: rotary, alibi, learned, sinusoidal, none."""
     feed_forward: _builtins.str
