@@ -57,7 +57,9 @@ class Costs:
     carried: int = 0
     """Bytes of the states that recurrent mixers carry of a request."""
     page: int = 16
-    """Positions of a cache block: at the end of each a state is kept."""
+    """Positions of a cache block: a row keeps the state at the end of the last that it fills,"""
+    every: int = 16
+    """at each multiple of so many positions, and at its own end."""
     parameters: int = 0
     """All of them."""
     expert_parameters: tuple[tuple[int, int], ...] = ()
@@ -75,10 +77,8 @@ class Costs:
         weight_bytes: float,
         cache_bytes: int,
         machine: Machine | None = None,
-        page: int = 16,
     ) -> Costs:
-        """Costs of an architecture; `weight_bytes`, `cache_bytes`: of one number of the weights and of the cache;
-        `page`: positions of a cache block."""
+        """Costs of an architecture; `weight_bytes`, `cache_bytes`: of one number of the weights and of the cache."""
         architecture = without_memory(architecture)
         width, alone = architecture.width, flops_per_token(architecture, 1, memory=0)
         counted = parameters(architecture)
@@ -106,7 +106,6 @@ class Costs:
             encoder=round(reading * weight_bytes),
             encoder_experts=tuple(round(size * weight_bytes) for _, size in encoder),
             carried=state,
-            page=page,
             parameters=counted.total,
             expert_parameters=sizes,
             encoder_expert_parameters=encoder,
@@ -124,9 +123,10 @@ class Costs:
         return scores, read
 
     def kept(self, start: int, stop: int) -> int:
-        """Bytes of the states that a row of positions [start, stop) writes: after each that ends a block, and its
-        last."""
-        return self.carried * (stop // self.page - start // self.page + (stop % self.page > 0))
+        """Bytes of the states that a row of positions [start, stop) writes."""
+        full = stop // self.page * self.page
+        between = stop // self.every - start // self.every + (full > start and full % self.every > 0)
+        return self.carried * (between + (stop > full))
 
     def looked_once(self) -> Callable[[int], tuple[int, int]]:
         """A function that gives `looked(position, position + 1)` faster, as most rows are single tokens."""

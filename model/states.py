@@ -55,6 +55,7 @@ class StateCache:
     def view(self, pages: Moves) -> StateView:
         """The view of one step, given in pages. That of a step before which was not done is undone."""
         self._spare += self._moving.values()
+        self._moving = {}
         within = set(pages.before.tolist()).intersection(pages.after.tolist()) - {0}
         self._moving = {page: self._spare.pop() for page in within}
         written = self.slot.copy()

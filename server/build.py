@@ -31,7 +31,7 @@ from model.tokenizer import ByteTokenizer, Tokenizer
 from model.transformer import Transformer
 from server.config import Settings
 from server.engine import gpu
-from server.engine.device import find_device, free_bytes, largest_room, pool_bytes
+from server.engine.device import find_device, free_bytes, largest_room, pool_bytes, state_pool_bytes
 from server.engine.engine import Engine
 from server.engine.gpu import GpuRunner
 from server.engine.runner import ModelRunner, Room
@@ -185,6 +185,7 @@ def _bytes(architecture: Architecture, what: str) -> ByteTokenizer:
 def _runner(model: Transformer, name: str, vocab: int, roofs: Machine | None, settings: Settings) -> ModelRunner:
     if model.embedding.weight.device.type == "cpu":
         room = Room(_cache_tokens(model.architecture, settings), settings.max_rows, settings.max_batch_tokens)
+        _check_states(name, model.architecture, room)
         return ModelRunner(model, room, vocab, weight_bytes=passes.weight_bytes(model), machine=roofs)
     runner = GpuRunner(model, _gpu_room(model, name, settings), vocab)
     with _progress(f"capturing {name}") as progress:
@@ -192,6 +193,14 @@ def _runner(model: Transformer, name: str, vocab: int, roofs: Machine | None, se
             progress(share, 1.0)
     log.info("on a GPU", model=name, device=str(runner.device), captured=runner.captured, tokens=runner.room.tokens)
     return runner
+
+
+def _check_states(name: str, architecture: Architecture, room: Room) -> None:
+    """States take what requests and steps need, whatever the tokens of the cache: raises TooLarge beyond the memory."""
+    needed, left = state_pool_bytes(architecture, room), machine.room()
+    if needed > left:
+        sizes = f"{needed / 1e9:.1f} GB for the states of requests, there is memory for {left / 1e9:.1f} GB"
+        raise TooLarge(f"model {name!r}: {sizes}; lower --max-rows or --max-batch-tokens")
 
 
 def _gpu_room(model: Transformer, name: str, settings: Settings) -> Room:
@@ -241,7 +250,8 @@ def _tell(name: str, architecture: Architecture) -> None:
 
 
 def _cache_tokens(architecture: Architecture, settings: Settings) -> int:
-    """On a CPU, without the setting: what max_rows full contexts need, up to 65,536 tokens or 1 GiB."""
+    """On a CPU, without the setting: what max_rows full contexts need, up to 65,536 tokens or 1 GiB; of their states,
+    which do not grow, nothing."""
     if settings.cache_tokens is not None:
         return settings.cache_tokens
     token_bytes = max(1, cache_bytes_per_token(architecture, settings.dtype))

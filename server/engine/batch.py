@@ -169,11 +169,14 @@ def group_view(layout: Layout, group: int, paging: Paging) -> GroupView:
     return GroupView(paging.size, places.slots, places.decode, stretches, torch.from_numpy(places.visible))
 
 
-def moves(layout: Layout, group: int, size: int) -> Moves:
-    """How rows carry their states on, in pages of `size` positions: from that of the position before to that of every
-    position which ends a page or the row."""
+def moves(layout: Layout, group: int, size: int, every: int) -> Moves:
+    """How rows carry their states on, in pages of `size` positions: from that of the position before to those of the
+    row's last position, of the last that ends a page, and of all that end each `every`th page."""
     starts, firsts = layout.ends - layout.counts, layout.first(layout.positions)
-    ends = (layout.positions + 1) % size == 0
+    stops = firsts + layout.counts
+    behind = stops % size  # tokens behind the last page that is full
+    ends = (layout.positions + 1) % (size * every) == 0
+    ends[(layout.ends - 1 - behind)[behind < layout.counts]] = True
     ends[layout.ends - 1] = True
     before = np.zeros(len(layout.rows), np.int64)
     for index in np.flatnonzero(firsts).tolist():

@@ -83,17 +83,18 @@ def _places(inputs: StepInput) -> tuple[GroupView, Pages]:
 
 
 def _states(inputs: StepInput, rows: tuple[Row, ...], turned: list[int], size: int) -> StateView | None:
-    """Where the states of the last step go on: from where they were left, to the same page but where a row turns to
-    the next."""
+    """Where the states of the last step go on: from where they were left, but as its tables say where a row has new
+    ones."""
     view = inputs.cache
     assert isinstance(view, PagedView)
     if view.states is None:
         return None
     left = view.states.pages
-    after = left.after.copy()
+    before, after = left.after.copy(), left.after.copy()
     for index in turned:
-        after[index] = rows[index].tables[1][rows[index].start // size]
-    return view.states.cache.view(Moves(left.starts, left.after, after))
+        start, own = rows[index].start, rows[index].tables[1]
+        before[index], after[index] = own[(start - 1) // size], own[start // size]
+    return view.states.cache.view(Moves(left.starts, before, after))
 
 
 def _anew(inputs: StepInput, states: StateView | None) -> StepInput:

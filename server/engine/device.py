@@ -45,7 +45,12 @@ def pool_bytes(architecture: Architecture, room: Room, itemsize: int) -> int:
     """What the pools of this room take, those of an encoder's memory and of states included."""
     entries = (*cache_entries(architecture), *(() if architecture.encoder is None else memory_entries(architecture)))
     paged = sum(entry.numbers * room.pages(entry.span) * room.page_size * itemsize for entry in entries)
-    return paged + state_bytes(architecture) * (room.pages(Carried()) + room.rows)
+    return paged + state_pool_bytes(architecture, room)
+
+
+def state_pool_bytes(architecture: Architecture, room: Room) -> int:
+    """What the states of recurrent mixers take in this room: a slot for each page, and one more for each row."""
+    return state_bytes(architecture) * (room.pages(Carried()) + room.rows)
 
 
 def largest_room(architecture: Architecture, room: Room, itemsize: int, budget: int) -> Room:

@@ -16,6 +16,7 @@ class Group:
         self.pool = BlockPool(group.num_blocks)
         self.bytes_per_block = group.bytes_per_block
         self.span = group.span
+        self._every = group.every
         self.sees_all = isinstance(group.span, Full)
         self._block_size = block_size
         self._window_blocks = sys.maxsize
@@ -26,6 +27,10 @@ class Group:
     def first_needed(self, position: int) -> int:
         """Index of the first block that the token at `position` or a later one can see."""
         return self.span.first_visible(position) // self._block_size
+
+    def keeps(self, at: int, last: int) -> bool:
+        """Whether a request can go on from behind block `at`; `last`: the last that a step of its prompt filled."""
+        return (at + 1) % self._every == 0 or at == last
 
     def peak(self, tokens: int) -> int:
         """Most blocks held at once while `tokens` are computed."""

@@ -30,12 +30,13 @@ from server.engine.step import CacheGroup, Failure, MixtureShape, Pick, Step, St
 @dataclass(frozen=True, slots=True)
 class Room:
     """How much cache a runner allocates: `tokens` positions of full span, and of a window what `rows` requests can look
-    back on while a step of `batch_tokens` passes."""
+    back on while a step of `batch_tokens` passes. Of a long prompt a state is kept at each `states_every`th page."""
 
     tokens: int
     rows: int
     batch_tokens: int
     page_size: int = 16
+    states_every: int = 8
 
     def pages(self, span: Span | Carried) -> int:
         """Pages of the pool of one span, page 0 included."""
@@ -69,14 +70,16 @@ class ModelRunner:
         pools = tuple(count + self.SPARE_PAGES for count in pages)
         self.cache = PagedCache(entries, pools, room.page_size, self.dtype, self.device)
         self._pagings = tuple(batch.Paging(s, room.page_size, self.dtype, self.device) for s in spans(entries))
-        self.states, carried = self._make_states()
-        self.groups = tuple(self._group(paging.span, entries) for paging in self._pagings) + carried
         self.mixtures = tuple(
             MixtureShape(layer, moe.experts, moe.active, moe.router.capacity is not None)
             for layer, moe in model.architecture.mixtures
         )
+        self.states, carried = self._make_states()
+        self.groups = tuple(self._group(paging.span, entries) for paging in self._pagings) + carried
         size = self.dtype.itemsize
-        self.costs = Costs.of(model.architecture, weight_bytes or size, size, machine, room.page_size)
+        self.costs = Costs.of(model.architecture, weight_bytes or size, size, machine)
+        if carried:
+            self.costs = replace(self.costs, page=room.page_size, every=room.page_size * carried[0].every)
         self._continued = Continued(room.page_size)
         self._lean = passes.lean(model)
         self.memory: CacheGroup | None = None
@@ -109,9 +112,10 @@ class ModelRunner:
             tokens, logprobs = drawn.told(asked)
             routes = None if routed is None else routed.told()
             read = () if experts is None else tuple(map(tuple, experts.tolist()))
+            result = StepResult(tokens, logprobs, routes, failed, self._seconds(began, ended), read)
             if self.states is not None:
-                self.states.done()
-            return StepResult(tokens, logprobs, routes, failed, self._seconds(began, ended), read)
+                self.states.done()  # nothing can fail behind it
+            return result
 
     def _compute(self, inputs: StepInput) -> tuple[Computed, Any]:
         """What comes of a step, and the moment at which the forward pass was over."""
@@ -142,7 +146,9 @@ class ModelRunner:
             return None, ()
         pages = self.room.pages(Carried())
         page_bytes = sum(value.state_numbers for value in values) * torch.float32.itemsize
-        group = CacheGroup(Carried(), pages, page_bytes)
+        # Where nothing else tells how a prefix was routed, no block may be missing.
+        every = self.room.states_every if self._pagings or not self.mixtures else 1
+        group = CacheGroup(Carried(), pages, page_bytes, every)
         return StateCache(values, pages, self.room.rows, self.device), (group,)
 
     def _group(self, span: Span, entries: tuple[CacheEntry, ...]) -> CacheGroup:
@@ -171,7 +177,8 @@ class ModelRunner:
         """The states that a step starts from, and where it keeps those that it comes to."""
         if self.states is None:
             return None
-        return self.states.view(batch.moves(layout, len(self._pagings), self.room.page_size))
+        own = len(self._pagings)  # the last of the groups
+        return self.states.view(batch.moves(layout, own, self.room.page_size, self.groups[own].every))
 
     def _memory_of(self, step: Step, inputs: StepInput) -> StepMemory | None:
         """The memory of a step, with the sources read that are new in it."""

@@ -249,9 +249,12 @@ class Cache:
     def _publish(self, request: Request, holding: Holding, log: RouteLog | None) -> None:
         size, full = self.block_size, request.num_computed // self.block_size
         self._name(request, holding, full)
+        last = full - 1 if request.num_computed <= request.num_prompt_tokens else -1
         for at in range(holding.published, full):
             routes = log.copy(at * size, (at + 1) * size) if log is not None else None
             for table, group in zip(holding.tables, self._groups, strict=True):
+                if not group.keeps(at, last):
+                    continue
                 group.pool.publish(table[at], holding.links[at], routes if group is self._keeper else None)
         self._come(holding, holding.published, full)
         holding.published = full

@@ -52,7 +52,7 @@ class HandEngine:
     ) -> None:
         self.random = random.Random(seed)
         self.leftover, self.page_size = leftover, page_size
-        self.runner = ModelRunner(model, Room(200, rows, rows * LONGEST_CHUNK, page_size))
+        self.runner = ModelRunner(model, Room(200, rows, rows * LONGEST_CHUNK, page_size, states_every=1))
         self.free = [list(range(1, group.num_blocks)) for group in self.runner.groups]
         self.holders: Counter[tuple[int, int]] = Counter()  # (group, page): how many texts hold it
         self.texts: list[Text] = []

@@ -61,12 +61,13 @@ def test_states_are_written_at_every_block_and_at_the_end_of_a_row() -> None:
     """Of 6 layers with 8 states of 32 x 32 and what a convolution of 4 looks back on, 252 kB of float32."""
     mixer = Recurrent(8, 32, 32)
     blocks = (Block((mixer, FeedForward(64))),) * 6
-    costs = Costs.of(Architecture(64, 256, 4096, blocks), 2, 2, page=16)
+    costs = replace(Costs.of(Architecture(64, 256, 4096, blocks), 2, 2), page=16, every=128)
     state = 6 * 4 * (8 * 32 * 32 + 3 * 3 * 256)
     assert costs.carried == state == 251_904 and costs.entry == 0
-    assert costs.kept(0, 3072) == 192 * state and costs.kept(0, 3073) == 193 * state
-    assert costs.kept(5, 6) == costs.kept(15, 16) == costs.kept(16, 17) == state
-    assert costs.kept(10, 40) == 3 * state, "at 16, at 32, and the last"
+    assert costs.kept(0, 3072) == 24 * state and costs.kept(0, 3073) == 25 * state
+    assert costs.kept(5, 6) == costs.kept(15, 16) == costs.kept(16, 17) == costs.kept(127, 128) == state
+    assert costs.kept(10, 40) == 2 * state, "at 32, and the last"
+    assert costs.kept(100, 200) == 3 * state, "at 128, at 192, and the last"
     assert (costs.looked(0, 1)[1], costs.looked(1, 2)[1], costs.looked(16, 512)[1]) == (0, state, state)
 
 

@@ -100,6 +100,16 @@ def test_random_weights_have_to_fit_into_what_a_container_leaves(
         build_model("pythia-70m", settings(), PrometheusObserver())
 
 
+def test_states_that_do_not_fit_are_told_before_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take the same whatever the tokens of the cache: 64 rows hold two each, and one while they go on."""
+    monkeypatch.setattr(machine, "room", lambda: 20 << 20)
+    name = "nemotron-3-nano-30b-a3b"
+    with pytest.raises(TooLarge, match=r"GB for the states of requests, there is memory for 0\.0 GB; lower --max-rows"):
+        build_model(name, settings(scale="tiny", cache_tokens=4096, max_rows=64), PrometheusObserver())
+    few = settings(scale="tiny", cache_tokens=4096, max_rows=4)
+    assert build_model(name, few, PrometheusObserver()).architecture.recurrents
+
+
 @pytest.mark.parametrize("vocab", [33, 256])
 def test_a_checkpoint_too_small_for_bytes_needs_a_tokenizer(vocab: int, tmp_path: Path) -> None:
     model = random_model(Architecture(vocab, 16, 8, (Block((FeedForward(8),)),)), 0)

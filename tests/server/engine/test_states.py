@@ -34,8 +34,8 @@ def run(engine: Engine) -> dict[str, tuple[list[int], int]]:
     return told
 
 
-def engine_of(model: Transformer, room: int = 200, **options: bool) -> Engine:
-    runner = ModelRunner(model, Room(room, 4, 24, 4))
+def engine_of(model: Transformer, room: int = 200, every: int = 1, **options: bool) -> Engine:
+    runner = ModelRunner(model, Room(room, 4, 24, 4, every))
     return Engine("m", runner, observer=Recorder(), max_batch_tokens=24, max_rows=4, **options)
 
 
@@ -58,6 +58,19 @@ def test_a_prefix_goes_on_from_the_state_behind_it(architecture: Architecture) -
         outputs, cached = run(engine)[name]
         assert cached == found and outputs == run(fresh)[name][0]
         said = tuple(outputs) if name == "first" else said
+
+
+def test_of_a_long_prompt_a_state_is_kept_now_and_then() -> None:
+    """At each third block of four tokens, and behind the last that a step filled; answers keep each third."""
+    model = random_model(HYBRID)
+    engine, fresh = engine_of(model, every=3), engine_of(model, prefix_cache=False)
+    prompt = random_tokens(HYBRID, 46, 1)  # steps of 24 tokens
+    for name, shared, found in (("a", 0, 0), ("b", 46, 44), ("c", 43, 36), ("d", 35, 24), ("e", 13, 12)):
+        text = prompt if name == "a" else (*prompt[:shared], *random_tokens(HYBRID, 3, shared))
+        for one in (engine, fresh):
+            one.add(request(name, text))
+        outputs, cached = run(engine)[name]
+        assert (name, cached) == (name, found) and outputs == run(fresh)[name][0]
 
 
 @EVERY
