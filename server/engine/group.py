@@ -16,13 +16,15 @@ class Group:
         self.pool = BlockPool(group.num_blocks)
         self.bytes_per_block = group.bytes_per_block
         self.span = group.span
-        self._every = group.every
+        self._every, self.is_sparse = group.every, group.every > 1
         self.sees_all = isinstance(group.span, Full)
         self._block_size = block_size
         self._window_blocks = sys.maxsize
         if not isinstance(group.span, Full):
             # What the first token of a step looks back on, and the step's own tokens, at any alignment.
             self._window_blocks = (group.span.size - 1 + chunk + block_size - 2) // block_size + 1
+        if group.every > 1:  # of a step's own, every so manieth, the last full one and that behind it; and one before
+            self._window_blocks = min(self._window_blocks, chunk // (block_size * group.every) + 4)
 
     def first_needed(self, position: int) -> int:
         """Index of the first block that the token at `position` or a later one can see."""
@@ -31,6 +33,11 @@ class Group:
     def keeps(self, at: int, last: int) -> bool:
         """Whether a request can go on from behind block `at`; `last`: the last that a step of its prompt filled."""
         return (at + 1) % self._every == 0 or at == last
+
+    def holds(self, start: int, tokens: int) -> list[bool]:
+        """For each block from `start` on of those that [0, tokens) needs, whether something will be kept in it."""
+        stop, last = -(-tokens // self._block_size), tokens // self._block_size - 1
+        return [self.keeps(at, last) or at == stop - 1 for at in range(start, stop)]
 
     def peak(self, tokens: int) -> int:
         """Most blocks held at once while `tokens` are computed."""

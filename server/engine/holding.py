@@ -18,7 +18,7 @@ class Holding:
     """
 
     tables: list[list[int]]
-    given_back: list[int]  # per group, entries at the front of its table that are 0
+    given_back: list[int]  # per group, entries at the front of its table that are 0; of states others may be, too
     links: list[Link] = field(default_factory=list)  # names of the request's full blocks, as far as they were needed
     published: int = 0  # how many of its blocks can be found by others
     awaited: bytes | None = None  # the name of a block that another request computes and this one waits for

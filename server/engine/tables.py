@@ -9,7 +9,7 @@ Layers that see everything keep every block; layers with a window or a chunk giv
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from server.engine.blocks import Chain, OutOfBlocks
 from server.engine.group import Group
@@ -112,16 +112,19 @@ class Cache:
 
     def extend(self, holding: Holding, tokens: int) -> bool:
         """Hold room for positions [0, tokens); False, with nothing changed, when a group has not enough."""
-        missing = -(-tokens // self.block_size) - len(holding.tables[0])
-        if missing <= 0:
+        room = holding.room
+        if room * self.block_size >= tokens:
             return True
-        if any(group.pool.num_free < missing for group in self._groups):
+        held = [group.holds(room, tokens) for group in self._groups]
+        counts = [sum(each) for each in held]
+        if any(group.pool.num_free < count for group, count in zip(self._groups, counts, strict=True)):
             return False
-        taken = self._take(missing)
+        taken = self._take(counts)
         if not taken:
             return False
-        for table, numbers in zip(holding.tables, taken, strict=True):
-            table.extend(numbers)
+        for table, numbers, each in zip(holding.tables, taken, held, strict=True):
+            found = iter(numbers)
+            table.extend(next(found) if one else 0 for one in each)
         self._measure(holding)
         return True
 
@@ -183,7 +186,8 @@ class Cache:
             for holding in everyone:
                 table, given_back = holding.tables[index], holding.given_back[index]
                 assert len(table) == holding.room, "tables of different lengths"
-                assert not any(table[:given_back]) and all(table[given_back:]), f"holes in {table}"
+                needed = table[-1:] if group.is_sparse else table[given_back:]
+                assert not any(table[:given_back]) and all(needed), f"holes in {table}"
             group.pool.check(number for holding in everyone for number in holding.tables[index] if number)
         if self._memory is not None:
             self._memory.pool.check(number for holding in everyone for number in holding.source)
@@ -231,11 +235,11 @@ class Cache:
         holding.source = [self._memory.pool.take() for _ in range(count)]
         return True
 
-    def _take(self, count: int) -> list[list[int]]:
-        """`count` blocks of every group, or of none."""
+    def _take(self, counts: Sequence[int]) -> list[list[int]]:
+        """So many blocks of each group, or of none."""
         taken: list[list[int]] = []
         try:
-            for group in self._groups:
+            for group, count in zip(self._groups, counts, strict=True):
                 taken.append([])
                 for _ in range(count):
                     taken[-1].append(group.pool.take())
@@ -261,16 +265,17 @@ class Cache:
 
     def _give_back(self, holding: Holding, index: int, first: int) -> None:
         table, pool = holding.tables[index], self._groups[index].pool
-        for at in reversed(range(holding.given_back[index], first)):
+        held = [at for at in range(holding.given_back[index], first) if table[at]]
+        for at in reversed(held):
             pool.release(table[at])
             table[at] = 0
-        holding.bytes -= (first - holding.given_back[index]) * self._groups[index].bytes_per_block
+        holding.bytes -= len(held) * self._groups[index].bytes_per_block
         holding.given_back[index] = first
         holding.changed()
 
     def _measure(self, holding: Holding) -> None:
         holding.changed()
-        held = zip(holding.tables, holding.given_back, self._groups, strict=True)
-        now = sum((len(table) - gone) * group.bytes_per_block for table, gone, group in held)
+        held = zip(holding.tables, self._groups, strict=True)
+        now = sum((len(table) - table.count(0)) * group.bytes_per_block for table, group in held)
         now += len(holding.source) * (self._memory.bytes_per_block if self._memory else 0)
         holding.bytes, holding.peak_bytes = now, max(holding.peak_bytes, now)

@@ -133,6 +133,15 @@ def test_what_it_holds_does_not_grow() -> None:
     assert cache_bytes(HYBRID, 11) - cache_bytes(HYBRID, 10) == 2 * 2 * 10 * 2
 
 
+def test_a_step_of_a_prompt_holds_a_few_states() -> None:
+    """That before it, that behind its last full block, and its own; not one for each of its six blocks."""
+    engine = engine_of(random_model(HYBRID), every=8)
+    engine.add(request("long", random_tokens(HYBRID, 50, 1), 2))
+    stats = [delta.stats for _ in range(6) for delta in engine.step() if delta.stats is not None]
+    keys = 13 * engine._runner.groups[0].bytes_per_block
+    assert stats[0].cache_bytes <= keys + 3 * state_bytes(HYBRID)
+
+
 def test_a_state_that_is_no_number_stays_its_own() -> None:
     """A row whose numbers overflow ends, and the page it had is the next one's without a trace."""
     model = random_model(ALONE)
