@@ -93,6 +93,28 @@ def attention(draw: st.DrawFn) -> Attention:
     )
 
 
+@st.composite
+def recurrent(draw: st.DrawFn) -> config.Recurrent:
+    keys, over = draw(st.integers(1, 3)), draw(st.sampled_from(["head", "key"]))
+    discrete = over == "head" and draw(maybe)
+    bound = None if discrete else draw(st.sampled_from([None, 2.5]))
+    learned = config.LearnedDecay(over, draw(st.none() | sixteens), discrete, bound)
+    gate = st.builds(config.StateGate, st.sampled_from(["silu", "sigmoid"]), st.none() | sixteens, maybe)
+    return config.Recurrent(
+        keys * draw(st.integers(1, 3)),
+        draw(sixteens),
+        draw(sixteens | st.just(80)),
+        keys,
+        rule=draw(st.sampled_from(["add", "delta"])),
+        decay=draw(st.just(learned) | st.just(config.FixedDecay(0.7))),
+        convolution=draw(st.none() | st.builds(config.Convolution, st.integers(2, 5), maybe)),
+        gate=draw(st.none() | gate),
+        norm=draw(st.builds(Norm, eps=st.just(1e-5), offset=st.sampled_from([0.0, 1.0]))),
+        norm_over=draw(st.sampled_from(["head", "key_head", "all"])),
+        skip=draw(maybe),
+    )
+
+
 activations = st.sampled_from(["relu", "relu2", "gelu", "gelu_tanh", "silu"])
 clamped = st.just(config.ClampedGate(0.8, 1.7))
 feeds = st.builds(FeedForward, sixteens, activations, gated=maybe, bias=maybe) | st.builds(
@@ -134,8 +156,9 @@ def beside(draw: st.DrawFn) -> config.Beside:
 def blocks(draw: st.DrawFn) -> Block:
     placement: Any = draw(st.sampled_from(["pre", "post", "output", "sandwich"]))
     parallel = placement != "post" and draw(maybe)
+    both = draw(attention() | recurrent()), draw(feeds | mixture() | beside())
     return Block(
-        (draw(attention()), draw(feeds | mixture() | beside())),
+        draw(st.sampled_from([both, both, both, both[:1], both[1:]])),
         draw(norms),
         placement,
         parallel,
@@ -180,6 +203,11 @@ TAKEN = {  # by the kernels, and drawn above; but what stands behind the bar, wh
     config.Norm: "kind eps weight bias offset",
     config.OutputGate: "over bias",
     config.Temperature: "floor weight offset",
+    config.Recurrent: "heads key_dim value_dim key_heads rule decay convolution gate norm norm_over skip",
+    config.LearnedDecay: "over rank discrete bound",
+    config.FixedDecay: "scale",
+    config.Convolution: "width bias",
+    config.StateGate: "activation rank before_norm",
     config.FeedForward: "hidden activation gated bias",
     config.ClampedGate: "limit slope",
     config.MoE: "experts active expert router shared shared_gate weigh",
@@ -192,7 +220,8 @@ TAKEN = {  # by the kernels, and drawn above; but what stands behind the bar, wh
 
 
 def test_every_part_of_a_block_is_taken_or_left() -> None:
-    """What is new has to be taken by the kernels (model/kernels: before.py, latent.py, after.py, experts.py) and drawn
+    """What is new has to be taken by the kernels (model/kernels: before.py, latent.py, recurring.py,
+    after.py, experts.py) and drawn
     above, or refused by `fits` of fused.py or layers.py: else they leave it out without a word."""
     for value, names in TAKEN.items():
         assert {field.name for field in fields(value)} == set(names.split()) - {"|"}, value
