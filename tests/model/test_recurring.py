@@ -11,7 +11,6 @@ from torch import Tensor
 
 from model.config import (
     Architecture,
-    Convolution,
     FeedForward,
     FixedDecay,
     LearnedDecay,
@@ -33,7 +32,7 @@ from model.transformer import Transformer
 from server.engine.request import Request, Sampling
 from server.engine.runner import ModelRunner, Room
 from server.engine.step import Row, Step
-from tests.model.cases import block, model
+from tests.model.cases import STATE_SPACE, block, model
 from tests.model.randomise import random_model, random_tokens, rounded
 from tests.model.served import HandEngine
 
@@ -43,15 +42,7 @@ FORMS = {
     "gated delta": DELTA,
     "delta gated per key, ranks": replace(DELTA, decay=LearnedDecay("key", 16), gate=StateGate("sigmoid", 32)),
     "delta gated per key, bounded": replace(DELTA, decay=LearnedDecay("key", bound=2.5)),
-    "state space": replace(
-        DELTA,
-        rule="add",
-        decay=LearnedDecay(discrete=True),
-        convolution=Convolution(3, bias=True),
-        gate=StateGate(before_norm=True),
-        norm_over="key_head",
-        skip=True,
-    ),
+    "state space": replace(STATE_SPACE, heads=4, key_dim=16, value_dim=32, key_heads=2),
     "linear": LINEAR,
     "linear, neither norm nor gate": replace(LINEAR, norm=None, gate=None),
 }
