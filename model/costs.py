@@ -57,7 +57,7 @@ class Costs:
     carried: int = 0
     """Bytes of the states that recurrent mixers carry of a request."""
     page: int = 16
-    """Positions of a cache block: a row keeps the state at the end of the last that it fills,"""
+    """Positions of a cache block: a row keeps the state at the end of the last that ends before it does,"""
     every: int = 16
     """at each multiple of so many positions, and at its own end."""
     parameters: int = 0
@@ -124,9 +124,9 @@ class Costs:
 
     def kept(self, start: int, stop: int) -> int:
         """Bytes of the states that a row of positions [start, stop) writes."""
-        full = stop // self.page * self.page
-        between = stop // self.every - start // self.every + (full > start and full % self.every > 0)
-        return self.carried * (between + (stop > full))
+        before = (stop - 1) // self.page * self.page
+        count = stop // self.every - start // self.every + (stop % self.every > 0)
+        return self.carried * (count + (before > start and before % self.every > 0))
 
     def looked_once(self) -> Callable[[int], tuple[int, int]]:
         """A function that gives `looked(position, position + 1)` faster, as most rows are single tokens."""

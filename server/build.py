@@ -170,7 +170,8 @@ def _random(name: str, architecture: Architecture, settings: Settings, preset: P
     room = machine.room()
     if needed > room:
         sizes = f"{needed / 1e9:.1f} GB of weights, there is memory for {room / 1e9:.1f} GB"
-        raise TooLarge(f"model {name!r}: {sizes}; add --scale {' or --scale '.join(presets.SCALES)}")
+        hint = f"; add --scale {' or --scale '.join(presets.SCALES)}" if settings.scale is None else ""
+        raise TooLarge(f"model {name!r}: {sizes}{hint}")
     model = random_model(architecture, settings.seed, getattr(torch, settings.dtype)).eval().requires_grad_(False)
     return Found(model, tokenizer, preset, settings.scale)
 

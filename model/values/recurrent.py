@@ -98,9 +98,10 @@ class Recurrent:
     def __post_init__(self) -> None:
         positive(heads=self.heads, key_dim=self.key_dim, value_dim=self.value_dim, key_heads=self.key_heads)
         check(self.heads % self.keys == 0, f"key_heads={self.keys} does not divide heads={self.heads}")
-        norm = self.norm
-        plain = norm is None or (norm.kind == "rms" and norm.weight and not norm.bias)
-        check(plain, "the norm of a recurrent mixer is an RMS norm with weights and without a bias")
+        if self.norm is not None:
+            check(self.norm.kind == "rms", f"norm.kind must be rms in a recurrent mixer, got {self.norm.kind}")
+            check(self.norm.weight, "norm.weight must be true in a recurrent mixer")
+            check(not self.norm.bias, "norm.bias must be false in a recurrent mixer")
 
     @property
     def keys(self) -> int:

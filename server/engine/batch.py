@@ -171,10 +171,9 @@ def group_view(layout: Layout, group: int, paging: Paging) -> GroupView:
 
 def moves(layout: Layout, group: int, size: int, every: int) -> Moves:
     """How rows carry their states on, in pages of `size` positions: from that of the position before to those of the
-    row's last position, of the last that ends a page, and of all that end each `every`th page."""
+    row's last position, of the last before it that ends a page, and of all that end each `every`th page."""
     starts, firsts = layout.ends - layout.counts, layout.first(layout.positions)
-    stops = firsts + layout.counts
-    behind = stops % size  # tokens behind the last page that is full
+    behind = (firsts + layout.counts - 1) % size + 1  # tokens of the last page
     ends = (layout.positions + 1) % (size * every) == 0
     ends[(layout.ends - 1 - behind)[behind < layout.counts]] = True
     ends[layout.ends - 1] = True

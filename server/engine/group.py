@@ -31,13 +31,14 @@ class Group:
         return self.span.first_visible(position) // self._block_size
 
     def keeps(self, at: int, last: int) -> bool:
-        """Whether a request can go on from behind block `at`; `last`: the last that a step of its prompt filled."""
-        return (at + 1) % self._every == 0 or at == last
+        """Whether a request can go on from behind block `at`. last: from this one on a step of a prompt keeps all: the
+        last that ends before it does, where the same prompt finds it, and one that ends with it."""
+        return (at + 1) % self._every == 0 or at >= last
 
     def holds(self, start: int, tokens: int) -> list[bool]:
         """For each block from `start` on of those that [0, tokens) needs, whether something will be kept in it."""
-        stop, last = -(-tokens // self._block_size), tokens // self._block_size - 1
-        return [self.keeps(at, last) or at == stop - 1 for at in range(start, stop)]
+        stop = -(-tokens // self._block_size)
+        return [self.keeps(at, stop - 2) for at in range(start, stop)]
 
     def peak(self, tokens: int) -> int:
         """Most blocks held at once while `tokens` are computed."""

@@ -141,7 +141,7 @@ class CacheGroup:
     num_blocks: int
     bytes_per_block: int
     every: int = 1
-    """Of the blocks that a prompt fills in one step, only each so manieth and the last can be gone on from."""
+    """Of the blocks that a prompt fills in one step, only each so manieth and the last ones can be gone on from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ Layers that see everything keep every block; layers with a window or a chunk giv
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 from server.engine.blocks import Chain, OutOfBlocks
@@ -253,7 +254,8 @@ class Cache:
     def _publish(self, request: Request, holding: Holding, log: RouteLog | None) -> None:
         size, full = self.block_size, request.num_computed // self.block_size
         self._name(request, holding, full)
-        last = full - 1 if request.num_computed <= request.num_prompt_tokens else -1
+        within = request.num_computed <= request.num_prompt_tokens
+        last = (request.num_computed - 1) // size - 1 if within else sys.maxsize
         for at in range(holding.published, full):
             routes = log.copy(at * size, (at + 1) * size) if log is not None else None
             for table, group in zip(holding.tables, self._groups, strict=True):

@@ -73,6 +73,18 @@ def test_of_a_long_prompt_a_state_is_kept_now_and_then() -> None:
         assert (name, cached) == (name, found) and outputs == run(fresh)[name][0]
 
 
+@pytest.mark.parametrize("length", [16, 17, 20, 23, 24])
+def test_the_same_prompt_is_found_whatever_its_length(length: int) -> None:
+    """One that ends with a block too: its last token is computed again, from the state of a block before."""
+    engine = engine_of(random_model(HYBRID), every=8)
+    prompt = random_tokens(HYBRID, length, 1)
+    found = []
+    for name in ("first", "again"):
+        engine.add(request(name, prompt))
+        found.append(run(engine)[name])
+    assert found[0][0] == found[1][0] and found[1][1] == (length - 1) // 4 * 4
+
+
 @EVERY
 def test_preempted_again_and_again(architecture: Architecture) -> None:
     model, expected = plain(architecture)
@@ -134,12 +146,12 @@ def test_what_it_holds_does_not_grow() -> None:
 
 
 def test_a_step_of_a_prompt_holds_a_few_states() -> None:
-    """That before it, that behind its last full block, and its own; not one for each of its six blocks."""
+    """That before it, that of each eighth block, and of its last two; not one for each of its six blocks."""
     engine = engine_of(random_model(HYBRID), every=8)
     engine.add(request("long", random_tokens(HYBRID, 50, 1), 2))
     stats = [delta.stats for _ in range(6) for delta in engine.step() if delta.stats is not None]
     keys = 13 * engine._runner.groups[0].bytes_per_block
-    assert stats[0].cache_bytes <= keys + 3 * state_bytes(HYBRID)
+    assert stats[0].cache_bytes <= keys + 4 * state_bytes(HYBRID)
 
 
 def test_a_state_that_is_no_number_stays_its_own() -> None:
