@@ -187,7 +187,7 @@ def indexer_parameters(value: Attention, width: int) -> int:
 
 def _recurrent(value: Recurrent, width: int) -> int:
     own = recurrent_projections(value, width) + value.heads * value.skip
-    if isinstance(value.decay, config.LearnedDecay):
+    if value.learned is not None:
         own += value.heads + value.steps
     if value.convolution is not None:
         own += value.mixed * (value.convolution.width + value.convolution.bias)
@@ -196,11 +196,11 @@ def _recurrent(value: Recurrent, width: int) -> int:
 
 def recurrent_projections(value: Recurrent, width: int) -> int:
     """Parameters of a recurrent mixer's linear layers."""
-    gate, decay = value.gate, value.decay
+    gate = value.gate
     own = width * (value.mixed + value.inner + (value.heads if value.rule == "delta" else 0))
     if gate is not None:
         own += width * value.inner if gate.rank is None else gate.rank * (width + value.inner)
-    rank = decay.rank if isinstance(decay, config.LearnedDecay) else None
+    rank = None if value.learned is None else value.learned.rank
     return own + (width * value.steps if rank is None else rank * (width + value.steps))
 
 

@@ -24,8 +24,7 @@ class RecurrentMixer(nn.Module):
         """layer: index among the recurrent branches."""
         super().__init__()
         self.value, self.layer = value, layer
-        decay = value.decay if isinstance(value.decay, config.LearnedDecay) else None
-        gate_rank, decay_rank = (None if part is None else part.rank for part in (value.gate, decay))
+        gate_rank, decay_rank = (None if part is None else part.rank for part in (value.gate, value.learned))
         self.parts = (
             value.mixed,
             0 if value.gate is None else gate_rank or value.inner,
@@ -38,8 +37,8 @@ class RecurrentMixer(nn.Module):
         kept = value.convolution
         self.taps = None if kept is None else nn.Parameter(torch.empty(value.mixed, kept.width))
         self.tap_bias = nn.Parameter(torch.zeros(value.mixed)) if kept is not None and kept.bias else None
-        self.rate = None if decay is None else nn.Parameter(torch.zeros(value.heads))  # its logarithm
-        self.step_bias = None if decay is None else nn.Parameter(torch.zeros(value.steps))
+        self.rate = None if value.learned is None else nn.Parameter(torch.zeros(value.heads))  # its logarithm
+        self.step_bias = None if value.learned is None else nn.Parameter(torch.zeros(value.steps))
         self.skip = nn.Parameter(torch.ones(value.heads)) if value.skip else None
         weights = value.value_dim if value.norm_over == "head" else value.inner
         offset = 0.0 if value.norm is None else value.norm.offset
@@ -63,8 +62,9 @@ class RecurrentMixer(nn.Module):
             self.rate.copy_(torch.linspace(1, 16, value.heads).log())
             each, steps = value.steps // value.heads, torch.logspace(-3, -1, value.heads)
             bias = torch.log(torch.expm1(steps))  # softplus of which they are
-            bound = value.decay.bound if isinstance(value.decay, config.LearnedDecay) else None
-            if bound is not None:  # bound * sigmoid(rate * bias) is to be rate * step
+            if (
+                value.learned is not None and (bound := value.learned.bound) is not None
+            ):  # bound * sigmoid(rate * bias) is to be rate * step
                 rate = self.rate.float().exp()
                 bias = torch.logit((rate * steps / bound).clamp(max=0.9)) / rate
             self.step_bias.copy_(bias.repeat_interleave(each))

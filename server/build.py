@@ -88,6 +88,8 @@ def build_model(spec: str, settings: Settings, observer: Observer, *, measures: 
     passes.apply(model, form=form)
     if left := passes.left(model):
         log.info("blocks outside the compiled kernels", model=name, blocks=left, of=len(architecture.blocks))
+    if settings.speculate and architecture.recurrents:
+        log.info("no speculation", model=name, why="a state that wrong guesses went into cannot be had back")
     measured = settings.measure_machine and device.type == "cpu"
     roofs = _roofs(name, architecture, settings, measures) if measured else None
     engine = Engine(

@@ -20,8 +20,8 @@ def recurrent(ours: str, theirs: str, value: config.Recurrent, names: RecurrentN
         yield from linear(f"{ours}.gate_up", f"{theirs}.{names.gate_up}", bias=False)
     if value.convolution is not None:
         yield from _taps(ours, theirs, sizes, names.taps, value.convolution.bias)
-    if isinstance(value.decay, config.LearnedDecay):
-        if value.decay.rank is not None:
+    if value.learned is not None:
+        if value.learned.rank is not None:
             yield from linear(f"{ours}.decay_up", f"{theirs}.{names.decay_up}", bias=False)
         yield piece(f"{ours}.rate", f"{theirs}.{names.rate}", (), Squeezed(names.rate_ones))
         yield piece(f"{ours}.step_bias", f"{theirs}.{names.step_bias}")
@@ -57,7 +57,7 @@ def _sizes(value: config.Recurrent) -> dict[str, int]:
     """Rows of each part of the projection, in our order."""
     keys = value.keys * value.key_dim
     gate = 0 if value.gate is None else value.gate.rank or value.inner
-    rank = value.decay.rank if isinstance(value.decay, config.LearnedDecay) else None
+    rank = None if value.learned is None else value.learned.rank
     strength = value.heads if value.rule == "delta" else 0
     return {
         "query": keys,

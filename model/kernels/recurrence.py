@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import FixedDecay, LearnedDecay, Recurrent
+from model.config import FixedDecay, Recurrent
 
 if TYPE_CHECKING:
     from model.kernels.recurring import CompiledMixing
@@ -94,7 +94,8 @@ def carry(mixing: Mixing, fed: Fed, state: State, wanted: Sequence[int] = ()) ->
     whole = torch.cat((state.past, fed.mixed.float()), dim=1)
     query, key, values = _heads(mixing, _convolved(mixing, whole, length))
     drive = None if mixing.step_bias is None else fed.decay.float() + mixing.step_bias.float()
-    entering = values * F.softplus(drive)[..., None] if drive is not None and _discrete(value) else values
+    discrete = value.learned is not None and value.learned.discrete
+    entering = values * F.softplus(drive)[..., None] if drive is not None and discrete else values
     strength = torch.sigmoid(fed.strength.float())[..., None] if value.rule == "delta" else None
     lost = _lost(mixing, drive, fed.mixed)
     heads, read, after = state.heads, [], []
@@ -170,7 +171,7 @@ def _lost(mixing: Mixing, drive: Tensor | None, mixed: Tensor) -> Tensor:
     if drive is None or mixing.rate is None:
         return fixed_rates(value).to(mixed.device).expand(*mixed.shape[:2], -1)[..., None]
     rate, drive = mixing.rate.float().exp()[:, None], drive.unflatten(-1, (value.heads, -1))
-    bound = value.decay.bound if isinstance(value.decay, LearnedDecay) else None
+    bound = None if value.learned is None else value.learned.bound
     return rate * F.softplus(drive) if bound is None else bound * torch.sigmoid(rate * drive)
 
 
@@ -210,7 +211,3 @@ def fixed_rates(value: Recurrent) -> Tensor:
     """The rates (H,) of a decay that is not learned."""
     assert isinstance(value.decay, FixedDecay)
     return value.decay.scale * torch.exp2(-8 * torch.arange(1, value.heads + 1) / value.heads)
-
-
-def _discrete(value: Recurrent) -> bool:
-    return not isinstance(value.decay, FixedDecay) and value.decay.discrete

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from model.config import FixedDecay, LearnedDecay, Recurrent
+from model.config import Recurrent
 from model.kernels import native, panels
 from model.kernels.before import Before, LaidNorm, NormStruct, pointer
 from model.kernels.native import address
@@ -74,8 +74,8 @@ class CompiledMixing:
     """The weights of a mixer that `fits`, as the kernel takes them."""
 
     def __init__(self, mixing: Mixing) -> None:
-        value, decay = mixing.value, mixing.value.decay
-        if isinstance(decay, FixedDecay) or mixing.rate is None:
+        value, learned = mixing.value, mixing.value.learned
+        if mixing.rate is None:
             rates = torch.exp(-fixed_rates(value))
         else:
             rates = mixing.rate.float().exp().repeat_interleave(value.steps // value.heads)
@@ -88,14 +88,14 @@ class CompiledMixing:
             *(value.heads, value.keys, value.key_dim, value.value_dim),
             0 if value.convolution is None else value.convolution.width,
             int(value.rule == "delta"),
-            int(not isinstance(decay, FixedDecay) and decay.discrete),
+            int(learned is not None and learned.discrete),
             value.steps,
             0 if value.gate is None else GATES[value.gate.activation],
             int(value.gate is not None and value.gate.before_norm),
             0 if value.norm is None else norm_parts(value),
             0.0 if value.norm is None else value.norm.eps,
             UNIT_EPS,
-            (decay.bound or 0.0) if isinstance(decay, LearnedDecay) else 0.0,
+            0.0 if learned is None else learned.bound or 0.0,
             *map(address, self._kept),
         )
 

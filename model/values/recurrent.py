@@ -119,11 +119,16 @@ class Recurrent:
         return 2 * self.keys * self.key_dim + self.inner
 
     @property
+    def learned(self) -> LearnedDecay | None:
+        """The decay, where it is learned."""
+        return self.decay if isinstance(self.decay, LearnedDecay) else None
+
+    @property
     def steps(self) -> int:
         """Numbers that tell how much of the states a token keeps; 0 where that is fixed."""
-        if isinstance(self.decay, FixedDecay):
+        if self.learned is None:
             return 0
-        return self.heads * (self.key_dim if self.decay.over == "key" else 1)
+        return self.heads * (self.key_dim if self.learned.over == "key" else 1)
 
     @property
     def state_numbers(self) -> int:

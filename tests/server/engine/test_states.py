@@ -87,9 +87,11 @@ def test_the_same_prompt_is_found_whatever_its_length(length: int) -> None:
 
 @EVERY
 def test_preempted_again_and_again(architecture: Architecture) -> None:
+    """Where something grows: a model of states alone holds the same to the end, and requests wait instead."""
     model, expected = plain(architecture)
-    found, _ = serve(model, room=80 if architecture is HYBRID else 60)
-    assert sum(told.stats.preemptions for told in found.values()) > 0 or architecture is ALONE
+    found, _ = serve(model, room=80 if architecture is HYBRID else 36)
+    preempted = sum(told.stats.preemptions for told in found.values())
+    assert (preempted > 0) == (architecture is HYBRID)
     assert_same(found, expected)
 
 
